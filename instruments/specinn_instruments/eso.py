@@ -1,0 +1,97 @@
+"""ESO Science Data Products: one row of vectors, columns told apart by TUTYP and UCD.
+
+Source: ESO Science Data Products Standard, section on 1D spectra (binary table with VO utypes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from astropy.io import fits
+
+from specinn.errors import ReadError
+from specinn.interfaces import Reader
+from specinn.readers import open_fits
+from specinn.spectra import SpectrumBatch
+from specinn_instruments.batches import Header, number, text
+from specinn_instruments.columns import Columns
+from specinn_instruments.headers import column_names, headers, is_table, ucd_medium
+from specinn_instruments.tables import read_table
+
+_WAVELENGTH = "spectralaxis.value"
+_FLUX = "fluxaxis.value"
+_SIGMA = "fluxaxis.accuracy.staterror"
+_QUALITY = "fluxaxis.quality"
+
+
+class EsoTable(Reader):
+    """UVES, HARPS, FEROS, GIRAFFE and whatever else the ESO archive serves as a spectrum."""
+
+    def recognises(self, path: Path) -> bool:
+        return any(_find(h, _WAVELENGTH) and _find(h, _FLUX) for h in headers(path) if is_table(h))
+
+    def read(self, path: Path) -> Iterator[SpectrumBatch]:
+        with open_fits(path) as hdus:
+            for hdu in hdus:
+                if is_table(hdu.header) and _find(hdu.header, _WAVELENGTH) and _find(hdu.header, _FLUX):
+                    both = (hdus[0].header, hdu.header)
+                    yield from self._read(path, hdu, both)
+                    return
+        raise ReadError(
+            f"no table with columns of TUTYP ...{_WAVELENGTH} and ...{_FLUX}, as in ESO data products"
+        )
+
+    def _read(self, path: Path, hdu: fits.BinTableHDU, both: Sequence[Header]) -> Iterator[SpectrumBatch]:
+        columns = _columns(hdu.header)
+        unit = str(hdu.header.get(f"TUNIT{columns.wavelength + 1}", ""))
+        velocity, frame = _to_barycentre(both)
+        extra = {} if frame is None else {"specsys": [frame]}
+        ids = self._ids(both)
+        for batch in read_table(path, hdu.data, columns, unit, both, velocity=velocity, ids=ids, extra=extra):
+            if frame == "TOPOCENT" and "rv" in batch.meta.colnames:
+                batch.meta.remove_column("rv")  # a barycentric velocity does not fit these wavelengths
+            yield batch
+
+    def _ids(self, both: Sequence[Header]) -> list[str] | None:
+        """Names of the spectra; None for the name of the file."""
+        return None
+
+
+def _find(header: fits.Header, suffix: str) -> list[int]:
+    """Columns (from 0) whose TUTYP ends so, the best first.
+
+    A file may hold several fluxes (UVES: FLUX_REDUCED and FLUX; 4MOST: FLUX and FLUX_NOSS). The main one has
+    the UCD word ``meta.main``; else the one in the name space of the standard (``Spectrum.`` or ``spec:``),
+    else the first.
+    """
+    found = []
+    for i in range(int(header.get("TFIELDS", 0))):
+        utype = str(header.get(f"TUTYP{i + 1}", "")).strip().lower()
+        if utype.endswith(suffix):
+            main = "meta.main" in str(header.get(f"TUCD{i + 1}", "")).lower()
+            found.append((not main, not utype.startswith("spec"), i))
+    return [i for _, _, i in sorted(found)]
+
+
+def _columns(header: fits.Header) -> Columns:
+    names = column_names(header)
+    wavelength, flux = _find(header, _WAVELENGTH)[0], _find(header, _FLUX)[0]
+    candidates = _find(header, _SIGMA)
+    tail = names[flux].upper().removeprefix("FLUX").strip("_")
+    wanted = {"ERR" + end for end in ((f"_{tail}", f"_FLUX_{tail}") if tail else ("", "_FLUX"))}
+    named = [i for i in candidates if names[i].upper() in wanted]
+    sigma = next(iter(named or candidates), None)
+    quality = next(iter(_find(header, _QUALITY)), None)
+    return Columns(
+        wavelength, flux, sigma=sigma, quality=quality, medium=ucd_medium(header, wavelength) or "air"
+    )
+
+
+def _to_barycentre(both: Sequence[Header]) -> tuple[float, str | None]:
+    """Velocity (km/s) that brings the wavelengths to the barycentre, and the frame that they are then in."""
+    frame = text(both, "SPECSYS")
+    if frame is None or not frame.upper().startswith("TOPO"):
+        return 0.0, frame
+    velocity = number(both, "ESO QC VRAD BARYCOR")
+    return (0.0, "TOPOCENT") if velocity is None else (velocity, "BARYCENT")

@@ -1,0 +1,58 @@
+"""Whatever specutils can read and our own readers cannot (SDSS, APOGEE, HST, IRAF multispec, ...)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from specinn.errors import ReadError
+from specinn.instruments import Medium
+from specinn.interfaces import Reader
+from specinn.spectra import SpectrumBatch
+from specinn_instruments.batches import make_batch
+
+# Guesses by file name or by any table at all: they would take a catalogue for a spectrum.
+_GUESSES = ("tabular-fits", "ASCII", "IPAC", "ECSV")
+_VACUUM = ("SDSS", "APOGEE", "HST", "JWST", "MaNGA", "MUSCLES", "DESI", "Subaru")
+
+
+class Specutils(Reader):
+    """The last resort: slow to import (1.5 s), and tried for files that nothing else knows."""
+
+    def recognises(self, path: Path) -> bool:
+        return bool(_formats(path))
+
+    def read(self, path: Path) -> Iterator[SpectrumBatch]:
+        from astropy import units as u
+        from astropy.nddata import StdDevUncertainty
+        from specutils import Spectrum
+
+        formats = _formats(path)
+        if len(formats) != 1:
+            found = f"takes it for any of {', '.join(formats)}" if formats else "does not know it either"
+            raise ReadError(f"specutils {found}: convert the file to text or FITS with a wavelength axis")
+        spectrum = Spectrum.read(path, format=formats[0])
+        try:
+            wavelength = spectrum.spectral_axis.to_value(u.AA, u.spectral())
+        except u.UnitConversionError:
+            raise ReadError(
+                f"the spectral axis is in {spectrum.spectral_axis.unit}: expected wavelengths"
+            ) from None
+        flux = np.atleast_2d(np.squeeze(np.asarray(spectrum.flux.value)))
+        sigma = spectrum.uncertainty
+        if sigma is not None:
+            sigma = np.asarray(sigma.represent_as(StdDevUncertainty).array).reshape(flux.shape)
+        mask = None if spectrum.mask is None else np.asarray(spectrum.mask).reshape(flux.shape)
+        medium: Medium = "vacuum" if formats[0].startswith(_VACUUM) else "air"
+        yield make_batch(path, wavelength, flux, sigma=sigma, quality=mask, medium=medium)
+
+
+def _formats(path: Path) -> list[str]:
+    from specutils import Spectrum
+    from specutils.io.registers import identify_spectrum_format
+
+    found = identify_spectrum_format(str(path), dtype=Spectrum)
+    names = [found] if isinstance(found, str) else list(found)
+    return [str(name) for name in names if name not in _GUESSES]

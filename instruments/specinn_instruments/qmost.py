@@ -1,0 +1,206 @@
+"""4MOST level 1: a file of one spectrum, and a file of many.
+
+Layouts: the header of a level-1 sample for the first; for the second the extensions OBMETATAB, SPECTAB and
+FIBMETATAB, with one row a fibre and the wavelengths in the WCS keywords of the vector column FLUX.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+
+from specinn.errors import ReadError
+from specinn.instruments import Medium
+from specinn.interfaces import Reader
+from specinn.readers import open_fits
+from specinn.spectra import SpectrumBatch
+from specinn_instruments.batches import Header, make_batch, number, resolving_power
+from specinn_instruments.columns import to_angstrom
+from specinn_instruments.eso import EsoTable
+from specinn_instruments.headers import column_names, headers, is_table
+
+BATCH = 256  # spectra; 0.1 GB of doubles at 14 000 pixels
+_IDS = ("OBJ_UID", "SPECUID", "OBJ_NME")
+_HRS = 3  # FIB_ROOT of a fibre of the high-resolution spectrograph
+
+
+class SingleSpectrum(EsoTable):
+    """INSTRUME QMOST and extension PHASE3SPECTRUM; otherwise an ESO data product. Any FIB_ROOT is read."""
+
+    def recognises(self, path: Path) -> bool:
+        found = headers(path)
+        return (
+            bool(found)
+            and str(found[0].get("INSTRUME", "")).strip() == "QMOST"
+            and any(str(h.get("EXTNAME", "")).strip().upper() == "PHASE3SPECTRUM" for h in found)
+            and super().recognises(path)
+        )
+
+    def _ids(self, both: Sequence[Header]) -> list[str] | None:
+        for key in ("OBJ_UID", "TRG_UID", "SPECUID", "OBJ_NME", "TRG_NME", "CNAME"):
+            for header in both:
+                name = _name(header.get(key))
+                if name:
+                    return [name]
+        return None
+
+
+class MultiSpectrum(Reader):
+    """One row a fibre, sky fibres included (``fib_use`` in ``meta`` where the file tells them apart)."""
+
+    def recognises(self, path: Path) -> bool:
+        return any(_is_spectra(h) for h in headers(path))
+
+    def read(self, path: Path) -> Iterator[SpectrumBatch]:
+        with open_fits(path) as hdus:
+            table = next((hdu for hdu in hdus if _is_spectra(hdu.header)), None)
+            if table is None:
+                raise ReadError(
+                    "no table of vectors FLUX and FLUX_IVAR (or ERR_FLUX), as in 4MOST level-1 files"
+                )
+            data = table.data
+            fibres = _fibres(hdus, data)
+            both = (hdus[0].header, table.header)
+            n_spec = len(data)
+            n_pix = int(np.prod(data["FLUX"].shape[1:]))
+            wavelength, medium = _wavelength(table.header, n_pix)
+            power = _resolving_power(both, fibres, wavelength)
+            error = _error_column(column_names(table.header))
+            ids = _identities(path, data, fibres, n_spec)
+            columns = _meta_columns(data, fibres)
+
+            for start in range(0, n_spec, BATCH):
+                rows = slice(start, min(start + BATCH, n_spec))
+
+                def vectors(name: str, rows: slice = rows) -> Any:
+                    return (
+                        data[name][rows].reshape(rows.stop - rows.start, -1) if name in data.names else None
+                    )
+
+                yield make_batch(
+                    path,
+                    wavelength,
+                    vectors("FLUX"),
+                    ivar=vectors(error) if error == "FLUX_IVAR" else None,
+                    sigma=vectors(error) if error != "FLUX_IVAR" else None,
+                    quality=vectors("QUAL"),
+                    resolving_power=power,
+                    medium=medium,
+                    headers=both,
+                    ids=ids[rows],
+                    columns={name: values[rows] for name, values in columns.items()},
+                )
+
+
+def _is_spectra(header: fits.Header) -> bool:
+    names = column_names(header) if is_table(header) else []
+    if "FLUX" not in names or _error_column(names) == "" or "WAVE" in names or "WAVELENGTH" in names:
+        return False
+    form = str(header.get(f"TFORM{names.index('FLUX') + 1}", "")).strip()
+    return form[:-1].isdigit() and int(form[:-1]) > 1
+
+
+def _error_column(names: Sequence[str]) -> str:
+    return next((name for name in ("FLUX_IVAR", "ERR_FLUX", "ERR") if name in names), "")
+
+
+def _wavelength(header: fits.Header, n_pix: int) -> tuple[np.ndarray, Medium]:
+    """``(n_pix,)`` Angstrom from the WCS of the vector column, or of the image that it once was."""
+    n = column_names(header).index("FLUX") + 1
+
+    def key(*names: str) -> float | None:
+        return number([header], *(name.replace("#", str(i)) for name in names for i in (n, 1)))
+
+    first, step = key("1CRVL#", "CRVAL1"), key("1CDLT#", "CD1_1", "CDELT1")
+    if first is None or not step:
+        raise ReadError(
+            f"no wavelength: the table of spectra has neither 1CRVL{n} and 1CDLT{n} nor CRVAL1 and CDELT1"
+        )
+    reference = key("1CRPX#", "CRPIX1")
+    values = first + (np.arange(1, n_pix + 1) - (1.0 if reference is None else reference)) * step
+    units = (header.get(name) for name in (f"1CUNI{n}", "1CUNI1", "CUNIT1"))
+    unit = next((str(value) for value in units if value), None)
+    types = (str(header.get(name, "")) for name in (f"1CTYP{n}", "1CTYP1", "CTYPE1"))
+    vacuum = any(kind.strip().upper() in ("WAVE", "VWAV") for kind in types)
+    return to_angstrom(values, unit), "vacuum" if vacuum else "air"
+
+
+def _fibres(hdus: fits.HDUList, data: Any) -> Any:
+    """The rows of FIBMETATAB that belong to the rows of the spectra, matched by SPECUID; None without."""
+    table = next((hdu.data for hdu in hdus if hdu.name == "FIBMETATAB"), None)
+    if table is None:
+        return None
+    if "SPECUID" in table.names and "SPECUID" in data.names:
+        place = {_name(value): i for i, value in enumerate(table["SPECUID"])}
+        wanted = [_name(value) for value in data["SPECUID"]]
+        if None not in wanted and len(place) == len(table) and all(name in place for name in wanted):
+            return table[[place[name] for name in wanted]]
+    if len(table) != len(data):
+        raise ReadError(
+            f"FIBMETATAB has {len(table)} rows for {len(data)} spectra and SPECUID does not match them"
+        )
+    return table
+
+
+def _column(name: str, *tables: Any) -> Any:
+    return next((table[name] for table in tables if table is not None and name in table.names), None)
+
+
+def _identities(path: Path, data: Any, fibres: Any, n: int) -> list[str]:
+    columns = [column for column in (_column(name, data, fibres) for name in _IDS) if column is not None]
+    rows = zip(*columns, strict=True) if columns else ((),) * n
+    names = [next((name for name in map(_name, row) if name), None) for row in rows]
+    return [name or f"{path.stem}#{i}" for i, name in enumerate(names)]
+
+
+def _name(value: Any) -> str | None:
+    """An identifier as text; None if it is missing (blank, or -1)."""
+    if value is None:
+        return None
+    name = str(value).strip()
+    return None if name in ("", "-1", "None", "N/A") else name
+
+
+def _meta_columns(data: Any, fibres: Any) -> dict[str, np.ndarray]:
+    found: dict[str, np.ndarray] = {}
+    wanted: dict[str, tuple[str, type]] = {
+        "object": ("OBJ_NME", str),
+        "specuid": ("SPECUID", str),
+        "fib_use": ("FIB_USE", int),
+        "snr_header": ("SNR", float),
+    }
+    for name, (key, kind) in wanted.items():
+        values = _column(key, data, fibres)
+        if values is not None:
+            found[name] = (
+                np.array([str(v).strip() for v in values]) if kind is str else np.asarray(values, dtype=kind)
+            )
+    return found
+
+
+def _resolving_power(both: Sequence[Header], fibres: Any, wavelength: np.ndarray) -> float | None:
+    """SPEC_RES of the header, else the median over the fibres, else from their FWHM in Angstrom (RESOL).
+
+    None (the instrument's) only for the high-resolution spectrograph, for which it is right.
+    """
+    stated = resolving_power(both)
+    if stated is not None:
+        return stated
+    for key in ("SPEC_RES", "RESOL"):
+        values = _column(key, fibres)
+        if values is not None:
+            real = np.asarray(values, dtype=float)
+            real = real[np.isfinite(real) & (real > 0)]
+            if real.size:
+                middle = float(np.median(real))
+                return middle if key == "SPEC_RES" else float(np.median(wavelength)) / middle
+    root = _column("FIB_ROOT", fibres)
+    if root is not None and (np.asarray(root) != _HRS).any():
+        raise ReadError(
+            "low-resolution fibres (FIB_ROOT is not 3) and no resolving power: add SPEC_RES to the header"
+        )
+    return None

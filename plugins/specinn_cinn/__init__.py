@@ -1,0 +1,21 @@
+"""The conditional invertible neural network of Ksoll et al. (2026), on FrEIA, and the model that ships with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from specinn.hookspecs import EstimatorRecord, hookimpl
+
+_WEIGHTS = Path(__file__).parent / "weights"
+
+
+@hookimpl
+def specinn_estimators() -> list[EstimatorRecord]:
+    return [
+        EstimatorRecord(
+            name="cinn",
+            summary="conditional invertible neural network with GLOW coupling blocks",
+            factory="specinn_cinn.estimator:CINN",
+            models={path.stem: path for path in sorted(_WEIGHTS.glob("*.safetensors"))},
+        )
+    ]

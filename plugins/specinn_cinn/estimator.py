@@ -1,0 +1,202 @@
+"""The estimator: weights and header in one file, samples and densities for preprocessed batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+
+from specinn.errors import ModelError
+from specinn.instruments import Instrument
+from specinn.interfaces import Estimator, Templates
+from specinn.labels import LabelSet
+from specinn.posterior import Posterior
+from specinn.spectra import SpectrumBatch
+from specinn.weights import load_weights, save_weights
+
+from .encoding import Encoding
+from .network import Architecture, Features, make_flow
+
+FORMAT = "specinn model"
+_STARS_AT_ONCE = 16  # times 4096 samples pass the flow together
+
+
+@attrs.define(eq=False)
+class CINN(Estimator):
+    """A conditional invertible neural network (Ksoll et al. 2026) with its features and scaling.
+
+    ``center`` and ``spread`` ``(n_labels,)`` standardise labels in network units; :meth:`to_latent` and
+    :meth:`from_latent` are the flow's two directions.
+    """
+
+    labels: LabelSet
+    instrument: Instrument
+    preprocessing: tuple[tuple[str, dict[str, Any]], ...]
+    templates: Templates
+    header: dict[str, Any]
+    architecture: Architecture
+    encoding: Encoding
+    features: Features
+    flow: Any
+    center: torch.Tensor
+    spread: torch.Tensor
+    device: str = "cpu"
+
+    @classmethod
+    def train(
+        cls,
+        config: Mapping[str, Any],
+        folder: Path,
+        progress: Callable[[dict[str, Any]], None] = lambda state: None,
+    ) -> CINN:
+        from .training import train
+
+        return train(config, folder, progress)
+
+    @classmethod
+    def load(cls, path: Path, device: str = "cpu") -> CINN:
+        tensors, header = load_weights(Path(path), FORMAT)
+        try:
+            labels = LabelSet.from_dicts(header["labels"])
+            instrument = Instrument.from_dict(header["instrument"], str(path))
+            sizes = Architecture(
+                **{**header["architecture"], "features": tuple(header["architecture"]["features"])}
+            )
+            encoding = Encoding(
+                pixels=tensors["encoding.pixels"].long().to(device),
+                mean=tensors["encoding.mean"].float().to(device),
+                scale=header["encoding"]["scale"],
+                width=tensors["encoding.width"].float().to(device),
+                arms=instrument.slices,
+                snr=tuple(header["encoding"]["snr"]),
+            )
+            features = Features(len(encoding.pixels), encoding.n_context, sizes)
+            flow = make_flow(len(labels), sizes.features[-1], sizes)
+            for name, module in (("features", features), ("flow", flow)):
+                own = {
+                    k.removeprefix(f"{name}."): v.float()
+                    for k, v in tensors.items()
+                    if k.startswith(f"{name}.")
+                }
+                module.load_state_dict(_restore_dtypes(own, module))
+                module.requires_grad_(False).eval().to(device)
+            arms = {name: slice(*ends) for name, ends in header["templates"]["arms"].items()}
+            templates = Templates(tensors["templates.wavelength"].double().numpy(),
+                                  tensors["templates.flux"].double().numpy(), arms,
+                                  header["templates"]["resolving_power"])  # fmt: skip
+            center, spread = tensors["center"].float().to(device), tensors["spread"].float().to(device)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ModelError(f"{path}: its weights do not fit its header ({error})") from None
+        steps = tuple((name, dict(options)) for name, options in header["preprocessing"])
+        return cls(
+            labels,
+            instrument,
+            steps,
+            templates,
+            header,
+            sizes,
+            encoding,
+            features,
+            flow,
+            center,
+            spread,
+            device,
+        )
+
+    def save(self, path: Path) -> None:
+        """The projection and the templates are stored as float16, whose effect was below 1 % of a posterior
+        width; everything else as float32."""
+        tensors = {
+            "encoding.pixels": self.encoding.pixels.int(),
+            "encoding.mean": self.encoding.mean,
+            "encoding.width": self.encoding.width,
+            "templates.wavelength": torch.as_tensor(self.templates.wavelength),
+            "templates.flux": torch.as_tensor(self.templates.flux).half(),
+            "center": self.center,
+            "spread": self.spread,
+        }
+        for name, module in (("features", self.features), ("flow", self.flow)):
+            tensors |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
+        if self.features.projection is not None:
+            tensors["features.projection.weight"] = self.features.projection.weight.half()
+        arms = {name: [arm.start, arm.stop] for name, arm in self.templates.arms.items()}
+        header = {
+            **self.header,
+            "format": FORMAT,
+            "version": 1,
+            "estimator": "cinn",
+            "labels": self.labels.to_dicts(),
+            "instrument": self.instrument.to_dict(),
+            "preprocessing": [[name, options] for name, options in self.preprocessing],
+            "architecture": attrs.asdict(self.architecture),
+            "encoding": {"scale": self.encoding.scale, "snr": list(self.encoding.snr)},
+            "templates": {"arms": arms, "resolving_power": self.templates.resolving_power},
+        }
+        save_weights(path, tensors, header)
+
+    def condition(self, batch: SpectrumBatch) -> torch.Tensor:
+        """The condition of the flow ``(n_spec, n_features)`` for a preprocessed batch."""
+        if batch.flux.shape[1] != len(self.encoding.width):
+            raise ModelError(f"the batch has {batch.flux.shape[1]} pixels, the model {len(self.encoding.width)}: pass "
+                             "it through the model's preprocessing first")  # fmt: skip
+        flux, sigma = (torch.as_tensor(np.where(batch.mask, fill, v), dtype=torch.float32, device=self.device)
+                       for v, fill in ((batch.flux, 1.0), (batch.sigma, 1.0)))  # fmt: skip
+        mask = torch.as_tensor(batch.mask, device=self.device)
+        with torch.no_grad():
+            x, context, _ = self.encoding(flux, sigma, mask)
+            return self.features(x, context)
+
+    def to_latent(self, values: torch.Tensor, condition: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latent ``(n, n_labels)`` of physical labels under the conditions ``(n, n_features)``, and the log
+        density of the labels in network label space ``(n,)``."""
+        y = (self.labels.to_network(values) - self.center) / self.spread
+        z, log_determinant = self.flow(y, c=[condition], rev=False)
+        return z, _normal_log_density(z) + log_determinant - self.spread.log().sum()
+
+    def from_latent(self, z: torch.Tensor, condition: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Physical labels of latent ``z (n, n_labels)`` and their log density in network label space ``(n,)``."""
+        y, log_determinant = self.flow(z, c=[condition], rev=True)
+        values = self.labels.from_network(y * self.spread + self.center)
+        return values, _normal_log_density(z) - log_determinant - self.spread.log().sum()
+
+    def sample(self, batch: SpectrumBatch, n_samples: int, seed: int) -> Posterior:
+        n, n_labels = len(batch), len(self.labels)
+        condition = self.condition(batch)
+        samples = np.empty((n, n_samples, n_labels), np.float32)
+        log_prob = np.empty((n, n_samples), np.float32)
+        rows = np.asarray(batch.meta["row"]) if "row" in batch.meta.colnames else np.arange(n)
+        with torch.no_grad():
+            for start in range(0, n, _STARS_AT_ONCE):
+                here = slice(start, min(start + _STARS_AT_ONCE, n))
+                z = torch.cat([self._latent(seed, int(row), n_samples) for row in rows[here]])
+                values, density = self.from_latent(z, condition[here].repeat_interleave(n_samples, 0))
+                samples[here] = values.view(-1, n_samples, n_labels).cpu().numpy()
+                log_prob[here] = density.view(-1, n_samples).cpu().numpy()
+        return Posterior(self.labels, samples, log_prob)
+
+    def _latent(self, seed: int, row: int, n: int) -> torch.Tensor:
+        """Normal draws of one star: they hang on the seed and the star's row alone."""
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + row) % 2**63)
+        return torch.randn(n, len(self.labels), generator=generator).to(self.device)
+
+    def log_prob(self, batch: SpectrumBatch, labels: np.ndarray) -> np.ndarray:
+        values = torch.as_tensor(np.asarray(labels), dtype=torch.float32, device=self.device)
+        condition = self.condition(batch)
+        with torch.no_grad():
+            flat = values.reshape(-1, len(self.labels))
+            _, density = self.to_latent(flat, condition.repeat_interleave(values.shape[1], 0))
+        return density.view(values.shape[:2]).cpu().numpy()
+
+
+def _normal_log_density(z: torch.Tensor) -> torch.Tensor:
+    return -0.5 * z.square().sum(1) - 0.5 * z.shape[1] * float(np.log(2.0 * np.pi))
+
+
+def _restore_dtypes(tensors: dict[str, torch.Tensor], module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Weights in the types of the module (permutations are whole numbers)."""
+    types = {key: value.dtype for key, value in module.state_dict().items()}
+    return {key: value.to(types.get(key, value.dtype)) for key, value in tensors.items()}

@@ -1,0 +1,184 @@
+"""Training spectra made on the fly: labels from the prior, emulator or grid spectrum, errors of the physics,
+observation, noise, and the pipeline's own continuum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+import numpy as np
+import torch
+
+from specinn.continuum import ContinuumFit, ContinuumOptions
+from specinn.observe import Disturbances, ModelGrid, Noise, Observer
+
+FLOOR = 0.03  # line depth below which an error of the physics is taken as one of the continuum
+
+
+@attrs.frozen
+class Prior:
+    """Labels of training spectra.
+
+    Stellar parameters come from one model of the grid's training split, abundances from another (they were
+    drawn independently), both blurred by ``blur`` standard deviations of the grid; what leaves the
+    grid's bounds is drawn again. vbroad is log-uniform in ``vbroad`` km/s.
+    """
+
+    blur: float = 0.1
+    vbroad: tuple[float, float] = (0.5, 100.0)
+
+
+@attrs.frozen
+class PhysicsError:
+    """Structured errors of model spectra (facts of the project: what brings real stars from 0.45 to 0.1 dex in logg).
+
+    Every simulated spectrum gets a random combination (normal weights, standard deviation ``amplitude``) of
+    the residuals, synthetic minus observed, of calibrator stars, scaled with the depth of its own lines,
+    and noise pixel by pixel of ``pixel`` times their root mean square.
+    """
+
+    amplitude: float = 0.5
+    pixel: float = 0.5
+    emulator: float = 1.0
+
+
+class Simulator:
+    """Draws batches of (normalised flux, sigma, mask, labels in network units)."""
+
+    def __init__(
+        self,
+        names: tuple[str, ...],
+        grid_names: tuple[str, ...],
+        values: np.ndarray,
+        emulate: Callable[[torch.Tensor], torch.Tensor],
+        model_grid: ModelGrid,
+        observer: Observer,
+        noise: Disturbances,
+        prior: Prior,
+        physics: PhysicsError,
+        continuum: ContinuumOptions,
+        *,
+        spectra: torch.Tensor | None = None,
+        real_fraction: float = 0.0,
+        residuals: torch.Tensor | None = None,
+        calibrator_flux: torch.Tensor | None = None,
+        emulator_errors: tuple[torch.Tensor, torch.Tensor] | None = None,
+        device: str = "cpu",
+    ) -> None:
+        self.names, self.grid_names, self.device = names, grid_names, device
+        self.values = torch.as_tensor(values, dtype=torch.float32, device=device)
+        self.spread = self.values.std(0)
+        self.low, self.high = self.values.min(0).values, self.values.max(0).values
+        self.parameters = torch.tensor(
+            [n in ("teff", "logg", "fe_h", "vmic") for n in grid_names], device=device
+        )
+        self.emulate, self.observer, self.prior, self.physics = emulate, observer, prior, physics
+        self.noise = Noise(observer.instrument, noise, device)
+        self.disturbances = noise
+        self.continuum = ContinuumFit(observer.wavelength, observer.instrument.slices, continuum, device)
+        self.outside = ~torch.as_tensor(observer.inside, device=device)
+        self.spectra, self.real_fraction = spectra, real_fraction
+        self.residuals, self.calibrator_flux, self.emulator_errors = (
+            residuals,
+            calibrator_flux,
+            emulator_errors,
+        )
+        self.model_arms = list(model_grid.arms.values())
+
+    def labels(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Grid labels ``(n, n_grid_labels)`` and vbroad ``(n,)``, physical."""
+        stars = self._rows(n, generator)
+        others = self._rows(n, generator)
+        values = torch.where(self.parameters, self.values[stars], self.values[others])
+        out = values.clone()
+        todo = torch.ones(n, dtype=torch.bool, device=self.device)
+        for _ in range(20):
+            blurred = values + self.prior.blur * self.spread * self._normal(
+                *values.shape, generator=generator
+            )
+            inside = ((blurred >= self.low) & (blurred <= self.high)).all(1)
+            fresh = todo & inside
+            out[fresh] = blurred[fresh]
+            todo = todo & ~inside
+        return out, self.vbroad(n, generator)
+
+    def vbroad(self, n: int, generator: torch.Generator) -> torch.Tensor:
+        low, high = np.log(self.prior.vbroad[0]), np.log(self.prior.vbroad[1])
+        return (low + (high - low) * torch.rand(n, generator=generator, device=self.device)).exp()
+
+    def targets(self, values: torch.Tensor, vbroad: torch.Tensor) -> torch.Tensor:
+        """The labels to infer ``(n, n_labels)``, physical, in the order of ``names``."""
+        columns = [vbroad if n == "vbroad" else values[:, self.grid_names.index(n)] for n in self.names]
+        return torch.stack(columns, dim=1)
+
+    @torch.no_grad()
+    def noiseless(
+        self, n: int, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Model flux ``(n, n_model)`` on the model grid, its grid labels and vbroad."""
+        values, vbroad = self.labels(n, generator)
+        n_real = round(n * self.real_fraction) if self.spectra is not None else 0
+        if n_real:
+            rows = self._rows(n_real, generator)
+            values[:n_real] = self.values[rows]
+        flux = self.emulate(values)
+        if n_real:
+            flux[:n_real] = self.spectra[rows].to(flux)  # type: ignore[index]
+        if self.emulator_errors is not None and self.physics.emulator:
+            # an emulated spectrum errs as the emulator was seen to err for a star alike
+            where, errors = self.emulator_errors
+            distance = ((values[n_real:, None, :3] - where) / self.spread[:3]).square().sum(2)
+            near = (distance + 0.3 * self._normal(*distance.shape, generator=generator).square()).argmin(1)
+            flux[n_real:] -= (
+                self.physics.emulator * self._normal(n - n_real, 1, generator=generator) * errors[near]
+            )
+        return flux, values, vbroad
+
+    @torch.no_grad()
+    def __call__(
+        self, n: int, repeats: int, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """``n * repeats`` spectra: flux, sigma, mask ``(n * repeats, n_pix)`` and physical labels.
+
+        Each noiseless spectrum is observed ``repeats`` times with other noise, gaps and continuum errors.
+        """
+        flux, values, vbroad = self.noiseless(n, generator)
+        observed = self.observe(self.disturb(flux, generator), vbroad, generator)
+        labels = self.targets(values, vbroad).repeat_interleave(repeats, 0)
+        return *self.degrade(observed.repeat_interleave(repeats, 0), generator), labels
+
+    def disturb(self, flux: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Flux with random errors of the physics."""
+        if self.residuals is None or self.calibrator_flux is None:
+            return flux
+        depth = (1.0 - flux).clamp(min=0.0) + FLOOR
+        error = torch.zeros_like(flux)
+        squares = torch.zeros_like(flux)
+        for residual, reference in zip(self.residuals, self.calibrator_flux, strict=True):
+            own = residual * (depth / ((1.0 - reference).clamp(min=0.0) + FLOOR)).clamp(max=1.5)
+            error += self.physics.amplitude * self._normal(len(flux), 1, generator=generator) * own
+            squares += own.square()
+        rms = (squares / len(self.residuals)).sqrt()
+        error += self.physics.pixel * rms * self._normal(*flux.shape, generator=generator)
+        return flux - error
+
+    def observe(self, flux: torch.Tensor, vbroad: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        n = len(flux)
+        velocity = self.disturbances.velocity * self._normal(n, generator=generator)
+        resolution = 1.0 + self.disturbances.resolution * self._normal(n, generator=generator)
+        return self.observer(flux, vbroad, velocity, resolution)
+
+    def degrade(
+        self, flux: torch.Tensor, generator: torch.Generator, snr: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Noise, gaps and continuum errors, then the continuum fit that observed spectra get, too."""
+        noisy, sigma, mask, _ = self.noise(flux, generator, snr)
+        mask = mask | self.outside
+        continuum, _ = self.continuum(noisy, sigma, mask)
+        return noisy / continuum, sigma / continuum, mask
+
+    def _rows(self, n: int, generator: torch.Generator) -> torch.Tensor:
+        return torch.randint(len(self.values), (n,), generator=generator, device=self.device)
+
+    def _normal(self, *shape: int, generator: torch.Generator) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, device=self.device)

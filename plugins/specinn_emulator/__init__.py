@@ -1,0 +1,20 @@
+"""A fast, differentiable stand-in for the synthesis code: principal components driven by a small network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from specinn.hookspecs import Record, hookimpl
+
+BUNDLED = Path(__file__).parent / "weights" / "turbospectrum-lte-gr.safetensors"
+
+
+@hookimpl
+def specinn_synthesizers() -> list[Record]:
+    return [
+        Record(
+            name="emulator",
+            summary="neural emulator of a grid (green and red 4MOST HR arms, R = 60 000)",
+            factory="specinn_emulator.emulator:Emulator",
+        )
+    ]

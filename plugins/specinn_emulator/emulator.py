@@ -1,0 +1,154 @@
+"""The emulator: labels -> coefficients of principal components -> normalised flux."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+from torch import nn
+
+from specinn.errors import ModelError
+from specinn.interfaces import Synthesizer
+from specinn.weights import load_weights, save_weights
+
+from . import BUNDLED
+
+FORMAT = "specinn emulator"
+
+
+def features(values: torch.Tensor, names: tuple[str, ...]) -> torch.Tensor:
+    """The variables in which spectra are smooth: 5040 K / Teff, and abundances as [X/H] = [X/Fe] + [Fe/H]."""
+    columns = []
+    fe_h = values[..., names.index("fe_h")]
+    for i, name in enumerate(names):
+        column = values[..., i]
+        if name == "teff":
+            column = 5040.0 / column
+        elif name.endswith("_fe"):
+            column = column + fe_h
+        columns.append(column)
+    return torch.stack(columns, dim=-1)
+
+
+class CoefficientNetwork(nn.Module):
+    """``members`` perceptrons whose outputs are averaged: ``(n, n_labels) -> (n, n_components)``."""
+
+    def __init__(self, n_labels: int, n_components: int, width: int, depth: int, members: int) -> None:
+        super().__init__()
+        self.members = nn.ModuleList()
+        for _ in range(members):
+            layers: list[nn.Module] = [nn.Linear(n_labels, width), nn.SiLU()]
+            for _ in range(depth - 1):
+                layers += [nn.Linear(width, width), nn.SiLU()]
+            self.members.append(nn.Sequential(*layers, nn.Linear(width, n_components)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([member(x) for member in self.members]).mean(0)
+
+
+@attrs.define(eq=False)
+class Emulator(Synthesizer):
+    """``flux = mean + (scale * network(standardised features)) @ basis``, on any device, differentiable.
+
+    ``basis (n_components, n_pix)`` and ``mean (n_pix,)`` are the principal components of the training
+    spectra; the network gives their coefficients in units of ``scale (n_components,)``. Because flux is
+    linear in the basis, :meth:`resampled` gives the emulator on another pixel grid at no cost per star.
+    """
+
+    labels: tuple[str, ...]
+    bounds: np.ndarray
+    wavelength: np.ndarray
+    arms: dict[str, slice]
+    resolving_power: float
+    medium: str
+    network: CoefficientNetwork
+    center: torch.Tensor
+    spread: torch.Tensor
+    mean: torch.Tensor
+    basis: torch.Tensor
+    scale: torch.Tensor
+    header: dict[str, Any]
+
+    @classmethod
+    def load(cls, path: Path | None = None, device: str = "cpu") -> Emulator:
+        """Read weights that :meth:`save` wrote; without a path the bundled ones."""
+        path = BUNDLED if path is None else Path(path)
+        tensors, header = load_weights(path, FORMAT)
+        try:
+            network = CoefficientNetwork(**header["network"])
+            stored = {
+                k.removeprefix("network."): v.float() for k, v in tensors.items() if k.startswith("network.")
+            }
+            network.load_state_dict(stored)
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise ModelError(f"{path}: its weights do not fit its header ({error})") from None
+        network.requires_grad_(False)
+        plain = {
+            name: tensors[name].float().to(device) for name in ("center", "spread", "mean", "basis", "scale")
+        }
+        return cls(
+            labels=tuple(header["labels"]),
+            bounds=np.array(header["bounds"]),
+            wavelength=np.concatenate([np.array(_axis(**axis)) for axis in header["axes"]]),
+            arms={axis["name"]: slice(*axis["slice"]) for axis in header["axes"]},
+            resolving_power=header["resolving_power"],
+            medium=header["medium"],
+            network=network.to(device).eval(),
+            header=header,
+            **plain,
+        )
+
+    def save(self, path: Path) -> None:
+        """Write one safetensors file, weights as float16 (its effect on flux is below 1e-5)."""
+        half = {f"network.{k}": v.half() for k, v in self.network.state_dict().items()}
+        half["basis"] = (self.basis * 1.0).half()
+        exact = {"center": self.center, "spread": self.spread, "mean": self.mean, "scale": self.scale}
+        axes = [
+            {"name": name, "slice": [arm.start, arm.stop], "first": float(self.wavelength[arm][0]),
+             "last": float(self.wavelength[arm][-1])}
+            for name, arm in self.arms.items()
+        ]  # fmt: skip
+        for axis in axes:
+            if not np.allclose(_axis(**axis), self.wavelength[slice(*axis["slice"])], rtol=0, atol=1e-6):
+                raise ModelError(
+                    "the emulator stores uniform wavelength steps only: resample the grid on import"
+                )
+        header = {**self.header, "format": FORMAT, "version": 1, "labels": list(self.labels), "axes": axes,
+                  "bounds": self.bounds.tolist(), "resolving_power": self.resolving_power,
+                  "medium": self.medium}  # fmt: skip
+        save_weights(path, half | exact, header)
+
+    def coefficients(self, labels: torch.Tensor) -> torch.Tensor:
+        """``(n, n_labels)`` physical labels to coefficients ``(n, n_components)`` of the basis."""
+        x = (features(labels.to(self.center), self.labels) - self.center) / self.spread
+        return self.network(x) * self.scale
+
+    def __call__(self, labels: Any) -> Any:
+        """Flux ``(n, n_pix)`` of physical labels ``(n, n_labels)``; numpy in, numpy out; tensor in, tensor out."""
+        if not torch.is_tensor(labels):
+            with torch.no_grad():
+                return self(torch.as_tensor(np.asarray(labels), dtype=torch.float32)).cpu().numpy()
+        return torch.addmm(self.mean, self.coefficients(labels), self.basis)
+
+    def resampled(self, wavelength: np.ndarray, arms: dict[str, slice], operator: Any) -> Emulator:
+        """This emulator followed by a linear operator ``(n_out, n_pix)`` (scipy sparse) to ``wavelength``.
+
+        The result's :attr:`resolving_power` is that of the operator's output, which the caller knows.
+        """
+        stack = torch.cat([self.mean[None], self.basis]).cpu().double().numpy()
+        out = torch.as_tensor(np.ascontiguousarray((operator @ stack.T).T), dtype=torch.float32).to(
+            self.mean.device
+        )
+        return attrs.evolve(self, wavelength=wavelength, arms=arms, mean=out[0], basis=out[1:].contiguous())
+
+    def to(self, device: str) -> Emulator:
+        """The same emulator on another device."""
+        moved = {n: getattr(self, n).to(device) for n in ("center", "spread", "mean", "basis", "scale")}
+        return attrs.evolve(self, network=self.network.to(device), **moved)
+
+
+def _axis(first: float, last: float, slice: list[int], name: str) -> np.ndarray:
+    return np.linspace(first, last, slice[1] - slice[0])

@@ -1,0 +1,221 @@
+"""Training of the emulator from a grid, and its error on spectra that it has not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+
+import specinn
+from specinn.checkpoint import fingerprint, load_checkpoint, one_cycle, save_checkpoint
+from specinn.config import structure
+from specinn.errors import ConfigError
+from specinn.grids import Grid, load
+from specinn.resample import resampling_matrix
+
+from .emulator import CoefficientNetwork, Emulator, features
+
+RESOLVING_POWER = 20_000.0  # at which errors are reported
+_FLOOR = 1e-6  # mean squared flux error below which a star needs no more attention: (1e-3)^2
+
+
+@attrs.frozen
+class NetworkConfig:
+    components: int = 216
+    width: int = 400
+    depth: int = 3
+    members: int = 2
+
+
+@attrs.frozen
+class TrainingConfig:
+    epochs: int = 1500
+    batch: int = 64
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
+    seed: int = 0
+
+
+@attrs.frozen
+class Config:
+    """The TOML of an emulator: ``grid`` is a list of files or folders; sizes; schedule."""
+
+    grid: list[str]
+    network: NetworkConfig = attrs.field(factory=NetworkConfig)
+    training: TrainingConfig = attrs.field(factory=TrainingConfig)
+
+
+def train(
+    config: Mapping[str, Any], folder: Path, progress: Callable[[dict[str, Any]], None] = lambda state: None
+) -> Emulator:
+    """Train on the grid's training split; checkpoints in ``folder`` let an interrupted training go on.
+
+    The header of the result carries the errors on the test split (see :func:`held_out_errors`).
+    """
+    settings = structure(dict(config), Config, "emulator configuration")
+    grid = load([Path(p) for p in settings.grid])
+    rows = grid.split("train")
+    if settings.network.components >= len(rows):
+        raise ConfigError(f"$.network.components is {settings.network.components}: the grid has only {len(rows)} "
+                          "training spectra, ask for fewer")  # fmt: skip
+    torch.manual_seed(settings.training.seed)
+    mean, basis, coefficients = _components(grid, rows, settings.network.components)
+    scale = coefficients.std(0)
+
+    values = torch.as_tensor(grid.values[rows], dtype=torch.float32)
+    raw = features(values, grid.labels)
+    center, spread = raw.mean(0), raw.std(0)
+    x, target = (raw - center) / spread, coefficients / scale
+    network = _fit(x, target, scale**2 / grid.wavelength.size, settings, folder, progress)
+
+    emulator = Emulator(
+        labels=grid.labels,
+        bounds=np.stack([grid.values.min(0), grid.values.max(0)], axis=1),
+        wavelength=grid.wavelength,
+        arms=dict(grid.arms),
+        resolving_power=grid.resolving_power,
+        medium=grid.medium,
+        network=network.requires_grad_(False).eval(),
+        center=center,
+        spread=spread,
+        mean=mean,
+        basis=basis,
+        scale=scale,
+        header={
+            "network": {
+                "n_labels": len(grid.labels),
+                "n_components": settings.network.components,
+                "width": settings.network.width,
+                "depth": settings.network.depth,
+                "members": settings.network.members,
+            },
+            "grid": {"hash": grid.hash, "models": len(grid), "provenance": dict(grid.provenance)},
+            "training": attrs.asdict(settings.training),
+            "versions": {"specinn": specinn.__version__, "torch": torch.__version__},
+        },
+    )
+    emulator.header["metrics"] = held_out_errors(emulator, grid)
+    return emulator
+
+
+def _components(grid: Grid, rows: np.ndarray, n: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Mean ``(n_pix,)``, leading principal components ``(n, n_pix)`` and coefficients of the rows."""
+    flux = torch.as_tensor(grid.flux(rows))
+    mean = flux.mean(0)
+    flux -= mean
+    values, vectors = torch.linalg.eigh((flux @ flux.T).double())
+    values, vectors = values.flip(0)[:n], vectors.flip(1)[:, :n]
+    basis = ((vectors / values.sqrt()).float().T @ flux).contiguous()
+    return mean, basis, flux @ basis.T
+
+
+def _fit(
+    x: torch.Tensor,
+    target: torch.Tensor,
+    weight: torch.Tensor,
+    settings: Config,
+    folder: Path,
+    progress: Callable[[dict[str, Any]], None],
+) -> CoefficientNetwork:
+    """Minimise the mean over stars of the log of the mean squared flux error: every star counts alike, while
+    the sum of squares would serve cool giants alone."""
+    sizes, plan = settings.network, settings.training
+    network = CoefficientNetwork(x.shape[1], sizes.components, sizes.width, sizes.depth, sizes.members)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
+    batch = min(plan.batch, len(x))
+    steps = len(x) // batch
+    checkpoint = folder / "emulator-checkpoint.safetensors"
+    of = fingerprint(attrs.asdict(settings))
+    first = 0
+    if (state := load_checkpoint(checkpoint, of)) is not None:
+        network.load_state_dict(state["network"])
+        optimiser.load_state_dict(state["optimiser"])
+        first = state["epoch"]
+    for epoch in range(first, plan.epochs):
+        shuffle = torch.Generator().manual_seed(plan.seed * 1_000_003 + epoch)
+        total = 0.0
+        for i, part in enumerate(
+            torch.randperm(len(x), generator=shuffle)[: steps * batch].view(steps, batch)
+        ):
+            rate = one_cycle((epoch + i / steps) / plan.epochs, plan.learning_rate)
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            error = torch.stack([((m(x[part]) - target[part]) ** 2 * weight).sum(1) for m in network.members])
+            loss = torch.log(error + _FLOOR).mean()
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            total += float(loss.detach())
+        progress({"step": epoch + 1, "steps": plan.epochs, "loss": total / steps})
+        if (epoch + 1) % 100 == 0:
+            save_checkpoint(checkpoint, {"network": network.state_dict(), "optimiser": optimiser.state_dict(),
+                                         "epoch": epoch + 1}, of)  # fmt: skip
+    return network
+
+
+def degrading_operators(emulator: Emulator, resolving_power: float) -> list[tuple[slice, Any]]:
+    """One operator an arm to R and two pixels a resolution element, a hair inside the arm."""
+    out = []
+    for arm in emulator.arms.values():
+        wave = emulator.wavelength[arm]
+        step = wave.mean() / resolving_power / 2
+        inner = np.arange(wave[0] + 3, wave[-1] - 3, step)
+        out.append((arm, resampling_matrix(wave, emulator.resolving_power, inner, resolving_power)))
+    return out
+
+
+def residuals(emulator: Emulator, grid: Grid, rows: np.ndarray) -> np.ndarray:
+    """Emulated minus real flux ``(n_rows, n_pix)`` at the grid's resolving power."""
+    return np.concatenate([emulator(grid.values[part]) - flux for part, flux in grid.blocks(rows)])
+
+
+def held_out_errors(emulator: Emulator, grid: Grid) -> dict[str, Any]:
+    """Flux errors on the test split after degrading to R = 20 000.
+
+    Root mean square over pixels, per star: quantiles over stars, medians in bins of Teff and [Fe/H]; and the
+    root mean square over stars in bins of 50 Angstrom.
+    """
+    rows = grid.split("test")
+    difference = residuals(emulator, grid, rows)
+    degraded = [
+        (arm, operator @ difference[:, arm].T)
+        for arm, operator in degrading_operators(emulator, RESOLVING_POWER)
+    ]
+    rms = np.sqrt(np.concatenate([d for _, d in degraded]).__pow__(2).mean(0))
+    teff, fe_h = grid.column("teff")[rows], grid.column("fe_h")[rows]
+
+    def binned(values: np.ndarray, edges: list[float]) -> list[dict[str, float]]:
+        out = []
+        for low, high in zip(edges[:-1], edges[1:], strict=True):
+            here = (values >= low) & (values < high)
+            if here.any():
+                out.append(
+                    {
+                        "from": low,
+                        "to": high,
+                        "stars": int(here.sum()),
+                        "median_rms": float(np.median(rms[here])),
+                    }
+                )
+        return out
+
+    by_wavelength = []
+    for arm, values in degraded:
+        wave = np.linspace(emulator.wavelength[arm][0] + 3, emulator.wavelength[arm][-1] - 3, len(values))
+        for low in np.arange(np.floor(wave[0] / 50) * 50, wave[-1], 50.0):
+            here = (wave >= low) & (wave < low + 50)
+            if here.any():
+                by_wavelength.append({"from": float(low), "to": float(low + 50),
+                                      "rms": float(np.sqrt((values[here] ** 2).mean()))})  # fmt: skip
+    return {
+        "resolving_power": RESOLVING_POWER,
+        "stars": len(rows),
+        "rms_quantiles": {str(q): float(np.quantile(rms, q)) for q in (0.05, 0.25, 0.5, 0.75, 0.95, 1.0)},
+        "by_teff": binned(teff, [3600, 4000, 4500, 5000, 5500, 6000, 6500, 7300]),
+        "by_fe_h": binned(fe_h, [-3.01, -2.0, -1.0, -0.5, 0.0, 0.51]),
+        "by_wavelength": by_wavelength,
+    }

@@ -1,0 +1,26 @@
+"""The steps from spectra as they were read to the pixels of a model."""
+
+from __future__ import annotations
+
+from specinn.hookspecs import Record, hookimpl
+
+
+@hookimpl
+def specinn_preprocessors() -> list[Record]:
+    steps = {
+        "mask": (
+            "masks bad pixels, cosmic rays, sky lines and telluric bands; measures missing noise",
+            "mask:Mask",
+        ),
+        "rest-frame": (
+            "removes the radial velocity, given or measured by cross-correlation",
+            "rest_frame:RestFrame",
+        ),
+        "to-arms": ("degrades to the model's resolving power and pixels", "to_arms:ToArms"),
+        "degrade-snr": ("adds noise down to a stated S/N per Angstrom", "degrade:DegradeSNR"),
+        "continuum": ("divides by an iterative continuum fit, an arm at a time", "continuum:Continuum"),
+    }
+    return [
+        Record(name=name, summary=summary, factory=f"specinn_preprocessing.{factory}")
+        for name, (summary, factory) in steps.items()
+    ]

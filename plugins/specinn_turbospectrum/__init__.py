@@ -1,0 +1,32 @@
+"""Grids of synthetic spectra as Turbospectrum and its drivers write them."""
+
+from __future__ import annotations
+
+from specinn.hookspecs import Record, hookimpl
+
+
+@hookimpl
+def specinn_grid_loaders() -> list[Record]:
+    here = "specinn_turbospectrum"
+    return [
+        Record(
+            name="specinn",
+            summary="specinn's own HDF5 layout, as specinn grid import writes it",
+            factory=f"{here}.own:SpecinnGrid",
+        ),
+        Record(
+            name="turbospectrum-library",
+            summary="HDF5 shards of a Turbospectrum library: one file, or a folder of them",
+            factory=f"{here}.library:TurbospectrumLibrary",
+        ),
+        Record(
+            name="tsfitpy",
+            summary="folder of TSFitPy's generate_synthetic_spectra (spectra_parameters.csv and .spec files)",
+            factory=f"{here}.tsfitpy:TSFitPyFolder",
+        ),
+        Record(
+            name="turbospectrum-raw",
+            summary="folder of .spec files as bsyn_lu writes them, with labels in a .csv",
+            factory=f"{here}.raw:RawTurbospectrum",
+        ),
+    ]

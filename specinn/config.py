@@ -1,0 +1,89 @@
+"""TOML into attrs classes, with errors that give the path to the wrong value."""
+
+from __future__ import annotations
+
+import math
+import re
+import tomllib
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+from specinn.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The parsed file; every failure is a ``ConfigError`` that names it."""
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+
+
+@cache
+def _converter() -> Any:
+    import cattrs
+
+    from specinn.instruments import ResolvingPower
+
+    def strict_float(value: Any, _type: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ConfigError(f"expected a number, found {value!r}")
+        if not math.isfinite(value):
+            raise ConfigError(f"expected a finite number, found {value!r}")
+        return float(value)
+
+    def strict_int(value: Any, _type: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ConfigError(f"expected an integer, found {value!r}")
+        return value
+
+    def strict_str(value: Any, _type: Any) -> str:
+        if not isinstance(value, str):
+            raise ConfigError(f"expected a string, found {value!r}")
+        return value
+
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    converter.register_structure_hook(float, strict_float)
+    converter.register_structure_hook(int, strict_int)
+    converter.register_structure_hook(str, strict_str)
+    converter.register_structure_hook(ResolvingPower, lambda value, _type: ResolvingPower.parse(value))
+    return converter
+
+
+def _describe(error: BaseException, expected: Any) -> str:
+    """What is wrong with one value: our own words where we have them, else what cattrs says."""
+    import cattrs
+
+    if isinstance(error, ConfigError):
+        return str(error)
+    if get_origin(expected) is Literal:
+        return f"expected one of {', '.join(map(repr, get_args(expected)))}"
+    if isinstance(error, AttributeError):
+        return "expected a table"
+    if type(error) in (TypeError, ValueError) and (expected is None or get_origin(expected)):
+        return f"expected {expected} ({error})" if expected else str(error)
+    return cattrs.v.format_exception(error, expected)
+
+
+def structure(data: Any, cls: type[T], source: str) -> T:
+    """``data`` (from TOML or JSON) as an instance of the attrs class; errors name ``source`` and the key."""
+    import cattrs
+
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{source}: expected a table, found {data!r}")
+    try:
+        return _converter().structure(data, cls)
+    except cattrs.BaseValidationError as group:
+        lines = cattrs.transform_error(group, path="$", format_exception=_describe)
+        lines = [
+            re.sub(r"\['([\w-]+)'\](?=[^@]*$)", r".\1", line) for line in lines
+        ]  # $.labels.logg, as in TOML
+        raise ConfigError(f"{source}: " + "; ".join(lines)) from None

@@ -1,0 +1,107 @@
+"""The bits of the catalogue's column ``flags`` and their two roll-ups."""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, Literal
+
+import attrs
+import numpy as np
+
+if TYPE_CHECKING:
+    from astropy.table import Table
+
+Severity = Literal["bad", "warn", "info"]
+
+
+class Flag(enum.IntFlag):
+    """One bit each; :data:`FLAGS` says what it means and how much it matters."""
+
+    NOT_READ = 1
+    NO_OVERLAP = 2
+    NO_SIGNAL = 4
+    RESOLUTION_LOW = 8
+    ALL_REJECTED = 16
+    MANY_REJECTED = 32
+    ARM_MISSING = 64
+    MANY_MASKED = 128
+    SNR_LOW = 256
+    SNR_HIGH = 512
+    SNR_ESTIMATED = 1024
+    RV_UNCERTAIN = 2048
+    RV_MEASURED = 4096
+    AT_BOUNDS = 8192
+    CORRECTION_OUT_OF_RANGE = 16384
+    CONTINUUM_POOR = 32768
+
+
+@attrs.frozen
+class FlagInfo:
+    flag: Flag
+    severity: Severity
+    meaning: str
+
+
+FLAGS: tuple[FlagInfo, ...] = (
+    FlagInfo(
+        Flag.NOT_READ, "bad", "the file or this spectrum of it could not be read; see the column message"
+    ),
+    FlagInfo(Flag.NO_OVERLAP, "bad", "no arm of the model is covered by good pixels"),
+    FlagInfo(Flag.NO_SIGNAL, "bad", "the flux is constant, zero or negative in every arm"),
+    FlagInfo(Flag.RESOLUTION_LOW, "bad", "the resolving power of the spectrum is below that of the model"),
+    FlagInfo(
+        Flag.ALL_REJECTED,
+        "bad",
+        "every posterior sample lies outside the training bounds: no values are given",
+    ),
+    FlagInfo(
+        Flag.MANY_REJECTED, "warn", "more than half of the posterior samples lie outside the training bounds"
+    ),
+    FlagInfo(Flag.ARM_MISSING, "warn", "at least one arm of the model has no usable pixels"),
+    FlagInfo(Flag.MANY_MASKED, "warn", "more than half of the pixels that the model uses are masked"),
+    FlagInfo(
+        Flag.SNR_LOW, "warn", "the S/N is below 10 per Angstrom, the lowest that the model was trained on"
+    ),
+    FlagInfo(Flag.SNR_HIGH, "info", "the S/N is above the highest of the training and was taken as that"),
+    FlagInfo(
+        Flag.SNR_ESTIMATED, "info", "the file gives no errors; the noise was measured from the spectrum"
+    ),
+    FlagInfo(
+        Flag.RV_UNCERTAIN, "warn", "no clear peak in the cross-correlation; the radial velocity is a guess"
+    ),
+    FlagInfo(Flag.RV_MEASURED, "info", "the radial velocity was measured by cross-correlation"),
+    FlagInfo(Flag.AT_BOUNDS, "warn", "the MAP of a label lies within 1 % of its range from a training bound"),
+    FlagInfo(
+        Flag.CORRECTION_OUT_OF_RANGE, "warn", "outside the range of the correction, which was not applied"
+    ),
+    FlagInfo(Flag.CONTINUUM_POOR, "warn", "the continuum rests on less than 5 % of the pixels of an arm"),
+)
+
+BAD = int(sum(info.flag for info in FLAGS if info.severity == "bad"))
+WARN = int(sum(info.flag for info in FLAGS if info.severity == "warn"))
+
+
+def is_bad(flags: np.ndarray) -> np.ndarray:
+    """``flag_bad``: the row has no trustworthy values."""
+    return (np.asarray(flags) & BAD) != 0
+
+
+def is_warn(flags: np.ndarray) -> np.ndarray:
+    """``flag_warn``: look before you use the row (every bad row warns too)."""
+    return (np.asarray(flags) & (WARN | BAD)) != 0
+
+
+def names(flags: int) -> list[str]:
+    """The names of the bits that are set, in lower case."""
+    return [info.flag.name.lower() for info in FLAGS if int(flags) & info.flag and info.flag.name]
+
+
+def flags_of(meta: Table) -> np.ndarray:
+    """``(n_spec,)`` the bits set so far (a copy to go on with), 0 where no step has set any."""
+    given = meta["flags"] if "flags" in meta.colnames else np.zeros(len(meta))
+    return np.array(given, dtype=np.uint32)
+
+
+def raise_flag(flags: np.ndarray, where: np.ndarray, flag: Flag) -> None:
+    """Set a bit of the chosen rows in place."""
+    flags[where] |= np.uint32(flag)

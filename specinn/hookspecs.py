@@ -1,0 +1,79 @@
+"""The hooks of specinn. Each returns light records; the code they name is imported when first used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import attrs
+import pluggy
+
+API_VERSION = 1
+PROJECT = "specinn"
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@attrs.frozen(kw_only=True)
+class Record:
+    """What a plugin offers: ``factory`` is ``"package.module:Name"``, imported when it is first used."""
+
+    name: str
+    summary: str
+    factory: str
+    api_version: int = API_VERSION
+
+
+@attrs.frozen(kw_only=True)
+class InstrumentRecord:
+    """An instrument by its TOML file; ``readers`` are file formats tried in order for ``--format auto``."""
+
+    name: str
+    summary: str
+    toml: Path
+    api_version: int = API_VERSION
+
+
+@attrs.frozen(kw_only=True)
+class ReaderRecord(Record):
+    """A file format. Formats are tried by ``priority``, highest first; catch-alls have the lowest."""
+
+    priority: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class EstimatorRecord(Record):
+    """A kind of estimator and the trained models that come with it (name of the model -> file)."""
+
+    models: Mapping[str, Path] = attrs.field(factory=dict)
+
+
+@hookspec
+def specinn_instruments() -> list[InstrumentRecord | ReaderRecord]:  # type: ignore[empty-body]
+    """Instrument models, and readers of their file formats."""
+
+
+@hookspec
+def specinn_preprocessors() -> list[Record]:  # type: ignore[empty-body]
+    """Steps on spectra: factories called with ``instrument``, ``templates`` and options by name."""
+
+
+@hookspec
+def specinn_grid_loaders() -> list[Record]:  # type: ignore[empty-body]
+    """Layouts of grids of synthetic spectra."""
+
+
+@hookspec
+def specinn_synthesizers() -> list[Record]:  # type: ignore[empty-body]
+    """Codes that turn labels into model spectra."""
+
+
+@hookspec
+def specinn_estimators() -> list[EstimatorRecord]:  # type: ignore[empty-body]
+    """Kinds of posterior estimators, with the trained models that ship with them."""
+
+
+@hookspec
+def specinn_corrections() -> list[Record]:  # type: ignore[empty-body]
+    """Corrections of posteriors."""

@@ -1,0 +1,162 @@
+"""Instruments: wavelength ranges, pixel grids and resolving power, read from TOML files."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+import numpy as np
+
+from specinn.config import read_toml, structure
+from specinn.errors import ConfigError
+
+Medium = Literal["air", "vacuum"]
+
+
+@attrs.frozen
+class ResolvingPower:
+    """R = lambda / FWHM as a number, or as a table against wavelength (Angstrom), interpolated linearly."""
+
+    wavelength: tuple[float, ...]
+    value: tuple[float, ...]
+
+    @classmethod
+    def parse(cls, given: Any) -> ResolvingPower:
+        """From TOML: a number, or a list of ``[wavelength, R]`` pairs with increasing wavelength."""
+        if isinstance(given, ResolvingPower):
+            return given
+        if isinstance(given, (int, float)) and not isinstance(given, bool):
+            given = [[0.0, float(given)]]
+        try:
+            table = np.array(given, dtype=float) if isinstance(given, (list, tuple)) else np.empty(0)
+        except (TypeError, ValueError):  # ragged, or words in it
+            table = np.empty(0)
+        if table.ndim != 2 or table.shape[1] != 2 or not len(table):
+            raise ConfigError(f"resolving power {given!r}: expected a number or [[wavelength, R], ...]")
+        if (table[:, 1] <= 1).any() or (np.diff(table[:, 0]) <= 0).any() or not np.isfinite(table).all():
+            raise ConfigError(f"resolving power {given!r}: needs R > 1 at increasing wavelengths")
+        return cls(tuple(table[:, 0].tolist()), tuple(table[:, 1].tolist()))
+
+    def to_toml(self) -> float | list[list[float]]:
+        if len(self.value) == 1:
+            return self.value[0]
+        return [[w, r] for w, r in zip(self.wavelength, self.value, strict=True)]
+
+    def at(self, wavelength: np.ndarray) -> np.ndarray:
+        """R at wavelengths in Angstrom; the ends of the table hold beyond it."""
+        return np.interp(wavelength, self.wavelength, self.value)
+
+    def __str__(self) -> str:
+        low, high = min(self.value), max(self.value)
+        return f"{low:.0f}" if low == high else f"{low:.0f}-{high:.0f}"
+
+
+@attrs.frozen
+class PixelGrid:
+    """Pixel centres lambda(u) = sum c_i u^i in Angstrom, with u = i / (n - 1) for pixel i of n."""
+
+    n: int
+    polynomial: tuple[float, ...]
+
+    def __attrs_post_init__(self) -> None:
+        if self.n < 2 or not self.polynomial:
+            raise ConfigError(
+                f"pixels: n = {self.n} with {len(self.polynomial)} coefficients; expected n > 1 and c0"
+            )
+
+
+@attrs.frozen(eq=True)
+class Arm:
+    """A wavelength range of a spectrograph (Angstrom, in the medium of its instrument).
+
+    ``range`` is the range in use; ``pixels`` the detector's own grid, which may reach a little beyond.
+    """
+
+    name: str
+    range: tuple[float, float]
+    resolving_power: ResolvingPower
+    pixels: PixelGrid | None = None
+    snr_windows: tuple[tuple[float, float], ...] = ()
+
+    def __attrs_post_init__(self) -> None:
+        if not 0 < self.range[0] < self.range[1]:
+            raise ConfigError(f"arm {self.name}: range {self.range} is not increasing and positive")
+        if self.pixels is not None and (np.diff(self.wavelength) <= 0).any():
+            raise ConfigError(f"arm {self.name}: its pixel polynomial does not increase")
+
+    @property
+    def wavelength(self) -> np.ndarray:
+        """``(n_pix,)`` pixel centres in Angstrom; only for arms with a fixed pixel grid."""
+        if self.pixels is None:
+            raise ConfigError(f"arm {self.name} has no fixed pixel grid, so no model can be trained on it")
+        u = np.linspace(0.0, 1.0, self.pixels.n)
+        return np.polynomial.polynomial.polyval(u, self.pixels.polynomial)
+
+    def contains(self, wavelength: np.ndarray) -> np.ndarray:
+        return (wavelength >= self.range[0]) & (wavelength <= self.range[1])
+
+
+@attrs.frozen(slots=False)
+class Instrument:
+    """A spectrograph as its TOML file describes it."""
+
+    name: str
+    summary: str
+    arms: tuple[Arm, ...]
+    medium: Medium = "air"
+    source: str = ""
+
+    def __attrs_post_init__(self) -> None:
+        names = [arm.name for arm in self.arms]
+        if not names or len(set(names)) != len(names):
+            raise ConfigError(f"instrument {self.name}: needs arms with different names, found {names}")
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> Instrument:
+        return cls.from_dict(read_toml(path), source=str(path))
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], source: str = "instrument") -> Instrument:
+        return structure(data, cls, source)
+
+    def to_dict(self) -> dict[str, Any]:
+        def plain(_inst: Any, _field: Any, value: Any) -> Any:
+            return value.to_toml() if isinstance(value, ResolvingPower) else value
+
+        data = attrs.asdict(self, value_serializer=plain)
+        for arm in data["arms"]:
+            if arm["pixels"] is None:
+                del arm["pixels"]
+        return data
+
+    def select(self, names: tuple[str, ...] | list[str]) -> Instrument:
+        """The same instrument with only the named arms, in the given order."""
+        return attrs.evolve(self, arms=tuple(self.arm(name) for name in names))
+
+    def arm(self, name: str) -> Arm:
+        for arm in self.arms:
+            if arm.name == name:
+                return arm
+        raise ConfigError(f"{self.name} has no arm {name!r}; it has {', '.join(a.name for a in self.arms)}")
+
+    def resolving_power_at(self, wavelength: np.ndarray) -> np.ndarray:
+        """``(n_pix,)`` R of the arm that covers each wavelength (Angstrom), else of the nearest arm."""
+        wavelength = np.asarray(wavelength, dtype=float)
+        low, high = np.array([arm.range for arm in self.arms]).T
+        distance = np.maximum(low[:, None] - wavelength, wavelength - high[:, None]).clip(min=0)
+        nearest = distance.argmin(axis=0)
+        tables = np.stack([arm.resolving_power.at(wavelength) for arm in self.arms])
+        return tables[nearest, np.arange(wavelength.size)]
+
+    @cached_property
+    def wavelength(self) -> np.ndarray:
+        """``(n_pix,)`` pixel centres of all arms, one after the other."""
+        return np.concatenate([arm.wavelength for arm in self.arms])
+
+    @cached_property
+    def slices(self) -> dict[str, slice]:
+        """Where each arm lies in :attr:`wavelength`."""
+        ends = np.cumsum([0] + [arm.wavelength.size for arm in self.arms])
+        return {a.name: slice(int(i), int(j)) for a, i, j in zip(self.arms, ends[:-1], ends[1:], strict=True)}

@@ -1,0 +1,158 @@
+"""What a plugin implements. Every method is batch-first."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import numpy as np
+
+if TYPE_CHECKING:
+    from specinn.grids import Grid
+    from specinn.instruments import Instrument
+    from specinn.labels import LabelSet
+    from specinn.posterior import Posterior
+    from specinn.spectra import SpectrumBatch
+
+
+class Reader(ABC):
+    """Reads one file format."""
+
+    @abstractmethod
+    def recognises(self, path: Path) -> bool:
+        """Whether the file's content is of this format. Looks at little, never raises on strange files."""
+
+    @abstractmethod
+    def read(self, path: Path) -> Iterator[SpectrumBatch]:
+        """The spectra of the file, in file order, in batches of bounded size; wavelengths in Angstrom in the
+        barycentric (or rest) frame. ``meta`` has ``id`` and ``path``, and ``rv`` where the file states it.
+
+        Raises ``specinn.errors.ReadError`` with what was found and what was expected.
+        """
+
+
+@attrs.frozen(eq=False)
+class Templates:
+    """Model spectra for radial velocities: ``flux (n_templates, n_pix)`` on a grid uniform in ln(lambda).
+
+    ``wavelength (n_pix,)`` Angstrom, in the pieces ``arms``; normalised; at the given resolving power.
+    """
+
+    wavelength: np.ndarray
+    flux: np.ndarray
+    arms: Mapping[str, slice]
+    resolving_power: float
+
+
+class Preprocessor(ABC):
+    """One step from the spectra as they were read to the pixels of the model.
+
+    ``instrument`` is the model's, with the arms it uses; ``templates`` serve the velocity. A step returns
+    a new batch, never fewer spectra, sets bits in ``meta["flags"]`` instead of raising for a single bad
+    spectrum, and treats simulated and observed spectra alike.
+    """
+
+    @abstractmethod
+    def __call__(self, batch: SpectrumBatch) -> SpectrumBatch: ...
+
+
+class GridLoader(ABC):
+    """Reads one layout of synthetic spectra."""
+
+    @abstractmethod
+    def recognises(self, path: Path) -> bool:
+        """Whether the file or folder has this layout."""
+
+    @abstractmethod
+    def load(self, path: Path) -> Grid:
+        """The grid, its spectra read when they are asked for.
+
+        Raises ``specinn.errors.GridError`` that names the defective file and the defect.
+        """
+
+
+class Synthesizer(ABC):
+    """Labels in, noiseless spectra out: normalised flux at the resolving power ``resolving_power``.
+
+    ``labels`` are the names it takes, in order; ``bounds (n_labels, 2)`` where it is valid; ``wavelength``
+    ``(n_pix,)`` Angstrom in ``medium``.
+    """
+
+    labels: tuple[str, ...]
+    bounds: np.ndarray
+    wavelength: np.ndarray
+    resolving_power: float
+    medium: str
+
+    @abstractmethod
+    def __call__(self, labels: Any) -> Any:
+        """``(n_spec, n_labels)`` physical values to flux ``(n_spec, n_pix)``; torch tensors give tensors."""
+
+
+class Estimator(ABC):
+    """A trained map from spectra on the model's arms to posteriors.
+
+    Attributes
+    ----------
+    labels : the labels it infers, with their training bounds.
+    instrument : the instrument it was trained for, with the arms it uses.
+    preprocessing : names and options of the steps that spectra pass before :meth:`sample`, in order.
+    templates : for the radial velocity.
+    header : everything a user should know: physics of the grid, versions, test metrics (JSON values).
+    """
+
+    labels: LabelSet
+    instrument: Instrument
+    preprocessing: tuple[tuple[str, dict[str, Any]], ...]
+    templates: Templates
+    header: dict[str, Any]
+
+    @classmethod
+    @abstractmethod
+    def train(
+        cls, config: Mapping[str, Any], folder: Path, progress: Callable[[dict[str, Any]], None]
+    ) -> Estimator:
+        """Train as the ``[estimator]`` tables of a TOML file say; checkpoints go to ``folder`` and an
+        interrupted training goes on from there. ``progress`` is called with the state now and then.
+        """
+
+    @classmethod
+    @abstractmethod
+    def load(cls, path: Path, device: str = "cpu") -> Estimator:
+        """Read a model that :meth:`save` wrote; never unpickles.
+
+        Raises ``specinn.errors.ModelError`` for a file that is not such a model.
+        """
+
+    @abstractmethod
+    def save(self, path: Path) -> None:
+        """Write weights and header to one safetensors file, atomically."""
+
+    @abstractmethod
+    def sample(self, batch: SpectrumBatch, n_samples: int, seed: int) -> Posterior:
+        """Draw ``n_samples`` for every spectrum of a preprocessed batch. The samples of a spectrum depend
+        on the spectrum, its row number in ``meta["row"]`` and the seed, and not on its companions.
+        """
+
+    @abstractmethod
+    def log_prob(self, batch: SpectrumBatch, labels: np.ndarray) -> np.ndarray:
+        """Log density ``(n_spec, n)`` in network label space of physical values ``(n_spec, n, n_labels)``."""
+
+
+class Correction(ABC):
+    """Moves posterior samples; never applied silently."""
+
+    @abstractmethod
+    def apply(self, posterior: Posterior) -> tuple[Posterior, np.ndarray]:
+        """The corrected posterior, and ``(n_spec,)`` whether each star was within the correction's range."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, path: Path) -> Correction:
+        """Read a correction from TOML.
+
+        Raises ``specinn.errors.ConfigError`` with the path to a wrong value.
+        """

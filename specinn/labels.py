@@ -1,0 +1,154 @@
+"""Labels: the stellar parameters and abundances that a grid spans and an estimator infers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal
+
+import attrs
+import numpy as np
+
+from specinn.errors import ConfigError
+
+Transform = Literal["linear", "log10"]
+
+# Solar abundances log eps on the scale of Magg et al. (2022, A&A 661, A140); design.md section 5.
+SOLAR_LOG_EPS = {
+    "Fe": 7.50,
+    "Li": 1.05,
+    "C": 8.56,
+    "N": 7.98,
+    "O": 8.77,
+    "Mg": 7.55,
+    "Si": 7.59,
+    "Ca": 6.37,
+    "Ti": 4.94,
+    "Mn": 5.52,
+}
+
+_FIXED = {
+    "teff": ("K", "log10", "Effective temperature"),
+    "logg": ("dex(cm s-2)", "linear", "Surface gravity, log10 of cm/s2"),
+    "fe_h": ("dex", "linear", "Iron abundance [Fe/H]"),
+    "vmic": ("km s-1", "linear", "Microturbulence"),
+    "vbroad": ("km s-1", "log10", "Rotational and other large-scale broadening, as v sin i"),
+    "a_li": ("dex", "linear", "Lithium abundance A(Li) = log10(N_Li/N_H) + 12"),
+}
+
+
+@attrs.frozen
+class Label:
+    """One stellar parameter.
+
+    ``bounds`` are those of the training set in physical units; ``transform`` says in which variable
+    the network learns it (``log10`` for quantities that span decades).
+    """
+
+    name: str
+    unit: str
+    bounds: tuple[float, float] = attrs.field(converter=lambda b: (float(b[0]), float(b[1])))
+    transform: Transform = "linear"
+    description: str = ""
+
+    @bounds.validator
+    def _check_bounds(self, _attribute: Any, value: tuple[float, float]) -> None:
+        if not (np.isfinite(value).all() and value[0] < value[1]):
+            raise ConfigError(f"label {self.name}: bounds {value} are not an increasing pair of numbers")
+        if self.transform == "log10" and value[0] <= 0:
+            raise ConfigError(
+                f"label {self.name} is learnt as log10, so its lower bound {value[0]} must be > 0"
+            )
+
+
+def make_label(name: str, bounds: tuple[float, float]) -> Label:
+    """The label of that name with the field's unit and transform: ``teff``, ..., or ``mg_fe`` for [Mg/Fe]."""
+    if name in _FIXED:
+        unit, transform, text = _FIXED[name]
+        return Label(name, unit, bounds, transform, text)  # type: ignore[arg-type]
+    element, _, reference = name.partition("_")
+    if reference != "fe" or not element.isalpha():
+        known = ", ".join(_FIXED)
+        raise ConfigError(f"unknown label {name!r}: expected one of {known}, or an abundance such as mg_fe")
+    return Label(name, "dex", bounds, "linear", f"Abundance ratio [{element.capitalize()}/Fe]")
+
+
+def _as_tuple(labels: Iterable[Label]) -> tuple[Label, ...]:
+    return tuple(labels)
+
+
+@attrs.frozen
+class LabelSet:
+    """An ordered set of labels; converts between physical units and the network's label space."""
+
+    labels: tuple[Label, ...] = attrs.field(converter=_as_tuple)
+
+    def __attrs_post_init__(self) -> None:
+        names = self.names
+        if len(set(names)) != len(names):
+            raise ConfigError(f"labels are named twice: {', '.join(names)}")
+
+    @classmethod
+    def from_dicts(cls, rows: Iterable[dict[str, Any]]) -> LabelSet:
+        return cls(tuple(Label(**row) for row in rows))
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        return [attrs.asdict(label) for label in self.labels]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(label.name for label in self.labels)
+
+    @property
+    def bounds(self) -> np.ndarray:
+        """``(n_labels, 2)`` lower and upper bounds in physical units."""
+        return np.array([label.bounds for label in self.labels])
+
+    def index(self, name: str) -> int:
+        """Position of the label of that name; ``ConfigError`` where there is none."""
+        try:
+            return self.names.index(name)
+        except ValueError:
+            raise ConfigError(f"no label {name!r}; there are {', '.join(self.names)}") from None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.labels[self.index(key) if isinstance(key, str) else key]
+
+    def __iter__(self) -> Iterator[Label]:
+        return iter(self.labels)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
+
+    def to_network(self, values: Any) -> Any:
+        """Physical values ``(..., n_labels)`` (numpy or torch) to the variables that the network learns."""
+        out = values.clone() if hasattr(values, "clone") else np.array(values, dtype=float)
+        for i, label in enumerate(self.labels):
+            if label.transform == "log10":
+                # from the input and not from ``out``, whose change would spoil torch's gradient
+                column = values[..., i] if hasattr(values, "clone") else out[..., i]
+                out[..., i] = column.log10() if hasattr(column, "log10") else np.log10(column)
+        return out
+
+    def from_network(self, values: Any) -> Any:
+        """The inverse of :meth:`to_network`."""
+        out = values.clone() if hasattr(values, "clone") else np.array(values, dtype=float)
+        for i, label in enumerate(self.labels):
+            if label.transform == "log10":
+                column = values[..., i] if hasattr(values, "clone") else out[..., i]
+                out[..., i] = 10.0**column
+        return out
+
+    def inside(self, values: Any) -> Any:
+        """``(...)`` boolean: every label of ``values (..., n_labels)`` within its bounds (numpy or torch)."""
+        ok = True
+        for i, label in enumerate(self.labels):
+            ok = ok & (values[..., i] >= label.bounds[0]) & (values[..., i] <= label.bounds[1])
+        return ok
+
+
+def li_fe(a_li: Any, fe_h: Any) -> Any:
+    """[Li/Fe] = A(Li) - A(Li)_sun - [Fe/H] on the solar scale of Magg et al. (2022)."""
+    return a_li - SOLAR_LOG_EPS["Li"] - fe_h

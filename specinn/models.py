@@ -1,0 +1,124 @@
+"""Trained models: found by name or path, their headers read without the library that runs them."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from specinn import weights
+from specinn.errors import ModelError
+
+if TYPE_CHECKING:
+    from specinn.interfaces import Estimator
+    from specinn.plugins import Plugins
+
+FORMAT = "specinn model"
+VERSION = 1
+_COMMON_INSTRUMENT = "4most-hr"  # spectra of every archive are degraded to its arms
+
+
+@attrs.frozen
+class Model:
+    """A trained model on disk: ``header`` is what its training wrote down (JSON values)."""
+
+    name: str
+    path: Path
+    header: Mapping[str, Any] = attrs.field(repr=False)
+
+    @property
+    def estimator(self) -> str:
+        """The plugin that runs it."""
+        return str(self.header["estimator"])
+
+    @property
+    def instrument(self) -> str:
+        return str(self.header.get("instrument", {}).get("name", ""))
+
+    @property
+    def arms(self) -> list[str]:
+        return [str(arm["name"]) for arm in self.header.get("instrument", {}).get("arms", [])]
+
+    @property
+    def labels(self) -> list[dict[str, Any]]:
+        """Name, unit and bounds of each label."""
+        return [dict(label) for label in self.header.get("labels", [])]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self.path.stat().st_size
+
+    def sha256(self) -> str:
+        """Of the whole file, in hexadecimal."""
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """The header of a model file, without its tensors and without torch. Raises ``ModelError``."""
+    header = weights.read_header(Path(path))
+    if not isinstance(header, dict) or header.get("format") != FORMAT or "estimator" not in header:
+        found = header.get("format") if isinstance(header, dict) else header
+        raise ModelError(f"{path} is not a model of specinn: its header says format {found!r}")
+    if header.get("version") != VERSION:
+        raise ModelError(
+            f"{path} has version {header.get('version')} of the model format, this specinn reads {VERSION}: "
+            "upgrade specinn or train again"
+        )
+    return header
+
+
+def installed(plugins: Plugins) -> list[Model]:
+    """The models that come with the estimator plugins, by name. Files that are no models are left out."""
+    models = []
+    for offer in plugins.offers("estimator"):
+        for name, path in offer.record.models.items():
+            try:
+                models.append(Model(name, Path(path), read_header(path)))
+            except ModelError:
+                continue
+    return sorted(models, key=lambda model: model.name)
+
+
+def find(plugins: Plugins, name: str | Path | None, instrument: str = _COMMON_INSTRUMENT) -> Model:
+    """The model of that name or path; without one the installed model that suits the instrument.
+
+    That is a model trained for the instrument, else one for the arms of 4MOST HR, to which the spectra of
+    every other instrument can be degraded. Raises ``ModelError`` that lists what there is.
+    """
+    if name is not None:
+        for offer in plugins.offers("estimator"):
+            if str(name) in offer.record.models:
+                path = Path(offer.record.models[str(name)])
+                return Model(str(name), path, read_header(path))
+        path = Path(name)
+        if path.suffix == ".safetensors" or path.exists():
+            header = read_header(path)
+            return Model(str(header.get("name") or path.stem), path, header)
+    models = installed(plugins)
+    known = [model.name for model in models]
+    if name is not None:
+        near = difflib.get_close_matches(str(name), known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"installed are {', '.join(known) or 'none'}"
+        raise ModelError(f"no model or file is called {str(name)!r}; {hint}")
+    for wanted in (instrument, _COMMON_INSTRUMENT):
+        for model in models:
+            if model.instrument == wanted:
+                return model
+    raise ModelError(f"no installed model suits {instrument!r} (installed are {', '.join(known) or 'none'}): "
+                     "give one with --model FILE.safetensors")  # fmt: skip
+
+
+def load(plugins: Plugins, model: Model, device: str = "cpu") -> Estimator:
+    """The estimator of a model, its weights on ``device``. Raises ``ModelError``."""
+    factory = plugins.load("estimator", model.estimator)
+    try:
+        return factory.load(model.path, device=device)
+    except (RuntimeError, AssertionError) as error:  # what torch raises for a device that it cannot use
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(f"{model.path} cannot be loaded on the device {device!r}: {reason}") from error

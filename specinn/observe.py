@@ -1,0 +1,297 @@
+"""From model spectra to observed spectra on an instrument's pixels: rotation, line-spread function, velocity,
+pixels, noise, continuum and gaps. In torch, on any device, a batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+from scipy import sparse
+from scipy.fft import next_fast_len
+
+from specinn.errors import ModelError
+from specinn.instruments import Instrument
+from specinn.resample import pixel_bounds, resampling_operator
+from specinn.wavelengths import C_KMS, FWHM_PER_SIGMA
+
+STEP_KMS = 4.0  # of the model grid: 3.7 points per FWHM at R = 20 000, where aliases are below 1e-5
+HEADROOM = 1.3  # resolving power of the model grid over the instrument's; the rest is applied star by star
+LIMB_DARKENING = 0.6
+
+
+def rotation_transfer(frequency: torch.Tensor, vbroad: torch.Tensor) -> torch.Tensor:
+    """Fourier transform of Gray's rotation profile with linear limb darkening 0.6.
+
+    ``frequency (n_freq,)`` in cycles per km/s, ``vbroad (n_spec,)`` in km/s (0 = no rotation) give
+    ``(n_spec, n_freq)``. With x = 2 pi f vbroad and limb darkening e the transform of the profile (Gray, The
+    Observation and Analysis of Stellar Photospheres, 18.14) is
+    [(1 - e) 2 J1(x) / x + (2 e / 3) 3 (sin x - x cos x) / x^3] / (1 - e / 3).
+    """
+    x = 2.0 * torch.pi * vbroad[:, None] * frequency
+    small = x < 0.05
+    safe = torch.where(small, torch.ones_like(x), x)
+    disc = torch.where(small, 1.0 - x**2 / 8.0, 2.0 * torch.special.bessel_j1(safe) / safe)
+    parabola = torch.where(small, 1.0 - x**2 / 10.0, 3.0 * (safe.sin() - safe * safe.cos()) / safe**3)
+    e = LIMB_DARKENING
+    return ((1.0 - e) * disc + e * 2.0 / 3.0 * parabola) / (1.0 - e / 3.0)
+
+
+@attrs.frozen(eq=False)
+class ModelGrid:
+    """The grid on which broadening is a product in Fourier space: uniform in ln(lambda), an arm at a time.
+
+    ``wavelength (n_model,)`` Angstrom in pieces ``arms``; ``resolving_power (n_model,)`` is chosen so that a
+    Gaussian of ``rest_kms`` (sigma, per arm) more gives the instrument's.
+    """
+
+    wavelength: np.ndarray
+    arms: Mapping[str, slice]
+    resolving_power: np.ndarray
+    rest_kms: Mapping[str, float]
+
+    @classmethod
+    def of(cls, instrument: Instrument, wavelength: np.ndarray, arms: Mapping[str, slice]) -> ModelGrid:
+        """A grid within the model spectra's ``wavelength`` that covers each arm of the instrument as far as
+        the model reaches beyond it, at most 25 Angstrom, for shifts and for the wrap of the Fourier transform.
+
+        Raises ``ModelError`` where an arm of the instrument is not covered.
+        """
+        pieces, slices, powers, rest, start = [], {}, [], {}, 0
+        ranges = [(wavelength[s][0], wavelength[s][-1]) for s in arms.values()]
+        for arm in instrument.arms:
+            covering = [(lo, hi) for lo, hi in ranges if lo <= arm.range[0] and hi >= arm.range[1]]
+            if not covering:
+                found = ", ".join(f"{lo:.0f}-{hi:.0f}" for lo, hi in ranges)
+                raise ModelError(f"arm {arm.name} needs model spectra over {arm.range[0]:.0f}-{arm.range[1]:.0f} Angstrom, "
+                                 f"there are {found}")  # fmt: skip
+            lo, hi = covering[0]
+            lo, hi = max(lo + 0.1, arm.range[0] - 25.0), min(hi - 0.1, arm.range[1] + 25.0)
+            n = int(np.log(hi / lo) * C_KMS / STEP_KMS)
+            wave = lo * np.exp(np.arange(n) * STEP_KMS / C_KMS)
+            power = arm.resolving_power.at(wave)
+            rest[arm.name] = C_KMS / FWHM_PER_SIGMA * np.sqrt(1.0 - HEADROOM**-2) / power.max()
+            powers.append(1.0 / np.sqrt(power**-2.0 - (rest[arm.name] * FWHM_PER_SIGMA / C_KMS) ** 2))
+            slices[arm.name] = slice(start, start + n)
+            start += n
+            pieces.append(wave)
+        return cls(np.concatenate(pieces), slices, np.concatenate(powers), rest)
+
+    def operator(
+        self, wavelength: np.ndarray, arms: Mapping[str, slice], resolving_power: Any
+    ) -> sparse.csr_array:
+        """Operator ``(n_model, n_pix)`` that takes spectra with the given pixels and R to this grid."""
+        return resampling_operator(
+            wavelength, arms, resolving_power, self.wavelength, self.arms, self.resolving_power
+        )
+
+
+def spline_matrix(grid: np.ndarray, wavelength: np.ndarray) -> sparse.csr_array:
+    """Operator ``(n_pix, n_grid)`` from cubic B-spline coefficients on a grid uniform in ln(lambda) to points.
+
+    The coefficients come from values by :func:`spline_prefilter` in Fourier space; the two together are the
+    interpolating spline, exact to 1e-4 of a line's depth at 3 points per FWHM.
+    """
+    position = np.log(wavelength / grid[0]) / np.log(grid[1] / grid[0])
+    base = np.floor(position).astype(int)[:, None]
+    columns = base + np.arange(-1, 3)
+    if columns.min() < 0 or columns.max() >= grid.size:
+        raise ModelError("the model grid does not reach beyond the pixels of the arm")
+    x = np.abs(position[:, None] - columns)
+    near, far = 2.0 / 3.0 - x**2 + 0.5 * x**3, (2.0 - x).clip(min=0) ** 3 / 6.0
+    kernel = np.where(x < 1.0, near, far)
+    rows = np.broadcast_to(np.arange(wavelength.size)[:, None], columns.shape)
+    return sparse.csr_array(
+        (kernel.ravel(), (rows.ravel(), columns.ravel())), shape=(wavelength.size, grid.size)
+    )
+
+
+def spline_prefilter(cycles_per_point: torch.Tensor) -> torch.Tensor:
+    """Fourier transform of the filter from values to cubic B-spline coefficients."""
+    return 3.0 / (2.0 + torch.cos(2.0 * torch.pi * cycles_per_point))
+
+
+class Observer:
+    """Broadens model spectra given on ``grid`` and puts them on the pixels of ``instrument``.
+
+    Resolving power is that of the recorded spectrum, its pixels included (as in ``specinn.resample``).
+    Only pixels within an arm's range are simulated; the others (the detector reaches a little beyond) are
+    False in ``inside (n_pix,)`` and carry flux 1.
+    """
+
+    def __init__(self, instrument: Instrument, grid: ModelGrid, device: str = "cpu") -> None:
+        self.instrument, self.grid, self.device = instrument, grid, device
+        self.wavelength = instrument.wavelength
+        inside = [arm.contains(arm.wavelength) for arm in instrument.arms]
+        self.inside = np.concatenate(inside)
+        self._arms = []
+        for arm in instrument.arms:
+            wave = arm.wavelength
+            chosen = arm.contains(wave)
+            source = grid.wavelength[grid.arms[arm.name]]
+            matrix = spline_matrix(source, wave[chosen])
+            length = next_fast_len(
+                source.size + 64, real=True
+            )  # room between the two ends, which wrap around
+            frequency = torch.fft.rfftfreq(length, STEP_KMS).to(device)
+            start = instrument.slices[arm.name].start + int(np.argmax(chosen))
+            self._arms.append((grid.arms[arm.name], length, frequency, _torch_csr(matrix, device),
+                               slice(start, start + int(chosen.sum())), grid.rest_kms[arm.name]))  # fmt: skip
+
+    def __call__(
+        self,
+        flux: torch.Tensor,
+        vbroad: torch.Tensor,
+        velocity: torch.Tensor | None = None,
+        resolution_factor: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Noiseless spectra ``(n_spec, n_pix)`` of model ``flux (n_spec, n_model)`` on the model grid.
+
+        ``vbroad``, ``velocity`` (km/s) and ``resolution_factor`` (actual R over nominal R) are ``(n_spec,)``.
+        """
+        out = flux.new_ones(len(flux), self.wavelength.size)
+        for source, length, frequency, matrix, target, rest in self._arms:
+            transfer = rotation_transfer(frequency, vbroad)
+            width = torch.full_like(vbroad, rest**2)
+            if resolution_factor is not None:
+                nominal = C_KMS / FWHM_PER_SIGMA / float(np.mean(self.instrument.resolving_power_at(
+                    self.wavelength[target])))  # fmt: skip
+                width = (width + nominal**2 * (resolution_factor**-2.0 - 1.0)).clamp(min=0.0)
+            transfer = transfer * torch.exp(-2.0 * (torch.pi * frequency) ** 2 * width[:, None])
+            transfer = transfer * spline_prefilter(frequency * STEP_KMS)
+            if velocity is not None:
+                transfer = (
+                    torch.polar(transfer.abs(), -2.0 * torch.pi * frequency * velocity[:, None])
+                    * transfer.sign()
+                )
+            arm = flux[:, source]
+            spectrum = torch.fft.rfft(_taper(arm) - 1.0, n=length) * transfer
+            broadened = torch.fft.irfft(spectrum, n=length)[:, : arm.shape[1]]
+            out[:, target] = 1.0 + (matrix @ broadened.T).T
+        return out
+
+
+def _taper(flux: torch.Tensor, points: int = 16) -> torch.Tensor:
+    """Flux that goes to 1 within a few points of both ends: lines cut by an end would ring."""
+    ramp = torch.ones(flux.shape[1], device=flux.device)
+    ramp[:points] = torch.linspace(0, 1, points, device=flux.device)
+    ramp[-points:] = torch.linspace(1, 0, points, device=flux.device)
+    return 1.0 + (flux - 1.0) * ramp
+
+
+def _torch_csr(matrix: sparse.csr_array, device: str) -> torch.Tensor:
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse")  # the layout is in beta, the product is not
+        return torch.sparse_csr_tensor(
+            torch.as_tensor(matrix.indptr.astype(np.int64)),
+            torch.as_tensor(matrix.indices.astype(np.int64)),
+            torch.as_tensor(matrix.data.astype(np.float32)),
+            size=matrix.shape,
+            device=device,
+        )
+
+
+@attrs.frozen
+class Disturbances:
+    """What an observation does to a spectrum; every amplitude is drawn anew for every spectrum.
+
+    S/N per Angstrom is log-uniform in ``snr``, the arms' ratios scatter by ``snr_arm_scatter`` (dex); the noise grows
+    with flux to a power drawn between 0 and ``noise_power`` (0.5 = photon noise); ``velocity`` km/s and
+    ``resolution`` (fraction) are standard deviations; the flux is multiplied by a random smooth
+    function: a polynomial of ``tilt`` and waves of ``wave`` relative amplitude (standard deviations) with
+    periods from 30 to 300 Angstrom; up to ``gaps`` stretches of up to ``gap_width`` Angstrom are lost in
+    a spectrum, a whole arm with probability ``arm_loss``.
+    """
+
+    snr: tuple[float, float] = (10.0, 1000.0)
+    snr_arm_scatter: float = 0.1
+    noise_power: float = 0.5
+    velocity: float = 0.5
+    resolution: float = 0.03
+    tilt: float = 0.1
+    wave: float = 0.003
+    gaps: int = 4
+    gap_width: float = 60.0
+    arm_loss: float = 0.03
+    windows: tuple[tuple[float, float], ...] = ()
+    window_velocity: float = 60.0
+
+
+class Noise:
+    """Adds continuum shapes, noise and gaps to noiseless spectra on an instrument's pixels."""
+
+    def __init__(self, instrument: Instrument, plan: Disturbances, device: str = "cpu") -> None:
+        self.plan, self.device = plan, device
+        self.slices = list(instrument.slices.values())
+        wave = instrument.wavelength
+        self.wavelength = torch.as_tensor(wave, dtype=torch.float32, device=device)
+        lower, upper = (
+            np.concatenate(e)
+            for e in zip(*(pixel_bounds(a.wavelength) for a in instrument.arms), strict=True)
+        )
+        self.width = torch.as_tensor(upper - lower, dtype=torch.float32, device=device)
+
+    def snr(self, n: int, generator: torch.Generator) -> torch.Tensor:
+        """``(n, n_arms)`` S/N per Angstrom."""
+        low, high = np.log(self.plan.snr[0]), np.log(self.plan.snr[1])
+        overall = low + (high - low) * self._uniform(n, 1, generator=generator)
+        scatter = np.log(10.0) * self.plan.snr_arm_scatter
+        each = overall + scatter * self._normal(n, len(self.slices), generator=generator)
+        return each.clamp(low, high).exp()
+
+    def __call__(
+        self, flux: torch.Tensor, generator: torch.Generator, snr: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Noisy flux, its sigma, its mask (each ``(n_spec, n_pix)``) and the S/N ``(n_spec, n_arms)``.
+
+        A lost arm has S/N 0. sigma of a pixel at the continuum is 1 / (S/N sqrt(width)).
+        """
+        n, plan = len(flux), self.plan
+        snr = self.snr(n, generator) if snr is None else snr
+        lost = self._uniform(n, len(self.slices), generator=generator) < plan.arm_loss
+        lost &= ~lost.all(1, keepdim=True)
+        power = plan.noise_power * self._uniform(n, 1, generator=generator)
+        sigma = torch.empty_like(flux)
+        shape = torch.empty_like(flux)
+        mask = torch.zeros_like(flux, dtype=torch.bool)
+        for i, arm in enumerate(self.slices):
+            level = 1.0 / (snr[:, i : i + 1] * self.width[arm].sqrt())
+            sigma[:, arm] = level * flux[:, arm].clamp(min=0.05) ** power
+            shape[:, arm] = self._shape(n, self.wavelength[arm], generator)
+            mask[:, arm] |= lost[:, i : i + 1]
+        for _ in range(plan.gaps):
+            mask |= self._gap(n, generator)
+        for low, high in plan.windows:
+            factor = 1.0 + plan.window_velocity / 299792.458 * self._normal(n, 1, generator=generator)
+            mask |= (self.wavelength >= low * factor) & (self.wavelength <= high * factor)
+        noisy = (flux + sigma * self._normal(*flux.shape, generator=generator)) * shape
+        return noisy, sigma * shape, mask, torch.where(lost, 0.0, snr)
+
+    def _shape(self, n: int, wave: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        x = 2.0 * (wave - wave[0]) / (wave[-1] - wave[0]) - 1.0
+        terms = torch.stack([x, 2 * x**2 - 1, 4 * x**3 - 3 * x])
+        shape = 1.0 + self.plan.tilt * self._normal(n, 3, generator=generator) @ terms
+        for _ in range(2):
+            period = 30.0 * 10.0 ** self._uniform(n, 1, generator=generator)
+            phase = 2.0 * torch.pi * self._uniform(n, 1, generator=generator)
+            amplitude = self.plan.wave * self._normal(n, 1, generator=generator)
+            shape = shape + amplitude * torch.sin(2.0 * torch.pi * (wave - wave[0]) / period + phase)
+        return shape.clamp(min=0.2)
+
+    def _gap(self, n: int, generator: torch.Generator) -> torch.Tensor:
+        """At most one gap a spectrum, anywhere, in half of the spectra, short ones more often."""
+        low, high = self.wavelength.min(), self.wavelength.max()
+        middle = low + (high - low) * self._uniform(n, 1, generator=generator)
+        width = self.plan.gap_width * self._uniform(n, 1, generator=generator) ** 3
+        width = torch.where(self._uniform(n, 1, generator=generator) < 0.5, width, 0.0)
+        return (self.wavelength - middle).abs() < 0.5 * width
+
+    def _uniform(self, *shape: int, generator: torch.Generator) -> torch.Tensor:
+        return torch.rand(*shape, generator=generator, device=self.device)
+
+    def _normal(self, *shape: int, generator: torch.Generator) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, device=self.device)

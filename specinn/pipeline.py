@@ -1,0 +1,272 @@
+"""From spectra as they were read to posteriors: the model's own preprocessing, inference, flags."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import attrs
+import numpy as np
+from astropy.table import Table, vstack
+
+from specinn.errors import ConfigError, PluginError, ReadError, SpecinnError
+from specinn.flags import Flag, is_bad
+from specinn.posterior import Posterior
+from specinn.wavelengths import air_to_vacuum, vacuum_to_air
+
+if TYPE_CHECKING:
+    from specinn.instruments import Instrument
+    from specinn.interfaces import Correction, Estimator, Preprocessor
+    from specinn.plugins import Plugins
+    from specinn.spectra import SpectrumBatch
+
+log = logging.getLogger(__name__)
+
+_BOUND_MARGIN = 0.01  # of a label's range, for AT_BOUNDS
+_RESOLUTION_TOLERANCE = 0.99  # that of specinn.resample
+_SNR_RANGE = (10.0, 1000.0)  # per Angstrom, where the model's header does not say
+
+
+@attrs.frozen(eq=False)
+class Result:
+    """What the pipeline found for the spectra of a batch, in their order.
+
+    ``meta`` has one row a spectrum: ``id``, ``path``, ``row``, ``rv`` (km/s), ``snr_<arm>``, ``flags``,
+    ``message``. ``posterior`` covers every spectrum; those with a bad flag hold NaN samples, none of them
+    accepted. ``raw`` is the posterior before the corrections, where there were any.
+    """
+
+    meta: Table
+    posterior: Posterior
+    raw: Posterior | None = None
+
+    def __len__(self) -> int:
+        return len(self.meta)
+
+    @classmethod
+    def join(cls, results: Sequence[Result]) -> Result:
+        """Results of one model, one after the other."""
+
+        def concatenate(posteriors: list[Posterior]) -> Posterior:
+            fields = ("samples", "log_prob", "inside")
+            return Posterior(
+                posteriors[0].labels, *(np.concatenate([getattr(p, f) for p in posteriors]) for f in fields)
+            )
+
+        raw = [r.raw for r in results if r.raw is not None]
+        return cls(
+            vstack([r.meta for r in results], metadata_conflicts="silent"),
+            concatenate([r.posterior for r in results]),
+            concatenate(raw) if raw else None,
+        )
+
+
+class Pipeline:
+    """Everything between a reader and a catalogue row, for one model and one set of options.
+
+    Parameters
+    ----------
+    estimator, plugins : the model, and where its preprocessing steps are looked up.
+    instrument : the instrument of the spectra; its resolving power holds where a file gives none.
+    rv : velocity of all stars in km/s; ``"auto"`` measures it even where the file states one; None takes
+        what the file states and measures the rest.
+    degrade_snr : add noise until this S/N per Angstrom.
+    resolving_power : of the spectra, whatever their files say.
+    corrections : applied to the samples in this order.
+    """
+
+    def __init__(
+        self,
+        estimator: Estimator,
+        plugins: Plugins,
+        *,
+        instrument: Instrument | None = None,
+        rv: float | Literal["auto"] | None = None,
+        degrade_snr: float | None = None,
+        resolving_power: float | None = None,
+        corrections: Sequence[Correction] = (),
+        n_samples: int = 4096,
+        seed: int = 0,
+    ) -> None:
+        _check_options(rv, degrade_snr, resolving_power, n_samples, seed)
+        self.estimator = estimator
+        self.instrument = instrument if instrument is not None else estimator.instrument
+        self.resolving_power = resolving_power
+        self.corrections = tuple(corrections)
+        self.n_samples, self.seed = n_samples, seed
+        self.steps = _chain(estimator, plugins, rv, degrade_snr, seed)
+
+    def __call__(self, batch: SpectrumBatch) -> Result:
+        """Infer every spectrum of the batch. Never raises for a spectrum: it is flagged, with a message."""
+        batch = self._prepare(batch)
+        try:
+            return self._infer(self._preprocess(batch))
+        except Exception as error:
+            low = isinstance(error, ReadError) and self._resolution_low(batch)
+            if len(batch) > 1 and not low:  # one spectrum must not take its companions with it
+                return Result.join([self(batch[i]) for i in range(len(batch))])
+            message = str(error)
+            if not isinstance(error, SpecinnError):
+                log.error("%s: unexpected error", batch.meta["id"][0], exc_info=True)
+                message = f"could not be processed: {type(error).__name__}: {error}"
+            flag = Flag.RESOLUTION_LOW if low else Flag.NOT_READ
+            return self.failed(batch.meta, message, flag)
+
+    def failed(self, meta: Table, message: str, flag: Flag = Flag.NOT_READ) -> Result:
+        """The result for spectra that have none: a flag and a sentence in every row of ``meta``."""
+        meta = _complete(meta)
+        meta["flags"] |= np.uint32(flag)
+        meta["message"] = np.array([message] * len(meta), dtype=object)
+        empty = self._empty(len(meta))
+        return Result(meta, empty, empty if self.corrections else None)
+
+    def _empty(self, n: int) -> Posterior:
+        labels = self.estimator.labels
+        samples = np.full((n, self.n_samples, len(labels)), np.nan, np.float32)
+        return Posterior(labels, samples, np.full((n, self.n_samples), -np.inf, np.float32))
+
+    def _prepare(self, batch: SpectrumBatch) -> SpectrumBatch:
+        """The batch with complete meta, a resolving power, and wavelengths in the model's medium."""
+        power: Any = self.resolving_power
+        if power is None:
+            power = batch.resolving_power
+        if power is None:
+            power = self.instrument.resolving_power_at(batch.wavelength)
+        wavelength, medium = batch.wavelength, self.estimator.instrument.medium
+        if batch.medium != medium:
+            wavelength = vacuum_to_air(wavelength) if medium == "air" else air_to_vacuum(wavelength)
+        return attrs.evolve(
+            batch, wavelength=wavelength, medium=medium, resolving_power=power, meta=_complete(batch.meta)
+        )
+
+    def _preprocess(self, batch: SpectrumBatch) -> SpectrumBatch:
+        n = len(batch)
+        for name, step in self.steps:
+            batch = step(batch)
+            if len(batch) != n:
+                raise PluginError(f"the step {name!r} returned {len(batch)} spectra for {n}")
+        return batch
+
+    def _resolution_low(self, batch: SpectrumBatch) -> bool:
+        """Whether the spectra are less resolved than the model needs, anywhere that both cover."""
+        for arm in self.estimator.instrument.arms:
+            here = arm.contains(batch.wavelength)
+            given = np.broadcast_to(np.asarray(batch.resolving_power, float), here.shape)[here]
+            if (given < _RESOLUTION_TOLERANCE * arm.resolving_power.at(batch.wavelength[here])).any():
+                return True
+        return False
+
+    def _infer(self, batch: SpectrumBatch) -> Result:
+        """Sample the spectra that are fit for it, and flag what the pixels and the samples tell."""
+        flags = np.asarray(batch.meta["flags"], np.uint32)
+        flags |= self._pixel_flags(batch)
+        good = np.flatnonzero(~is_bad(flags))
+        posterior = self._empty(len(batch))
+        raw = posterior if self.corrections else None
+        if good.size:
+            found = self.estimator.sample(batch[good], self.n_samples, self.seed)
+            flags[good] |= _posterior_flags(found)
+            raw = _scatter(found, posterior, good) if self.corrections else None
+            for correction in self.corrections:
+                found, within = correction.apply(found)
+                flags[good[~within]] |= np.uint32(Flag.CORRECTION_OUT_OF_RANGE)
+            posterior = _scatter(found, posterior, good)
+        meta = batch.meta.copy()
+        meta["flags"] = flags
+        return Result(meta, posterior, raw)
+
+    def _pixel_flags(self, batch: SpectrumBatch) -> np.ndarray:
+        slices = self.estimator.instrument.slices
+        present = np.stack([(~batch.mask[:, s]).any(axis=1) for s in slices.values()], axis=1)
+        flags = np.zeros(len(batch), np.uint32)
+        flags[~present.any(axis=1)] |= np.uint32(Flag.NO_OVERLAP)
+        flags[~present.all(axis=1)] |= np.uint32(Flag.ARM_MISSING)
+        columns = [f"snr_{name}" for name in slices]
+        if set(columns) <= set(batch.meta.colnames):
+            low, high = self.estimator.header.get("training", {}).get("snr_range", _SNR_RANGE)
+            snr = np.stack([np.asarray(batch.meta[c], float) for c in columns], axis=1)
+            flags[(present & (snr < low)).any(axis=1)] |= np.uint32(Flag.SNR_LOW)
+            flags[(present & (snr > high)).any(axis=1)] |= np.uint32(Flag.SNR_HIGH)
+        return flags
+
+
+def _check_options(rv: Any, degrade_snr: Any, resolving_power: Any, n_samples: int, seed: int) -> None:
+    if not (rv is None or rv == "auto") and not (isinstance(rv, (int, float)) and abs(rv) < 3000):
+        raise ConfigError(f"rv {rv!r}: expected a velocity in km/s (between -3000 and 3000) or 'auto'")
+    if degrade_snr is not None and not 0 < degrade_snr < np.inf:
+        raise ConfigError(f"degrade_snr {degrade_snr!r}: expected a positive S/N per Angstrom")
+    if resolving_power is not None and not 1 < resolving_power < np.inf:
+        raise ConfigError(f"resolving_power {resolving_power!r}: expected a number above 1")
+    if n_samples < 2:
+        raise ConfigError(f"samples {n_samples}: at least 2 are needed, 4096 are usual")
+    if seed < 0:
+        raise ConfigError(f"seed {seed}: expected a number that is not negative")
+
+
+def _chain(
+    estimator: Estimator, plugins: Plugins, rv: Any, degrade_snr: float | None, seed: int
+) -> tuple[tuple[str, Preprocessor], ...]:
+    """The model's steps with the user's velocity and S/N given to those that are concerned."""
+    recipe = [(name, dict(options)) for name, options in estimator.preprocessing]
+    names = [name for name, _ in recipe]
+    if rv is not None:
+        if "rest-frame" not in names:
+            raise ConfigError("this model has no step 'rest-frame', so a radial velocity cannot be given")
+        recipe[names.index("rest-frame")][1]["velocity"] = rv
+    if degrade_snr is not None:
+        if "to-arms" not in names:
+            raise ConfigError("this model has no step 'to-arms', so its spectra cannot be degraded")
+        recipe.insert(names.index("to-arms") + 1, ("degrade-snr", {"snr": float(degrade_snr), "seed": seed}))
+    steps = []
+    for name, options in recipe:
+        factory = plugins.load("preprocessor", name)
+        try:
+            step = factory(instrument=estimator.instrument, templates=estimator.templates, **options)
+        except TypeError as error:
+            raise PluginError(
+                f"the step {name!r} does not take the options that the model asks for: {error}"
+            ) from error
+        steps.append((name, step))
+    return tuple(steps)
+
+
+def _complete(meta: Table) -> Table:
+    """A copy of ``meta`` with every column that the steps rely on."""
+    meta = meta.copy()
+    n = len(meta)
+    given = meta["rv"] if "rv" in meta.colnames else np.full(n, np.nan)
+    meta["rv"] = np.ma.filled(np.ma.asarray(given, float), np.nan)
+    meta["flags"] = (
+        np.asarray(meta["flags"], np.uint32) if "flags" in meta.colnames else np.zeros(n, np.uint32)
+    )
+    meta["row"] = np.asarray(meta["row"], np.int64) if "row" in meta.colnames else np.arange(n)
+    # objects, because numpy cuts a longer sentence to the width of the first
+    meta["message"] = np.array(
+        list(meta["message"]) if "message" in meta.colnames else [""] * n, dtype=object
+    )
+    return meta
+
+
+def _posterior_flags(posterior: Posterior) -> np.ndarray:
+    """Flags of samples: how many were rejected, and whether the MAP leans on a bound of the training."""
+    flags = np.zeros(len(posterior), np.uint32)
+    rejected = posterior.rejected_fraction
+    flags[rejected > 0.5] |= np.uint32(Flag.MANY_REJECTED)
+    flags[rejected == 1.0] |= np.uint32(Flag.ALL_REJECTED)
+    # in the variables of the network: 1 % of vbroad's range is nothing at 100 km/s and much at 1 km/s
+    low, high = posterior.labels.to_network(posterior.labels.bounds.T)
+    best = posterior.labels.to_network(posterior.map)
+    near = np.minimum(best - low, high - best) < _BOUND_MARGIN * (high - low)
+    flags[near.any(axis=1)] |= np.uint32(Flag.AT_BOUNDS)
+    return flags
+
+
+def _scatter(found: Posterior, empty: Posterior, rows: np.ndarray) -> Posterior:
+    """``found`` at its rows of the batch, nothing in the others."""
+    arrays = []
+    for name in ("samples", "log_prob", "inside"):
+        array = getattr(empty, name).copy()
+        array[rows] = getattr(found, name)
+        arrays.append(array)
+    return Posterior(found.labels, *arrays)

@@ -1,0 +1,164 @@
+"""Loading of plugins, one entry point at a time: a broken one is reported and costs nothing else."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+import traceback
+from collections.abc import Iterable
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+import attrs
+import pluggy
+
+from specinn import hookspecs
+from specinn.errors import PluginError
+from specinn.hookspecs import API_VERSION, PROJECT, EstimatorRecord, InstrumentRecord, ReaderRecord, Record
+
+KINDS = {
+    "instrument": "specinn_instruments",
+    "reader": "specinn_instruments",
+    "preprocessor": "specinn_preprocessors",
+    "grid loader": "specinn_grid_loaders",
+    "synthesizer": "specinn_synthesizers",
+    "estimator": "specinn_estimators",
+    "correction": "specinn_corrections",
+}
+
+EXPECTED: dict[str, Any] = {
+    "specinn_instruments": (InstrumentRecord, ReaderRecord),
+    "specinn_estimators": EstimatorRecord,
+}  # where a plain Record does not do
+
+
+@attrs.frozen
+class Offer:
+    """A record of a plugin, with the distribution that makes it."""
+
+    kind: str
+    record: Any
+    plugin: str
+    distribution: str
+
+
+@attrs.frozen
+class Failure:
+    """A plugin that could not be loaded; ``names`` (the entry point) identify it."""
+
+    plugin: str
+    distribution: str
+    cause: BaseException
+
+    @property
+    def reason(self) -> str:
+        return f"{type(self.cause).__name__}: {self.cause}"
+
+    @property
+    def details(self) -> str:
+        return "".join(traceback.format_exception(self.cause))
+
+
+class Plugins:
+    """The plugins of one process or one test: build as many as you like, there is no global state.
+
+    ``entry`` are entry points to load (default: all that are installed), ``extra`` are plugin objects or
+    modules by name, for tests and notebooks.
+    """
+
+    def __init__(
+        self, entry: Iterable[EntryPoint] | None = None, extra: dict[str, Any] | None = None
+    ) -> None:
+        self.failures: list[Failure] = []
+        self._offers: list[Offer] = []
+        found = entry_points(group=PROJECT) if entry is None else entry
+        for point in sorted(found, key=lambda p: p.name):
+            self._load(point.name, _distribution(point), point.load)
+        for name, plugin in (extra or {}).items():
+            self._load(name, name, lambda plugin=plugin: plugin)
+
+    def _load(self, name: str, distribution: str, load: Any) -> None:
+        """One plugin through a manager of its own, so that its mistakes are its own."""
+        try:
+            manager = pluggy.PluginManager(PROJECT)
+            manager.add_hookspecs(hookspecs)
+            manager.register(load(), name)
+            manager.check_pending()
+            offers = []
+            for hook in dict.fromkeys(KINDS.values()):
+                for records in getattr(manager.hook, hook)():
+                    offers += [Offer(_kind(hook, record), record, name, distribution) for record in records]
+            for offer in offers:
+                if offer.record.api_version > API_VERSION:
+                    raise PluginError(
+                        f"{offer.record.name} needs version {offer.record.api_version} of specinn's plugin "
+                        f"interface, this specinn has {API_VERSION}: upgrade specinn"
+                    )
+        except (Exception, SystemExit) as cause:  # a plugin may do anything on import
+            self.failures.append(Failure(name, distribution, cause))
+        else:
+            self._offers += offers
+
+    def report_failures(self) -> None:
+        """One line for every broken plugin on standard error."""
+        for failure in self.failures:
+            print(
+                f"specinn: plugin {failure.plugin!r} of {failure.distribution} could not be loaded "
+                f"({failure.reason}); see specinn plugins --failed",
+                file=sys.stderr,
+            )
+
+    def offers(self, kind: str | None = None) -> list[Offer]:
+        """What is offered, of one kind or of all, sorted by kind and name."""
+        chosen = [offer for offer in self._offers if kind in (None, offer.kind)]
+        return sorted(chosen, key=lambda offer: (list(KINDS).index(offer.kind), offer.record.name))
+
+    def record(self, kind: str, name: str) -> Any:
+        """The record of that name; an error names near misses, conflicts and broken plugins."""
+        claims = [offer for offer in self.offers(kind) if offer.record.name == name]
+        if len(claims) > 1:
+            sources = " and ".join(sorted({offer.distribution for offer in claims}))
+            raise PluginError(f"the {kind} {name!r} is claimed twice, by {sources}: uninstall one of them")
+        if claims:
+            return claims[0].record
+        known = [offer.record.name for offer in self.offers(kind)]
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known) or 'none'}"
+        broken = [f for f in self.failures if name in (f.plugin, f.distribution)] or self.failures
+        if broken:
+            first = broken[0]
+            hint += f"; plugin {first.plugin!r} of {first.distribution} failed to load: {first.reason}"
+        raise PluginError(f"no {kind} is called {name!r}{hint}") from (broken[0].cause if broken else None)
+
+    def load(self, kind: str, name: str) -> Any:
+        """The object that the record's factory names, imported now."""
+        return load_factory(self.record(kind, name))
+
+
+def load_factory(record: Any) -> Any:
+    """Import ``package.module:Name`` of a record; a failure is a ``PluginError`` with the cause."""
+    module, _, attribute = record.factory.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except Exception as cause:
+        raise PluginError(
+            f"{record.name} cannot be used: {record.factory} failed to import "
+            f"({type(cause).__name__}: {cause})"
+        ) from cause
+
+
+def _kind(hook: str, record: Any) -> str:
+    if not isinstance(record, EXPECTED.get(hook, Record)):
+        raise PluginError(
+            f"{hook} returned {record!r}, which is not a record of that hook (see docs/plugins.md)"
+        )
+    if isinstance(record, ReaderRecord):
+        return "reader"
+    if isinstance(record, InstrumentRecord):
+        return "instrument"
+    return next(kind for kind, name in KINDS.items() if name == hook)
+
+
+def _distribution(point: EntryPoint) -> str:
+    return f"{point.dist.name} {point.dist.version}" if point.dist is not None else "an unknown distribution"

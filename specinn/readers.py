@@ -1,0 +1,213 @@
+"""From a file of any known format to batches of spectra; every failure is one sentence."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from astropy.io import fits
+
+from specinn.errors import PluginError, ReadError, SpecinnError
+from specinn.interfaces import Reader
+from specinn.plugins import Plugins
+from specinn.spectra import SpectrumBatch
+
+_GZIP = b"\x1f\x8b"
+_MAGIC = {
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"%PDF": "a PDF document",
+    b"PK\x03\x04": "a zip archive",
+    b"\x89HDF": "an HDF5 file",
+    b"PAR1": "a Parquet file",
+    b"\x93NUMPY": "a NumPy array",
+    _GZIP: "a gzip file",
+}
+
+
+def read(path: str | Path, plugins: Plugins, format: str = "auto") -> Iterator[SpectrumBatch]:
+    """The spectra of one file, in file order, in batches of bounded size.
+
+    ``format`` is the name of a reader, or ``auto``: then the readers of all plugins look at the content of
+    the file, highest priority first, and the first that knows it reads it. See
+    :meth:`specinn.interfaces.Reader.read` for what a batch holds.
+
+    Raises ``ReadError`` with one sentence that names the file, what was found and what was expected, and
+    ``PluginError`` for a ``format`` that no plugin offers. Warnings of the libraries underneath are silenced.
+    """
+    path = Path(path)
+    name, reader = _choose(path, plugins, format)
+    batches: Iterator[SpectrumBatch] | None = None
+    n_spectra = 0
+    while True:
+        try:
+            with warnings.catch_warnings():  # not around the yield: the caller's filters are his own
+                warnings.simplefilter("ignore")
+                if batches is None:
+                    batches = iter(reader.read(path))
+                batch = next(batches, None)
+        except SpecinnError as cause:
+            raise ReadError(_named(path, str(cause))) from cause
+        except Exception as cause:
+            reason = " ".join(str(cause).split()) or "no reason given"
+            raise ReadError(f"{path}: cannot be read as {name} ({type(cause).__name__}: {reason})") from cause
+        if batch is None:
+            break
+        if n_spectra == 0 and len(batch) == 1 and batch.mask.all():
+            raise ReadError(
+                f"{path}: all {batch.mask.size} pixels are zero, not finite or flagged as bad: nothing to use"
+            )
+        n_spectra += len(batch)
+        yield batch
+    if n_spectra == 0:
+        raise ReadError(f"{path}: holds no spectrum (read as {name})")
+
+
+def find_format(path: str | Path, plugins: Plugins) -> str:
+    """The name of the reader that ``auto`` chooses for a file; errors as in :func:`read`."""
+    return _choose(Path(path), plugins, "auto")[0]
+
+
+@contextmanager
+def open_fits(path: Path) -> Iterator[fits.HDUList]:
+    """An open FITS file (gzip or not) all of whose bytes are there; data are read when they are asked for.
+
+    Raises ``ReadError`` for a truncated file: astropy gives such data as zeros or short, with a warning.
+    """
+    size = path.stat().st_size
+    source: Any = path
+    with open(path, "rb") as file:
+        if file.read(2) == _GZIP:
+            file.seek(0)
+            try:
+                content = gzip.GzipFile(fileobj=file).read()
+            except (EOFError, OSError) as cause:
+                raise ReadError(
+                    f"{path}: the gzip file is truncated or damaged ({cause}): fetch it again"
+                ) from cause
+            source, size = io.BytesIO(content), len(content)
+    try:
+        hdus = fits.open(source, memmap=True if source is path else None)
+    except OSError as cause:
+        raise ReadError(
+            f"{path}: the FITS header is truncated or damaged ({cause}): fetch the file again"
+        ) from cause
+    with hdus:
+        _check_complete(path, hdus, size)
+        yield hdus
+
+
+def _check_complete(path: Path, hdus: fits.HDUList, size: int) -> None:
+    end = 0
+    for number in range(len(hdus)):  # len() reads all headers
+        hdu, place = hdus[number], hdus[number].fileinfo()
+        # hdu.size is without the padding, which careless programs leave out at the end of the file
+        needed = place["datLoc"] + (place["datSpan"] if isinstance(hdu, fits.CompImageHDU) else hdu.size)
+        if needed > size:
+            raise ReadError(
+                f"{path}: truncated: {size} bytes, but HDU {number} announces {needed}: fetch the file again"
+            )
+        end = place["datLoc"] + place["datSpan"]
+    file = hdus.fileinfo(0)["file"]
+    here = file.tell()
+    file.seek(min(end, size))
+    rest = file.read(80)
+    file.seek(here)
+    if rest.startswith(b"XTENSION"):
+        raise ReadError(
+            f"{path}: truncated: it ends within the header of HDU {len(hdus)}: fetch the file again"
+        )
+
+
+def _choose(path: Path, plugins: Plugins, format: str) -> tuple[str, Reader]:
+    """Name and instance of the reader of a file."""
+    _check_readable(path)
+    if format != "auto":
+        return format, plugins.load("reader", format)()
+    offers = plugins.offers("reader")
+    for offer in sorted(offers, key=lambda offer: -offer.record.priority):
+        try:
+            reader = plugins.load("reader", offer.record.name)()
+        except PluginError:
+            continue  # only choosing a broken plugin by name is an error
+        if _recognises(reader, path):
+            return offer.record.name, reader
+    known = ", ".join(offer.record.name for offer in offers) or "none is installed"
+    raise ReadError(
+        f"{path}: not a spectrum that any reader knows: found {_describe(path)}; expected one of the formats "
+        f"{known} (--format NAME forces one)"
+    )
+
+
+def _recognises(reader: Reader, path: Path) -> bool:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return reader.recognises(path)
+        except Exception:  # a reader that trips over a strange file does not know it
+            return False
+
+
+def _check_readable(path: Path) -> None:
+    if path.is_dir():
+        raise ReadError(f"{path}: is a folder: give the files in it, for example {path}/*.fits")
+    try:
+        if path.stat().st_size == 0:
+            raise ReadError(f"{path}: the file is empty")
+        with open(path, "rb"):
+            pass
+    except FileNotFoundError:
+        raise ReadError(f"{path}: no such file") from None
+    except OSError as error:
+        raise ReadError(f"{path}: cannot be opened: {error.strerror}") from None
+
+
+def _describe(path: Path) -> str:
+    """What a file is that no reader knows; raises ``ReadError`` if it is a truncated FITS file."""
+    with open(path, "rb") as file:
+        start = file.read(4096)
+    unzipped = start
+    if start.startswith(_GZIP):
+        try:
+            with gzip.open(path) as zipped:
+                unzipped = zipped.read(6)
+        except (EOFError, OSError) as cause:
+            raise ReadError(
+                f"{path}: the gzip file is truncated or damaged ({cause}): fetch it again"
+            ) from cause
+    if unzipped.startswith(b"SIMPLE"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with open_fits(path) as hdus:
+                return "a FITS file with " + "; ".join(_describe_hdu(hdu) for hdu in hdus)
+    for magic, what in _MAGIC.items():
+        if start.startswith(magic):
+            return what
+    if b"\0" in start:
+        return "binary data"
+    first = start.decode("utf-8", "replace").strip().split("\n")[0][:60]
+    return (
+        f"text without two columns of numbers (it begins {first!r})" if first.isprintable() else "binary data"
+    )
+
+
+def _describe_hdu(hdu: Any) -> str:
+    if isinstance(hdu, (fits.BinTableHDU, fits.TableHDU)):
+        names = hdu.columns.names
+        return f"a table of columns {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
+    shape = hdu.shape
+    ctype = hdu.header.get("CTYPE1")
+    return (
+        f"an image of {' x '.join(map(str, shape))}{f' (CTYPE1 {ctype})' if ctype else ''}"
+        if shape
+        else "no data"
+    )
+
+
+def _named(path: Path, message: str) -> str:
+    return message if message.startswith(str(path)) else f"{path}: {message}"

@@ -1,0 +1,184 @@
+"""One linear operator from one pixel grid to another: change of resolving power and pixel integration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from scipy import sparse
+from scipy.special import ndtr
+
+from specinn.errors import ReadError
+from specinn.wavelengths import C_KMS, lsf_sigma_kms
+
+_ROOT = 1.0 / np.sqrt(2.0 * np.pi)
+_REACH = 4.5  # kernel half width in sigma; the weight beyond is 7e-6
+_BLOCK = 1024  # output pixels weighed at a time, so that temporary arrays stay in the cache
+_MIN_COVERAGE = 0.8  # of an output pixel's kernel; below it the pixel is masked, never extrapolated
+# A spectrograph's resolving power varies by this much over its range (4MOST HRS: 18 500 to 21 000), so a
+# spectrum that is this little below the target passes as it is; training varies R accordingly.
+R_TOLERANCE = 0.9
+
+
+def pixel_bounds(wavelength: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper edges ``(n_pix,)`` of pixels given by their centres.
+
+    Edges lie midway between neighbours, but a pixel never grows over a gap: towards a step of more than
+    1.5 times the step on its other side it keeps half of that other step.
+    """
+    step = np.diff(wavelength)
+    before = np.concatenate([step[:1], step])
+    after = np.concatenate([step, step[-1:]])
+    left = np.where(before > 1.5 * after, after, before)
+    right = np.where(after > 1.5 * before, before, after)
+    return wavelength - 0.5 * left, wavelength + 0.5 * right
+
+
+def _ramp(x: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+    """Second antiderivative of a Gaussian: the ramp max(x, 0) where sigma is 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = x / sigma
+        smooth = x * ndtr(t) + sigma * np.exp(-0.5 * t * t) * _ROOT
+    return np.where(sigma > 0, smooth, np.maximum(x, 0.0))
+
+
+def resampling_matrix(
+    wavelength: np.ndarray,
+    resolving_power: float | np.ndarray,
+    out_wavelength: np.ndarray,
+    out_resolving_power: float | np.ndarray,
+) -> sparse.csr_array:
+    """Operator ``(n_out, n_in)`` that takes flux on one grid to another at lower or equal resolving power.
+
+    Input pixels count as boxes of their width, output pixels integrate over theirs, and between the two
+    stands the Gaussian that turns one resolving power into the other, narrowed by the variance of both
+    boxes: resolving power is that of the recorded spectrum, so its pixels are in it already. The width of a
+    line then grows exactly by the difference of 1/R^2, on any grid, and in one step or in several (where
+    the boxes alone are wider than that, there is no Gaussian). All is in closed form. A row sums to the
+    fraction of its kernel that the input covers (1 inside). Both grids in Angstrom, increasing.
+
+    Raises ``ReadError`` where the input's resolving power is below ``R_TOLERANCE`` of the output's.
+    """
+    if (np.diff(wavelength) <= 0).any() or (np.diff(out_wavelength) <= 0).any():
+        raise ReadError("wavelengths do not increase throughout: resample arms that overlap one by one")
+    r_in = np.broadcast_to(np.asarray(resolving_power, float), wavelength.shape)
+    r_out = np.broadcast_to(np.asarray(out_resolving_power, float), out_wavelength.shape)
+    covered = (out_wavelength >= wavelength[0]) & (out_wavelength <= wavelength[-1])
+    native = np.interp(out_wavelength, wavelength, r_in)
+    low = covered & (native < R_TOLERANCE * r_out)
+    if low.any():
+        at = int(np.argmax(low))
+        raise ReadError(
+            f"the spectrum has resolving power {native[at]:.0f} at {out_wavelength[at]:.0f} Angstrom, "
+            f"the model needs {r_out[at]:.0f}: a spectrum can be degraded but not sharpened; "
+            "if the number is wrong, give the right one with --resolving-power"
+        )
+    lower, upper = pixel_bounds(wavelength)
+    out_lower, out_upper = pixel_bounds(out_wavelength)
+    sigma_v = np.nan_to_num(lsf_sigma_kms(r_out, native))
+    sigma = out_wavelength * sigma_v / C_KMS
+    box = np.interp(out_wavelength, wavelength, upper - lower)
+    sigma = np.sqrt(np.clip(sigma**2 - (box**2 + (out_upper - out_lower) ** 2) / 12.0, 0.0, None))
+
+    first = np.searchsorted(upper, out_lower - _REACH * sigma, side="right")
+    last = np.searchsorted(lower, out_upper + _REACH * sigma, side="left")
+    count = np.clip(last - first, 0, None)
+    starts = np.concatenate([[0], np.cumsum(count)])
+    columns = np.empty(starts[-1], np.int64)
+    weights = np.empty(starts[-1])
+    joined = np.append(np.abs(lower[1:] - upper[:-1]) < 1e-9, False)  # to the next pixel, without a gap
+    for begin in range(0, out_wavelength.size, _BLOCK):
+        block = slice(begin, min(begin + _BLOCK, out_wavelength.size))
+        here = slice(starts[block.start], starts[block.stop])
+        rows = np.repeat(np.arange(block.start, block.stop), count[block])
+        columns[here] = np.arange(here.start, here.stop) - np.repeat(
+            starts[block] - first[block], count[block]
+        )
+        last_of_row = np.append(np.diff(rows) != 0, True)[: rows.size]
+        a, b, s = out_lower[rows], out_upper[rows], sigma[rows]
+        weights[here] = _weights(lower, upper, columns[here], last_of_row | ~joined[columns[here]], a, b, s)
+    return sparse.csr_array((weights, columns, starts), shape=(out_wavelength.size, wavelength.size))
+
+
+def resampling_operator(
+    wavelength: np.ndarray,
+    arms: Mapping[str, slice],
+    resolving_power: float | np.ndarray,
+    out_wavelength: np.ndarray,
+    out_arms: Mapping[str, slice],
+    out_resolving_power: float | np.ndarray,
+) -> sparse.csr_array:
+    """:func:`resampling_matrix` for grids in several pieces, as one operator ``(n_out, n_in)``.
+
+    Every piece of the input serves every piece of the output that it overlaps; where two pieces of the input
+    (echelle orders) meet or overlap, their weights add up, and :func:`apply_resampling` divides by the sum.
+    """
+    r_in = np.broadcast_to(np.asarray(resolving_power, float), wavelength.shape)
+    r_out = np.broadcast_to(np.asarray(out_resolving_power, float), out_wavelength.shape)
+    rows, columns, weights = [], [], []
+    for target in out_arms.values():
+        wave = out_wavelength[target]
+        for piece in arms.values():
+            source = wavelength[piece]
+            if source.size > 1 and source[0] < wave[-1] and source[-1] > wave[0]:
+                block = resampling_matrix(source, r_in[piece], wave, r_out[target]).tocoo()
+                rows.append(block.row + target.start)
+                columns.append(block.col + piece.start)
+                weights.append(block.data)
+    shape = (out_wavelength.size, wavelength.size)
+    if not rows:
+        return sparse.csr_array(shape)
+    return sparse.csr_array(
+        (np.concatenate(weights), (np.concatenate(rows), np.concatenate(columns))), shape=shape
+    )
+
+
+def _weights(
+    lower: np.ndarray,
+    upper: np.ndarray,
+    columns: np.ndarray,
+    alone: np.ndarray,
+    a: np.ndarray,
+    b: np.ndarray,
+    sigma: np.ndarray,
+) -> np.ndarray:
+    """Means over ``[a, b]`` of boxes ``[lower, upper][columns]`` convolved with Gaussians of ``sigma``.
+
+    A box ends where the next in the list begins, so one integral serves both; not so those marked ``alone``.
+    """
+
+    def integral(edge: np.ndarray, at: np.ndarray | slice = slice(None)) -> np.ndarray:
+        return _ramp(b[at] - edge, sigma[at]) - _ramp(a[at] - edge, sigma[at])
+
+    at_lower = integral(lower[columns])
+    at_upper = np.empty_like(at_lower)
+    at_upper[:-1] = at_lower[1:]
+    at_upper[alone] = integral(upper[columns[alone]], alone)
+    return (at_lower - at_upper) / (b - a)
+
+
+def apply_resampling(
+    matrix: sparse.csr_array, flux: np.ndarray, sigma: np.ndarray, mask: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Carry ``flux``, ``sigma`` and ``mask`` ``(n_spec, n_in)`` through the operator to ``(n_spec, n_out)``.
+
+    Masked input has no weight; an output pixel of which less than 80 % of the kernel rests on good input
+    is masked. Errors are those of independent pixels, propagated linearly (the correlation between
+    neighbouring output pixels is not kept).
+    """
+    if not mask.any():
+        share = np.asarray(matrix.sum(axis=1))[:, None]
+        values = matrix @ flux.T
+        variance = matrix.power(2) @ (sigma**2).T
+    else:
+        good = (~mask).astype(flux.dtype)
+        share = matrix @ good.T
+        values = matrix @ np.where(mask, 0.0, flux).T
+        variance = matrix.power(2) @ np.where(mask, 0.0, sigma**2).T
+    bad = np.broadcast_to(share < _MIN_COVERAGE, values.shape)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        flux_out = np.where(bad, 0.0, values / share)
+        sigma_out = np.where(bad, np.inf, np.sqrt(variance) / share)
+    unknown = np.isnan(sigma).all(axis=1)
+    sigma_out[:, unknown] = np.nan
+    return (np.ascontiguousarray(flux_out.T), np.ascontiguousarray(sigma_out.T), np.ascontiguousarray(bad.T))

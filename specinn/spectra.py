@@ -1,0 +1,191 @@
+"""SpectrumBatch: the one data type that travels from the reader to the estimator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+from astropy.table import Table, vstack
+
+from specinn.errors import ReadError
+from specinn.instruments import Medium
+from specinn.wavelengths import to_angstrom
+
+
+@attrs.define(eq=False)
+class SpectrumBatch:
+    """Spectra that share a wavelength grid.
+
+    Attributes
+    ----------
+    wavelength : ``(n_pix,)`` float64, Angstrom, increasing within each of ``arms``.
+    flux, sigma : ``(n_spec, n_pix)``; sigma is the standard deviation of a pixel in units of flux and
+        NaN throughout a spectrum whose noise is not known (the pipeline then measures it).
+    mask : ``(n_spec, n_pix)`` bool, True = bad, as in specutils and numpy.ma.
+    resolving_power : lambda / FWHM, a number or ``(n_pix,)``; None where the file does not say.
+    medium : ``air`` or ``vacuum``.
+    meta : table with one row a spectrum; readers give ``id`` and ``path``, and ``rv`` (km/s) where the
+        file states the velocity of the star in the frame of ``wavelength``; steps add columns.
+    arms : the pieces of ``wavelength`` that were recorded apart (arms, echelle orders), by name.
+    """
+
+    wavelength: np.ndarray
+    flux: np.ndarray
+    sigma: np.ndarray
+    mask: np.ndarray
+    resolving_power: float | np.ndarray | None = None
+    medium: Medium = "air"
+    meta: Table = attrs.field(factory=Table)
+    arms: Mapping[str, slice] = attrs.field(factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        shape = self.flux.shape
+        if len(shape) != 2 or self.wavelength.shape != shape[1:]:
+            found = f"flux has shape {shape}, wavelength {self.wavelength.shape}"
+            raise ReadError(f"{found}: expected (n_spec, n_pix) and (n_pix,)")
+        for name in ("sigma", "mask"):
+            if getattr(self, name).shape != shape:
+                raise ReadError(
+                    f"{name} has shape {getattr(self, name).shape}, flux {shape}: they must agree"
+                )
+        power = np.asarray(self.resolving_power).shape
+        if power not in ((), shape[1:]):
+            raise ReadError(f"resolving power has shape {power}: expected a number or {shape[1:]}")
+        if len(self.meta) != shape[0]:
+            raise ReadError(f"meta has {len(self.meta)} rows for {shape[0]} spectra")
+        if not self.arms:
+            self.arms = {"all": slice(0, shape[1])}
+
+    @classmethod
+    def from_arrays(
+        cls,
+        wavelength: Any,
+        flux: Any,
+        sigma: Any = None,
+        mask: Any = None,
+        *,
+        ids: Sequence[str] | None = None,
+        path: str = "",
+        **fields: Any,
+    ) -> SpectrumBatch:
+        """A batch of arrays as users hold them: ``flux`` may be ``(n_pix,)``, sigma and mask may be absent.
+
+        Wavelengths that decrease are reversed; wavelengths that are not finite, repeat or go back and
+        forth are an error. Flux values that are not finite, and errors that are not positive, are masked.
+        """
+        unit = getattr(wavelength, "unit", None)  # of a Quantity or a table column
+        wavelength = np.array(wavelength, dtype=np.float64)
+        if unit is not None:
+            wavelength = to_angstrom(wavelength, str(unit))
+        hidden = np.atleast_2d(np.ma.getmaskarray(flux))
+        flux = np.atleast_2d(np.array(flux, dtype=np.float64))
+        if wavelength.ndim != 1 or wavelength.size < 2:
+            raise ReadError(
+                f"wavelength has shape {wavelength.shape}: expected one axis with at least 2 pixels"
+            )
+        if flux.ndim != 2 or flux.shape[1] != wavelength.size:
+            raise ReadError(
+                f"flux has {flux.shape[-1]} pixels, wavelength {wavelength.size}: they must agree"
+            )
+        sigma = (
+            np.full_like(flux, np.nan) if sigma is None else np.atleast_2d(np.array(sigma, dtype=np.float64))
+        )
+        mask = hidden.copy() if mask is None else np.atleast_2d(np.array(mask, dtype=bool))
+        if sigma.shape != flux.shape or mask.shape != flux.shape:
+            raise ReadError(
+                f"sigma {sigma.shape} and mask {mask.shape} must have the shape of flux {flux.shape}"
+            )
+        if not np.isfinite(wavelength).all():
+            raise ReadError(
+                f"{np.count_nonzero(~np.isfinite(wavelength))} wavelengths are not finite numbers"
+            )
+        arms = fields.get("arms") or {"all": slice(0, wavelength.size)}
+        if set(arms) == {"all"} and wavelength[0] > wavelength[-1]:
+            wavelength = wavelength[::-1].copy()
+            flux, sigma, mask, hidden = (array[:, ::-1] for array in (flux, sigma, mask, hidden))
+            if isinstance(fields.get("resolving_power"), np.ndarray):
+                fields["resolving_power"] = fields["resolving_power"][::-1]
+        if wavelength.min() <= 0:
+            raise ReadError(f"the wavelength {wavelength.min():g} Angstrom is not positive")
+        for arm in arms.values():
+            step = np.diff(wavelength[arm])
+            if (step <= 0).any():
+                at = wavelength[arm][int(np.argmax(step <= 0))]
+                raise ReadError(
+                    f"{np.count_nonzero(step <= 0)} wavelengths do not increase (the first after {at:.4f} "
+                    "Angstrom): sort the file and remove duplicates"
+                )
+        positive = np.isfinite(sigma) & (sigma > 0)
+        known = positive.any(axis=1)
+        sigma = np.where(known[:, None], sigma, np.nan)  # errors of zero throughout are errors not known
+        mask |= hidden | ~np.isfinite(flux) | (known[:, None] & ~positive)
+        meta = fields.pop("meta", None)
+        if meta is None:
+            meta = Table()
+            n = flux.shape[0]
+            if ids is not None and len(ids) != n:
+                raise ReadError(f"{len(ids)} ids for {n} spectra")
+            meta["id"] = (
+                list(ids) if ids is not None else [path if n == 1 else f"{path}#{i}" for i in range(n)]
+            )
+            meta["path"] = [path] * n
+        return cls(wavelength, np.ascontiguousarray(flux), np.ascontiguousarray(sigma),
+                   np.ascontiguousarray(mask), meta=meta, **fields)  # fmt: skip
+
+    def __len__(self) -> int:
+        return self.flux.shape[0]
+
+    def __getitem__(self, rows: Any) -> SpectrumBatch:
+        """The chosen spectra (a slice, a boolean mask or a list of rows) on the same wavelengths."""
+        rows = np.atleast_1d(np.arange(len(self))[rows])
+        return attrs.evolve(self, flux=self.flux[rows], sigma=self.sigma[rows], mask=self.mask[rows],
+                            meta=self.meta[rows])  # fmt: skip
+
+    @classmethod
+    def concatenate(cls, batches: Sequence[SpectrumBatch]) -> SpectrumBatch:
+        """Batches on one wavelength grid as one."""
+        if not batches:
+            raise ReadError("there are no batches to join")
+        first = batches[0]
+        for other in batches[1:]:
+            same_r = np.array_equal(np.asarray(other.resolving_power), np.asarray(first.resolving_power))
+            if not (np.array_equal(other.wavelength, first.wavelength) and other.arms == first.arms
+                    and other.medium == first.medium and same_r):  # fmt: skip
+                raise ReadError(
+                    "batches of different wavelengths, arms, medium or resolving power cannot be joined"
+                )
+        flux, sigma, mask = (
+            np.concatenate([getattr(b, name) for b in batches]) for name in ("flux", "sigma", "mask")
+        )
+        meta = vstack([b.meta for b in batches], metadata_conflicts="silent")
+        return attrs.evolve(first, flux=flux, sigma=sigma, mask=mask, meta=meta)
+
+    def fill(self) -> np.ndarray:
+        """Flux with masked pixels replaced by linear interpolation over good ones (per spectrum and arm)."""
+        flux = self.flux.copy()
+        for i in np.flatnonzero(self.mask.any(axis=1)):
+            for arm in self.arms.values():
+                bad = self.mask[i, arm]
+                good = ~bad
+                x = self.wavelength[arm]
+                row = flux[i, arm]
+                row[bad] = np.interp(x[bad], x[good], row[good]) if good.any() else 0.0
+        return flux
+
+
+def snr_per_angstrom(batch: SpectrumBatch, window: np.ndarray | slice) -> np.ndarray:
+    """``(n_spec,)`` median S/N per Angstrom, flux / (sigma sqrt(pixel width)), over good pixels of a window.
+
+    Spectra without a good pixel in the window get 0.
+    """
+    width = np.gradient(batch.wavelength)[window]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        snr = batch.flux[:, window] / (batch.sigma[:, window] * np.sqrt(np.abs(width)))
+    snr[batch.mask[:, window] | ~np.isfinite(snr)] = np.nan
+    out = np.zeros(len(batch))
+    some = np.isfinite(snr).any(axis=1)
+    if some.any():
+        out[some] = np.nanmedian(snr[some], axis=1)
+    return out.clip(min=0.0)

@@ -1,0 +1,77 @@
+"""Weights on disk: one safetensors file with a JSON header. Nothing here unpickles."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from specinn.errors import ModelError, OutputError
+
+if TYPE_CHECKING:
+    import torch
+
+KEY = "specinn"
+_MAX_HEADER = 64 * 2**20
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The JSON header of a weights file, without its tensors and without torch.
+
+    Raises ``ModelError`` for anything that is not a safetensors file written by specinn.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            start = file.read(8)
+            length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+            if not 2 <= length <= _MAX_HEADER:
+                raise ModelError(f"{path} is not a safetensors file: give a model that specinn train wrote")
+            metadata = json.loads(file.read(length)).get("__metadata__", {})
+    except FileNotFoundError:
+        raise ModelError(f"{path}: no such model file") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read as a safetensors file ({error})") from None
+    if KEY not in metadata:
+        raise ModelError(f"{path} has no specinn header: give a model that specinn train wrote")
+    return json.loads(metadata[KEY])
+
+
+def save_weights(path: Path, tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any]) -> None:
+    """Write tensors and header under a temporary name, then rename."""
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+        save_file(whole, temporary, metadata={KEY: json.dumps(dict(header), allow_nan=False)})
+        temporary.chmod(0o644)  # safetensors makes it private to the user
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_weights(path: Path, expected: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Tensors and header of a file whose header says ``format = expected``."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    header = read_header(path)
+    if header.get("format") != expected:
+        raise ModelError(f"{path} holds a {header.get('format')!r}, expected a {expected!r}")
+    try:
+        return load_file(path), header
+    except SafetensorError as error:
+        raise ModelError(f"{path} is damaged ({error}): copy or train it again") from None
+
+
+def file_hash(path: Path) -> str:
+    """First 16 hexadecimal digits of the SHA-256 of a file."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]

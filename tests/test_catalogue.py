@@ -1,0 +1,338 @@
+"""Columns of the catalogue, and its files."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from astropy import units as u
+from astropy.io import fits
+from astropy.table import MaskedColumn, QTable, Table
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from specinn import catalogue
+from specinn.cli.table import show, value_with_errors
+from specinn.errors import OutputError
+from specinn.flags import Flag
+from specinn.labels import LabelSet, make_label
+from specinn.pipeline import Result
+from specinn.posterior import Posterior
+from specinn.samples import SamplesWriter
+
+LABELS = LabelSet(
+    (
+        make_label("teff", (4000, 7000)),
+        make_label("logg", (0, 5)),
+        make_label("fe_h", (-3, 0.5)),
+        make_label("vbroad", (0.5, 100)),
+        make_label("a_li", (0, 4)),
+    )
+)
+SUFFIXES = (".fits", ".ecsv", ".parquet", ".h5")
+
+
+def result(n: int = 3, n_samples: int = 500) -> Result:
+    """Two stars with values and, last, one without."""
+    rng = np.random.default_rng(3)
+    centre = np.array([5772.0, 4.44, -0.1, 3.0, 1.05])
+    samples = (centre + rng.normal(size=(n, n_samples, 5)) * [30, 0.05, 0.03, 0.2, 0.1]).astype(np.float32)
+    samples[:, :50, 0] = 9000.0  # one in ten outside the bounds
+    log_prob = rng.normal(size=(n, n_samples)).astype(np.float32)
+    samples[-1], log_prob[-1] = np.nan, -np.inf
+    meta = Table(
+        {"id": ["a", "spectrum é", "c"], "path": ["x/a.fits", "x/b.fits", "x/c.fits"], "row": [0, 1, 2]}
+    )
+    meta["rv"] = [12.3456, -4.5, np.nan]
+    meta["snr_green"] = [120.0, 35.5, np.nan]
+    meta["flags"] = np.array([0, Flag.RV_MEASURED | Flag.MANY_MASKED, Flag.NOT_READ], np.uint32)
+    meta["message"] = np.array(["", "", "x/c.fits: no such file"], dtype=object)
+    return Result(meta, Posterior(LABELS, samples, log_prob))
+
+
+@pytest.fixture(scope="module")
+def table() -> Table:
+    fields = catalogue.schema(LABELS, ["green"])
+    rows = [catalogue.summarise(result(), instrument="4most-hr", model="m 0123")]
+    return catalogue.build(rows, fields, {"specinn": "0.1.0", "seed": 3, "model": "m"})
+
+
+def test_columns_hold_the_statistics_of_the_accepted_samples(table: Table) -> None:
+    posterior = result().posterior
+    kept = posterior.samples[0][posterior.inside[0]].astype(float)
+    best = kept[posterior.log_prob[0][posterior.inside[0]].argmax()]
+    for i, name in enumerate(LABELS.names):
+        assert table[name][0] == pytest.approx(best[i], rel=1e-6)
+        assert table[f"{name}_std"][0] == pytest.approx(kept[:, i].std(), rel=1e-4)
+        for key, level in (("median", 50), ("p2_5", 2.5), ("p16", 16), ("p84", 84), ("p97_5", 97.5)):
+            assert table[f"{name}_{key}"][0] == pytest.approx(np.percentile(kept[:, i], level), rel=1e-5)
+    assert table["rejected_fraction"][0] == pytest.approx(0.1)
+
+
+def test_lithium_over_iron_is_derived_sample_by_sample(table: Table) -> None:
+    posterior = result().posterior
+    kept = posterior.samples[1][posterior.inside[1]].astype(float)
+    ratio = kept[:, 4] - 1.05 - kept[:, 2]
+    assert table["li_fe"][1] == pytest.approx(table["a_li"][1] - 1.05 - table["fe_h"][1], abs=1e-5)
+    assert table["li_fe_p84"][1] == pytest.approx(np.percentile(ratio, 84), abs=1e-5)
+    assert table["li_fe_std"][1] == pytest.approx(ratio.std(), rel=1e-4)
+    assert not any(name.startswith("li_fe") for name in _names(LabelSet(LABELS.labels[:4])))
+
+
+def _names(labels: LabelSet) -> list[str]:
+    return [field.name for field in catalogue.schema(labels, ["green"])]
+
+
+def test_a_row_without_result_is_masked_and_never_nan(table: Table) -> None:
+    assert table["flag_bad"].tolist() == [False, False, True]
+    assert table["flag_warn"].tolist() == [False, True, True]
+    for name in ("teff", "logg_std", "li_fe_p97_5", "snr_green", "rv", "rejected_fraction"):
+        assert table[name].mask.tolist() == [False, False, True], name
+    for name in table.colnames:
+        if table[name].dtype.kind == "f":
+            assert np.isfinite(np.ma.compressed(np.ma.asarray(table[name]))).all()
+    assert table["rv_error"].mask.all()
+
+
+def test_a_result_with_a_bad_flag_gives_no_numbers() -> None:
+    given = result()
+    given.meta["flags"][0] |= np.uint32(Flag.ALL_REJECTED)
+    columns = catalogue.summarise(given, instrument="i", model="m")
+    assert np.isnan(columns["teff"][0]) and np.isnan(columns["teff_median"][0])
+    assert np.isfinite(columns["teff"][1])
+
+
+def test_order_and_names_of_the_columns() -> None:
+    names = _names(LABELS)
+    assert names[:7] == ["id", "path", "instrument", "row", "snr_green", "rv", "rv_error"]
+    teff = names.index("teff")
+    ends = ["", "_median", "_p2_5", "_p16", "_p84", "_p97_5", "_std"]
+    assert names[teff : teff + 7] == [f"teff{end}" for end in ends]
+    assert names[-6:] == ["rejected_fraction", "flags", "flag_warn", "flag_bad", "message", "model"]
+    assert len(set(names)) == len(names)
+    assert "teff_raw" in [field.name for field in catalogue.schema(LABELS, [], corrected=True)]
+    assert all(field.description for field in catalogue.schema(LABELS, ["green"], corrected=True))
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_files_keep_values_masks_units_and_descriptions(table: Table, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"out{suffix}"
+    catalogue.write(table, path)
+    again = catalogue.read(path)
+    assert again.colnames == table.colnames
+    for name in table.colnames:
+        old, new = table[name], again[name]
+        assert (new.unit or "") == (old.unit or ""), name
+        assert new.description == old.description, name
+        assert new.dtype.kind == old.dtype.kind and (
+            new.dtype.newbyteorder("=") == old.dtype or old.dtype.kind == "U"
+        ), name
+        mask = np.ma.getmaskarray(np.ma.asarray(old))
+        assert (np.ma.getmaskarray(np.ma.asarray(new)) == mask).all(), name
+        if suffix != ".fits" or name != "id":
+            assert (np.asarray(new)[~mask] == np.asarray(old)[~mask]).all(), name
+    expected = "spectrum \\xe9" if suffix == ".fits" else "spectrum é"  # FITS holds ASCII
+    assert again["id"][1] == expected
+    assert again.meta["seed"] == 3 and again.meta["specinn"] == "0.1.0"
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_the_same_table_gives_the_same_bytes(table: Table, tmp_path: Path, suffix: str) -> None:
+    first, second = tmp_path / f"a{suffix}", tmp_path / f"b{suffix}"
+    catalogue.write(table, first)
+    catalogue.write(table, second)
+    assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.parametrize("suffix", (".fits", ".ecsv"))
+def test_astropy_alone_reads_units(table: Table, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"out{suffix}"
+    catalogue.write(table, path)
+    plain = Table.read(path)
+    assert (
+        plain["logg"].unit == plain["logg_std"].unit == plain["fe_h"].unit == u.dex
+        and plain["teff"].unit == u.K
+    )
+    assert plain["teff"].description.startswith("Effective temperature")
+    assert isinstance(plain["teff"], MaskedColumn) and plain["teff"].mask.tolist() == [False, False, True]
+    assert QTable.read(path)["rv"].unit == u.km / u.s
+
+
+def test_fits_header_has_units_and_comments_of_every_column(table: Table, tmp_path: Path) -> None:
+    catalogue.write(table, tmp_path / "out.fits")
+    with fits.open(tmp_path / "out.fits") as hdus:
+        hdus.verify("exception")
+        header = hdus["CATALOGUE"].header
+    by_name = {header[f"TTYPE{i}"]: i for i in range(1, header["TFIELDS"] + 1)}
+    assert header[f"TUNIT{by_name['teff']}"] == "K"
+    assert header[f"TCOMM{by_name['logg']}"].endswith("maximum a posteriori (dex)")
+    assert header[f"TUNIT{by_name['rv']}"] == "km s-1"
+    assert all(header[f"TCOMM{i}"] for i in by_name.values())
+    assert "DATE" not in header
+
+
+def test_parquet_has_nulls_and_notes_for_other_readers(table: Table, tmp_path: Path) -> None:
+    from pyarrow import parquet
+
+    catalogue.write(table, tmp_path / "out.parquet")
+    arrow = parquet.read_table(tmp_path / "out.parquet")
+    assert arrow["teff"].to_pylist()[2] is None
+    assert arrow.schema.field("teff").metadata[b"unit"] == b"K"
+    assert b"table_meta_yaml" in arrow.schema.metadata
+
+
+def test_hdf5_has_no_number_under_a_mask_and_no_pickle(table: Table, tmp_path: Path) -> None:
+    catalogue.write(table, tmp_path / "out.h5")
+    with h5py.File(tmp_path / "out.h5") as file:
+        assert np.isnan(file["catalogue"]["teff"][2])
+        assert all(file["catalogue"].dtype[name].kind != "O" for name in file["catalogue"].dtype.names)
+
+
+def test_an_output_that_exists_stays(table: Table, tmp_path: Path) -> None:
+    path = tmp_path / "out.ecsv"
+    path.write_text("mine")
+    with pytest.raises(OutputError, match="exists"):
+        catalogue.write(table, path)
+    assert path.read_text() == "mine"
+    catalogue.write(table, path, overwrite=True)
+    assert len(catalogue.read(path)) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("out.txt", "names no format"),
+        ("out", "names no format"),
+        ("none/out.fits", "no folder"),
+        ("dir.h5", "is a folder"),
+    ],
+)
+def test_an_impossible_output_is_refused(tmp_path: Path, name: str, words: str) -> None:
+    (tmp_path / "dir.h5").mkdir()
+    with pytest.raises(OutputError, match=words):
+        catalogue.check(tmp_path / name)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(OutputError, match="permission"):
+        catalogue.check(tmp_path / "out.fits")
+
+
+def test_reading_something_else_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="no such file"):
+        catalogue.read(tmp_path / "none.fits")
+    with pytest.raises(OutputError, match="names no format"):
+        catalogue.read(tmp_path / "none.txt")
+
+
+DISK_FULL = textwrap.dedent(
+    """
+    import resource, sys
+    from pathlib import Path
+    import numpy as np
+    from test_catalogue import LABELS, result
+    from specinn import catalogue
+    from specinn.errors import OutputError
+    from specinn.samples import SamplesWriter
+    import pyarrow.parquet
+    rows = [catalogue.summarise(result(), instrument="i", model="m")]
+    table = catalogue.build(rows, catalogue.schema(LABELS, ["green"]), {})
+    folder = Path(sys.argv[1])
+    # the kernel then refuses to let files grow, as a full disk does
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+    for suffix in (".fits", ".ecsv", ".parquet", ".h5"):
+        try:
+            catalogue.write(table, folder / ("out" + suffix))
+        except OutputError as error:
+            print(suffix, error)
+    try:
+        with SamplesWriter(folder / "samples.h5", LABELS, 500) as writer:
+            writer.append(result())
+    except OutputError as error:
+        print("samples", error)
+    print(sorted(folder.iterdir()))
+    """
+)
+
+
+def test_a_full_disk_leaves_a_sentence_and_no_file(tmp_path: Path) -> None:
+    here = Path(__file__).parent
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here), str(here.parent)]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", DISK_FULL, str(tmp_path)], capture_output=True, text=True, env=env
+    )
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines[:-1]] == [*SUFFIXES, "samples"], done.stdout + done.stderr
+    assert all("could not be written" in line for line in lines[:-1]), done.stdout
+    assert sum("the disk is full" in line for line in lines[:-1]) >= 3, done.stdout
+    assert lines[-1] == "[]"
+
+
+def test_samples_file(tmp_path: Path) -> None:
+    one = result()
+    with SamplesWriter(tmp_path / "s.h5", LABELS, 500, model="m", seed=3) as writer:
+        writer.append(one)
+        writer.append(one)
+        assert not (tmp_path / "s.h5").exists()
+    with h5py.File(tmp_path / "s.h5") as file:
+        assert file["samples"].shape == (6, 500, 5) and file["samples"].dtype == np.float32
+        assert np.array_equal(file["samples"][3:5], one.posterior.samples[:2])
+        assert np.array_equal(file["log_prob"][:3], one.posterior.log_prob)
+        assert file["id"].asstr()[:3].tolist() == ["a", "spectrum é", "c"]
+        assert np.isnan(file["samples"][2]).all() and not file["inside"][2].any()
+        assert file["flags"][2] == Flag.NOT_READ
+        assert list(file.attrs["labels"]) == list(LABELS.names)
+        assert list(file.attrs["units"]) == [label.unit for label in LABELS]
+        assert file.attrs["seed"] == 3 and np.array_equal(file.attrs["bounds"], LABELS.bounds)
+
+
+def test_samples_of_an_interrupted_run_leave_nothing(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), SamplesWriter(tmp_path / "s.h5", LABELS, 500) as writer:
+        writer.append(result())
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("cells", "text"),
+    [
+        ((5772.4, 5741.2, 5801.0), "5772 -31 +29"),
+        ((4.438, 4.41, 4.46), "4.438 -0.028 +0.022"),
+        ((4.438, 4.38, 4.49), "4.44 -0.06 +0.05"),
+        ((1.0, 1.0, 1.0), "1.00 +0.00 +0.00"),
+        ((np.ma.masked, 1.0, 2.0), "-"),
+        ((float("nan"), 1.0, 2.0), "-"),
+        ((0.5, 0.6, 0.8), "0.50 +0.10 +0.30"),
+    ],
+)
+def test_digits_follow_the_errors(cells: tuple[float, float, float], text: str) -> None:
+    assert value_with_errors(*cells) == text
+
+
+@given(st.floats(-1e4, 1e4), st.floats(1e-4, 1e3), st.floats(1e-4, 1e3))
+@settings(max_examples=200, deadline=None)
+def test_a_printed_error_is_never_rounded_away(value: float, below: float, above: float) -> None:
+    shown = value_with_errors(value, value - below, value + above).split()
+    assert float(shown[1]) == pytest.approx(-below, rel=0.2, abs=1e-4)
+    assert float(shown[2]) == pytest.approx(above, rel=0.2, abs=1e-4)
+
+
+def test_terminal_table_fits_and_names_the_flags(table: Table, capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.console import Console
+
+    show(table, LABELS, console=Console(width=80))
+    text = capsys.readouterr().out
+    assert max(len(line) for line in text.splitlines()) <= 80
+    for word in ("teff (K)", "logg (dex)", "rv (km/s)", "li_fe", "rv_measured", "not_read", "12.3"):
+        assert word in text
+    show(table, LABELS, limit=1, console=Console(width=80))
+    assert "and 2 more" in capsys.readouterr().out

@@ -1,0 +1,368 @@
+"""The command line: outputs, sentences, exit status, and what is imported."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fake_plugin
+import h5py
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from specinn import __version__, catalogue
+from specinn.cli import app
+from specinn.errors import ConfigError
+from specinn.hookspecs import hookimpl
+from specinn.plugins import Plugins
+
+TRUTH = np.array([[5772.0, 4.44, 0.0, 1.05], [4500.0, 2.0, -1.2, 2.0], [6500.0, 4.0, -0.5, 2.6]])
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def plugins(tmp_path_factory: pytest.TempPathFactory) -> Plugins:
+    path = tmp_path_factory.mktemp("model") / "toy.safetensors"
+    fake_plugin.Toy.train({"estimator": {"kind": "toy"}}, path.parent, lambda state: None).save(path)
+    fake_plugin.MODELS["toy-model"] = path
+    return Plugins(entry=[], extra={"fake": fake_plugin})
+
+
+@pytest.fixture
+def specinn(plugins: Plugins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Runs a command in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: Any, given: Plugins | None = None) -> Result:
+        return CliRunner().invoke(app, [str(a) for a in arguments], obj=given or plugins)
+
+    return call
+
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def stars(tmp_path: Path) -> Path:
+    folder = tmp_path / "stars"
+    folder.mkdir()
+    return fake_plugin.write_text(folder / "stars.txt", fake_plugin.simulate(TRUTH))
+
+
+def sentence(result: Result, *words: str) -> None:
+    """The command failed with one sentence on standard error that has these words, and no traceback."""
+    assert result.exit_code == 1, result.output
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("specinn: "), result.stderr
+    for word in words:
+        assert word in lines[0]
+    assert "Traceback" not in result.output
+
+
+def test_run_writes_a_catalogue_and_shows_a_table(specinn: Command, stars: Path) -> None:
+    result = specinn("run", "--instrument", "toy", stars)
+    assert result.exit_code == 0, result.output
+    table = catalogue.read("specinn.ecsv")
+    assert table["teff"] == pytest.approx(TRUTH[:, 0], abs=100)
+    assert (table["instrument"] == "toy").all() and table.meta["samples"] == 4096
+    for word in ("teff (K)", "star-0", "star-2", "3 spectra: specinn.ecsv"):
+        assert word in result.stdout
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize("suffix", [".fits", ".ecsv", ".parquet", ".h5"])
+def test_the_same_seed_gives_the_same_file(specinn: Command, stars: Path, suffix: str) -> None:
+    for name, seed in (("a", 4), ("b", 4), ("c", 5)):
+        options = ("--seed", seed, "--samples", 200, "-o", f"{name}{suffix}", "--quiet")
+        result = specinn("run", "-i", "toy", stars, *options)
+        assert result.exit_code == 0 and result.output == "", result.output
+    first, second, third = (Path(f"{name}{suffix}").read_bytes() for name in "abc")
+    assert first == second != third
+
+
+def test_bad_files_among_good_ones(specinn: Command, stars: Path, tmp_path: Path) -> None:
+    (tmp_path / "letter.fits").write_text("dear friend")
+    result = specinn("run", "-i", "toy", "letter.fits", stars, "none.fits", tmp_path, "-o", "out.fits")
+    assert result.exit_code == 0, result.output
+    table = catalogue.read("out.fits")
+    assert table["flag_bad"].tolist() == [True, False, False, False, True, True]
+    lines = result.stderr.splitlines()
+    assert len(lines) == 3 and all(line.startswith("specinn: ") for line in lines), result.stderr
+    assert "none.fits: no such file" in lines[1] and "is a folder" in lines[2]
+    assert "3 without values" in result.stdout and "not_read" in result.stdout
+
+
+def test_nothing_readable_gives_status_1_and_a_catalogue(specinn: Command) -> None:
+    result = specinn("run", "-i", "toy", "*.fits", "-o", "out.ecsv")
+    assert result.exit_code == 1
+    assert result.stderr.splitlines() == ["specinn: *.fits: no such file", "specinn: nothing could be read"]
+    assert catalogue.read("out.ecsv")["message"].tolist() == ["*.fits: no such file"]
+
+
+def test_a_folder_alone_is_refused(specinn: Command, tmp_path: Path) -> None:
+    sentence(specinn("run", "-i", "toy", tmp_path), "is a folder", "*.fits")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_output_problems_are_found_before_the_work(specinn: Command, stars: Path, tmp_path: Path) -> None:
+    (tmp_path / "specinn.ecsv").write_text("mine")
+    sentence(specinn("run", "-i", "toy", stars), "specinn.ecsv exists", "--overwrite")
+    sentence(specinn("run", "-i", "toy", stars, "-o", "out.csv"), "'.csv'", ".parquet")
+    sentence(specinn("run", "-i", "toy", stars, "-o", "none/out.fits"), "no folder")
+    sentence(specinn("run", "-i", "toy", stars, "-o", "o.h5", "--save-samples", "o.h5"), "both")
+    sentence(specinn("run", "-i", "toy", stars, "-o", "o.h5", "--save-samples", "s.fits"), "'.fits'")
+    assert (tmp_path / "specinn.ecsv").read_text() == "mine"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["specinn.ecsv", "stars"]
+    assert specinn("run", "-i", "toy", stars, "--overwrite").exit_code == 0
+    assert len(catalogue.read(tmp_path / "specinn.ecsv")) == 3
+
+
+def test_wrong_names_and_options(specinn: Command, stars: Path) -> None:
+    sentence(specinn("run", "-i", "toys", stars), "did you mean 'toy'")
+    sentence(
+        specinn("run", "-i", "toy", "--model", "best", stars),
+        "no model or file is called 'best'",
+        "toy-model",
+    )
+    sentence(specinn("run", "-i", "toy", "--format", "fitz", stars), "no reader is called 'fitz'", "toy-text")
+    sentence(specinn("run", "-i", "toy", "--rv", "fast", stars), "rv 'fast'", "auto")
+    sentence(specinn("run", "-i", "toy", "--device", "cuda:7", stars), "cuda:7")
+    sentence(specinn("run", "-i", "toy", "--degrade-snr", "0", stars), "positive")
+    sentence(specinn("run", "-i", "toy", "--correction", "c.toml", stars), "c.toml")
+    assert specinn("run", "--samples", "none", stars).exit_code == 2
+    assert not Path("specinn.ecsv").exists()
+
+
+def test_without_files_the_examples_are_used(
+    specinn: Command, stars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("specinn.run.resources.files", lambda package: tmp_path)
+    sentence(specinn("run", "-i", "toy"), "no example spectra")
+    (tmp_path / "examples").mkdir()
+    (tmp_path / "examples" / "a.fits").write_bytes(stars.read_bytes())  # the format is known by its content
+    result = specinn("run", "-i", "toy")
+    assert result.exit_code == 0 and "example spectra" in result.stderr
+    assert len(catalogue.read("specinn.ecsv")) == 3
+
+
+def test_velocity_samples_and_noise_by_option(specinn: Command, tmp_path: Path) -> None:
+    batch = fake_plugin.simulate(TRUTH, rv=25.0)
+    path = fake_plugin.write_text(tmp_path / "s.txt", batch)
+    (tmp_path / "rv.csv").write_text("path,rv\ns.txt,24.5\n")
+    options = (
+        "--rv",
+        "rv.csv",
+        "--degrade-snr",
+        60,
+        "--save-samples",
+        "s.h5",
+        "--samples",
+        300,
+        "-o",
+        "o.h5",
+    )
+    result = specinn("run", "-i", "toy", path, *options)
+    assert result.exit_code == 0, result.output
+    table = catalogue.read("o.h5")
+    assert table["rv"].tolist() == [24.5] * 3 and np.median(table["snr_red"]) == pytest.approx(60, rel=0.1)
+    with h5py.File("s.h5") as file:
+        assert file["samples"].shape == (3, 300, 4)
+    assert specinn("run", "-i", "toy", path, "--rv", "-3", "-o", "p.h5").exit_code == 0
+    assert catalogue.read("p.h5")["rv"].tolist() == [-3.0] * 3
+
+
+class Clumsy:
+    """A plugin that is broken."""
+
+    @hookimpl
+    def specinn_corrections(self) -> Any:
+        raise RuntimeError("oh dear")
+
+
+def test_plugins(specinn: Command) -> None:
+    result = specinn("plugins")
+    assert result.exit_code == 0 and "to-arms" in result.stdout and "reader" in result.stdout
+    offers = json.loads(specinn("plugins", "--json").stdout)
+    assert {"kind": "estimator", "name": "toy"}.items() <= offers[-1].items()
+    assert specinn("plugins", "--failed").stdout == "all plugins were loaded\n"
+    broken = Plugins(entry=[], extra={"fake": fake_plugin, "clumsy": Clumsy()})
+    assert len(broken.failures) == 1
+    result = specinn("plugins", given=broken)
+    assert result.exit_code == 0 and "to-arms" in result.stdout
+    assert len(result.stderr.splitlines()) == 1 and "oh dear" in result.stderr
+    result = specinn("plugins", "--failed", given=broken)
+    assert "Traceback" in result.stdout and result.stderr == ""
+    assert json.loads(specinn("plugins", "--failed", "--json", given=broken).stdout)[0]["plugin"] == "clumsy"
+
+
+def test_instruments(specinn: Command) -> None:
+    assert "toy  Two short arms" in specinn("instruments").stdout
+    card = specinn("instruments", "toy").stdout
+    assert "green" in card and "5160-5200" in card and "5000" in card and "invented" in card
+    assert json.loads(specinn("instruments", "--json").stdout)[0]["name"] == "toy"
+    assert json.loads(specinn("instruments", "toy", "--json").stdout)["arms"][1]["range"] == [6100.0, 6140.0]
+    sentence(specinn("instruments", "tox"), "did you mean 'toy'")
+
+
+def test_models(specinn: Command) -> None:
+    assert "toy-model" in specinn("models").stdout and "green+red" in specinn("models").stdout
+    (summary,) = json.loads(specinn("models", "--json").stdout)
+    assert summary["labels"] == list(fake_plugin.LABELS.names)
+    card = specinn("models", "toy-model").stdout
+    for words in (
+        "4000 to 7000",
+        "as log10",
+        "R 5000",
+        "straight lines",
+        "snr 250",
+        "rest-frame, to-arms",
+        summary["sha256"],
+    ):
+        assert words in card, words
+    by_path = json.loads(specinn("models", fake_plugin.MODELS["toy-model"], "--json").stdout)
+    assert by_path["grid"]["code"] == "straight lines" and by_path["sha256"] == summary["sha256"]
+    sentence(specinn("models", "toy-mod"), "did you mean 'toy-model'")
+    empty = Plugins(entry=[], extra={})
+    assert "no model is installed" in specinn("models", given=empty).stdout
+
+
+def test_flags(specinn: Command) -> None:
+    text = specinn("flags").stdout
+    assert "not_read" in text and "flag_bad" in text
+    assert [row["name"] for row in json.loads(specinn("flags", "4128", "--json").stdout)] == [
+        "many_rejected",
+        "rv_measured",
+    ]
+    assert specinn("flags", "0").stdout == "no flag is set\n"
+    sentence(specinn("flags", str(1 << 31)), "does not know")
+
+
+def test_train(specinn: Command, tmp_path: Path) -> None:
+    recipe = tmp_path / "toy.toml"
+    recipe.write_text('[estimator]\nkind = "toy"\nn = 20\n')
+    result = specinn("train", recipe)
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "toy-training").is_dir()
+    header = json.loads(specinn("models", "toy.safetensors", "--json").stdout)
+    assert header["grid"]["n_spectra"] == 20
+    sentence(specinn("train", recipe), "exists")
+    assert specinn("train", recipe, "--overwrite", "--quiet").exit_code == 0
+    assert specinn("train", recipe, "-o", "other.safetensors").exit_code == 0
+    sentence(specinn("train", tmp_path / "none.toml"), "no such file")
+    recipe.write_text("[estimator]\n")
+    sentence(specinn("train", recipe), "needs a table [estimator] with a kind")
+    recipe.write_text('[estimator]\nkind = "tox"\n')
+    sentence(specinn("train", recipe, "-o", "third.safetensors"), "did you mean 'toy'")
+
+
+def test_debug_shows_where(specinn: Command) -> None:
+    result = specinn("--debug", "instruments", "hermes")
+    assert result.exit_code == 1 and isinstance(result.exception, Exception)
+    assert type(result.exception).__name__ == "PluginError"
+
+
+def test_a_bug_is_a_sentence_too(specinn: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def bug(*_: Any) -> None:
+        raise ValueError("never thought of that")
+
+    monkeypatch.setattr("specinn.models.installed", bug)
+    sentence(specinn("models"), "unexpected ValueError: never thought of that", "--debug")
+    monkeypatch.setattr(
+        "specinn.models.installed", lambda plugins: (_ for _ in ()).throw(ConfigError("mine"))
+    )
+    sentence(specinn("models"), "specinn: mine")
+
+
+def test_version_and_help(specinn: Command) -> None:
+    assert specinn("--version").stdout == f"specinn {__version__}\n"
+    text = specinn("--help").stdout
+    assert all(name in text for name in ("run", "plugins", "instruments", "models", "flags", "train", "grid"))
+    assert "--resolving-power" in specinn("run", "--help").stdout
+    assert specinn("runn").exit_code == 2
+
+
+HEAVY = ("torch", "specutils", "astropy", "scipy", "h5py", "matplotlib", "pyarrow", "pandas", "FrEIA")
+IMPORTS = """
+import contextlib, io, sys
+import fake_plugin_light, specinn.cli
+from specinn.plugins import Plugins
+commands = ["--help", "plugins", "instruments", "instruments toy", "models", "models toy-model", "flags"]
+for command in [*commands, "run --help", "train --help", "grid --help"]:
+    arguments = command.split()
+    with contextlib.redirect_stdout(io.StringIO()):
+        try:
+            specinn.cli.main(arguments, Plugins([], {{"light": fake_plugin_light}}))
+        except SystemExit as done:
+            assert not done.code, arguments
+    found = [name for name in {heavy} if name in sys.modules]
+    assert not found, f"{{arguments}} imported {{found}}"
+print("clean")
+"""
+LIGHT = """
+from pathlib import Path
+from specinn.hookspecs import EstimatorRecord, InstrumentRecord, hookimpl
+
+@hookimpl
+def specinn_instruments():
+    return [InstrumentRecord(name="toy", summary="", toml=Path({toml!r}))]
+
+@hookimpl
+def specinn_estimators():
+    models = {{"toy-model": Path({model!r})}}
+    return [EstimatorRecord(name="toy", summary="", factory="nowhere:X", models=models)]
+"""
+
+
+def in_a_process(code: str, *paths: Path) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(str(p) for p in (HERE.parent, HERE, *paths))}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+
+
+def test_commands_that_only_tell_import_nothing_heavy(plugins: Plugins, tmp_path: Path) -> None:
+    model = str(fake_plugin.MODELS["toy-model"])
+    (tmp_path / "fake_plugin_light.py").write_text(LIGHT.format(toml=str(fake_plugin.TOML), model=model))
+    done = in_a_process(IMPORTS.format(heavy=HEAVY), tmp_path)
+    assert done.stdout == "clean\n", done.stderr
+
+
+SHIPPED = """
+import importlib, sys
+import specinn.cli
+from specinn.plugins import Plugins
+names = ["specinn_instruments", "specinn_preprocessing", "specinn_turbospectrum", "specinn_emulator",
+         "specinn_cinn", "specinn_teff_bias"]
+plugins = Plugins([], {{name: importlib.import_module(name) for name in names}})
+assert not plugins.failures, plugins.failures
+for arguments in ["plugins"], ["instruments", "4most-hr"], ["models"]:
+    try:
+        specinn.cli.main(arguments, plugins)
+    except SystemExit as done:
+        assert not done.code
+found = [name for name in {heavy} if name in sys.modules]
+assert not found, found
+"""
+
+
+def test_the_shipped_plugins_are_light_to_load() -> None:
+    done = in_a_process(SHIPPED.format(heavy=HEAVY), HERE.parent / "plugins", HERE.parent / "instruments")
+    assert done.returncode == 0, done.stderr
+    for name in ("4most-hr", "uves", "narval", "foces", "cinn", "teff-bias", "turbospectrum", "to-arms"):
+        assert name in done.stdout
+
+
+def test_a_real_process_prints_no_traceback(tmp_path: Path) -> None:
+    code = f"""
+import fake_plugin, specinn.cli
+from specinn.plugins import Plugins
+plugins = Plugins([], {{"fake": fake_plugin}})
+specinn.cli.main(["run", "-i", "toy", "-o", {str(tmp_path / "out.txt")!r}], plugins)
+"""
+    done = in_a_process(code)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith("specinn: ") and len(done.stderr.splitlines()) == 1

@@ -1,0 +1,105 @@
+"""The shipped instruments, and how instrument files are read."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import specinn_instruments
+
+from specinn.errors import ConfigError
+from specinn.instruments import Instrument, ResolvingPower
+from specinn.plugins import Plugins, load_factory
+
+
+@pytest.fixture(scope="module")
+def plugins() -> Plugins:
+    found = Plugins(entry=[], extra={"instruments": specinn_instruments})
+    assert not found.failures
+    return found
+
+
+def instrument(plugins: Plugins, name: str) -> Instrument:
+    return Instrument.from_toml(plugins.record("instrument", name).toml)
+
+
+def test_records_agree_with_the_files(plugins):
+    names = [offer.record.name for offer in plugins.offers("instrument")]
+    assert names == ["4most-hr", "foces", "narval", "uves"]
+    for offer in plugins.offers("instrument"):
+        found = Instrument.from_toml(offer.record.toml)
+        assert (found.name, found.summary, found.medium) == (offer.record.name, offer.record.summary, "air")
+
+
+def test_every_reader_can_be_imported(plugins):
+    for offer in plugins.offers("reader"):
+        reader = load_factory(offer.record)()
+        assert callable(reader.recognises) and callable(reader.read)
+
+
+def test_records_are_light():
+    code = (
+        "import sys, specinn_instruments as s; s.specinn_instruments(); "
+        "print(*(m for m in ('numpy', 'astropy') if m in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize(
+    ("arm", "ends", "steps", "windows"),
+    [
+        ("blue", (3919.74, 4360.03), (0.0788, 0.0638), ()),
+        ("green", (5151.36, 5737.31), (0.1047, 0.0853), ((5354, 5361), (5448, 5460))),
+        ("red", (6096.99, 6792.55), (0.1246, 0.1009), ((6190, 6210),)),
+    ],
+)
+def test_4most_arms(plugins, arm, ends, steps, windows):
+    found = instrument(plugins, "4most-hr").arm(arm)
+    wave = found.wavelength
+    step = np.diff(wave)
+    assert wave.shape == (6144,)
+    assert wave[[0, -1]] == pytest.approx(ends, abs=0.01)
+    assert step[[0, -1]] == pytest.approx(steps, abs=1e-3)
+    assert wave[0] < found.range[0] and found.range[1] < wave[-1]  # the detector reaches beyond the range
+    assert found.snr_windows == windows
+    assert all(found.range[0] <= low < high <= found.range[1] for low, high in found.snr_windows)
+    pixels = wave.mean() / found.resolving_power.at(wave).mean() / step.mean()
+    assert pixels == pytest.approx(2.85, abs=0.1)  # per resolution element
+
+
+def test_4most_pixels_are_those_of_the_exposure_time_calculator(plugins, shared):
+    raster = np.loadtxt(shared / "data" / "instruments" / "raster_hrs.txt", usecols=0)
+    arms = np.split(raster, np.flatnonzero(np.diff(raster) > 1) + 1)
+    for arm, wanted in zip(instrument(plugins, "4most-hr").arms, arms, strict=True):
+        assert len(wanted) == arm.pixels.n
+        assert np.abs(arm.wavelength - wanted).max() < 0.085
+
+
+@pytest.mark.parametrize(("name", "power"), [("uves", 80000), ("narval", 65000), ("foces", 40600)])
+def test_archive_instruments_cover_the_4most_arms(plugins, name, power):
+    found = instrument(plugins, name)
+    for arm in instrument(plugins, "4most-hr").arms:
+        assert found.arms[0].contains(np.array(arm.range)).all()
+    assert found.resolving_power_at(np.array([5000.0, 6000.0])).tolist() == [power, power]
+    with pytest.raises(ConfigError, match="no fixed pixel grid"):
+        _ = found.arms[0].wavelength
+
+
+def test_resolving_power_may_be_a_table(plugins):
+    data = instrument(plugins, "4most-hr").to_dict()
+    data["arms"][1]["resolving_power"] = [[5160, 18500], [5730, 21000]]
+    found = Instrument.from_dict(data)
+    assert found.resolving_power_at(np.array([5445.0]))[0] == pytest.approx(19750)
+    assert Instrument.from_dict(found.to_dict()) == found
+    with pytest.raises(ConfigError, match="increasing wavelengths"):
+        ResolvingPower.parse([[5730, 18500], [5160, 21000]])
+
+
+def test_a_wrong_value_is_named_with_its_path(plugins):
+    data = instrument(plugins, "4most-hr").to_dict()
+    data["arms"][2]["pixels"]["n"] = "many"
+    with pytest.raises(ConfigError, match=r"arms.*2.*pixels.*n"):
+        Instrument.from_dict(data, "mine.toml")

@@ -1,0 +1,101 @@
+"""Posterior: MAP, quantiles, moments and rejection."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from specinn.errors import ModelError
+from specinn.labels import LabelSet, make_label
+from specinn.posterior import Posterior
+
+LABELS = LabelSet((make_label("teff", (4000, 7000)), make_label("logg", (0, 5))))
+
+
+def make(seed=0, n_spec=3, n_samples=500, dtype=np.float32):
+    rng = np.random.default_rng(seed)
+    samples = rng.normal([5500, 2.5], [700, 1.5], (n_spec, n_samples, 2)).astype(dtype)
+    return Posterior(LABELS, samples, rng.normal(size=(n_spec, n_samples)))
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 10**6))
+def test_statistics_are_numpy_s_over_accepted_samples(seed):
+    posterior = make(seed)
+    quantiles = posterior.quantiles([0.16, 0.5, 0.84])
+    for i in range(len(posterior)):
+        keep = posterior.inside[i]
+        kept = posterior.samples[i][keep].astype(float)
+        assert quantiles[:, i] == pytest.approx(np.quantile(kept, [0.16, 0.5, 0.84], axis=0), rel=1e-6)
+        assert posterior.mean[i] == pytest.approx(kept.mean(axis=0), rel=1e-9)
+        assert posterior.std[i] == pytest.approx(kept.std(axis=0), rel=1e-9)
+        assert posterior.rejected_fraction[i] == pytest.approx(1 - keep.mean())
+        assert (posterior.map[i] == kept[posterior.log_prob[i][keep].argmax()]).all()
+
+
+def test_single_precision_does_not_accumulate():
+    samples = np.full((1, 4096, 2), [6999.9, 2.0], np.float32)
+    posterior = Posterior(LABELS, samples, np.zeros((1, 4096)))
+    assert posterior.mean[0, 0] == float(np.float32(6999.9))
+    assert posterior.std[0, 0] == 0.0
+
+
+def test_samples_outside_the_bounds_never_count():
+    samples = np.array([[[5000.0, 4.0], [9000.0, 4.0], [5100.0, 7.0]]])
+    posterior = Posterior(LABELS, samples, np.array([[0.0, 10.0, 20.0]]))
+    assert posterior.rejected_fraction[0] == pytest.approx(2 / 3)
+    assert (posterior.map[0] == [5000.0, 4.0]).all()
+    assert (posterior.quantiles([0.0, 1.0])[:, 0] == [5000.0, 4.0]).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_samples_without_a_finite_density_are_rejected(bad):
+    samples = np.array([[[5000.0, 4.0], [5100.0, 4.0]]])
+    posterior = Posterior(LABELS, samples, np.array([[0.0, bad]]))
+    assert (posterior.inside == [[True, False]]).all()
+    assert posterior.map[0, 0] == 5000.0
+
+
+def test_samples_that_are_not_numbers_are_rejected():
+    samples = np.array([[[5000.0, 4.0], [np.nan, 4.0]]])
+    posterior = Posterior(LABELS, samples, np.zeros((1, 2)))
+    assert posterior.mean[0] == pytest.approx([5000.0, 4.0])
+
+
+def test_all_rejected_gives_nan_and_never_a_number():
+    posterior = make()
+    samples = posterior.samples.copy()
+    samples[1, :, 0] = 9000.0
+    posterior = Posterior(LABELS, samples, posterior.log_prob)
+    assert posterior.rejected_fraction[1] == 1.0
+    for values in (posterior.map, posterior.mean, posterior.std, *posterior.quantiles([0.0, 0.5, 1.0])):
+        assert np.isnan(values[1]).all()
+        assert np.isfinite(values[[0, 2]]).all()
+
+
+@pytest.mark.parametrize("rows", [1, [2, 0], slice(1, None), np.array([False, True, True])])
+def test_rows_keep_what_the_estimator_saw(rows):
+    posterior = make()
+    inside = posterior.inside.copy()
+    inside[:, :10] = False
+    posterior = Posterior(LABELS, posterior.samples, posterior.log_prob, inside)
+    part = posterior[rows]
+    index = np.atleast_1d(np.arange(3)[rows])
+    assert len(part) == len(index)
+    assert (part.inside == inside[index]).all()
+    assert (part.map == posterior.map[index]).all()
+
+
+@pytest.mark.parametrize(
+    ("samples", "log_prob", "inside", "message"),
+    [
+        ((2, 5), (2, 5), None, r"samples have shape \(2, 5\): expected \(n_spec, n_samples, 2\)"),
+        ((2, 5, 3), (2, 5), None, "samples have shape"),
+        ((2, 5, 2), (2, 4), None, r"log_prob has shape \(2, 4\), samples \(2, 5, 2\)"),
+        ((2, 5, 2), (2, 5), np.ones((2, 4), bool), r"inside has shape \(2, 4\)"),
+        ((2, 5, 2), (2, 5), np.ones((2, 5)), "expected booleans"),
+    ],
+)
+def test_shapes_are_checked(samples, log_prob, inside, message):
+    with pytest.raises(ModelError, match=message):
+        Posterior(LABELS, np.zeros(samples), np.zeros(log_prob), inside)
