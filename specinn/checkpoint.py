@@ -1,9 +1,10 @@
-"""Checkpoints of a training: nested state (tensors, numbers, strings) in one safetensors file, never pickled."""
+"""Checkpoints of a training: nested state (tensors, numbers, strings) in one safetensors file."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,10 @@ def load_checkpoint(path: Path, of: str) -> dict[str, Any] | None:
         return None
     tensors, header = load_weights(path, FORMAT)
     if header["of"] != of:
-        raise ConfigError(f"{path} is the checkpoint of a training with another configuration: delete it to start "
-                          "anew, or give another folder")  # fmt: skip
+        raise ConfigError(
+            f"{path} is the checkpoint of a training with another configuration: delete it to start anew, or "
+            "give another folder"
+        )
     return _restore(header["state"], tensors)
 
 
@@ -50,6 +53,8 @@ def _flatten(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
         return {"dict": [[k, _flatten(v, tensors)] for k, v in value.items()]}
     if isinstance(value, (list, tuple)):
         return [_flatten(v, tensors) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):  # which JSON has no word for
+        return {"float": repr(value)}
     return value
 
 
@@ -59,6 +64,8 @@ def _restore(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
     if isinstance(value, dict):
         if "tensor" in value:
             return tensors[value["tensor"]]
+        if "float" in value:
+            return float(value["float"])
         return {k: _restore(v, tensors) for k, v in value["dict"]}
     return value
 
@@ -67,7 +74,5 @@ def one_cycle(fraction: float, peak: float, warm: float = 0.1) -> float:
     """Learning rate at a fraction of the training: linear rise, then a cosine down to nothing."""
     if fraction < warm:
         return peak * (0.04 + 0.96 * fraction / warm)
-    return (
-        peak * 0.5 * (1.0 + float(torch.cos(torch.tensor((fraction - warm) / (1.0 - warm) * torch.pi))))
-        + 1e-9
-    )
+    angle = torch.tensor((fraction - warm) / (1.0 - warm) * torch.pi)
+    return peak * 0.5 * (1.0 + float(torch.cos(angle))) + 1e-9

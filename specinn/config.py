@@ -50,11 +50,35 @@ def _converter() -> Any:
             raise ConfigError(f"expected a string, found {value!r}")
         return value
 
+    def strict_bool(value: Any, _type: Any) -> bool:
+        if not isinstance(value, bool):
+            raise ConfigError(f"expected true or false, found {value!r}")
+        return value
+
     converter = cattrs.Converter(forbid_extra_keys=True)
     converter.register_structure_hook(float, strict_float)
     converter.register_structure_hook(int, strict_int)
     converter.register_structure_hook(str, strict_str)
+    converter.register_structure_hook(bool, strict_bool)
     converter.register_structure_hook(ResolvingPower, lambda value, _type: ResolvingPower.parse(value))
+
+    inside: set[Any] = set()  # types whose usual hook is being looked up
+
+    def strict_list(kind: Any) -> Any:
+        inside.add(kind)
+        usual = converter.get_structure_hook(kind, cache_result=False)
+        inside.remove(kind)
+
+        def hook(value: Any, _type: Any) -> Any:
+            if not isinstance(value, (list, tuple)):  # a string would be taken apart
+                raise ConfigError(f"expected a list, found {value!r}")
+            return usual(value, _type)
+
+        return hook
+
+    converter.register_structure_hook_factory(
+        lambda kind: get_origin(kind) is list and kind not in inside, strict_list
+    )
     return converter
 
 

@@ -11,8 +11,8 @@ import torch
 
 @attrs.frozen
 class ContinuumOptions:
-    """``degree`` of the polynomial per 100 Angstrom of arm length; bins of ``bin_pixels`` pixels; bins more than
-    ``lower`` scatters below the fit or ``upper`` above it are left out, ``iterations`` times."""
+    """``degree`` of the polynomial per 100 Angstrom of arm length; bins of ``bin_pixels`` pixels; bins more
+    than ``lower`` scatters below the fit or ``upper`` above it are left out, ``iterations`` times."""
 
     degree: float = 1.0
     lower: float = 1.0
@@ -24,9 +24,9 @@ class ContinuumOptions:
 class ContinuumFit:
     """Fits the upper envelope of every spectrum of a batch, an arm (or order) at a time, all at once.
 
-    A Chebyshev polynomial (at least quadratic) is fitted by least squares to the means of bins, bins below the
-    envelope are left out, and the fit is repeated (:class:`ContinuumOptions`). The scatter that decides is
-    the larger of the noise of a bin, the standard deviation of the bins in use, and 0.2 %. The result is
+    A Chebyshev polynomial (at least quadratic) is fitted by least squares to the means of bins, bins below
+    the envelope are left out, and the fit is repeated (:class:`ContinuumOptions`). The scatter that decides
+    is the larger of the noise of a bin, the standard deviation of the bins in use, and 0.2 %. The result is
     a pseudo-continuum: it is meaningful because simulations pass through the same code.
     """
 
@@ -49,8 +49,9 @@ class ContinuumFit:
     def __call__(
         self, flux: torch.Tensor, sigma: torch.Tensor, mask: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Continuum ``(n_spec, n_pix)`` of ``flux`` with ``sigma`` and ``mask`` (True = bad), and the fraction
-        ``(n_spec, n_arms)`` of bins that the last fit used. Arms without flux get continuum 1 and fraction 0.
+        """Continuum ``(n_spec, n_pix)`` of ``flux`` with ``sigma`` and ``mask`` (True = bad), and the
+        fraction ``(n_spec, n_arms)`` of bins that the last fit used. Arms without flux get continuum 1 and
+        fraction 0.
         """
         continuum = torch.ones_like(flux)
         used = flux.new_zeros(len(flux), len(self.arms))
@@ -61,7 +62,7 @@ class ContinuumFit:
     def _fit(
         self, flux: torch.Tensor, sigma: torch.Tensor, good: torch.Tensor, basis: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        size = self.options.bin_pixels
+        size = min(self.options.bin_pixels, flux.shape[1])
         n_bins = flux.shape[1] // size
 
         def binned(values: torch.Tensor) -> torch.Tensor:
@@ -87,9 +88,8 @@ class ContinuumFit:
             normal = (w @ outer + ridge * w.sum(1, keepdim=True).clamp(min=1)).view(
                 -1, design.shape[1], design.shape[1]
             )
-            coefficients = torch.linalg.solve(normal.double(), ((w * values) @ design).double()[..., None])[
-                ..., 0
-            ]
+            moments = ((w * values) @ design).double()
+            coefficients = torch.linalg.solve(normal.double(), moments[..., None])[..., 0]
             fit = coefficients.to(flux.dtype) @ design.T
             residual = values - fit
             scatter = _mean(residual.square(), keep).sqrt()[:, None]

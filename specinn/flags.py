@@ -102,6 +102,6 @@ def flags_of(meta: Table) -> np.ndarray:
     return np.array(given, dtype=np.uint32)
 
 
-def raise_flag(flags: np.ndarray, where: np.ndarray, flag: Flag) -> None:
+def raise_flag(flags: np.ndarray, where: np.ndarray | np.bool_, flag: Flag) -> None:
     """Set a bit of the chosen rows in place."""
     flags[where] |= np.uint32(flag)

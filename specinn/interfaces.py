@@ -115,8 +115,9 @@ class Estimator(ABC):
     def train(
         cls, config: Mapping[str, Any], folder: Path, progress: Callable[[dict[str, Any]], None]
     ) -> Estimator:
-        """Train as the ``[estimator]`` tables of a TOML file say; checkpoints go to ``folder`` and an
-        interrupted training goes on from there. ``progress`` is called with the state now and then.
+        """Train as ``config``, the ``[estimator]`` table of a TOML file without its ``kind``, says.
+        Checkpoints go to ``folder`` and an interrupted training goes on from there. ``progress`` is called
+        with the state now and then.
         """
 
     @classmethod

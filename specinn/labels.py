@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 import attrs
@@ -10,7 +10,7 @@ import numpy as np
 
 from specinn.errors import ConfigError
 
-Transform = Literal["linear", "log10"]
+Transform = Literal["linear", "log10", "probit"]
 
 # Solar abundances log eps on the scale of Magg et al. (2022, A&A 661, A140); design.md section 5.
 SOLAR_LOG_EPS = {
@@ -30,10 +30,16 @@ _FIXED = {
     "teff": ("K", "log10", "Effective temperature"),
     "logg": ("dex(cm s-2)", "linear", "Surface gravity, log10 of cm/s2"),
     "fe_h": ("dex", "linear", "Iron abundance [Fe/H]"),
-    "vmic": ("km s-1", "linear", "Microturbulence"),
+    "vmic": ("km s-1", "probit", "Microturbulence"),
     "vbroad": ("km s-1", "log10", "Rotational and other large-scale broadening, as v sin i"),
-    "a_li": ("dex", "linear", "Lithium abundance A(Li) = log10(N_Li/N_H) + 12"),
+    "a_li": ("dex", "probit", "Lithium abundance A(Li) = log10(N_Li/N_H) + 12"),
 }
+
+
+# Elements with few lines: over much of the grid the posterior is the uniform prior, cut off at the bounds. In the
+# probit of the place between the bounds that is a plain normal distribution, so nothing spills over.
+_BOUNDED = ("c_fe", "mn_fe", "n_fe")
+_PROBIT_MARGIN = 1e-4  # of the range: the bounds themselves would be infinite
 
 
 @attrs.frozen
@@ -41,7 +47,8 @@ class Label:
     """One stellar parameter.
 
     ``bounds`` are those of the training set in physical units; ``transform`` says in which variable
-    the network learns it (``log10`` for quantities that span decades).
+    the network learns it: ``log10`` for quantities that span decades, ``probit`` (the normal quantile of the
+    place between the bounds) for those that spectra often do not constrain.
     """
 
     name: str
@@ -69,7 +76,8 @@ def make_label(name: str, bounds: tuple[float, float]) -> Label:
     if reference != "fe" or not element.isalpha():
         known = ", ".join(_FIXED)
         raise ConfigError(f"unknown label {name!r}: expected one of {known}, or an abundance such as mg_fe")
-    return Label(name, "dex", bounds, "linear", f"Abundance ratio [{element.capitalize()}/Fe]")
+    transform = "probit" if name in _BOUNDED else "linear"
+    return Label(name, "dex", bounds, transform, f"Abundance ratio [{element.capitalize()}/Fe]")
 
 
 def _as_tuple(labels: Iterable[Label]) -> tuple[Label, ...]:
@@ -124,22 +132,19 @@ class LabelSet:
 
     def to_network(self, values: Any) -> Any:
         """Physical values ``(..., n_labels)`` (numpy or torch) to the variables that the network learns."""
-        out = values.clone() if hasattr(values, "clone") else np.array(values, dtype=float)
-        for i, label in enumerate(self.labels):
-            if label.transform == "log10":
-                # from the input and not from ``out``, whose change would spoil torch's gradient
-                column = values[..., i] if hasattr(values, "clone") else out[..., i]
-                out[..., i] = column.log10() if hasattr(column, "log10") else np.log10(column)
-        return out
+        return self._convert(values, _forward)
 
     def from_network(self, values: Any) -> Any:
         """The inverse of :meth:`to_network`."""
-        out = values.clone() if hasattr(values, "clone") else np.array(values, dtype=float)
-        for i, label in enumerate(self.labels):
-            if label.transform == "log10":
-                column = values[..., i] if hasattr(values, "clone") else out[..., i]
-                out[..., i] = 10.0**column
-        return out
+        return self._convert(values, _backward)
+
+    def _convert(self, values: Any, function: Callable[[Label, Any], Any]) -> Any:
+        if not hasattr(values, "clone"):
+            values = np.asarray(values, dtype=float)
+            return np.stack([function(label, values[..., i]) for i, label in enumerate(self.labels)], axis=-1)
+        import torch
+
+        return torch.stack([function(label, values[..., i]) for i, label in enumerate(self.labels)], dim=-1)
 
     def inside(self, values: Any) -> Any:
         """``(...)`` boolean: every label of ``values (..., n_labels)`` within its bounds (numpy or torch)."""
@@ -147,6 +152,35 @@ class LabelSet:
         for i, label in enumerate(self.labels):
             ok = ok & (values[..., i] >= label.bounds[0]) & (values[..., i] <= label.bounds[1])
         return ok
+
+
+def _special(values: Any) -> Any:
+    """The module with ``ndtr`` and ``ndtri`` for numpy arrays or torch tensors."""
+    if hasattr(values, "clone"):
+        import torch
+
+        return torch.special
+    import scipy.special
+
+    return scipy.special
+
+
+def _forward(label: Label, x: Any) -> Any:
+    if label.transform == "log10":
+        return x.log10() if hasattr(x, "log10") else np.log10(x)
+    if label.transform == "probit":
+        low, high = label.bounds
+        return _special(x).ndtri(((x - low) / (high - low)).clip(_PROBIT_MARGIN, 1.0 - _PROBIT_MARGIN))
+    return x
+
+
+def _backward(label: Label, y: Any) -> Any:
+    if label.transform == "log10":
+        return 10.0**y
+    if label.transform == "probit":
+        low, high = label.bounds
+        return low + (high - low) * _special(y).ndtr(y)
+    return y
 
 
 def li_fe(a_li: Any, fe_h: Any) -> Any:

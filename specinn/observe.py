@@ -55,7 +55,7 @@ class ModelGrid:
     @classmethod
     def of(cls, instrument: Instrument, wavelength: np.ndarray, arms: Mapping[str, slice]) -> ModelGrid:
         """A grid within the model spectra's ``wavelength`` that covers each arm of the instrument as far as
-        the model reaches beyond it, at most 25 Angstrom, for shifts and for the wrap of the Fourier transform.
+        the model reaches beyond it, at most 25 Angstrom, for shifts and the wrap of the Fourier transform.
 
         Raises ``ModelError`` where an arm of the instrument is not covered.
         """
@@ -65,8 +65,10 @@ class ModelGrid:
             covering = [(lo, hi) for lo, hi in ranges if lo <= arm.range[0] and hi >= arm.range[1]]
             if not covering:
                 found = ", ".join(f"{lo:.0f}-{hi:.0f}" for lo, hi in ranges)
-                raise ModelError(f"arm {arm.name} needs model spectra over {arm.range[0]:.0f}-{arm.range[1]:.0f} Angstrom, "
-                                 f"there are {found}")  # fmt: skip
+                raise ModelError(
+                    f"arm {arm.name} needs model spectra over {arm.range[0]:.0f}-{arm.range[1]:.0f} "
+                    f"Angstrom, there are {found}"
+                )
             lo, hi = covering[0]
             lo, hi = max(lo + 0.1, arm.range[0] - 25.0), min(hi - 0.1, arm.range[1] + 25.0)
             n = int(np.log(hi / lo) * C_KMS / STEP_KMS)
@@ -89,7 +91,7 @@ class ModelGrid:
 
 
 def spline_matrix(grid: np.ndarray, wavelength: np.ndarray) -> sparse.csr_array:
-    """Operator ``(n_pix, n_grid)`` from cubic B-spline coefficients on a grid uniform in ln(lambda) to points.
+    """Operator ``(n_pix, n_grid)`` from cubic B-spline coefficients, on a grid even in ln(lambda), to points.
 
     The coefficients come from values by :func:`spline_prefilter` in Fourier space; the two together are the
     interpolating spline, exact to 1e-4 of a line's depth at 3 points per FWHM.
@@ -132,9 +134,8 @@ class Observer:
             chosen = arm.contains(wave)
             source = grid.wavelength[grid.arms[arm.name]]
             matrix = spline_matrix(source, wave[chosen])
-            length = next_fast_len(
-                source.size + 64, real=True
-            )  # room between the two ends, which wrap around
+            # room between the two ends, which wrap around
+            length = next_fast_len(source.size + 64, real=True)
             frequency = torch.fft.rfftfreq(length, STEP_KMS).to(device)
             start = instrument.slices[arm.name].start + int(np.argmax(chosen))
             self._arms.append((grid.arms[arm.name], length, frequency, _torch_csr(matrix, device),
@@ -156,16 +157,14 @@ class Observer:
             transfer = rotation_transfer(frequency, vbroad)
             width = torch.full_like(vbroad, rest**2)
             if resolution_factor is not None:
-                nominal = C_KMS / FWHM_PER_SIGMA / float(np.mean(self.instrument.resolving_power_at(
-                    self.wavelength[target])))  # fmt: skip
+                power = self.instrument.resolving_power_at(self.wavelength[target]).mean()
+                nominal = C_KMS / FWHM_PER_SIGMA / float(power)
                 width = (width + nominal**2 * (resolution_factor**-2.0 - 1.0)).clamp(min=0.0)
             transfer = transfer * torch.exp(-2.0 * (torch.pi * frequency) ** 2 * width[:, None])
             transfer = transfer * spline_prefilter(frequency * STEP_KMS)
             if velocity is not None:
-                transfer = (
-                    torch.polar(transfer.abs(), -2.0 * torch.pi * frequency * velocity[:, None])
-                    * transfer.sign()
-                )
+                phase = -2.0 * torch.pi * frequency * velocity[:, None]
+                transfer = torch.polar(transfer.abs(), phase) * transfer.sign()
             arm = flux[:, source]
             spectrum = torch.fft.rfft(_taper(arm) - 1.0, n=length) * transfer
             broadened = torch.fft.irfft(spectrum, n=length)[:, : arm.shape[1]]
@@ -199,9 +198,9 @@ def _torch_csr(matrix: sparse.csr_array, device: str) -> torch.Tensor:
 class Disturbances:
     """What an observation does to a spectrum; every amplitude is drawn anew for every spectrum.
 
-    S/N per Angstrom is log-uniform in ``snr``, the arms' ratios scatter by ``snr_arm_scatter`` (dex); the noise grows
-    with flux to a power drawn between 0 and ``noise_power`` (0.5 = photon noise); ``velocity`` km/s and
-    ``resolution`` (fraction) are standard deviations; the flux is multiplied by a random smooth
+    S/N per Angstrom is log-uniform in ``snr``, the arms' ratios scatter by ``snr_arm_scatter`` (dex); the
+    noise grows with flux to a power drawn between 0 and ``noise_power`` (0.5 = photon noise); ``velocity``
+    km/s and ``resolution`` (fraction) are standard deviations; the flux is multiplied by a random smooth
     function: a polynomial of ``tilt`` and waves of ``wave`` relative amplitude (standard deviations) with
     periods from 30 to 300 Angstrom; up to ``gaps`` stretches of up to ``gap_width`` Angstrom are lost in
     a spectrum, a whole arm with probability ``arm_loss``.
@@ -266,7 +265,7 @@ class Noise:
         for _ in range(plan.gaps):
             mask |= self._gap(n, generator)
         for low, high in plan.windows:
-            factor = 1.0 + plan.window_velocity / 299792.458 * self._normal(n, 1, generator=generator)
+            factor = 1.0 + plan.window_velocity / C_KMS * self._normal(n, 1, generator=generator)
             mask |= (self.wavelength >= low * factor) & (self.wavelength <= high * factor)
         noisy = (flux + sigma * self._normal(*flux.shape, generator=generator)) * shape
         return noisy, sigma * shape, mask, torch.where(lost, 0.0, snr)

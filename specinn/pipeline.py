@@ -13,6 +13,7 @@ from astropy.table import Table, vstack
 from specinn.errors import ConfigError, PluginError, ReadError, SpecinnError
 from specinn.flags import Flag, is_bad
 from specinn.posterior import Posterior
+from specinn.resample import R_TOLERANCE
 from specinn.wavelengths import air_to_vacuum, vacuum_to_air
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _BOUND_MARGIN = 0.01  # of a label's range, for AT_BOUNDS
-_RESOLUTION_TOLERANCE = 0.99  # that of specinn.resample
 _SNR_RANGE = (10.0, 1000.0)  # per Angstrom, where the model's header does not say
 
 
@@ -153,7 +153,7 @@ class Pipeline:
         for arm in self.estimator.instrument.arms:
             here = arm.contains(batch.wavelength)
             given = np.broadcast_to(np.asarray(batch.resolving_power, float), here.shape)[here]
-            if (given < _RESOLUTION_TOLERANCE * arm.resolving_power.at(batch.wavelength[here])).any():
+            if (given < R_TOLERANCE * arm.resolving_power.at(batch.wavelength[here])).any():
                 return True
         return False
 

@@ -15,6 +15,7 @@ _ROOT = 1.0 / np.sqrt(2.0 * np.pi)
 _REACH = 4.5  # kernel half width in sigma; the weight beyond is 7e-6
 _BLOCK = 1024  # output pixels weighed at a time, so that temporary arrays stay in the cache
 _MIN_COVERAGE = 0.8  # of an output pixel's kernel; below it the pixel is masked, never extrapolated
+_WHOLE = 0.999  # of an output pixel's kernel, where orders overlap
 # A spectrograph's resolving power varies by this much over its range (4MOST HRS: 18 500 to 21 000), so a
 # spectrum that is this little below the target passes as it is; training varies R accordingly.
 R_TOLERANCE = 0.9
@@ -112,19 +113,26 @@ def resampling_operator(
 
     Every piece of the input serves every piece of the output that it overlaps; where two pieces of the input
     (echelle orders) meet or overlap, their weights add up, and :func:`apply_resampling` divides by the sum.
+    An order that ends within the kernel of a pixel sees one side of it alone, so it has no part in pixels that
+    another order covers whole.
     """
     r_in = np.broadcast_to(np.asarray(resolving_power, float), wavelength.shape)
     r_out = np.broadcast_to(np.asarray(out_resolving_power, float), out_wavelength.shape)
     rows, columns, weights = [], [], []
     for target in out_arms.values():
         wave = out_wavelength[target]
+        blocks = []
         for piece in arms.values():
             source = wavelength[piece]
             if source.size > 1 and source[0] < wave[-1] and source[-1] > wave[0]:
-                block = resampling_matrix(source, r_in[piece], wave, r_out[target]).tocoo()
-                rows.append(block.row + target.start)
-                columns.append(block.col + piece.start)
-                weights.append(block.data)
+                block = resampling_matrix(source, r_in[piece], wave, r_out[target])
+                blocks.append((piece.start, block.tocoo(), block.sum(axis=1) > _WHOLE))
+        covered = np.any([whole for *_, whole in blocks], axis=0) if blocks else np.zeros(0, bool)
+        for start, block, whole in blocks:
+            keep = (whole | ~covered)[block.row]
+            rows.append(block.row[keep] + target.start)
+            columns.append(block.col[keep] + start)
+            weights.append(block.data[keep])
     shape = (out_wavelength.size, wavelength.size)
     if not rows:
         return sparse.csr_array(shape)
@@ -157,28 +165,44 @@ def _weights(
     return (at_lower - at_upper) / (b - a)
 
 
+def pixel_widths(wavelength: np.ndarray, arms: Mapping[str, slice] | None = None) -> np.ndarray:
+    """``(n_pix,)`` widths in Angstrom of the pixels of a grid, arm by arm."""
+    width = np.empty(wavelength.size)
+    for arm in (arms or {"all": slice(None)}).values():
+        if wavelength[arm].size > 1:
+            lower, upper = pixel_bounds(wavelength[arm])
+            width[arm] = upper - lower
+    return width
+
+
 def apply_resampling(
-    matrix: sparse.csr_array, flux: np.ndarray, sigma: np.ndarray, mask: np.ndarray
+    matrix: sparse.csr_array,
+    widths: tuple[np.ndarray, np.ndarray],
+    flux: np.ndarray,
+    sigma: np.ndarray,
+    mask: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Carry ``flux``, ``sigma`` and ``mask`` ``(n_spec, n_in)`` through the operator to ``(n_spec, n_out)``.
 
-    Masked input has no weight; an output pixel of which less than 80 % of the kernel rests on good input
-    is masked. Errors are those of independent pixels, propagated linearly (the correlation between
-    neighbouring output pixels is not kept).
+    ``widths`` are the :func:`pixel_widths` of input and output. Masked input has no weight; an output pixel of
+    which less than 80 % of the kernel rests on good input is masked.
+
+    sigma is that of independent output pixels with the S/N per Angstrom of the input: what is averaged is
+    variance times pixel width. The scatter from pixel to pixel comes out smaller where a broad kernel has
+    smoothed it, but that noise is correlated, and who took it for independent would claim too much.
     """
+    variance = np.where(mask, 0.0, sigma**2) * widths[0]
     if not mask.any():
         share = np.asarray(matrix.sum(axis=1))[:, None]
         values = matrix @ flux.T
-        variance = matrix.power(2) @ (sigma**2).T
     else:
-        good = (~mask).astype(flux.dtype)
-        share = matrix @ good.T
+        share = matrix @ (~mask).astype(flux.dtype).T
         values = matrix @ np.where(mask, 0.0, flux).T
-        variance = matrix.power(2) @ np.where(mask, 0.0, sigma**2).T
+    noise = matrix @ variance.T
     bad = np.broadcast_to(share < _MIN_COVERAGE, values.shape)
     with np.errstate(divide="ignore", invalid="ignore"):
         flux_out = np.where(bad, 0.0, values / share)
-        sigma_out = np.where(bad, np.inf, np.sqrt(variance) / share)
+        sigma_out = np.where(bad, np.inf, np.sqrt(noise / share / widths[1][:, None]))
     unknown = np.isnan(sigma).all(axis=1)
     sigma_out[:, unknown] = np.nan
     return (np.ascontiguousarray(flux_out.T), np.ascontiguousarray(sigma_out.T), np.ascontiguousarray(bad.T))

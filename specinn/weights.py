@@ -31,29 +31,34 @@ def read_header(path: Path) -> dict[str, Any]:
             if not 2 <= length <= _MAX_HEADER:
                 raise ModelError(f"{path} is not a safetensors file: give a model that specinn train wrote")
             metadata = json.loads(file.read(length)).get("__metadata__", {})
+            header = json.loads(metadata[KEY]) if KEY in metadata else None
     except FileNotFoundError:
         raise ModelError(f"{path}: no such model file") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ModelError(f"{path} cannot be read as a safetensors file ({error})") from None
-    if KEY not in metadata:
+    if not isinstance(header, dict):
         raise ModelError(f"{path} has no specinn header: give a model that specinn train wrote")
-    return json.loads(metadata[KEY])
+    return header
 
 
 def save_weights(path: Path, tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any]) -> None:
     """Write tensors and header under a temporary name, then rename."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from None
+    try:
         whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
         save_file(whole, temporary, metadata={KEY: json.dumps(dict(header), allow_nan=False)})
         temporary.chmod(0o644)  # safetensors makes it private to the user
         os.replace(temporary, path)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from None
+    except (OSError, SafetensorError) as error:  # the latter for a full disk
+        raise OutputError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}") from None
     finally:
         temporary.unlink(missing_ok=True)
 

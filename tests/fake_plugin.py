@@ -22,7 +22,7 @@ from specinn.instruments import Instrument
 from specinn.interfaces import Estimator, Preprocessor, Reader, Templates
 from specinn.labels import LabelSet, make_label
 from specinn.posterior import Posterior
-from specinn.resample import apply_resampling, resampling_matrix
+from specinn.resample import apply_resampling, pixel_widths, resampling_matrix
 from specinn.spectra import SpectrumBatch, snr_per_angstrom
 from specinn.wavelengths import doppler
 
@@ -176,7 +176,8 @@ class ToArms(Preprocessor):
         for arm in self.instrument.arms:
             power = arm.resolving_power.at(arm.wavelength)
             matrix = resampling_matrix(batch.wavelength, batch.resolving_power, arm.wavelength, power)
-            parts.append(apply_resampling(matrix, batch.flux, batch.sigma, batch.mask))
+            widths = pixel_widths(batch.wavelength), pixel_widths(arm.wavelength)
+            parts.append(apply_resampling(matrix, widths, batch.flux, batch.sigma, batch.mask))
         flux, sigma, mask = (np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True))
         sigma = np.where(mask, 1.0, sigma)
         out = SpectrumBatch(self.instrument.wavelength, flux, sigma, mask, meta=batch.meta.copy(),
@@ -220,7 +221,7 @@ class Toy(Estimator):
         cls, config: Mapping[str, Any], folder: Path, progress: Callable[[dict[str, Any]], None]
     ) -> Toy:
         """Regression of simulated spectra on t."""
-        n = int(config["estimator"].get("n", 40))
+        n = int(config.get("n", 40))
         t = np.random.default_rng(0).uniform(-0.5, 0.5, (n, len(LABELS)))
         batch = simulate(from_unit(t), snr=1e6)
         instrument = Instrument.from_toml(TOML)

@@ -344,3 +344,17 @@ def write_iraf_multispec(path: Path, wavelength, flux) -> Path:
         header[f"WAT2_{i // 68 + 1:03d}"] = wat[i : i + 68]
     fits.PrimaryHDU(np.atleast_2d(flux), header).writeto(path)
     return path
+
+
+def as_spectrum(wavelength, flux, sigma):
+    """The same as a ``specutils.Spectrum``."""
+    from astropy import units as u
+    from astropy.nddata import StdDevUncertainty
+    from specutils import Spectrum
+
+    return Spectrum(
+        spectral_axis=wavelength * u.AA,
+        flux=flux * u.dimensionless_unscaled,
+        uncertainty=StdDevUncertainty(sigma),
+        mask=flux == 0.0,
+    )

@@ -29,7 +29,7 @@ HERE = Path(__file__).parent
 @pytest.fixture(scope="module")
 def plugins(tmp_path_factory: pytest.TempPathFactory) -> Plugins:
     path = tmp_path_factory.mktemp("model") / "toy.safetensors"
-    fake_plugin.Toy.train({"estimator": {"kind": "toy"}}, path.parent, lambda state: None).save(path)
+    fake_plugin.Toy.train({}, path.parent, lambda state: None).save(path)
     fake_plugin.MODELS["toy-model"] = path
     return Plugins(entry=[], extra={"fake": fake_plugin})
 

@@ -105,3 +105,28 @@ def test_errors_say_what_was_found(make, message):
 def test_solar_scale_is_that_of_magg_2022():
     assert SOLAR_LOG_EPS["Fe"] == 7.50 and SOLAR_LOG_EPS["O"] == 8.77
     assert li_fe(np.array([1.05, 2.2]), np.array([0.0, -0.5])) == pytest.approx([0.0, 1.65])
+
+
+@given(st.floats(1e-3, 0.999), st.sampled_from(["vmic", "a_li", "n_fe", "c_fe", "mn_fe"]))
+def test_probit_inverts_and_never_leaves_the_bounds(place, name):
+    label = make_label(name, (-0.4, 3.6))
+    labels = LabelSet((label,))
+    value = np.array([-0.4 + 4.0 * place])
+    assert labels.from_network(labels.to_network(value)) == pytest.approx(value, abs=1e-9)
+    tensor = torch.tensor(value)
+    assert labels.to_network(tensor).numpy() == pytest.approx(labels.to_network(value), abs=1e-9)
+    assert labels.inside(labels.from_network(np.array([[-40.0], [40.0]]))).all()
+
+
+def test_probit_turns_the_uniform_prior_into_a_normal_one():
+    labels = LabelSet((make_label("a_li", (-0.5, 3.6)),))
+    network = labels.to_network(np.random.default_rng(0).uniform(-0.5, 3.6, (20_000, 1)))
+    assert network.mean() == pytest.approx(0.0, abs=0.03)
+    assert network.std() == pytest.approx(1.0, abs=0.02)
+
+
+@pytest.mark.parametrize("name", ["vmic", "vbroad", "mg_fe"])
+def test_gradients_pass_every_transform(name):
+    labels = LabelSet((make_label(name, (0.4, 2.0)),))
+    values = torch.tensor([[1.1]], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(labels.to_network, (values,))

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specinn.errors import ReadError
-from specinn.resample import apply_resampling, pixel_bounds, resampling_matrix
+from specinn.resample import apply_resampling, pixel_bounds, pixel_widths, resampling_matrix
 from specinn.wavelengths import C_KMS, FWHM_PER_SIGMA, lsf_sigma_kms
 
 CENTRE = 5400.0
@@ -37,7 +37,8 @@ def resample(wavelength, r_in, out, r_out, flux, sigma=None, mask=None):
     flux = np.atleast_2d(flux)
     sigma = np.ones_like(flux) if sigma is None else sigma
     mask = np.zeros(flux.shape, bool) if mask is None else np.atleast_2d(mask)
-    return apply_resampling(resampling_matrix(wavelength, r_in, out, r_out), flux, sigma, mask)
+    widths = pixel_widths(wavelength), pixel_widths(out)
+    return apply_resampling(resampling_matrix(wavelength, r_in, out, r_out), widths, flux, sigma, mask)
 
 
 @settings(max_examples=40)
@@ -93,7 +94,8 @@ def test_the_same_grid_and_resolving_power_change_nothing(r):
     flux = np.random.default_rng(0).normal(size=(2, 500))
     sigma = np.random.default_rng(1).uniform(1, 2, size=(2, 500))
     mask = np.random.default_rng(2).uniform(size=(2, 500)) < 0.1
-    new, error, bad = apply_resampling(matrix, flux, sigma, mask)
+    widths = pixel_widths(wavelength), pixel_widths(wavelength)
+    new, error, bad = apply_resampling(matrix, widths, flux, sigma, mask)
     assert (bad == mask).all()
     assert new[~bad] == pytest.approx(flux[~mask], abs=1e-9)
     assert error[~bad] == pytest.approx(sigma[~mask], rel=1e-9)
@@ -149,29 +151,37 @@ def test_wavelengths_that_go_back_are_an_error():
         resampling_matrix(wavelength, 60_000, grid(5390, 5410, 0.05), 20_000)
 
 
-def test_errors_of_white_noise_are_those_of_a_monte_carlo():
+def test_errors_are_those_of_a_monte_carlo_for_means_over_many_pixels():
+    """Smoothing correlates neighbours; what must be right is the noise of anything wider than the kernel."""
     rng = np.random.default_rng(3)
-    wavelength, out = grid(5395, 5405, 0.02, 0.3), grid(5396, 5404, 0.09)
-    sigma = np.broadcast_to(0.02 * (1 + 0.5 * np.sin(wavelength)), (4000, wavelength.size))
+    wavelength, out = grid(5390, 5410, 0.02, 0.3), grid(5391, 5409, 0.09)
+    sigma = np.broadcast_to(0.02 * (1 + 0.5 * np.sin(wavelength / 3)), (3000, wavelength.size))
     flux, error, mask = resample(wavelength, 60_000, out, 20_000, rng.normal(1.0, sigma), sigma)
     assert not mask.any()
-    assert flux.std(axis=0) == pytest.approx(error[0], rel=0.06)
-    assert (flux.std(axis=0) / error[0]).mean() == pytest.approx(1.0, rel=0.01)
+    n = 60
+    means = flux[:, : 3 * n].reshape(len(flux), 3, n).mean(axis=2)
+    expected = np.sqrt((error[0, : 3 * n] ** 2).reshape(3, n).mean(axis=1) / n)
+    assert means.std(axis=0) == pytest.approx(expected, rel=0.06)
 
 
-def test_errors_beside_masked_pixels_are_those_of_a_monte_carlo():
+def test_errors_of_coarser_pixels_are_those_of_a_monte_carlo():
+    """Where pixels nest nothing is correlated, and every pixel's own scatter is right."""
     rng = np.random.default_rng(4)
-    wavelength, out = grid(5395, 5405, 0.04), grid(5396, 5404, 0.09)
-    sigma = np.full((8000, wavelength.size), 0.02)
-    bad = rng.uniform(size=wavelength.size) < 0.08
-    noisy = np.where(bad, 1e3, rng.normal(1.0, sigma))
-    flux, error, mask = resample(
-        wavelength, 60_000, out, 20_000, noisy, sigma, np.broadcast_to(bad, sigma.shape)
-    )
+    wavelength = 5000.05 + 0.1 * np.arange(400)
+    out = wavelength.reshape(-1, 4).mean(axis=1)
+    sigma = np.broadcast_to(0.02 * (1 + 0.5 * np.sin(wavelength)), (4000, 400))
+    flux, error, _ = resample(wavelength, 1e9, out, 1e9, rng.normal(1.0, sigma), sigma)
+    assert flux.std(axis=0) == pytest.approx(error[0], rel=0.06)
+
+
+def test_snr_per_angstrom_is_kept():
+    wavelength, out = grid(5390, 5410, 0.01), grid(5391, 5409, 0.09)
+    sigma = np.full((1, wavelength.size), 1.0 / (100.0 * np.sqrt(0.01)))
+    bad = np.random.default_rng(4).uniform(size=wavelength.size) < 0.08
+    _, error, mask = resample(wavelength, 80_000, out, 20_000, np.ones_like(sigma), sigma, bad)
     good = ~mask[0]
-    assert 0.5 < good.mean() < 1
-    assert flux.std(axis=0)[good] == pytest.approx(error[0][good], rel=0.04)
-    assert (flux.std(axis=0) / error[0])[good].mean() == pytest.approx(1.0, rel=0.005)
+    assert 0.9 < good.mean()
+    assert 1.0 / (error[0, good] * np.sqrt(0.09)) == pytest.approx(100.0, rel=0.01)
 
 
 def test_nothing_is_extrapolated():

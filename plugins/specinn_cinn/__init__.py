@@ -1,4 +1,4 @@
-"""The conditional invertible neural network of Ksoll et al. (2026), on FrEIA, and the model that ships with it."""
+"""The conditional invertible neural network of Ksoll et al. (2026), on FrEIA, and the model that it ships."""
 
 from __future__ import annotations
 

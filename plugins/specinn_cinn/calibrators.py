@@ -13,22 +13,24 @@ from specinn.continuum import ContinuumFit, ContinuumOptions
 from specinn.errors import ConfigError, ReadError
 from specinn.instruments import Instrument
 from specinn.interfaces import Templates
+from specinn.labels import SOLAR_LOG_EPS
 from specinn.observe import STEP_KMS, ModelGrid, rotation_transfer
 from specinn.plugins import Plugins
 from specinn.readers import read
-from specinn.resample import apply_resampling
+from specinn.resample import apply_resampling, pixel_widths
 from specinn.spectra import SpectrumBatch
 
 
 @attrs.frozen
 class Calibrator:
-    """A star with known parameters. ``labels`` gives the emulator's labels; abundances that it leaves out are solar
-    ([X/Fe] = 0, A(Li) = 1.05 + [Fe/H] for stars that have not destroyed it). vbroad is fitted."""
+    """A star with known parameters. ``labels`` gives the emulator's labels; abundances that it leaves out are
+    solar ([X/Fe] = 0, A(Li) = 1.05 + [Fe/H] for stars that have not destroyed it). vbroad is fitted."""
 
     name: str
     path: str
     resolving_power: float
     labels: dict[str, float]
+    fit: tuple[str, ...] = ()
 
 
 @attrs.frozen(eq=False)
@@ -53,12 +55,15 @@ def measure(
     continuum: ContinuumOptions,
     plugins: Plugins,
 ) -> Residual:
-    """The residual of one calibrator; the observed spectrum passes the pipeline's own steps up to the model grid."""
+    """The residual of one calibrator; its spectrum passes the pipeline's own steps up to the model grid."""
     if not Path(star.path).is_file():
         raise ConfigError(f"calibrator {star.name}: {star.path} is no file")
-    unknown = set(star.labels) - set(grid_names)
+    unknown = (set(star.labels) | set(star.fit)) - set(grid_names)
     if unknown:
         raise ConfigError(f"calibrator {star.name}: the grid has no label {', '.join(sorted(unknown))}")
+    needed = {name for name in grid_names if not name.endswith("_fe") and name != "a_li"}
+    if missing := sorted(needed - set(star.labels)):
+        raise ConfigError(f"calibrator {star.name}: $.labels lacks {', '.join(missing)}")
     batches = list(read(Path(star.path), plugins))
     if len(batches) != 1 or len(batches[0]) != 1:
         raise ReadError(f"calibrator {star.name}: {star.path} holds more than one spectrum")
@@ -70,31 +75,48 @@ def measure(
     observed, sigma, mask = to_model_grid(batch, model_grid)
     fit = ContinuumFit(model_grid.wavelength, model_grid.arms, continuum)
 
-    values = np.array([[star.labels.get(n, 0.0) for n in grid_names]])
-    if "a_li" in grid_names and "a_li" not in star.labels:
-        values[0, grid_names.index("a_li")] = 1.05 + star.labels["fe_h"]
-    flux = emulate(torch.as_tensor(values, dtype=torch.float32))
+    solar = {"a_li": SOLAR_LOG_EPS["Li"] + star.labels["fe_h"]}
+    values = torch.tensor([[star.labels.get(n, solar.get(n, 0.0)) for n in grid_names]])
     normal = observed / fit(observed, sigma, mask)[0]
+
+    def compare(labels: torch.Tensor, vbroad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        synthetic = broaden(emulate(labels).expand(len(vbroad), -1), vbroad, model_grid)
+        synthetic = synthetic / fit(synthetic, sigma.expand_as(synthetic), mask.expand_as(synthetic))[0]
+        # a limit on what one pixel can say: the worst lines must not decide
+        difference = torch.where(mask, torch.zeros_like(synthetic), synthetic - normal).clamp(-0.1, 0.1)
+        return synthetic, difference.square().mean(1)
+
     trials = torch.tensor(np.geomspace(0.5, 30.0, 60), dtype=torch.float32)
-    synthetic = broaden(flux.expand(len(trials), -1), trials, model_grid)
-    synthetic = synthetic / fit(synthetic, sigma.expand_as(synthetic), mask.expand_as(synthetic))[0]
-    cost = (
-        torch.where(mask, torch.zeros_like(synthetic), (synthetic - normal).clamp(-0.1, 0.1)).square().mean(1)
+    for _ in range(3 if star.fit else 1):
+        vbroad = trials[compare(values, trials)[1].argmin()]
+        for name in star.fit:
+            steps = values.repeat(41, 1)
+            steps[:, grid_names.index(name)] = torch.linspace(*_limits(name), 41)
+            values = steps[compare(steps, vbroad.expand(41))[1].argmin()][None]
+    synthetic = compare(values, vbroad[None])[0]
+    residual = torch.where(mask, torch.nan, synthetic - normal)[0]
+    return Residual(
+        star.name,
+        residual.double().numpy(),
+        synthetic[0].double().numpy(),
+        vbroad=float(vbroad),
+        velocity=float(batch.meta["rv"][0]),
     )
-    best = int(cost.argmin())
-    residual = torch.where(mask, torch.nan, synthetic[best : best + 1] - normal)[0]
-    return Residual(star.name, residual.double().numpy(), synthetic[best].double().numpy(), float(trials[best]),
-                    float(batch.meta["rv"][0]))  # fmt: skip
 
 
 def to_model_grid(batch: SpectrumBatch, grid: ModelGrid) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Flux, sigma and mask ``(n_spec, n_model)`` of a batch at rest on the model grid."""
     matrix = grid.operator(batch.wavelength, batch.arms, batch.resolving_power)
-    flux, sigma, mask = apply_resampling(matrix, batch.flux, batch.sigma, batch.mask)
+    widths = (pixel_widths(batch.wavelength, batch.arms), pixel_widths(grid.wavelength, grid.arms))
+    flux, sigma, mask = apply_resampling(matrix, widths, batch.flux, batch.sigma, batch.mask)
     level = np.abs(flux).max(axis=1, keepdims=True)
     sigma = np.where(mask, 0.0, sigma)
-    return (torch.as_tensor(flux / level, dtype=torch.float32), torch.as_tensor(sigma / level, dtype=torch.float32),
-            torch.as_tensor(mask.copy()))  # fmt: skip
+    flux, sigma = flux / level, sigma / level
+    return (
+        torch.as_tensor(flux, dtype=torch.float32),
+        torch.as_tensor(sigma, dtype=torch.float32),
+        torch.as_tensor(mask.copy()),
+    )
 
 
 def broaden(flux: torch.Tensor, vbroad: torch.Tensor, grid: ModelGrid) -> torch.Tensor:
@@ -105,3 +127,8 @@ def broaden(flux: torch.Tensor, vbroad: torch.Tensor, grid: ModelGrid) -> torch.
         transfer = rotation_transfer(torch.fft.rfftfreq(n, STEP_KMS), vbroad)
         out[:, arm] = torch.fft.irfft(torch.fft.rfft(flux[:, arm]) * transfer, n=n)
     return out
+
+
+def _limits(name: str) -> tuple[float, float]:
+    """Where the abundance of a calibrator is looked for."""
+    return (-0.5, 3.6) if name == "a_li" else (-0.5, 0.6)

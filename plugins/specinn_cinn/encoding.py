@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 import attrs
 import numpy as np
@@ -38,7 +39,7 @@ class Encoding:
         # arms hold contiguous runs of used pixels, so sums over blocks are differences of a running sum
         self._edges = torch.as_tensor(np.searchsorted(block, np.arange(count + 1)), device=self.pixels.device)
         ends = [int(np.searchsorted(which, i)) for i in range(len(starts) + 1)]
-        self._spans = [slice(i, j) for i, j in zip(ends[:-1], ends[1:], strict=True)]
+        self._spans = [slice(i, j) for i, j in pairwise(ends)]
 
     _edges: torch.Tensor = attrs.field(init=False, default=None)
     _spans: list[slice] = attrs.field(init=False, factory=list)
@@ -52,8 +53,9 @@ class Encoding:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """``x (n, n_used)``, ``context (n, n_context)`` and the S/N per Angstrom of each arm ``(n, n_arms)``.
 
-        ``x`` is 0 where a pixel is masked and limited to 20 units, so that one wild pixel does not decide. The
-        S/N of an arm is the root mean square of 1 / (sigma sqrt(width)) of normalised flux over good pixels, 0 where there are none.
+        ``x`` is 0 where a pixel is masked and limited to 20 units: one wild pixel must not decide. The
+        S/N of an arm is the root mean square of 1 / (sigma sqrt(width)) of normalised flux over good pixels,
+        0 where there are none.
         """
         good = ~mask[:, self.pixels]
         x = torch.where(good, (flux[:, self.pixels] - self.mean) / self.scale, 0.0).clamp(-20.0, 20.0)

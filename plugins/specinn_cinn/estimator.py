@@ -29,8 +29,8 @@ _STARS_AT_ONCE = 16  # times 4096 samples pass the flow together
 class CINN(Estimator):
     """A conditional invertible neural network (Ksoll et al. 2026) with its features and scaling.
 
-    ``center`` and ``spread`` ``(n_labels,)`` standardise labels in network units; :meth:`to_latent` and
-    :meth:`from_latent` are the flow's two directions.
+    ``center`` and ``spread`` ``(n_labels,)`` standardise labels in network units; :meth:`forward` and
+    :meth:`inverse` are the flow's two directions.
     """
 
     labels: LabelSet
@@ -89,9 +89,9 @@ class CINN(Estimator):
                                   tensors["templates.flux"].double().numpy(), arms,
                                   header["templates"]["resolving_power"])  # fmt: skip
             center, spread = tensors["center"].float().to(device), tensors["spread"].float().to(device)
+            steps = tuple((name, dict(options)) for name, options in header["preprocessing"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ModelError(f"{path}: its weights do not fit its header ({error})") from None
-        steps = tuple((name, dict(options)) for name, options in header["preprocessing"])
         return cls(
             labels,
             instrument,
@@ -141,8 +141,10 @@ class CINN(Estimator):
     def condition(self, batch: SpectrumBatch) -> torch.Tensor:
         """The condition of the flow ``(n_spec, n_features)`` for a preprocessed batch."""
         if batch.flux.shape[1] != len(self.encoding.width):
-            raise ModelError(f"the batch has {batch.flux.shape[1]} pixels, the model {len(self.encoding.width)}: pass "
-                             "it through the model's preprocessing first")  # fmt: skip
+            raise ModelError(
+                f"the batch has {batch.flux.shape[1]} pixels, the model {len(self.encoding.width)}: pass it "
+                "through the model's preprocessing first"
+            )
         flux, sigma = (torch.as_tensor(np.where(batch.mask, fill, v), dtype=torch.float32, device=self.device)
                        for v, fill in ((batch.flux, 1.0), (batch.sigma, 1.0)))  # fmt: skip
         mask = torch.as_tensor(batch.mask, device=self.device)
@@ -150,15 +152,15 @@ class CINN(Estimator):
             x, context, _ = self.encoding(flux, sigma, mask)
             return self.features(x, context)
 
-    def to_latent(self, values: torch.Tensor, condition: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, values: torch.Tensor, condition: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Latent ``(n, n_labels)`` of physical labels under the conditions ``(n, n_features)``, and the log
         density of the labels in network label space ``(n,)``."""
         y = (self.labels.to_network(values) - self.center) / self.spread
         z, log_determinant = self.flow(y, c=[condition], rev=False)
         return z, _normal_log_density(z) + log_determinant - self.spread.log().sum()
 
-    def from_latent(self, z: torch.Tensor, condition: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Physical labels of latent ``z (n, n_labels)`` and their log density in network label space ``(n,)``."""
+    def inverse(self, z: torch.Tensor, condition: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Physical labels of latent ``z (n, n_labels)``, and their log density in label space ``(n,)``."""
         y, log_determinant = self.flow(z, c=[condition], rev=True)
         values = self.labels.from_network(y * self.spread + self.center)
         return values, _normal_log_density(z) - log_determinant - self.spread.log().sum()
@@ -173,7 +175,7 @@ class CINN(Estimator):
             for start in range(0, n, _STARS_AT_ONCE):
                 here = slice(start, min(start + _STARS_AT_ONCE, n))
                 z = torch.cat([self._latent(seed, int(row), n_samples) for row in rows[here]])
-                values, density = self.from_latent(z, condition[here].repeat_interleave(n_samples, 0))
+                values, density = self.inverse(z, condition[here].repeat_interleave(n_samples, 0))
                 samples[here] = values.view(-1, n_samples, n_labels).cpu().numpy()
                 log_prob[here] = density.view(-1, n_samples).cpu().numpy()
         return Posterior(self.labels, samples, log_prob)
@@ -184,12 +186,19 @@ class CINN(Estimator):
         return torch.randn(n, len(self.labels), generator=generator).to(self.device)
 
     def log_prob(self, batch: SpectrumBatch, labels: np.ndarray) -> np.ndarray:
+        return self._latent_and_density(batch, labels)[1]
+
+    def to_latent(self, batch: SpectrumBatch, labels: np.ndarray) -> np.ndarray:
+        """Latent variables ``(n_spec, n, n_labels)`` of physical values of that shape."""
+        return self._latent_and_density(batch, labels)[0]
+
+    def _latent_and_density(self, batch: SpectrumBatch, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         values = torch.as_tensor(np.asarray(labels), dtype=torch.float32, device=self.device)
         condition = self.condition(batch)
         with torch.no_grad():
             flat = values.reshape(-1, len(self.labels))
-            _, density = self.to_latent(flat, condition.repeat_interleave(values.shape[1], 0))
-        return density.view(values.shape[:2]).cpu().numpy()
+            z, density = self.forward(flat, condition.repeat_interleave(values.shape[1], 0))
+        return z.view(values.shape).cpu().numpy(), density.view(values.shape[:2]).cpu().numpy()
 
 
 def _normal_log_density(z: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import torch
@@ -31,7 +31,7 @@ class Architecture:
 
     projection: int = 256
     features: tuple[int, ...] = (512, 512, 512, 128)
-    activation: str = "silu"
+    activation: Literal["silu", "relu"] = "silu"
     gaussian: bool = True
     blocks: int = 4
     depth: int = 2
@@ -54,7 +54,7 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "silu": nn.
 
 
 class Features(nn.Module):
-    """``x (n, n_pix)`` standardised flux and ``context (n, n_context)`` to the condition ``(n, n_features)``."""
+    """Scaled flux ``x (n, n_pix)`` and ``context (n, n_context)`` to the condition ``(n, n_features)``."""
 
     def __init__(self, n_pix: int, n_context: int, sizes: Architecture) -> None:
         super().__init__()
@@ -77,8 +77,8 @@ class Features(nn.Module):
 class AmortisedGaussian(fm.InvertibleModule):
     """``z = T(c)^-1 (y - m(c))`` with ``m`` and the lower triangular ``T`` linear in the condition ``c``.
 
-    The diagonal of T is exp(6 tanh(d / 6)) of an output d of the network, so no scale over- or underflows; the
-    rows below it are in units of the diagonal.
+    The diagonal of T is exp(6 tanh(d / 6)) of an output d of the network, so no scale over- or underflows;
+    the rows below it are in units of the diagonal.
     """
 
     def __init__(self, dims_in: Sequence[tuple[int]], dims_c: Sequence[tuple[int]] = ()) -> None:
@@ -95,8 +95,9 @@ class AmortisedGaussian(fm.InvertibleModule):
         mean, log_diagonal, rest = out.split([self.n, self.n, self.below.shape[1]], dim=1)
         log_diagonal = 6.0 * torch.tanh(log_diagonal / 6.0)
         scale = torch.diag_embed(log_diagonal.exp())
-        scale = scale.index_put((torch.arange(len(c), device=c.device)[:, None], self.below[0], self.below[1]),
-                                rest * log_diagonal.exp()[:, self.below[0]])  # fmt: skip
+        row, column = self.below
+        stars = torch.arange(len(c), device=c.device)[:, None]
+        scale = scale.index_put((stars, row, column), rest * log_diagonal.exp()[:, row])
         return mean, scale, log_diagonal
 
     def forward(self, x_or_z: Any, c: Any = None, rev: bool = False, jac: bool = True) -> Any:

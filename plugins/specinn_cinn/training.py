@@ -51,15 +51,15 @@ _PLANNED_TEMPLATES = 24
 
 @attrs.frozen
 class Schedule:
-    """``steps`` batches of ``batch`` spectra; each noiseless spectrum is observed ``repeats`` times. The weights
-    that count are a running mean (``average`` per step). Every ``validate_every`` steps the loss on the grid's
-    validation spectra is taken; ``patience`` validations without gain end the training.
+    """``steps`` batches of ``batch`` spectra; each noiseless spectrum is observed ``repeats`` times. The
+    weights that count are a running mean (``average`` per step). Every ``validate_every`` steps the loss on
+    the grid's validation spectra is taken; ``patience`` validations without gain end the training.
     ``backward`` weighs the paper's second loss: latent variables are jittered by ``jitter``, and the squared
     distance of what comes back counts."""
 
-    steps: int = 8000
+    steps: int = 6000
     batch: int = 512
-    repeats: int = 2
+    repeats: int = 3
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
     average: float = 0.998
@@ -104,6 +104,11 @@ class Config:
     calibrators: list[Calibrator] = attrs.field(factory=list)
 
 
+@attrs.frozen
+class _Sizes:
+    architecture: Architecture
+
+
 @attrs.define(eq=False)
 class Setup:
     """Everything that training needs, built once: also what evaluation simulates test spectra with."""
@@ -122,15 +127,18 @@ class Setup:
 
     def spectra(self, rows: np.ndarray) -> torch.Tensor:
         """Grid spectra ``(n_rows, n_model)`` on the model grid."""
-        parts = [(self.operator @ flux.T).T for _, flux in self.grid.blocks(rows, 128)]
-        return torch.as_tensor(np.concatenate(parts), dtype=torch.float32)
+        return _spectra(self.grid, self.operator, rows)
+
+
+def _spectra(grid: Grid, operator: Any, rows: np.ndarray) -> torch.Tensor:
+    parts = [(operator @ flux.T).T for _, flux in grid.blocks(rows, 128)]
+    return torch.as_tensor(np.concatenate(parts), dtype=torch.float32)
 
 
 def prepare(config: Mapping[str, Any], plugins: Plugins | None = None) -> Setup:
     """Read grid, emulator and calibrators and build the simulator. Raises ``ConfigError`` for wrong keys."""
     settings = structure(dict(config), Config, "training configuration")
-    if settings.preset not in PRESETS:
-        raise ConfigError(f"$.preset is {settings.preset!r}: expected one of {', '.join(PRESETS)}")
+    architecture(settings)  # a wrong size is better known now than after the calibrators
     plugins = plugins or Plugins()
     grid = load([Path(p) for p in settings.grid], plugins=plugins)
     instrument = Instrument.from_toml(plugins.record("instrument", settings.instrument).toml).select(
@@ -149,20 +157,28 @@ def prepare(config: Mapping[str, Any], plugins: Plugins | None = None) -> Setup:
     rows = grid.split("train")
     bounds = {n: (grid.column(n).min(), grid.column(n).max()) for n in names if n != "vbroad"}
     bounds["vbroad"] = settings.prior.vbroad
-    labels = LabelSet(tuple(make_label(n, tuple(float(v) for v in bounds[n])) for n in names))
+    labels = LabelSet(tuple(make_label(n, (float(bounds[n][0]), float(bounds[n][1]))) for n in names))
 
     own = model_grid.operator(grid.wavelength, grid.arms, grid.resolving_power)
     templates = make_templates(grid, fast, model_grid, instrument)
-    residuals = [measure(star, fast.to("cpu"), grid.labels, model_grid, instrument, templates, settings.continuum, plugins)
-                 for star in settings.calibrators]  # fmt: skip
-    setup = Setup(
-        settings, grid, instrument, labels, model_grid, fast, templates, residuals, np.empty(0), None, own
-    )  # type: ignore[arg-type]
+    residuals = [
+        measure(
+            star,
+            fast.to("cpu"),
+            grid.labels,
+            model_grid,
+            instrument,
+            templates,
+            settings.continuum,
+            plugins,
+        )
+        for star in settings.calibrators
+    ]
     observer = Observer(instrument, model_grid, settings.device)
-    setup.used = usable_pixels(instrument, observer.inside, model_grid, residuals, settings.masking)
+    used = usable_pixels(instrument, observer.inside, model_grid, residuals, settings.masking)
 
     validation = grid.split("validation")
-    real = setup.spectra(validation)
+    real = _spectra(grid, own, validation)
     with torch.no_grad():
         errors = fast.to("cpu")(torch.as_tensor(grid.values[validation], dtype=torch.float32)) - real
     where = torch.as_tensor(
@@ -172,7 +188,7 @@ def prepare(config: Mapping[str, Any], plugins: Plugins | None = None) -> Setup:
     if residuals:
         stack = torch.as_tensor(np.nan_to_num(np.stack([r.residual for r in residuals])), dtype=torch.float32)
         reference = torch.as_tensor(np.stack([r.flux for r in residuals]), dtype=torch.float32)
-    setup.simulator = Simulator(
+    simulator = Simulator(
         names,
         grid.labels,
         grid.values[rows],
@@ -183,18 +199,31 @@ def prepare(config: Mapping[str, Any], plugins: Plugins | None = None) -> Setup:
         settings.prior,
         settings.physics,
         settings.continuum,
-        spectra=setup.spectra(rows).to(settings.device) if settings.real_fraction else None,
+        spectra=_spectra(grid, own, rows).to(settings.device) if settings.real_fraction else None,
         real_fraction=settings.real_fraction,
         residuals=None if stack is None else stack.to(settings.device),
         calibrator_flux=None if stack is None else reference.to(settings.device),
         emulator_errors=(where.to(settings.device), errors.to(settings.device)),
         device=settings.device,
     )
-    return setup
+    return Setup(
+        settings, grid, instrument, labels, model_grid, fast, templates, residuals, used, simulator, own
+    )
+
+
+def architecture(settings: Config) -> Architecture:
+    """The preset with the sizes that the configuration changes.
+
+    Raises ``ConfigError`` for an unknown preset or size.
+    """
+    if settings.preset not in PRESETS:
+        raise ConfigError(f"$.preset is {settings.preset!r}: expected one of {', '.join(PRESETS)}")
+    sizes = {**attrs.asdict(PRESETS[settings.preset]), **settings.architecture}
+    return structure({"architecture": sizes}, _Sizes, "training configuration").architecture
 
 
 def make_templates(grid: Grid, emulator: Any, model_grid: ModelGrid, instrument: Instrument) -> Templates:
-    """Emulated spectra of training labels spread over Teff and [Fe/H], at the instrument's resolving power."""
+    """Emulated spectra of training labels over Teff and [Fe/H], at the instrument's resolving power."""
     rows = grid.split("train")
     teff, fe_h = grid.column("teff")[rows], grid.column("fe_h")[rows]
     chosen = []
@@ -234,32 +263,45 @@ def usable_pixels(
 
 
 def _initial_projection(setup: Setup, encoding: Encoding, n: int) -> torch.Tensor:
-    """Principal components ``(n, n_used)`` of simulated noiseless spectra, scaled to unit variance of the leading ones."""
+    """Directions ``(n, n_used)`` that start the projection, each scaled to unit variance over model spectra.
+
+    Three quarters are principal components of noiseless spectra. The others are the differences that a step in
+    one label makes in stars of all kinds: a line as lonely as lithium's is in no leading component.
+    """
     generator = torch.Generator(setup.config.device).manual_seed(99)
     simulator = setup.simulator
-    xs = []
-    for _ in range(8):
-        flux, _, vbroad = simulator.noiseless(256, generator)
-        spectra = simulator.observe(flux, vbroad, generator)
+
+    def encode(flux: torch.Tensor, vbroad: torch.Tensor) -> torch.Tensor:
+        spectra = simulator.observer(flux, vbroad)
         mask = simulator.outside.expand_as(spectra)
         sigma = torch.full_like(spectra, 1e-3)
-        xs.append(encoding(spectra / simulator.continuum(spectra, sigma, mask)[0], sigma, mask)[0])
-    x = torch.cat(xs)
-    x = x - x.mean(0)
-    values, vectors = torch.linalg.eigh((x @ x.T).double())
-    n = min(n, len(x))
-    values, vectors = values.flip(0)[:n], vectors.flip(1)[:, :n]
-    components = ((vectors / values.sqrt()).float().T @ x) / math.sqrt(1.0)
-    deviation = (values / len(x)).sqrt().float().clamp(min=0.3)
-    return components / deviation[:, None]
+        return encoding(spectra / simulator.continuum(spectra, sigma, mask)[0], sigma, mask)[0]
+
+    with torch.no_grad():
+        x = torch.cat([encode(flux, vbroad) for flux, _, vbroad in
+                       (simulator.noiseless(256, generator) for _ in range(8))])  # fmt: skip
+        x = x - x.mean(0)
+        values, vectors = torch.linalg.eigh((x @ x.T).double())
+        values, vectors = values.flip(0), vectors.flip(1)
+        n_components = min(n - n // 4, len(x) - 1)
+        directions = [((vectors / values.sqrt())[:, :n_components].float().T @ x)]
+        names = [label for label in setup.labels.names if label in setup.grid.labels]
+        for i in range(n - n_components):
+            stars = simulator.labels(1, generator)[0].repeat(2, 1)
+            column = setup.grid.labels.index(names[i % len(names)])
+            stars[0, column] -= 0.1 * simulator.spread[column]
+            stars[1, column] += 0.1 * simulator.spread[column]
+            low, high = encode(simulator.emulate(stars), torch.full((2,), 5.0, device=x.device))
+            directions.append(((high - low) / (high - low).norm().clamp(min=1e-12))[None])
+        all_directions = torch.cat(directions)
+        deviation = (x @ all_directions.T).std(0).clamp(min=0.3)
+    return all_directions / deviation[:, None]
 
 
 def build(setup: Setup) -> CINN:
     """An untrained estimator for the setup."""
     settings = setup.config
-    sizes = attrs.evolve(PRESETS[settings.preset], **{
-        k: tuple(v) if k == "features" else v for k, v in settings.architecture.items()
-    })  # fmt: skip
+    sizes = architecture(settings)
     torch.manual_seed(settings.schedule.seed)
     simulator, device = setup.simulator, settings.device
     width = np.concatenate([np.subtract(*pixel_bounds(a.wavelength)[::-1]) for a in setup.instrument.arms])
@@ -269,8 +311,14 @@ def build(setup: Setup) -> CINN:
     sigma, mask = torch.full_like(sample, 1e-3), simulator.outside.expand_as(sample)
     sample = sample / simulator.continuum(sample, sigma, mask)[0]
     pixels = torch.as_tensor(np.flatnonzero(setup.used), device=device)
-    encoding = Encoding(pixels, sample.mean(0)[pixels], 0.1, torch.as_tensor(width, dtype=torch.float32, device=device),
-                        setup.instrument.slices, settings.disturbances.snr)  # fmt: skip
+    encoding = Encoding(
+        pixels,
+        sample.mean(0)[pixels],
+        0.1,
+        torch.as_tensor(width, dtype=torch.float32, device=device),
+        setup.instrument.slices,
+        settings.disturbances.snr,
+    )
     labels = torch.cat([simulator.targets(*simulator.labels(4096, generator)) for _ in range(4)])
     network = setup.labels.to_network(labels)
     features = Features(len(pixels), encoding.n_context, sizes).to(device)
@@ -280,14 +328,26 @@ def build(setup: Setup) -> CINN:
             features.projection.weight[: len(start)] = start
             features.projection.bias.zero_()
     flow = make_flow(len(setup.labels), sizes.features[-1], sizes, settings.schedule.seed).to(device)
-    steps = (
+    steps: tuple[tuple[str, dict[str, Any]], ...] = (
         ("mask", {}),
         ("rest-frame", {}),
         ("to-arms", {}),
         ("continuum", {"options": attrs.asdict(settings.continuum)}),
     )
-    return CINN(setup.labels, setup.instrument, steps, setup.templates, _header(setup), sizes, encoding, features, flow,
-                network.mean(0), network.std(0), device)  # fmt: skip
+    return CINN(
+        setup.labels,
+        setup.instrument,
+        steps,
+        setup.templates,
+        _header(setup),
+        sizes,
+        encoding,
+        features,
+        flow,
+        center=network.mean(0),
+        spread=network.std(0),
+        device=device,
+    )
 
 
 def _header(setup: Setup) -> dict[str, Any]:
@@ -303,6 +363,7 @@ def _header(setup: Setup) -> dict[str, Any]:
             "physics": attrs.asdict(settings.physics),
             "masking": attrs.asdict(settings.masking),
             "real_fraction": settings.real_fraction,
+            "snr_range": list(settings.disturbances.snr),
             "pixels_used": int(setup.used.sum()),
             "calibrators": [{"name": r.name, "vbroad": round(r.vbroad, 2),
                              "rms": float(np.sqrt(np.nanmean(r.residual**2)))} for r in setup.residuals],
@@ -319,7 +380,7 @@ def loss_terms(
     schedule: Schedule,
     generator: Any = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Negative log-likelihood per star ``(n,)`` in standardised label space, and the backward loss (a scalar)."""
+    """Negative log-likelihood per star ``(n,)`` in standardised label space, and the backward loss."""
     condition = model.features(x, context)
     y = (model.labels.to_network(labels) - model.center) / model.spread
     z, log_determinant = model.flow(y, c=[condition], rev=False)
@@ -344,13 +405,13 @@ def train(
 
 
 def validation_set(setup: Setup, repeats: int = 8) -> list[tuple[torch.Tensor, ...]]:
-    """Real grid spectra of the validation split, observed with fixed noise, as (flux, sigma, mask, labels)."""
+    """Grid spectra of the validation split, observed with fixed noise, as (flux, sigma, mask, labels)."""
     simulator = setup.simulator
     generator = torch.Generator(setup.config.device).manual_seed(12345)
     rows = setup.grid.split("validation")
     flux = setup.spectra(rows).to(setup.config.device)
     values = torch.as_tensor(setup.grid.values[rows], dtype=torch.float32, device=setup.config.device)
-    out = []
+    out: list[tuple[torch.Tensor, ...]] = []
     for _ in range(repeats):
         vbroad = simulator.vbroad(len(rows), generator)
         observed = simulator.observe(simulator.disturb(flux, generator), vbroad, generator)
@@ -363,7 +424,7 @@ def fit(setup: Setup, model: CINN, folder: Path, progress: Callable[[dict[str, A
     plan, device = setup.config.schedule, setup.config.device
     modules = torch.nn.ModuleDict({"features": model.features, "flow": model.flow})
     average = {k: v.clone() for k, v in modules.state_dict().items()}
-    best = {"loss": math.inf, "step": 0, "weights": average}
+    best: dict[str, Any] = {"loss": math.inf, "step": 0, "weights": average}
     optimiser = torch.optim.AdamW(modules.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint, of = folder / "cinn-checkpoint.safetensors", fingerprint(attrs.asdict(setup.config))
@@ -405,13 +466,23 @@ def fit(setup: Setup, model: CINN, folder: Path, progress: Callable[[dict[str, A
                 stale = 0
             else:
                 stale += 1
-            save_checkpoint(checkpoint, {"modules": modules.state_dict(), "optimiser": optimiser.state_dict(),
-                                         "average": average, "best": best, "step": step + 1, "stale": stale}, of)  # fmt: skip
+            whole = {
+                "modules": modules.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "average": average,
+                "best": best,
+                "step": step + 1,
+                "stale": stale,
+            }
+            save_checkpoint(checkpoint, whole, of)
         progress(state)
         if stale >= plan.patience:
             break
     modules.load_state_dict(best["weights"])
     modules.requires_grad_(False).eval()
+    if model.features.projection is not None:  # as it is saved, so that the model is the one in the file
+        weight = model.features.projection.weight
+        weight.copy_(weight.half())
     model.header["training"] |= {"best_step": best["step"], "validation_loss": best["loss"],
                                  "seconds": round(time.monotonic() - started)}  # fmt: skip
     return model
@@ -424,6 +495,6 @@ def _validate(
     """Mean loss of the averaged weights."""
     kept = {k: v.clone() for k, v in modules.state_dict().items()}
     modules.load_state_dict(average)
-    losses = [loss_terms(model, *batch, plan)[0] for batch in batches]
+    losses = [loss_terms(model, x, context, labels, plan)[0] for x, context, labels in batches]
     modules.load_state_dict(kept)
     return float(torch.cat(losses).clamp(max=100.0).mean())

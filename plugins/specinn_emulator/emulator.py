@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from specinn.weights import load_weights, save_weights
 from . import BUNDLED
 
 FORMAT = "specinn emulator"
+_PLAIN = ("center", "spread", "mean", "basis", "scale")  # the tensors beside the network's
 
 
 def features(values: torch.Tensor, names: tuple[str, ...]) -> torch.Tensor:
@@ -73,6 +76,18 @@ class Emulator(Synthesizer):
     header: dict[str, Any]
 
     @classmethod
+    def train(
+        cls,
+        config: Mapping[str, Any],
+        folder: Path,
+        progress: Callable[[dict[str, Any]], None] = lambda state: None,
+    ) -> Emulator:
+        """Train from a grid as ``specinn_emulator.training.Config`` says; checkpoints go to ``folder``."""
+        from .training import train
+
+        return train(config, folder, progress)
+
+    @classmethod
     def load(cls, path: Path | None = None, device: str = "cpu") -> Emulator:
         """Read weights that :meth:`save` wrote; without a path the bundled ones."""
         path = BUNDLED if path is None else Path(path)
@@ -83,30 +98,28 @@ class Emulator(Synthesizer):
                 k.removeprefix("network."): v.float() for k, v in tensors.items() if k.startswith("network.")
             }
             network.load_state_dict(stored)
-        except (KeyError, TypeError, RuntimeError) as error:
+            network.requires_grad_(False)
+            plain = {name: tensors[name].float().to(device) for name in _PLAIN}
+            return cls(
+                labels=tuple(header["labels"]),
+                bounds=np.array(header["bounds"]),
+                wavelength=np.concatenate([np.array(_axis(**axis)) for axis in header["axes"]]),
+                arms={axis["name"]: slice(*axis["slice"]) for axis in header["axes"]},
+                resolving_power=header["resolving_power"],
+                medium=header["medium"],
+                network=network.to(device).eval(),
+                header=header,
+                **plain,
+            )
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ModelError(f"{path}: its weights do not fit its header ({error})") from None
-        network.requires_grad_(False)
-        plain = {
-            name: tensors[name].float().to(device) for name in ("center", "spread", "mean", "basis", "scale")
-        }
-        return cls(
-            labels=tuple(header["labels"]),
-            bounds=np.array(header["bounds"]),
-            wavelength=np.concatenate([np.array(_axis(**axis)) for axis in header["axes"]]),
-            arms={axis["name"]: slice(*axis["slice"]) for axis in header["axes"]},
-            resolving_power=header["resolving_power"],
-            medium=header["medium"],
-            network=network.to(device).eval(),
-            header=header,
-            **plain,
-        )
 
     def save(self, path: Path) -> None:
         """Write one safetensors file, weights as float16 (its effect on flux is below 1e-5)."""
         half = {f"network.{k}": v.half() for k, v in self.network.state_dict().items()}
         half["basis"] = (self.basis * 1.0).half()
         exact = {"center": self.center, "spread": self.spread, "mean": self.mean, "scale": self.scale}
-        axes = [
+        axes: list[dict[str, Any]] = [
             {"name": name, "slice": [arm.start, arm.stop], "first": float(self.wavelength[arm][0]),
              "last": float(self.wavelength[arm][-1])}
             for name, arm in self.arms.items()
@@ -127,7 +140,7 @@ class Emulator(Synthesizer):
         return self.network(x) * self.scale
 
     def __call__(self, labels: Any) -> Any:
-        """Flux ``(n, n_pix)`` of physical labels ``(n, n_labels)``; numpy in, numpy out; tensor in, tensor out."""
+        """Flux ``(n, n_pix)`` of physical labels ``(n, n_labels)``; tensors for tensors, else numpy."""
         if not torch.is_tensor(labels):
             with torch.no_grad():
                 return self(torch.as_tensor(np.asarray(labels), dtype=torch.float32)).cpu().numpy()
@@ -145,9 +158,9 @@ class Emulator(Synthesizer):
         return attrs.evolve(self, wavelength=wavelength, arms=arms, mean=out[0], basis=out[1:].contiguous())
 
     def to(self, device: str) -> Emulator:
-        """The same emulator on another device."""
-        moved = {n: getattr(self, n).to(device) for n in ("center", "spread", "mean", "basis", "scale")}
-        return attrs.evolve(self, network=self.network.to(device), **moved)
+        """A copy of this emulator on another device (a module's own ``to`` would move this one)."""
+        moved = {n: getattr(self, n).to(device) for n in _PLAIN}
+        return attrs.evolve(self, network=copy.deepcopy(self.network).to(device), **moved)
 
 
 def _axis(first: float, last: float, slice: list[int], name: str) -> np.ndarray:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +61,16 @@ def train(
     settings = structure(dict(config), Config, "emulator configuration")
     grid = load([Path(p) for p in settings.grid])
     rows = grid.split("train")
+    if "fe_h" not in grid.labels or not len(grid.split("test")):
+        raise ConfigError(
+            f"the grid has {len(grid)} models with the labels {', '.join(grid.labels)}: training needs fe_h "
+            "among them, and models enough to keep some for the test"
+        )
     if settings.network.components >= len(rows):
-        raise ConfigError(f"$.network.components is {settings.network.components}: the grid has only {len(rows)} "
-                          "training spectra, ask for fewer")  # fmt: skip
+        raise ConfigError(
+            f"$.network.components is {settings.network.components}: the grid has only {len(rows)} training "
+            "spectra, ask for fewer"
+        )
     torch.manual_seed(settings.training.seed)
     mean, basis, coefficients = _components(grid, rows, settings.network.components)
     scale = coefficients.std(0)
@@ -69,6 +78,7 @@ def train(
     values = torch.as_tensor(grid.values[rows], dtype=torch.float32)
     raw = features(values, grid.labels)
     center, spread = raw.mean(0), raw.std(0)
+    spread = torch.where(spread > 0, spread, 1.0)  # of a label with one value throughout
     x, target = (raw - center) / spread, coefficients / scale
     network = _fit(x, target, scale**2 / grid.wavelength.size, settings, folder, progress)
 
@@ -150,6 +160,8 @@ def _fit(
             loss.backward()
             optimiser.step()
             total += float(loss.detach())
+        if not math.isfinite(total):
+            raise ConfigError(f"the loss is not finite in epoch {epoch}: lower $.training.learning_rate")
         progress({"step": epoch + 1, "steps": plan.epochs, "loss": total / steps})
         if (epoch + 1) % 100 == 0:
             save_checkpoint(checkpoint, {"network": network.state_dict(), "optimiser": optimiser.state_dict(),
@@ -185,12 +197,12 @@ def held_out_errors(emulator: Emulator, grid: Grid) -> dict[str, Any]:
         (arm, operator @ difference[:, arm].T)
         for arm, operator in degrading_operators(emulator, RESOLVING_POWER)
     ]
-    rms = np.sqrt(np.concatenate([d for _, d in degraded]).__pow__(2).mean(0))
+    rms = np.sqrt(np.square(np.concatenate([d for _, d in degraded])).mean(0))
     teff, fe_h = grid.column("teff")[rows], grid.column("fe_h")[rows]
 
     def binned(values: np.ndarray, edges: list[float]) -> list[dict[str, float]]:
         out = []
-        for low, high in zip(edges[:-1], edges[1:], strict=True):
+        for low, high in pairwise(edges):
             here = (values >= low) & (values < high)
             if here.any():
                 out.append(

@@ -1,4 +1,4 @@
-"""Normalisation to the pseudo-continuum of specinn.continuum, and what is read off the normalised spectrum."""
+"""Normalisation to the pseudo-continuum of specinn.continuum, and what the normalised spectrum tells."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ _POOR = 0.05  # of an arm's bins in the fit
 
 @attrs.define
 class Continuum(Preprocessor):
-    """Divides flux and sigma by :class:`specinn.continuum.ContinuumFit`; ``options`` are those of :class:`specinn.continuum.ContinuumOptions`.
+    """Divides flux and sigma by :class:`specinn.continuum.ContinuumFit`; ``options`` are those of
+    :class:`specinn.continuum.ContinuumOptions`.
 
     Adds ``snr_<arm>`` to ``meta``: the median S/N per Angstrom in the arm's ``snr_windows`` (the whole arm
     where it has none), 0 for an arm without good pixels.

@@ -10,8 +10,8 @@ from specinn.instruments import Instrument
 from specinn.interfaces import Preprocessor, Templates
 from specinn.spectra import SpectrumBatch
 
-# Air wavelengths in Angstrom of the observer's frame. [O I] night-sky lines (Osterbrock et al. 1996, PASP 108, 277)
-# and the gamma band of telluric O2 (head at 6276 A), where real spectra differ most from stellar models.
+# Air wavelengths in Angstrom of the observer's frame: [O I] night-sky lines (Osterbrock et al. 1996, PASP
+# 108, 277) and the gamma band of telluric O2 (head at 6276 A), where real spectra differ most from models.
 SKY_LINES = (5577.34, 6300.30, 6363.78)
 TELLURIC_BANDS = ((6276.0, 6318.0),)
 _SKY_HALF_WIDTH = 0.6
@@ -42,6 +42,7 @@ class Mask(Preprocessor):
         sigma = batch.sigma.copy()
         flags = flags_of(meta)
         known = np.isfinite(sigma).any(axis=1)
+        recorded = (~mask).any(axis=1)
         mask[known] |= ~(np.isfinite(sigma[known]) & (sigma[known] > 0))
         for arm in batch.arms.values():
             mask[:, arm] |= _runs_of_zero(flux[:, arm])
@@ -50,7 +51,8 @@ class Mask(Preprocessor):
             if self.cosmic_rays:
                 mask[:, arm] |= _spikes(flux[:, arm], mask[:, arm], np.maximum(sigma[:, arm], noise[:, None]))
         raise_flag(flags, ~known, Flag.SNR_ESTIMATED)
-        raise_flag(flags, _no_signal(flux, mask), Flag.NO_SIGNAL)
+        mask |= ~np.isfinite(sigma)  # where there were too few pixels to measure it
+        raise_flag(flags, _no_signal(flux, mask) | (recorded & mask.all(axis=1)), Flag.NO_SIGNAL)
         wave = batch.wavelength
         for line in self.sky_lines:
             mask[:, np.abs(wave - line) < _SKY_HALF_WIDTH] = True
@@ -86,7 +88,10 @@ def _noise(flux: np.ndarray, mask: np.ndarray) -> np.ndarray:
     enough = np.isfinite(second).sum(axis=1) >= 8
     if enough.any():
         out[enough] = np.nanmedian(second[enough], axis=1) / (0.6744898 * np.sqrt(6.0))
-    level = np.abs(flux).max(axis=1)
+    level = np.ones(len(flux))
+    some = ~mask.all(axis=1)
+    if some.any():  # a quantile and not the maximum, which may be a cosmic ray
+        level[some] = np.nanquantile(np.where(mask, np.nan, np.abs(flux))[some], 0.9, axis=1)
     return np.maximum(out, 1e-4 * np.where(level > 0, level, 1.0))
 
 

@@ -13,7 +13,7 @@ from specinn.continuum import ContinuumFit
 from specinn.flags import Flag, flags_of, raise_flag
 from specinn.instruments import Instrument
 from specinn.interfaces import Preprocessor, Templates
-from specinn.resample import apply_resampling, resampling_operator
+from specinn.resample import apply_resampling, pixel_widths, resampling_operator
 from specinn.spectra import SpectrumBatch
 from specinn.wavelengths import C_KMS, doppler
 
@@ -25,11 +25,11 @@ _CLEAR = 1.15  # chi-square gain of the best velocity over the second best
 
 @attrs.define
 class RestFrame(Preprocessor):
-    """Shifts spectra to rest. ``velocity`` km/s holds for all; ``auto`` measures all; None (the default) takes
-    ``meta["rv"]`` where it is a number and measures the others.
+    """Shifts spectra to rest. ``velocity`` km/s holds for all; ``auto`` measures all; None (the default)
+    takes ``meta["rv"]`` where it is a number and measures the others.
 
-    Adds ``rv`` and ``rv_error`` (km/s) to ``meta``. Measured: the maximum over velocities and templates of the
-    gain in chi-square that a scaled template brings, at the model's resolving power.
+    Adds ``rv`` and ``rv_error`` (km/s) to ``meta``. Measured: the maximum over velocities and templates of
+    the gain in chi-square that a scaled template brings, at the model's resolving power.
     """
 
     instrument: Instrument
@@ -42,7 +42,7 @@ class RestFrame(Preprocessor):
         flags = flags_of(meta)
         rv, error = np.full(n, np.nan), np.full(n, np.nan)
         if self.velocity is None and "rv" in meta.colnames:
-            rv = np.array(np.ma.filled(meta["rv"], np.nan), dtype=float)
+            rv = np.ma.filled(np.ma.array(meta["rv"], dtype=float), np.nan)
         elif isinstance(self.velocity, (int, float)):
             rv[:] = self.velocity
         unknown = ~np.isfinite(rv)
@@ -56,8 +56,8 @@ class RestFrame(Preprocessor):
 
 
 def _shift(batch: SpectrumBatch, rv: np.ndarray) -> SpectrumBatch:
-    """To rest: by the wavelengths alone where all velocities agree, else by interpolation (six Lanczos points) to
-    the grid of the batch."""
+    """To rest: by the wavelengths alone where all velocities agree, else by interpolation (six Lanczos
+    points) to the grid of the batch."""
     if np.ptp(rv) < _SAME_KMS:
         return attrs.evolve(batch, wavelength=batch.wavelength / doppler(1.0, float(rv.mean())))
     flux, sigma, mask = np.empty_like(batch.flux), np.empty_like(batch.sigma), np.empty_like(batch.mask)
@@ -76,9 +76,12 @@ def _shift(batch: SpectrumBatch, rv: np.ndarray) -> SpectrumBatch:
             kernel = np.sinc(x) * np.sinc(x / 3.0)
             kernel /= kernel.sum(axis=1, keepdims=True)
             flux[i, arm] = (kernel * filled[i, arm][columns]).sum(axis=1)
-            sigma[i, arm] = np.sqrt((kernel**2 * variance[i, arm][columns]).sum(axis=1))
+            # the S/N per Angstrom stays: what the kernel smooths away comes back as correlation
+            squares = kernel**2
+            sigma[i, arm] = np.sqrt((squares * variance[i, arm][columns]).sum(axis=1) / squares.sum(axis=1))
             touched = (batch.mask[i, arm][columns] & (np.abs(kernel) > 0.1)).any(axis=1)
             mask[i, arm] = touched | outside
+    sigma[np.isnan(batch.sigma).all(axis=1)] = np.nan  # not known before, not known after
     return attrs.evolve(batch, flux=flux, sigma=sigma, mask=mask)
 
 
@@ -110,7 +113,7 @@ def measure_velocity(batch: SpectrumBatch, templates: Templates) -> tuple[np.nda
 
 
 def _on_template_grid(batch: SpectrumBatch, templates: Templates) -> Any:
-    """For every arm of the templates: line depth of the spectra, 1 / sigma^2, and line depth of the templates."""
+    """For every arm of the templates: line depth of the spectra, 1 / sigma^2, line depth of the templates."""
     power = np.broadcast_to(np.asarray(batch.resolving_power, float), batch.wavelength.shape)
     order = np.argsort(batch.wavelength)  # echelle orders may overlap
     native = np.interp(templates.wavelength, batch.wavelength[order], power[order])
@@ -118,7 +121,11 @@ def _on_template_grid(batch: SpectrumBatch, templates: Templates) -> Any:
     operator = resampling_operator(
         batch.wavelength, batch.arms, power, templates.wavelength, templates.arms, target
     )
-    everywhere = apply_resampling(operator, batch.flux, batch.sigma, batch.mask)
+    widths = (
+        pixel_widths(batch.wavelength, batch.arms),
+        pixel_widths(templates.wavelength, templates.arms),
+    )
+    everywhere = apply_resampling(operator, widths, batch.flux, batch.sigma, batch.mask)
     for arm in templates.arms.values():
         wave = templates.wavelength[arm]
         flux, sigma, bad = (values[:, arm] for values in everywhere)
@@ -128,9 +135,13 @@ def _on_template_grid(batch: SpectrumBatch, templates: Templates) -> Any:
         flux, sigma = np.where(weight, flux, 0.0), np.where(weight, sigma, 0.0)
         level = np.maximum(np.abs(flux).max(axis=1, keepdims=True), 1e-300)
         fit = ContinuumFit(wave, {"arm": slice(0, wave.size)})
-        tensors = [torch.as_tensor(v, dtype=torch.float32) for v in (flux / level, sigma / level)]
         with torch.no_grad():
-            continuum = fit(*tensors, torch.as_tensor(~weight))[0].double().numpy() * level
+            continuum, _ = fit(
+                torch.as_tensor(flux / level, dtype=torch.float32),
+                torch.as_tensor(sigma / level, dtype=torch.float32),
+                torch.as_tensor(~weight),
+            )
+        continuum = continuum.double().numpy() * level
         depth = 1.0 - flux / continuum
         noise = np.hypot(sigma / continuum, 0.01)  # models are not better than this
         inverse = np.where(weight, 1.0 / noise**2, 0.0)

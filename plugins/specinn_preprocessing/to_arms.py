@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+
 import attrs
 import numpy as np
 from scipy import sparse
@@ -12,7 +13,7 @@ from specinn.errors import ReadError
 from specinn.flags import Flag, flags_of, raise_flag
 from specinn.instruments import Instrument
 from specinn.interfaces import Preprocessor, Templates
-from specinn.resample import apply_resampling, resampling_operator
+from specinn.resample import apply_resampling, pixel_widths, resampling_operator
 from specinn.spectra import SpectrumBatch
 
 _KEPT_OPERATORS = 8  # a survey has one wavelength grid an arm; archives have one a file
@@ -35,7 +36,13 @@ class ToArms(Preprocessor):
                 "the resolving power of the spectrum is not known: give it with --resolving-power"
             )
         instrument = self.instrument
-        flux, sigma, mask = apply_resampling(self._operator(batch), batch.flux, batch.sigma, batch.mask)
+        widths = (
+            pixel_widths(batch.wavelength, batch.arms),
+            pixel_widths(instrument.wavelength, instrument.slices),
+        )
+        flux, sigma, mask = apply_resampling(
+            self._operator(batch), widths, batch.flux, batch.sigma, batch.mask
+        )
         mask = mask | ~self._inside
         flux = np.where(mask, 0.0, flux)
         meta = batch.meta.copy()

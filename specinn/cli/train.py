@@ -1,4 +1,4 @@
-"""``specinn train``: train an estimator as a TOML file says."""
+"""``specinn train``: train an estimator, or a synthesizer such as the emulator, as a TOML file says."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def train(
     ctx: typer.Context,
-    config: Annotated[Path, typer.Argument(help="The recipe; its [estimator] says which kind is trained.")],
+    config: Annotated[Path, typer.Argument(help="The recipe: [estimator] or [synthesizer], with its kind.")],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The model to write (default: CONFIG.safetensors).")
     ] = None,
@@ -28,7 +28,7 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model of that name.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress display.")] = False,
 ) -> None:
-    """Train an estimator. Interrupt it at will: the same command goes on from the last checkpoint."""
+    """Train an estimator or an emulator. Interrupt it at will: the same command goes on where it was."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -37,14 +37,13 @@ def train(
     from specinn.errors import ConfigError
     from specinn.output import check_output
 
-    recipe = read_toml(config)
-    table = recipe.get("estimator")
-    if not isinstance(table, dict) or not isinstance(table.get("kind"), str):
-        raise ConfigError(f'{config}: it needs a table [estimator] with a kind, such as kind = "cinn"')
+    what, kind, table = _recipe(read_toml(config), config)
     target = check_output(
         output or config.with_suffix(".safetensors"), (".safetensors",), overwrite=overwrite
     )
-    estimator = plugins_of(ctx).load("estimator", table["kind"])
+    trainable = plugins_of(ctx).load(what, kind)
+    if not hasattr(trainable, "train"):
+        raise ConfigError(f"{config}: the {what} {kind!r} is not one that is trained")
     folder = folder or config.with_name(f"{config.stem}-training")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -53,9 +52,26 @@ def train(
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=quiet) as bar:
-        model = estimator.train(recipe, folder, _watcher(bar))
+        model = trainable.train(table, folder, _watcher(bar))
     model.save(target)
-    print(f"wrote {target}; see specinn models {target}")
+    print(f"wrote {target}" + (f"; see specinn models {target}" if what == "estimator" else ""))
+
+
+def _recipe(recipe: dict[str, Any], path: Path) -> tuple[str, str, dict[str, Any]]:
+    """What is trained (estimator or synthesizer), its kind, and its table without the kind."""
+    from specinn.errors import ConfigError
+
+    found = [name for name in ("estimator", "synthesizer") if isinstance(recipe.get(name), dict)]
+    kind = recipe[found[0]].get("kind") if len(found) == 1 else None
+    if not isinstance(kind, str):
+        raise ConfigError(
+            f'{path}: it needs a table [estimator] with a kind, such as kind = "cinn", or a table '
+            '[synthesizer] with kind = "emulator"'
+        )
+    if len(recipe) > 1:
+        other = next(name for name in recipe if name != found[0])
+        raise ConfigError(f"{path}: $.{other} is not known: all keys belong in the table [{found[0]}]")
+    return found[0], kind, {key: value for key, value in recipe[found[0]].items() if key != "kind"}
 
 
 def _watcher(bar: Progress) -> Callable[[dict[str, Any]], None]:

@@ -1,0 +1,244 @@
+"""How good a model is on observed stars whose parameters are known."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import numpy as np
+
+from specinn.catalogue import summarise, with_derived_labels
+from specinn.errors import ConfigError
+from specinn.evaluate import PUBLISHED_SNR, tabulate
+from specinn.flags import is_bad
+from specinn.labels import LabelSet
+from specinn.pipeline import Result
+from specinn.plugins import Plugins
+from specinn.run import file_sources, load_instrument, prepare
+
+if TYPE_CHECKING:
+    from astropy.table import Table
+
+    from specinn.interfaces import Estimator
+
+_REQUIRED = ("file", "star", "instrument", "resolving_power", "teff", "logg", "fe_h")
+_ROLES = ("calibrator", "validation")
+
+
+@attrs.frozen
+class Benchmark:
+    """An observed star whose parameters are known; ``literature`` by name of the label, in its unit.
+
+    ``role`` is ``calibrator`` for stars that the model's training has seen, else ``validation``; ``in_range``
+    says whether the star's parameters are within reach of the model, so that it counts.
+    """
+
+    star: str
+    file: Path
+    instrument: str
+    resolving_power: float | None
+    literature: Mapping[str, float]
+    role: str = "validation"
+    in_range: bool = True
+
+
+def read_benchmarks(path: str | Path, labels: LabelSet) -> list[Benchmark]:
+    """The stars of a CSV table; names of files are relative to it.
+
+    Columns: file, star, instrument, resolving_power, teff, logg, fe_h, and optionally role (calibrator or
+    validation), in_range (1 or 0) and the name of any other label of the model. An empty resolving power is
+    what file or instrument say, an empty parameter is not known. Raises ``ConfigError`` with the row.
+    """
+    path = Path(path)
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            table = csv.DictReader(line for line in file if line.strip() and not line.startswith("#"))
+            rows, columns = list(table), list(table.fieldnames or ())
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror.lower() if error.strerror else error}") from None
+    except (UnicodeDecodeError, csv.Error):
+        raise ConfigError(f"{path} is no CSV table: expected the columns {', '.join(_REQUIRED)}") from None
+    missing = [name for name in _REQUIRED if name not in columns]
+    if missing:
+        raise ConfigError(
+            f"{path}: the columns {', '.join(missing)} are missing; expected {', '.join(_REQUIRED)}, found "
+            f"{', '.join(columns) or 'nothing'}"
+        )
+    if not rows:
+        raise ConfigError(f"{path}: there are no stars in it")
+    known = [name for name in with_derived_labels(labels).names if name in columns]
+    return [_benchmark(row, path, known) for row in rows]
+
+
+def _benchmark(row: Mapping[str, str | None], path: Path, known: Sequence[str]) -> Benchmark:
+    text = {key: (value or "").strip() for key, value in row.items() if isinstance(key, str)}
+    star = text["star"] or text["file"]
+    if not text["file"] or not text["instrument"]:
+        raise ConfigError(f"{path}: {star or 'a star'} needs a file and an instrument")
+
+    def number(name: str) -> float | None:
+        if not text[name]:
+            return None
+        try:
+            value = float(text[name])
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise ConfigError(f"{path}: {name} {text[name]!r} of {star} is not a number")
+        return value
+
+    role, in_range = text.get("role") or "validation", text.get("in_range") or "1"
+    if role not in _ROLES:
+        raise ConfigError(f"{path}: role {role!r} of {star}: expected {' or '.join(_ROLES)}")
+    if in_range not in ("0", "1"):
+        raise ConfigError(f"{path}: in_range {in_range!r} of {star}: expected 1 or 0")
+    values = {name: number(name) for name in known}
+    literature = {name: value for name, value in values.items() if value is not None}
+    power = number("resolving_power")
+    return Benchmark(
+        star, path.parent / text["file"], text["instrument"], power, literature, role, in_range == "1"
+    )
+
+
+def star_metrics(
+    estimator: Estimator,
+    stars: Sequence[Benchmark],
+    *,
+    snr: float = PUBLISHED_SNR,
+    seeds: int = 3,
+    n_samples: int = 4096,
+    seed: int = 0,
+    plugins: Plugins | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[dict[str, Any]]:
+    """A row (of JSON values) for each star: inferred as ``specinn run`` does, with noise added.
+
+    ``snr`` is per Angstrom. Values are means over ``seeds`` draws of the noise, from ``seed`` on; ``flags``
+    has the bits of all. A star that the model's header lists among its calibrators is one, whatever the
+    table says. What does not exist is None, and ``message`` says why.
+
+    Raises ``ConfigError`` for a file with several spectra, ``PluginError`` for an unknown instrument.
+    """
+    plugins = Plugins() if plugins is None else plugins
+    if seeds < 1:
+        raise ConfigError(f"seeds {seeds}: at least 1 is needed, 3 are usual")
+    for name in dict.fromkeys(star.instrument for star in stars):
+        load_instrument(plugins, name)  # a misspelt one is said now and not after an hour
+    training = estimator.header.get("training", {})
+    seen = {str(star.get("name", "")).casefold() for star in training.get("calibrators", ())}
+    rows = []
+    for i, star in enumerate(stars):
+        draws = []
+        for number in range(seed, seed + seeds):
+            job = prepare(
+                plugins, instrument=star.instrument, model=estimator, samples=n_samples, seed=number,
+                resolving_power=star.resolving_power, degrade_snr=snr,
+            )  # fmt: skip
+            result = Result.join(list(job.results(file_sources([star.file], plugins))))
+            if len(result) != 1:
+                raise ConfigError(
+                    f"{star.file} holds {len(result)} spectra: a benchmark star is one spectrum"
+                )
+            draws.append(summarise(result, instrument=star.instrument, model=job.model))
+            progress(i * seeds + len(draws), len(stars) * seeds)
+        if star.star.casefold() in seen:
+            star = attrs.evolve(star, role="calibrator")
+        rows.append(_star_row(star, draws, estimator))
+    return rows
+
+
+def _star_row(
+    star: Benchmark, draws: Sequence[Mapping[str, np.ndarray]], estimator: Estimator
+) -> dict[str, Any]:
+    """One row of :func:`star_metrics`."""
+
+    def mean(name: str) -> float | None:
+        values = np.array([float(np.ma.filled(d[name], np.nan)[0]) for d in draws if name in d])
+        values = values[np.isfinite(values)]
+        return float(values.mean()) if values.size else None
+
+    flags = int(np.bitwise_or.reduce([np.uint32(draw["flags"][0]) for draw in draws]))
+    row: dict[str, Any] = {
+        "star": star.star,
+        "file": star.file.name,
+        "instrument": star.instrument,
+        "role": star.role,
+        "in_range": star.in_range,
+        **{f"snr_{arm.name}": mean(f"snr_{arm.name}") for arm in estimator.instrument.arms},
+        "rv": mean("rv"),
+    }
+    for name in with_derived_labels(estimator.labels).names:
+        row |= {name: mean(name), f"{name}_std": mean(f"{name}_std")}
+        if name in star.literature:
+            difference = None if row[name] is None else row[name] - star.literature[name]
+            row |= {f"{name}_literature": star.literature[name], f"{name}_difference": difference}
+    row |= {
+        "rejected_fraction": mean("rejected_fraction"),
+        "flags": flags,
+        "flag_bad": bool(is_bad(np.array([flags]))[0]),
+        "message": next((str(d["message"][0]) for d in draws if str(d["message"][0])), ""),
+    }
+    return row
+
+
+def star_summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Median and maximum absolute difference by label, over validation stars in range.
+
+    ``n`` is their number and ``worst`` the star of the maximum; ``failed`` are those that count but have no
+    value. Calibrators, which the training has seen, never count.
+    """
+    counted = [row for row in rows if row["role"] == "validation" and row["in_range"]]
+    summary: dict[str, dict[str, Any]] = {}
+    names = dict.fromkeys(
+        key.removesuffix("_difference") for row in rows for key in row if key.endswith("_difference")
+    )
+    for name in names:
+        mine = [row for row in counted if f"{name}_difference" in row]
+        have = [row for row in mine if row[f"{name}_difference"] is not None]
+        size = np.array([abs(row[f"{name}_difference"]) for row in have])
+        summary[name] = {
+            "n": len(have),
+            "median": float(np.median(size)) if have else None,
+            "maximum": float(size.max()) if have else None,
+            "worst": have[int(size.argmax())]["star"] if have else None,
+            "failed": [row["star"] for row in mine if row[f"{name}_difference"] is None],
+        }
+    return summary
+
+
+def star_table(rows: Sequence[Mapping[str, Any]], labels: LabelSet, meta: Mapping[str, Any]) -> Table:
+    """Rows of :func:`star_metrics` as a table with units and descriptions."""
+    notes = {
+        "star": ("", "Name of the star"),
+        "file": ("", "File of its spectrum"),
+        "instrument": ("", "Instrument"),
+        "role": ("", "calibrator: seen in training, never counted; validation: not seen"),
+        "in_range": ("", "Whether the star counts in the summary, if it is for validation"),
+        "rv": ("km s-1", "Radial velocity by which the spectrum was shifted to rest"),
+        "rejected_fraction": ("", "Fraction of samples outside the bounds of the training set"),
+        "flags": ("", "Bits of all draws of the noise; see specinn flags"),
+        "flag_bad": ("", "At least one draw of the noise has no trustworthy values"),
+        "message": ("", "What went wrong, in words"),
+    }
+    order = ["star", "file", "instrument", "role", "in_range"]
+    for key in dict.fromkeys(key for row in rows for key in row if key.startswith("snr_")):
+        notes[key] = ("", f"Median S/N per Angstrom in the {key[4:]} arm, after adding noise")
+        order.append(key)
+    order.append("rv")
+    for label in with_derived_labels(labels):
+        unit, what = "dex" if label.unit.startswith("dex") else label.unit, label.description or label.name
+        for end, text in {
+            "": "maximum a posteriori, mean over draws of the noise",
+            "_std": "standard deviation of the posterior, mean over draws of the noise",
+            "_literature": "literature value",
+            "_difference": "inferred minus literature",
+        }.items():
+            if any(f"{label.name}{end}" in row for row in rows):
+                notes[f"{label.name}{end}"] = (unit, f"{what}: {text}")
+                order.append(f"{label.name}{end}")
+    order += ["rejected_fraction", "flags", "flag_bad", "message"]
+    return tabulate(rows, {key: notes[key] for key in order}, meta)

@@ -1,0 +1,322 @@
+"""How good a model is on held-out grid spectra, whose labels are known (for stars: specinn.benchmarks)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import numpy as np
+from astropy.table import Column, MaskedColumn, Table
+
+from specinn.catalogue import with_derived, with_derived_labels
+from specinn.errors import ConfigError, GridError, ReadError
+from specinn.labels import SOLAR_LOG_EPS, Label, LabelSet, li_fe
+from specinn.output import check_output, replacing
+from specinn.pipeline import Pipeline
+from specinn.plugins import Plugins
+from specinn.spectra import SpectrumBatch
+from specinn.wavelengths import air_to_vacuum, vacuum_to_air
+
+if TYPE_CHECKING:
+    from specinn.grids import Grid
+    from specinn.interfaces import Estimator
+
+# Ksoll et al. 2026 (A&A 708, A118), row "sigma at S/N 250": standard deviation of MAP minus truth on their
+# synthetic test set at 250 per Angstrom, in K, dex and km/s; about, for vbroad and vmic.
+PUBLISHED_SNR = 250.0
+PUBLISHED_STD = {
+    "teff": 33.0,
+    "logg": 0.16,
+    "fe_h": 0.12,
+    "vbroad": 1.3,
+    "vmic": 0.27,
+    "ca_fe": 0.10,
+    "mg_fe": 0.11,
+    "li_fe": 0.51,
+}
+METAL_RICH = -1.5  # [Fe/H] above which stars are counted once more, by themselves
+BLOCK = 32  # stars at once: 4096 samples of 14 labels are 7 MB then
+GAUSSIAN_MAD = 1.4826  # standard deviation of a Gaussian over its median absolute deviation
+_LEVELS = (0.025, 0.16, 0.84, 0.975)
+
+
+class Simulation:
+    """Grid spectra as the model's instrument observes them: rotation, line-spread function, pixels and noise.
+
+    Nothing else happens to them (no gaps, no slope, no error of velocity or resolving power), so what
+    is measured is the model, and not the disturbances of its training. ``vbroad (n_models,)`` in km/s is
+    log-uniform between the bounds of the model; it is 0 for models without that label, and for grids that
+    have it: their spectra are taken to be broadened already.
+    """
+
+    def __init__(self, estimator: Estimator, grid: Grid, plugins: Plugins, seed: int = 0) -> None:
+        from specinn.observe import Disturbances, ModelGrid, Noise, Observer
+
+        self.estimator, self.grid, self.seed = estimator, grid, seed
+        instrument = estimator.instrument
+        wavelength = grid.wavelength
+        if grid.medium != instrument.medium:
+            wavelength = (vacuum_to_air if instrument.medium == "air" else air_to_vacuum)(wavelength)
+        model_grid = ModelGrid.of(instrument, wavelength, grid.arms)
+        try:
+            self.operator = model_grid.operator(wavelength, grid.arms, grid.resolving_power)
+        except ReadError:
+            raise GridError(
+                f"the grid has resolving power {grid.resolving_power:.0f}, spectra of {instrument.name} are "
+                f"simulated from {model_grid.resolving_power.max():.0f} or more: use a grid that has it"
+            ) from None
+        self.observer = Observer(instrument, model_grid)
+        undisturbed = Disturbances(
+            snr_arm_scatter=0.0, noise_power=0.0, velocity=0.0, resolution=0.0, tilt=0.0, wave=0.0, gaps=0,
+            arm_loss=0.0,
+        )  # fmt: skip
+        self.noise = Noise(instrument, undisturbed)
+        self.steps = _steps_on_arms(Pipeline(estimator, plugins, seed=seed).steps)
+        self.vbroad = self._draw_vbroad()
+
+    def _draw_vbroad(self) -> np.ndarray:
+        """``(n_models,)`` km/s, the same for a model at every S/N and in every split."""
+        labels = self.estimator.labels
+        if "vbroad" in self.grid.labels or "vbroad" not in labels:
+            return np.zeros(len(self.grid))
+        low, high = labels["vbroad"].bounds
+        uniform = np.random.default_rng(self.seed).random(len(self.grid))
+        return low * (high / low) ** uniform if low > 0 else low + (high - low) * uniform
+
+    def truth(self, rows: np.ndarray, labels: LabelSet) -> np.ndarray:
+        """``(n_rows, n_labels)`` true values. Raises ``GridError`` for a label not in the grid."""
+        known = {name: self.grid.column(name)[rows] for name in self.grid.labels}
+        known.setdefault("vbroad", self.vbroad[rows])
+        if {"a_li", "fe_h"} <= set(known):
+            known.setdefault("li_fe", li_fe(known["a_li"], known["fe_h"]))
+        elif {"li_fe", "fe_h"} <= set(known):
+            known["a_li"] = known["li_fe"] + SOLAR_LOG_EPS["Li"] + known["fe_h"]
+        missing = [name for name in self.estimator.labels.names if name not in known]
+        if missing:
+            raise GridError(
+                f"the model infers {', '.join(missing)}, which the grid does not have; it has "
+                f"{', '.join(self.grid.labels)}: evaluate on the grid that the model was trained on"
+            )
+        return np.stack([known[name] for name in labels.names], axis=1)
+
+    def batches(
+        self, rows: np.ndarray, snr: Sequence[float]
+    ) -> Iterator[tuple[np.ndarray, int, SpectrumBatch]]:
+        """(rows, index in ``snr``, preprocessed batch), a few stars at a time.
+
+        A star has the same noise at every S/N, scaled: what changes between them is the S/N alone.
+        """
+        import torch
+
+        generators = [torch.Generator().manual_seed(self.seed) for _ in snr]
+        for part, flux in self.grid.blocks(rows, BLOCK):
+            model = torch.as_tensor(np.ascontiguousarray((self.operator @ flux.T).T), dtype=torch.float32)
+            vbroad = torch.as_tensor(self.vbroad[part], dtype=torch.float32)
+            clean = self.observer(model, vbroad)
+            for i, (value, generator) in enumerate(zip(snr, generators, strict=True)):
+                level = torch.full((len(part), len(self.estimator.instrument.arms)), float(value))
+                noisy, sigma, _, _ = self.noise(clean, generator, level)
+                yield part, i, self._preprocess(part, noisy.double().numpy(), sigma.double().numpy())
+
+    def _preprocess(self, rows: np.ndarray, flux: np.ndarray, sigma: np.ndarray) -> SpectrumBatch:
+        """The batch as the step to-arms would leave it, through the model's steps that follow."""
+        n, instrument = len(rows), self.estimator.instrument
+        mask = np.repeat(~self.observer.inside[None], n, axis=0)
+        meta = Table({
+            "id": [str(name) for name in self.grid.ids[rows]], "path": [""] * n, "row": rows,
+            "rv": np.zeros(n), "flags": np.zeros(n, np.uint32), "message": [""] * n,
+        })  # fmt: skip
+        power = instrument.resolving_power_at(instrument.wavelength)
+        batch = SpectrumBatch(
+            instrument.wavelength, np.where(mask, 0.0, flux), sigma, mask, power, instrument.medium, meta,
+            instrument.slices,
+        )  # fmt: skip
+        for _, step in self.steps:
+            batch = step(batch)
+        return batch
+
+
+def _steps_on_arms(steps: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """The steps after to-arms; of a model without that step, the continuum."""
+    names = [name for name, _ in steps]
+    if "to-arms" in names:
+        return list(steps[names.index("to-arms") + 1 :])
+    return [(name, step) for name, step in steps if name == "continuum"]
+
+
+def grid_metrics(
+    estimator: Estimator,
+    grid: Grid,
+    *,
+    snr: Sequence[float] = (PUBLISHED_SNR,),
+    split: str = "test",
+    n_samples: int = 4096,
+    seed: int = 0,
+    plugins: Plugins | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[dict[str, Any]]:
+    """Metrics of a model on one split of a grid, a row (of JSON values) for each S/N, scope and label.
+
+    ``snr`` are values per Angstrom, the same in all arms. The scopes are ``all`` and, where there are such
+    stars, those with [Fe/H] above -1.5. Keys are those of :data:`METRICS`; a figure that does not exist is
+    None. ``progress`` is called with the number of spectra done and to do. Memory stays bounded.
+
+    Raises ``GridError`` where the grid does not suit the model, and ``ConfigError`` for wrong options.
+    """
+    plugins = Plugins() if plugins is None else plugins
+    snr = [float(value) for value in snr]
+    if not snr or not all(0 < value < math.inf for value in snr) or len(set(snr)) < len(snr):
+        raise ConfigError(f"snr {snr}: expected different positive numbers, S/N per Angstrom")
+    if n_samples < 2 or seed < 0:
+        raise ConfigError(
+            f"samples {n_samples}, seed {seed}: at least 2 samples and a seed from 0 on are needed"
+        )
+    rows = grid.split(split)
+    if not rows.size:
+        raise GridError(f"none of the {len(grid)} models of the grid is in the split {split!r}")
+    simulation = Simulation(estimator, grid, plugins, seed)
+    labels = with_derived_labels(estimator.labels)
+    truth = simulation.truth(rows, labels)
+    found = [_Found.empty(len(rows), len(labels)) for _ in snr]
+    done = 0
+    for part, i, batch in simulation.batches(rows, snr):
+        posterior = with_derived(estimator.sample(batch, n_samples, seed))
+        found[i].put(np.searchsorted(rows, part), posterior)
+        done += len(part)
+        progress(done, len(rows) * len(snr))
+    outside = ~labels.inside(truth)
+    scopes = {"all": np.ones(len(rows), bool)}
+    if "fe_h" in labels:
+        rich = truth[:, labels.index("fe_h")] > METAL_RICH
+        if rich.any():
+            scopes[f"[Fe/H] > {METAL_RICH}"] = rich
+    metrics = []
+    for value, of in zip(snr, found, strict=True):
+        for scope, chosen in scopes.items():
+            head = {"snr": value, "scope": scope, "outside": int(outside[chosen].sum())}
+            metrics += [head | _metrics(label, k, of, truth, chosen, value) for k, label in enumerate(labels)]
+    return metrics
+
+
+@attrs.frozen(eq=False)
+class _Found:
+    """What is kept of the posteriors: ``best`` and ``std (n, n_labels)``, ``quantiles (4, n, n_labels)``."""
+
+    best: np.ndarray
+    std: np.ndarray
+    quantiles: np.ndarray
+    rejected: np.ndarray
+
+    @classmethod
+    def empty(cls, n: int, n_labels: int) -> _Found:
+        shape = (n, n_labels)
+        return cls(np.full(shape, np.nan), np.full(shape, np.nan), np.full((4, *shape), np.nan), np.ones(n))
+
+    def put(self, at: np.ndarray, posterior: Any) -> None:
+        self.best[at], self.std[at] = posterior.map, posterior.std
+        self.quantiles[:, at], self.rejected[at] = posterior.quantiles(_LEVELS), posterior.rejected_fraction
+
+
+def _metrics(
+    label: Label, k: int, found: _Found, truth: np.ndarray, chosen: np.ndarray, snr: float
+) -> dict[str, Any]:
+    """One row of :func:`grid_metrics`: label ``k`` of the chosen stars."""
+    has = chosen & np.isfinite(found.best[:, k])
+    residual = found.best[has, k] - truth[has, k]
+    low95, low68, high68, high95 = found.quantiles[:, has, k]
+
+    def inside(low: np.ndarray, high: np.ndarray) -> float | None:
+        return _number(np.mean((truth[has, k] >= low) & (truth[has, k] <= high))) if has.any() else None
+
+    row: dict[str, Any] = {
+        "label": label.name,
+        "unit": label.unit,
+        "n": int(has.sum()),
+        "failed": int(chosen.sum() - has.sum()),
+        "rejected_fraction": _number(found.rejected[chosen].mean()),
+        **dict.fromkeys(("mean_residual", "std", "robust_std", "nrmse", "posterior_std")),
+        "inside_68": inside(low68, high68),
+        "inside_95": inside(low95, high95),
+        "published_std": PUBLISHED_STD.get(label.name) if snr == PUBLISHED_SNR else None,
+    }
+    if has.any():
+        row |= {
+            "mean_residual": _number(residual.mean()),
+            "std": _number(residual.std()),
+            "robust_std": _number(GAUSSIAN_MAD * np.median(np.abs(residual - np.median(residual)))),
+            "nrmse": _number(np.sqrt(np.mean(residual**2)) / (label.bounds[1] - label.bounds[0])),
+            "posterior_std": _number(np.median(found.std[has, k])),
+        }
+    return row
+
+
+def _number(value: Any) -> float | None:
+    """A float for JSON, None where it is not finite."""
+    return float(value) if np.isfinite(value) else None
+
+
+METRICS = {
+    "snr": "S/N per Angstrom of the simulated spectra",
+    "scope": "Which stars",
+    "outside": "Stars of the scope whose true labels are not all within the bounds of the training set",
+    "label": "Label",
+    "unit": "Unit of the label, and of the columns about residuals and widths",
+    "n": "Stars with a posterior; the figures are theirs",
+    "failed": "Stars all of whose samples were rejected",
+    "rejected_fraction": "Mean fraction of samples outside the bounds of the training set",
+    "mean_residual": "Mean of MAP minus truth",
+    "std": "Standard deviation of MAP minus truth",
+    "robust_std": "1.4826 times the median absolute deviation of MAP minus truth",
+    "nrmse": "Root mean square of MAP minus truth over the label's range",
+    "posterior_std": "Median standard deviation of the posteriors",
+    "inside_68": "Fraction of truths between the 16 and 84 percentiles",
+    "inside_95": "Fraction of truths between the 2.5 and 97.5 percentiles",
+    "published_std": "Standard deviation at S/N 250 of Ksoll et al. 2026 (A&A 708, A118) on their test set",
+}
+
+
+def metrics_for_header(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Rows of :func:`grid_metrics` for ``header["metrics"]`` of a model: by S/N and scope, then by label."""
+    left_out = ("snr", "scope", "label", "published_std")
+    header: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        figures = {key: value for key, value in row.items() if key not in left_out}
+        header.setdefault(f"S/N {row['snr']:g}, {row['scope']}", {})[row["label"]] = figures
+    return header
+
+
+def grid_table(rows: Sequence[Mapping[str, Any]], meta: Mapping[str, Any]) -> Table:
+    """Rows of :func:`grid_metrics` as a table with descriptions; the unit of a row is in its column."""
+    return tabulate(rows, {key: ("", text) for key, text in METRICS.items()}, meta)
+
+
+def tabulate(
+    rows: Sequence[Mapping[str, Any]], columns: Mapping[str, tuple[str, str]], meta: Mapping[str, Any]
+) -> Table:
+    """Columns by name with (unit, description); None and absent values are masked."""
+    table = Table(meta=dict(meta))
+    for name, (unit, description) in columns.items():
+        values = [row.get(name) for row in rows]
+        missing = np.array([value is None for value in values])
+        info = {"name": name, "unit": unit or None, "description": description}
+        if missing.any():
+            filled = np.array([np.nan if value is None else value for value in values], dtype=float)
+            table[name] = MaskedColumn(filled, mask=missing, **info)
+        else:
+            table[name] = Column(np.array(values), **info)
+    return table
+
+
+def check(path: str | Path, *, overwrite: bool = False) -> Path:
+    """The path, if a table can be written there; raises ``OutputError`` where it cannot."""
+    return check_output(path, (".ecsv",), overwrite=overwrite)
+
+
+def write(table: Table, path: str | Path, *, overwrite: bool = False) -> None:
+    """Write a table of metrics as ECSV, whole or not at all. Raises ``OutputError``."""
+    path = check(path, overwrite=overwrite)
+    with replacing(path) as temporary:
+        table.write(temporary, format="ascii.ecsv")

@@ -1,0 +1,758 @@
+"""The cINN: encoding, flow, training with exact resume, files, and docs/training.md."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import tomllib
+from pathlib import Path
+
+import attrs
+import numpy as np
+import pytest
+import tiny_grid
+import torch
+from specinn_cinn.calibrators import Calibrator
+from specinn_cinn.encoding import COVERAGE_BLOCKS, Encoding
+from specinn_cinn.estimator import CINN
+from specinn_cinn.network import PRESETS, AmortisedGaussian, Architecture, Features, make_flow
+from specinn_cinn.training import (
+    Config,
+    build,
+    fit,
+    loss_terms,
+    prepare,
+    validation_set,
+)
+from specinn_emulator.emulator import Emulator
+from specinn_emulator.training import Config as EmulatorConfig
+from typer.testing import CliRunner
+
+from specinn.errors import ConfigError, GridError, ModelError, PluginError
+from specinn.observe import Disturbances
+from specinn.spectra import SpectrumBatch
+from specinn.testing import check_estimator, check_invertible, check_log_density
+from specinn.weights import load_weights, save_weights
+
+LABELS = ["teff", "logg", "fe_h", "vbroad", "vmic", "mg_fe", "a_li"]
+SIZES = {
+    "default": {"projection": 16, "features": [32, 16], "blocks": 2, "width": 12},
+    "paper": {"features": [48, 16], "blocks": 3, "depth": 2, "width": 12},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A grid, its emulator, and the plugins that training looks up."""
+    folder = tmp_path_factory.mktemp("cinn")
+    tiny_grid.make_grid(300).save(folder / "grid.h5")
+    network = {"components": 30, "width": 32, "depth": 2, "members": 1}
+    config = {"grid": [str(folder / "grid.h5")], "network": network}
+    Emulator.train({**config, "training": {"epochs": 40, "learning_rate": 5e-3}}, folder / "e").save(
+        folder / "emulator.safetensors"
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plugins(folder):
+    return tiny_grid.plugins(folder)
+
+
+@pytest.fixture
+def recipe(folder):
+    def make(preset="default", **changes):
+        schedule = {"steps": 60, "batch": 64, "repeats": 2, "validate_every": 20, "learning_rate": 3e-3}
+        base = {
+            "name": "tiny-model",
+            "instrument": "tiny",
+            "arms": ["green", "red"],
+            "grid": [str(folder / "grid.h5")],
+            "emulator": str(folder / "emulator.safetensors"),
+            "labels": LABELS,
+            "preset": preset,
+            "architecture": SIZES[preset],
+            "schedule": {**schedule, **changes.pop("schedule", {})},
+        }
+        return {**base, **changes}
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def trained(folder, plugins):
+    """Models of both presets with the setup that they were trained with, and the batches to try them on."""
+    out = {}
+    for preset in PRESETS:
+        schedule = {"steps": 60, "batch": 64, "repeats": 2, "validate_every": 20, "learning_rate": 3e-3}
+        config = {"name": f"tiny-{preset}", "instrument": "tiny", "arms": ["green", "red"], "labels": LABELS,
+                  "grid": [str(folder / "grid.h5")], "emulator": str(folder / "emulator.safetensors"),
+                  "preset": preset, "architecture": SIZES[preset], "schedule": schedule}  # fmt: skip
+        setup = prepare(config, plugins)
+        out[preset] = setup, fit(setup, build(setup), folder / preset, lambda state: None)
+    return out
+
+
+@pytest.fixture(scope="module")
+def setup(trained):
+    return trained["default"][0]
+
+
+@pytest.fixture(scope="module")
+def model(trained):
+    return trained["default"][1]
+
+
+def observed(setup, n=6, seed=5):
+    """A preprocessed batch: simulated spectra with gaps, and their labels."""
+    generator = torch.Generator().manual_seed(seed)
+    flux, sigma, mask, labels = setup.simulator(n, 1, generator)
+    arrays = (v.double().numpy() for v in (flux, sigma))
+    batch = SpectrumBatch(setup.instrument.wavelength, *arrays, mask.numpy(), arms=setup.instrument.slices,
+                          resolving_power=20_000.0, meta=rows(n))  # fmt: skip
+    return batch, labels.numpy()
+
+
+def rows(n):
+    from astropy.table import Table
+
+    return Table({"id": [str(i) for i in range(n)], "path": ["x"] * n, "row": np.arange(n) + 3})
+
+
+# Encoding ----------------------------------------------------------------------------------------
+
+ARMS = {"green": slice(0, 200), "red": slice(200, 360)}
+
+
+def encoding():
+    pixels = torch.as_tensor(np.r_[10:190, 210:260, 280:350])
+    mean = torch.linspace(0.5, 1.0, 360)
+    return Encoding(pixels, mean[pixels], 0.1, torch.full((360,), 0.25), ARMS)
+
+
+def spectra(n=3):
+    generator = torch.Generator().manual_seed(0)
+    flux = 1.0 - 0.5 * torch.rand(n, 360, generator=generator)
+    return flux, torch.full((n, 360), 0.02), torch.zeros(n, 360, dtype=torch.bool)
+
+
+def test_flux_is_standardised_and_limited():
+    flux, sigma, mask = spectra()
+    flux[0, 20] = 1e6
+    x, context, snr = encoding()(flux, sigma, mask)
+    used = encoding().pixels
+    assert x.shape == (3, 300) and context.shape == (3, 2 * (1 + COVERAGE_BLOCKS)) and snr.shape == (3, 2)
+    expected = (flux - torch.linspace(0.5, 1.0, 360))[:, used] / 0.1
+    assert torch.allclose(x, expected.clamp(-20, 20)) and float(x[0, 10]) == 20.0
+    assert context.shape[1] == encoding().n_context
+
+
+def test_snr_per_angstrom_of_each_arm():
+    flux, sigma, mask = spectra()
+    sigma[1, ARMS["red"]] = 0.002
+    mask[2, ARMS["red"]] = True
+    sigma[2, ARMS["red"]] = torch.inf
+    _, context, snr = encoding()(flux, sigma, mask)
+    assert snr.flatten().tolist() == pytest.approx([100, 100, 100, 1000, 100, 0])
+    assert context[:, :2].flatten().tolist() == pytest.approx([0, 0, 0, 1 / 0.6, 0, -2.5], abs=1e-5)
+
+
+def test_snr_beyond_the_training_counts_as_its_end():
+    flux, sigma, mask = spectra()
+    for value, expected in ((2e-5, 1000.0), (20.0, 10.0)):
+        context = encoding()(flux, torch.full_like(sigma, value), mask)[1]
+        assert context[0, 0] == pytest.approx((np.log10(expected) - 2) / 0.6, abs=1e-5)
+
+
+def test_lost_pixels_change_no_other_pixel():
+    flux, sigma, mask = spectra()
+    before, context, _ = encoding()(flux, sigma, mask)
+    mask[:, 50:90] = True
+    flux[:, 50:90], sigma[:, 50:90] = torch.nan, torch.inf
+    after, now, _ = encoding()(flux, sigma, mask)
+    lost = torch.isin(encoding().pixels, torch.arange(50, 90))
+    assert torch.equal(after[:, ~lost], before[:, ~lost]) and not after[:, lost].any()
+    assert torch.isfinite(now).all()
+    share = now[0, 2:].view(2, COVERAGE_BLOCKS)
+    assert not context[0, 2:].any() and not share[1].any()
+    assert float(share[0].sum()) * 180 / COVERAGE_BLOCKS == pytest.approx(40, abs=1.5)
+    assert (share[0] > 0).sum() <= 7 and float(share.max()) == 1.0
+
+
+def test_an_arm_without_used_pixels_is_one_without_signal():
+    pixels = torch.arange(10, 190)
+    lone = Encoding(pixels, torch.ones(180), 0.1, torch.full((360,), 0.25), ARMS)
+    x, context, snr = lone(*spectra())
+    assert x.shape == (3, 180) and (snr[:, 1] == 0).all() and torch.isfinite(context).all()
+
+
+# Networks and flow -------------------------------------------------------------------------------
+
+
+def gaussian(n=5, features=7, seed=0):
+    torch.manual_seed(seed)
+    layer = AmortisedGaussian([(n,)], [(features,)]).double()
+    torch.nn.init.normal_(layer.head.weight, std=0.4)
+    torch.nn.init.normal_(layer.head.bias, std=0.4)
+    return layer, torch.randn(4, n).double(), torch.randn(4, features).double()
+
+
+def test_amortised_gaussian_is_invertible():
+    layer, y, c = gaussian()
+    (z,), forward = layer([y], c=[c])
+    (back,), backward = layer([z], c=[c], rev=True)
+    assert torch.allclose(back, y, atol=1e-10) and torch.allclose(forward, -backward)
+    check_invertible(lambda v: layer([v], c=[c])[0][0], lambda v: layer([v], c=[c], rev=True)[0][0], y, 1e-9)
+
+
+@pytest.mark.parametrize("rev", [False, True])
+def test_amortised_gaussian_has_the_determinant_of_autograd(rev):
+    layer, y, c = gaussian()
+    found = layer([y], c=[c], rev=rev)[1].detach()
+    for i in range(len(y)):
+        one = c[i : i + 1]
+        jacobian = torch.autograd.functional.jacobian(
+            lambda v, one=one: layer([v[None]], c=[one], rev=rev)[0][0][0], y[i]
+        )
+        assert float(found[i]) == pytest.approx(float(torch.linalg.slogdet(jacobian)[1]), abs=1e-9)
+
+
+def test_amortised_gaussian_is_a_gaussian():
+    layer, y, c = gaussian(n=3)
+    mean, scale, _ = layer.mean_and_scale(c)
+    (z,), log_determinant = layer([y[:, :3]], c=[c])
+    density = -0.5 * z.square().sum(1) - 1.5 * np.log(2 * np.pi) + log_determinant
+    normal = torch.distributions.MultivariateNormal(mean, scale_tril=scale)
+    assert torch.allclose(density, normal.log_prob(y[:, :3]))
+    wild = layer.mean_and_scale(1e6 * c)[2]
+    assert wild.abs().max() <= 6.0  # no scale over- or underflows
+
+
+@pytest.mark.parametrize("sizes", [attrs.evolve(p, blocks=3, width=16) for p in PRESETS.values()])
+def test_the_flow_is_invertible_and_has_the_density_of_its_jacobian(sizes):
+    torch.manual_seed(1)
+    flow = make_flow(4, 6, sizes).double()
+    for parameter in flow.parameters():
+        if parameter.dtype.is_floating_point and parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.3)
+    condition = torch.randn(1, 6).double()
+
+    def to_latent(y, jacobian=False):
+        y = torch.as_tensor(y)
+        z, log_determinant = flow(y, c=[condition.expand(len(y), -1)])
+        return log_determinant if jacobian else z.detach()
+
+    def log_prob(y):
+        z = to_latent(y)
+        return (-0.5 * z.square().sum(1) - 2 * np.log(2 * np.pi) + to_latent(y, True)).detach()
+
+    y = torch.randn(6, 4).double()
+    check_log_density(to_latent, log_prob, y.numpy(), step=1e-4, atol=1e-5)
+    inverse = lambda z: flow(z, c=[condition.expand(len(z), -1)], rev=True)[0].detach()  # noqa: E731
+    check_invertible(to_latent, inverse, y, 1e-8)
+
+
+def test_permutations_are_fixed_by_the_seed():
+    def order(seed):
+        torch.manual_seed(0)
+        state = make_flow(8, 4, Architecture(blocks=3), seed).state_dict()
+        return [value.tolist() for key, value in state.items() if key.endswith("perm")]
+
+    assert len(order(0)) == 3 and order(0) == order(0) != order(1)
+    assert all(sorted(permutation) == list(range(8)) for permutation in order(0))
+
+
+def test_the_paper_preset_has_the_sizes_of_the_paper():
+    paper = PRESETS["paper"]
+    assert paper.features == (2048, 1024, 512, 256) and (paper.blocks, paper.depth, paper.width) == (
+        8,
+        3,
+        512,
+    )
+    features = Features(100, 4, attrs.evolve(paper, features=(20, 10)))
+    assert features.projection is None
+    kinds = [type(layer).__name__ for layer in features.layers]
+    assert kinds == ["Linear", "ReLU", "Linear"]
+
+
+# Training ----------------------------------------------------------------------------------------
+
+
+def test_training_learns_something(setup, model):
+    found = model.header["training"]
+    untrained = build(setup)
+    batches = [(*untrained.encoding(*s[:3])[:2], s[3]) for s in validation_set(setup, 2)]
+    with torch.no_grad():
+        before = torch.cat([loss_terms(untrained, *b, setup.config.schedule)[0] for b in batches]).mean()
+    assert found["validation_loss"] < float(before) - 1.0
+    assert 0 < found["best_step"] <= 60 and found["pixels_used"] == int(setup.used.sum())
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_gradients_reach_every_weight(trained, preset):
+    setup, _ = trained[preset]
+    untrained = build(setup)
+    for parameter in untrained.flow.parameters():  # the last layers start almost at nothing
+        if parameter.dtype.is_floating_point and parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.1)
+    flux, sigma, mask, labels = setup.simulator(32, 1, torch.Generator().manual_seed(0))
+    x, context, _ = untrained.encoding(flux, sigma, mask)
+    for schedule in (setup.config.schedule, attrs.evolve(setup.config.schedule, backward=1.0, jitter=0.1)):
+        untrained.features.zero_grad()
+        untrained.flow.zero_grad()
+        nll, backward = loss_terms(untrained, x, context, labels, schedule, torch.Generator().manual_seed(0))
+        (nll.mean() + schedule.backward * backward).backward()
+        for module in (untrained.features, untrained.flow):
+            for name, parameter in module.named_parameters():
+                if parameter.requires_grad:
+                    assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
+
+
+def test_the_backward_loss_is_the_distance_of_what_comes_back(setup, model):
+    flux, sigma, mask, labels = setup.simulator(8, 1, torch.Generator().manual_seed(0))
+    x, context, _ = model.encoding(flux, sigma, mask)
+
+    def backward(**changes):
+        schedule = attrs.evolve(setup.config.schedule, **changes)
+        return float(loss_terms(model, x, context, labels, schedule, torch.Generator().manual_seed(0))[1])
+
+    assert backward(backward=0.0) == 0.0
+    assert 0 <= backward(backward=1.0, jitter=0.0) < 1e-6
+    small, large = (backward(backward=1.0, jitter=jitter) for jitter in (0.01, 0.02))
+    assert large / small == pytest.approx(4.0, rel=0.2)
+
+
+class Stop(Exception):
+    """An interruption."""
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_training_goes_on_exactly_where_it_was_interrupted(trained, preset, tmp_path):
+    setup, undisturbed = trained[preset]
+
+    def stop(state):
+        if state["step"] == 50:  # the last checkpoint is of step 40
+            raise Stop
+
+    with pytest.raises(Stop):
+        fit(setup, build(setup), tmp_path, stop)
+    assert [p.name for p in tmp_path.iterdir()] == ["cinn-checkpoint.safetensors"]
+    seen = []
+    resumed = fit(setup, build(setup), tmp_path, seen.append)
+    assert [s["step"] for s in seen] == list(range(41, 61))
+    for own, other in ((resumed.features, undisturbed.features), (resumed.flow, undisturbed.flow)):
+        for name, value in own.state_dict().items():
+            assert torch.equal(value, other.state_dict()[name]), name
+    assert resumed.header["training"]["validation_loss"] == undisturbed.header["training"]["validation_loss"]
+    finished = fit(setup, build(setup), tmp_path, seen.append)
+    assert len(seen) == 20
+    assert all(torch.equal(v, resumed.flow.state_dict()[k]) for k, v in finished.flow.state_dict().items())
+
+
+def test_the_checkpoint_of_another_configuration_is_an_error(trained, recipe, plugins, tmp_path):
+    setup = prepare(recipe(schedule={"steps": 1}), plugins)
+    fit(setup, build(setup), tmp_path, lambda state: None)
+    other = prepare(recipe(schedule={"steps": 2}), plugins)
+    with pytest.raises(ConfigError, match="another configuration"):
+        fit(other, build(other), tmp_path, lambda state: None)
+
+
+def test_training_stops_early_and_keeps_the_best(recipe, plugins, tmp_path):
+    plan = {"steps": 200, "validate_every": 2, "patience": 3, "learning_rate": 0.0}
+    setup = prepare(recipe(schedule=plan), plugins)
+    seen = []
+    model = fit(setup, build(setup), tmp_path, seen.append)
+    validations = [s["validation"] for s in seen if "validation" in s]
+    assert len(seen) == 8 and len(validations) == 4  # the first counts as a gain, three do not
+    assert model.header["training"]["best_step"] == 2
+    assert model.header["training"]["validation_loss"] == min(validations)
+
+
+def test_a_learning_rate_that_explodes_is_an_error(recipe, plugins, tmp_path):
+    setup = prepare(recipe(schedule={"learning_rate": 1e30}), plugins)
+    with pytest.raises(ConfigError, match=r"not finite at step \d+: lower \$\.schedule\.learning_rate"):
+        fit(setup, build(setup), tmp_path, lambda state: None)
+
+
+def test_training_does_not_change_its_random_numbers_with_the_global_state(trained, setup):
+    first = setup.simulator(4, 2, torch.Generator().manual_seed(0))
+    torch.manual_seed(77)
+    again = setup.simulator(4, 2, torch.Generator().manual_seed(0))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    labels = first[3]
+    assert torch.equal(labels[0::2], labels[1::2]) and not torch.equal(first[0][0], first[0][1])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"schedule": {"step": 3}}, r"step.*\$\.schedule"),
+        ({"schedule": {"steps": "many"}}, r"expected an integer, found 'many' @ \$\.schedule\.steps"),
+        ({"disturbances": {"snr": [10.0]}}, r"\$\.disturbances\.snr"),
+        ({"disturbances": {"tilt": "steep"}}, r"expected a number, found 'steep' @ \$\.disturbances\.tilt"),
+        ({"prior": {"vbroad": [1.0, "x"]}}, r"expected a number, found 'x' @ \$\.prior\.vbroad"),
+        ({"physics": {"amplitud": 1.0}}, r"amplitud.*\$\.physics"),
+        ({"masking": {"keep": [[1.0]]}}, r"\$\.masking\.keep"),
+        ({"continuum": {"degree": None}}, r"\$\.continuum\.degree"),
+        ({"calibrators": [{"name": "Sun"}]}, r"\$\.calibrators\[0\]"),
+        ({"labels": "teff"}, r"expected a list, found 'teff' @ \$\.labels"),
+        ({"preset": "papr"}, r"\$\.preset is 'papr': expected one of default, paper"),
+        ({"architecture": {"widht": 3}}, r"widht.*\$\.architecture"),
+        ({"architecture": {"width": "x"}}, r"expected an integer, found 'x' @ \$\.architecture\.width"),
+        (
+            {"architecture": {"activation": "tanh"}},
+            r"expected one of .*relu.* @ \$\.architecture\.activation",
+        ),
+        ({"kind": "cinn"}, "kind"),
+    ],
+)
+def test_wrong_keys_are_named_with_their_path(recipe, plugins, change, words):
+    with pytest.raises(ConfigError, match=words):
+        prepare({**recipe(), **change}, plugins)
+
+
+def test_things_that_are_not_there_are_errors(recipe, plugins, tmp_path):
+    with pytest.raises(PluginError, match="no instrument is called 'tinny'; did you mean 'tiny'"):
+        prepare(recipe(instrument="tinny"), plugins)
+    with pytest.raises(ConfigError, match="tiny has no arm 'blue'; it has green, red"):
+        prepare(recipe(arms=["blue"]), plugins)
+    with pytest.raises(GridError, match="no label 'ba_fe'"):
+        prepare(recipe(labels=["teff", "ba_fe"]), plugins)
+    with pytest.raises(GridError, match="no such file or folder"):
+        prepare(recipe(grid=[str(tmp_path / "none")]), plugins)
+    with pytest.raises(ModelError, match="no such model file"):
+        prepare(recipe(emulator=str(tmp_path / "none")), plugins)
+
+
+def test_an_emulator_of_other_labels_is_an_error(recipe, plugins, tmp_path):
+    grid = tiny_grid.make_grid(60)
+    attrs.evolve(grid, labels=(*grid.labels[:-1], "li_fe")).save(tmp_path / "other.h5")
+    with pytest.raises(ConfigError, match="trained on a grid with other labels: train it again"):
+        prepare(recipe(grid=[str(tmp_path / "other.h5")]), plugins)
+
+
+# Calibrators -------------------------------------------------------------------------------------
+
+SUN = {"teff": 5500.0, "logg": 4.0, "fe_h": 0.0, "vmic": 1.2}
+
+
+def write_star(path, values=None, offset=0.0):
+    """A text spectrum of a tiny star, with one line that no model has."""
+    values = np.array([[5500.0, 4.0, 0.0, 1.2, 0.0, 1.05]]) if values is None else values
+    flux = tiny_grid.flux_of(values)[0].astype(float)
+    flux -= 0.5 * np.exp(-0.5 * ((tiny_grid.WAVELENGTH - 5200.0) / 0.15) ** 2) * (offset > 0)
+    gap = np.arange(5241.0, 6469.0, 0.5)  # one text file has one axis
+    wave = np.concatenate([tiny_grid.WAVELENGTH[:1600], gap, tiny_grid.WAVELENGTH[1600:]])
+    flux = np.concatenate([flux[:1600], np.full(gap.size, np.nan), flux[1600:]])
+    noise = np.random.default_rng(0).normal(0, 1e-3, flux.size)
+    good = np.isfinite(flux)
+    np.savetxt(path, np.column_stack([wave, flux + noise, np.full(flux.size, 1e-3)])[good], fmt="%.4f")
+
+
+@pytest.fixture(scope="module")
+def calibrated(folder):
+    import specinn_instruments
+
+    write_star(folder / "star.txt", offset=1.0)
+    star = {"name": "Sun", "path": str(folder / "star.txt"), "resolving_power": 60_000.0, "labels": SUN}
+    return star, tiny_grid.plugins(folder, readers=specinn_instruments)
+
+
+def test_residuals_of_a_calibrator_mask_what_models_do_not_have(recipe, calibrated):
+    star, plugins = calibrated
+    setup = prepare(recipe(calibrators=[star]), plugins)
+    (residual,) = setup.residuals
+    assert residual.name == "Sun" and abs(residual.velocity) < 0.5 and residual.vbroad < 6
+    wave = setup.model_grid.wavelength
+    at = np.abs(wave - 5200.0) < 0.15
+    assert np.nanmedian(residual.residual[at]) > 0.1
+    assert np.nanmedian(np.abs(residual.residual)) < 0.01
+    masked = setup.instrument.wavelength[~setup.used & setup_inside(setup)]
+    assert masked.size and (np.abs(masked - 5200.0) < 1.0).mean() > 0.3
+    kept = prepare(recipe(calibrators=[star], masking={"keep": [[5195.0, 5205.0]]}), plugins)
+    assert kept.used.sum() > setup.used.sum()
+    header = build(setup).header["training"]["calibrators"]
+    assert header[0]["name"] == "Sun" and header[0]["rms"] > 0
+
+
+def setup_inside(setup):
+    return np.concatenate([arm.contains(arm.wavelength) for arm in setup.instrument.arms])
+
+
+def test_calibrators_disturb_the_simulation(recipe, calibrated, setup):
+    star, plugins = calibrated
+    with_star = prepare(recipe(calibrators=[star]), plugins)
+    flux, _, _ = setup.simulator.noiseless(20, torch.Generator().manual_seed(0))
+    wave = setup.model_grid.wavelength
+    at, away = np.abs(wave - 5200.0) < 0.2, np.abs(wave - 5200.0) > 5
+    difference = (with_star.simulator.disturb(flux, torch.Generator().manual_seed(1)) - flux).numpy()
+    assert difference[:, at].std() > 3 * difference[:, away].std() > 0
+    assert torch.equal(setup.simulator.disturb(flux, torch.Generator().manual_seed(1)), flux)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"path": "none.txt"}, "calibrator Sun: none.txt is no file"),
+        ({"labels": {**SUN, "xx_fe": 0.0}}, "calibrator Sun: the grid has no label xx_fe"),
+        ({"labels": {"teff": 5500.0, "fe_h": 0.0}}, r"calibrator Sun: \$\.labels lacks logg, vmic"),
+    ],
+)
+def test_wrong_calibrators_are_named(recipe, calibrated, change, words):
+    star, plugins = calibrated
+    with pytest.raises(ConfigError, match=words):
+        prepare(recipe(calibrators=[{**star, **change}]), plugins)
+
+
+# Sampling ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_it_keeps_the_contract_of_estimators(trained, preset):
+    setup, model = trained[preset]
+    batch, _ = observed(setup)
+    check_estimator(model, batch, n_samples=200)
+
+
+def test_samples_hang_on_spectrum_row_and_seed(setup, model):
+    batch, _ = observed(setup, n=20)  # more stars than pass the flow at once
+    whole = model.sample(batch, 50, seed=1)
+    part = model.sample(batch[[17, 2]], 50, seed=1)
+    assert part.samples == pytest.approx(whole.samples[[17, 2]], rel=1e-3, abs=1e-3)
+    moved = attrs.evolve(batch[2], meta=rows(1))
+    other = model.sample(moved, 50, seed=1)
+    assert not np.allclose(other.samples[0], whole.samples[2], rtol=1e-4)
+    assert not np.array_equal(model.sample(batch[2], 50, seed=2).samples, whole.samples[2:3])
+
+
+def test_forward_and_inverse_are_inverse(setup, model):
+    batch, labels = observed(setup)
+    condition = model.condition(batch)
+    values = torch.as_tensor(labels)
+    with torch.no_grad():
+        z, density = model.forward(values, condition)
+        back, again = model.inverse(z, condition)
+    assert torch.allclose(back, values, rtol=1e-3, atol=1e-3)
+    assert torch.allclose(density, again, atol=0.02)
+    assert model.to_latent(batch, labels[:, None])[:, 0] == pytest.approx(z.numpy(), abs=1e-5)
+    assert model.log_prob(batch, labels[:, None])[:, 0] == pytest.approx(density.numpy(), abs=1e-5)
+
+
+def test_density_integrates_to_one_in_label_space(setup, model):
+    """Importance sampling with a wide normal around the samples, in the variables of the network."""
+    batch, _ = observed(setup, n=1)
+    y = model.labels.to_network(model.sample(batch, 2000, seed=0).samples[0].astype(float))
+    normal = torch.distributions.MultivariateNormal(torch.tensor(y.mean(0)), torch.tensor(1.5 * np.cov(y.T)))
+    torch.manual_seed(0)
+    drawn = normal.sample((20_000,))
+    found = model.log_prob(batch, model.labels.from_network(drawn.numpy())[None])[0]
+    weight = np.exp(found - normal.log_prob(drawn).numpy())
+    assert weight.mean() == pytest.approx(1.0, abs=6 * weight.std() / np.sqrt(len(weight)))
+    assert weight.std() / np.sqrt(len(weight)) < 0.1
+
+
+def test_what_masked_pixels_hold_is_never_seen(setup, model):
+    batch, _ = observed(setup)
+    batch.mask[:, 100:130] = True
+    clean = model.sample(batch, 20, seed=0).samples
+    batch.flux[batch.mask] = np.nan
+    batch.sigma[batch.mask] = np.inf
+    assert np.array_equal(model.sample(batch, 20, seed=0).samples, clean)
+
+
+def test_a_batch_that_was_not_preprocessed_is_an_error(model):
+    batch = SpectrumBatch(np.arange(5000.0, 5010.0), np.ones((1, 10)), np.ones((1, 10)),
+                          np.zeros((1, 10), bool), meta=rows(1))  # fmt: skip
+    with pytest.raises(ModelError, match="the batch has 10 pixels, the model 1000: pass it through"):
+        model.sample(batch, 10, seed=0)
+
+
+# Files -------------------------------------------------------------------------------------------
+
+
+def test_the_header_tells_what_a_user_should_know(setup, model, tmp_path):
+    model.save(tmp_path / "m.safetensors")
+    _, header = load_weights(tmp_path / "m.safetensors", "specinn model")
+    assert header["name"] == "tiny-default" and header["estimator"] == "cinn"
+    assert header["grid"]["hash"] == setup.grid.hash
+    assert header["grid"]["provenance"]["code"] == "straight lines"
+    assert [label["name"] for label in header["labels"]] == LABELS
+    bounds = {label["name"]: label["bounds"] for label in header["labels"]}
+    train = setup.grid.split("train")
+    assert bounds["teff"] == pytest.approx([setup.grid.column("teff")[train].min(),
+                                            setup.grid.column("teff")[train].max()])  # fmt: skip
+    assert bounds["vbroad"] == [0.5, 100.0]
+    assert [name for name, _ in header["preprocessing"]] == ["mask", "rest-frame", "to-arms", "continuum"]
+    assert set(header["training"]) >= {"schedule", "disturbances", "prior", "physics", "masking", "seconds"}
+
+
+def test_a_loaded_model_is_the_same(setup, model, tmp_path):
+    path = tmp_path / "m.safetensors"
+    model.save(path)
+    loaded = CINN.load(path)
+    batch, _ = observed(setup)
+    one, two = model.sample(batch, 30, seed=3), loaded.sample(batch, 30, seed=3)
+    assert np.array_equal(one.samples, two.samples) and np.array_equal(one.log_prob, two.log_prob)
+    assert loaded.templates.arms == model.templates.arms
+    assert loaded.templates.flux == pytest.approx(model.templates.flux, abs=1e-3)
+    loaded.save(tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "key", ["labels", "instrument", "architecture", "encoding", "templates", "preprocessing"]
+)
+def test_an_incomplete_header_is_an_error(model, tmp_path, key):
+    path = tmp_path / "m.safetensors"
+    model.save(path)
+    tensors, header = load_weights(path, "specinn model")
+    save_weights(path, tensors, {k: v for k, v in header.items() if k != key})
+    with pytest.raises(ModelError, match="weights do not fit its header"):
+        CINN.load(path)
+
+
+@pytest.mark.parametrize("name", ["center", "encoding.pixels", "templates.flux", "features.layers.0.weight"])
+def test_missing_weights_are_an_error(model, tmp_path, name):
+    path = tmp_path / "m.safetensors"
+    model.save(path)
+    tensors, header = load_weights(path, "specinn model")
+    del tensors[name]
+    save_weights(path, tensors, header)
+    with pytest.raises(ModelError, match="weights do not fit its header"):
+        CINN.load(path)
+
+
+def test_damaged_files_are_errors_and_pickles_are_not_read(model, tmp_path):
+    path = tmp_path / "m.safetensors"
+    model.save(path)
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(ModelError, match="damaged"):
+        CINN.load(path)
+
+    class Trap:
+        def __reduce__(self):
+            return (exec, ("raise RuntimeError('unpickled')",))
+
+    path.write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(ModelError, match="not a safetensors file"):
+        CINN.load(path)
+    torch.save(Trap(), path)
+    with pytest.raises(ModelError, match="safetensors"):
+        CINN.load(path)
+
+
+# The command -------------------------------------------------------------------------------------
+
+
+def test_the_command_trains_one(folder, plugins, tmp_path, monkeypatch):
+    from specinn.cli import app
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("specinn_cinn.training.Plugins", lambda: plugins)
+    Path("m.toml").write_text(f"""
+        [estimator]
+        kind = "cinn"
+        name = "tiny"
+        instrument = "tiny"
+        arms = ["green"]
+        grid = ["{folder / "grid.h5"}"]
+        emulator = "{folder / "emulator.safetensors"}"
+        labels = ["teff", "vbroad"]
+        [estimator.architecture]
+        projection = 8
+        features = [8]
+        [estimator.schedule]
+        steps = 2
+        batch = 8
+    """)
+    result = CliRunner().invoke(app, ["train", "m.toml", "--quiet"])
+    assert result.exit_code == 0, result.output
+    model = CINN.load(Path("m.safetensors"))
+    assert model.labels.names == ("teff", "vbroad") and [a.name for a in model.instrument.arms] == ["green"]
+    assert [p.name for p in Path("m-training").iterdir()] == ["cinn-checkpoint.safetensors"]
+
+
+# docs/training.md --------------------------------------------------------------------------------
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "training.md"
+
+
+def settings_of(cls):
+    """The attrs classes of a configuration, by the path of their tables."""
+    found = {"": cls}
+    for field in attrs.fields(attrs.resolve_types(cls)):
+        inner = getattr(field.type, "__args__", (field.type,))[0]
+        if attrs.has(inner):
+            found[field.name] = inner
+    return found
+
+
+def as_toml(value):
+    """A default as the page writes it."""
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(as_toml(each) for each in value) + "]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if isinstance(value, str) else f"{value}"
+
+
+def default_of(field):
+    if isinstance(field.default, attrs.Factory):
+        value = field.default.factory()
+        return None if attrs.has(type(value)) or value == {} or value == [] else value
+    return None if field.default is attrs.NOTHING else field.default
+
+
+@pytest.mark.parametrize("config", [Config, EmulatorConfig], ids=["cinn", "emulator"])
+def test_every_key_is_in_the_page_with_its_default(config):
+    head = "## The network" if config is Config else "## The emulator"
+    section = PAGE.read_text(encoding="utf-8").split(head)[1].split("\n## ")[0]
+    for table, cls in settings_of(config).items():
+        for field in attrs.fields(cls):
+            if attrs.has(getattr(field.type, "__args__", (field.type,))[0]):
+                assert f"{field.name}" in section
+                continue
+            key = f"{table}.{field.name}" if table else field.name
+            rows = re.findall(rf"^\| `{re.escape(key)}` \| (.*?) \| (.+) \|$", section, flags=re.MULTILINE)
+            assert len(rows) == 1, f"{key} has {len(rows)} rows"
+            default = default_of(field)
+            if default is not None:
+                assert re.sub(r"(\d)_(\d)", r"\1\2", rows[0][0]) == f"`{as_toml(default)}`", key
+            assert len(rows[0][1]) > 10, key
+
+
+def test_sizes_of_the_presets_are_in_the_page():
+    text = PAGE.read_text(encoding="utf-8")
+    for field in attrs.fields(Architecture):
+        default, paper = (as_toml(getattr(PRESETS[name], field.name)) for name in ("default", "paper"))
+        assert f"| `architecture.{field.name}` | `{default}` | `{paper}` |" in text, field.name
+
+
+def test_examples_of_the_page_are_right():
+    blocks = [tomllib.loads(b) for b in re.findall(r"```toml\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)]
+    from specinn.config import structure
+
+    kinds = []
+    for block in blocks:
+        (what,) = block
+        table = dict(block[what])
+        kinds.append((what, table.pop("kind")))
+        structure(table, Config if what == "estimator" else EmulatorConfig, "docs/training.md")
+    assert set(kinds) == {("estimator", "cinn"), ("synthesizer", "emulator")}
+
+
+@pytest.mark.parametrize(
+    "path", sorted((PAGE.parents[1] / "plugins").glob("*/recipes/*.toml")), ids=lambda p: p.stem
+)
+def test_recipes_that_ship_are_right(path):
+    from specinn.config import structure
+
+    ((what, table),) = tomllib.loads(path.read_text(encoding="utf-8")).items()
+    kind = table.pop("kind")
+    assert (what, kind) in {("estimator", "cinn"), ("synthesizer", "emulator")}
+    structure(table, Config if what == "estimator" else EmulatorConfig, str(path))
+
+
+def test_calibrators_are_never_silently_without_a_key():
+    assert {f.name for f in attrs.fields(Calibrator)} >= {"name", "path", "resolving_power", "labels"}
+    assert attrs.fields(Disturbances).snr.default == (10.0, 1000.0)

@@ -1,0 +1,353 @@
+"""The emulator: training from a grid, its errors, gradients, files, and the one that ships."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+import tiny_grid
+import torch
+from specinn_emulator import BUNDLED, specinn_synthesizers
+from specinn_emulator.emulator import CoefficientNetwork, Emulator, features
+from specinn_emulator.training import degrading_operators, held_out_errors, residuals
+from typer.testing import CliRunner
+
+from specinn.errors import ConfigError, GridError, ModelError
+from specinn.grids import Grid, load
+from specinn.plugins import Plugins, load_factory
+from specinn.resample import resampling_operator
+from specinn.testing import check_synthesizer
+from specinn.weights import load_weights, save_weights
+
+EPOCHS = 150
+NETWORK = {"components": 40, "width": 48, "depth": 2, "members": 2}
+
+
+def recipe(path, **training):
+    training = {"epochs": EPOCHS, "batch": 32, "learning_rate": 5e-3, **training}
+    return {"grid": [str(path)], "network": NETWORK, "training": training}
+
+
+@pytest.fixture(scope="module")
+def grid_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("grid") / "tiny.h5"
+    tiny_grid.make_grid().save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def grid(grid_file):
+    return Grid.open(grid_file)
+
+
+@pytest.fixture(scope="module")
+def states():
+    return []
+
+
+@pytest.fixture(scope="module")
+def emulator(grid_file, tmp_path_factory, states):
+    return Emulator.train(recipe(grid_file), tmp_path_factory.mktemp("training"), states.append)
+
+
+# Training ----------------------------------------------------------------------------------------
+
+
+def test_the_error_on_spectra_not_seen_is_small(emulator, grid, states):
+    rms = emulator.header["metrics"]["rms_quantiles"]
+    assert rms["0.5"] < 0.006 and rms["0.05"] <= rms["0.5"] <= rms["1.0"] < 0.04
+    mean = grid.flux(grid.split("train")).mean(axis=0)
+    alike = np.sqrt(((grid.flux(grid.split("test")) - mean) ** 2).mean(axis=1))
+    assert rms["0.5"] < 0.15 * np.median(alike)  # of what the mean spectrum would give
+    assert [s["step"] for s in states] == list(range(1, EPOCHS + 1))
+    assert states[-1]["loss"] < states[0]["loss"] - 2 and states[0]["steps"] == EPOCHS
+
+
+def test_the_metrics_are_those_of_the_test_split(emulator, grid):
+    metrics = emulator.header["metrics"]
+    rows = grid.split("test")
+    assert metrics["stars"] == len(rows) and metrics["resolving_power"] == 20_000.0
+    parts = [operator @ residuals(emulator, grid, rows)[:, arm].T
+             for arm, operator in degrading_operators(emulator, 20_000.0)]  # fmt: skip
+    rms = np.sqrt(np.square(np.concatenate(parts)).mean(axis=0))
+    assert metrics["rms_quantiles"]["0.5"] == pytest.approx(np.median(rms), rel=1e-5)
+    assert metrics["rms_quantiles"]["1.0"] == pytest.approx(rms.max(), rel=1e-5)
+    assert sum(b["stars"] for b in metrics["by_teff"]) == len(rows)
+    assert sum(b["stars"] for b in metrics["by_fe_h"]) == len(rows)
+    hot = grid.column("teff")[rows] >= 6000
+    last = metrics["by_teff"][-1]
+    assert last["from"] == 6000 or last["from"] == 6500
+    assert any(
+        b["stars"] == int((hot & (grid.column("teff")[rows] < 6500)).sum()) for b in metrics["by_teff"]
+    )
+    total = np.sqrt(np.square(np.concatenate(parts)).mean())
+    bins = [b["rms"] for b in metrics["by_wavelength"]]
+    assert min(bins) < total < max(bins) and len(bins) == 4
+    json.dumps(metrics, allow_nan=False)
+
+
+def test_the_header_says_where_it_comes_from(emulator, grid):
+    header = emulator.header
+    assert header["grid"]["hash"] == grid.hash and header["grid"]["provenance"]["code"] == "straight lines"
+    assert header["network"] == {"n_labels": 6, "n_components": 40, "width": 48, "depth": 2, "members": 2}
+    assert header["training"]["epochs"] == EPOCHS and set(header["versions"]) == {"specinn", "torch"}
+
+
+def test_training_goes_on_where_it_was_interrupted(emulator, grid_file, tmp_path):
+    class Stop(Exception):
+        pass
+
+    def stop(state):
+        if state["step"] == 120:  # the last checkpoint is of epoch 100
+            raise Stop
+
+    with pytest.raises(Stop):
+        Emulator.train(recipe(grid_file), tmp_path, stop)
+    assert [p.name for p in tmp_path.iterdir()] == ["emulator-checkpoint.safetensors"]
+    seen = []
+    again = Emulator.train(recipe(grid_file), tmp_path, seen.append)
+    assert [s["step"] for s in seen] == list(range(101, EPOCHS + 1))
+    for name, value in emulator.network.state_dict().items():
+        assert torch.equal(again.network.state_dict()[name], value), name
+    with pytest.raises(ConfigError, match="another configuration"):
+        Emulator.train(recipe(grid_file, seed=1), tmp_path)
+
+
+def test_the_seed_determines_the_weights(emulator, grid_file, tmp_path):
+    first, second = (Emulator.train(recipe(grid_file, epochs=2, seed=s), tmp_path / str(s)) for s in (0, 1))
+    assert not torch.equal(first.network.members[0][0].weight, second.network.members[0][0].weight)
+    assert not torch.equal(first.network.members[0][0].weight, first.network.members[1][0].weight)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"gird": ["x"]}, "gird"),
+        ({"grid": "x"}, r"expected a list, found 'x' @ \$\.grid"),
+        ({"network": {"width": "wide"}}, r"expected an integer, found 'wide' @ \$\.network\.width"),
+        ({"training": {"epochs": 1.5}}, r"\$\.training\.epochs"),
+        ({"network": {"components": 200}}, r"\$\.network\.components is 200: the grid has only \d+ training"),
+    ],
+)
+def test_wrong_keys_are_named_with_their_path(grid_file, tmp_path, change, words):
+    with pytest.raises(ConfigError, match=words):
+        Emulator.train({**recipe(grid_file), **change}, tmp_path)
+
+
+def test_a_learning_rate_that_explodes_is_an_error(grid_file, tmp_path):
+    with pytest.raises(ConfigError, match=r"the loss is not finite .* lower \$\.training\.learning_rate"):
+        Emulator.train(recipe(grid_file, learning_rate=1e18), tmp_path)
+
+
+def test_a_missing_grid_is_an_error(tmp_path):
+    with pytest.raises(GridError, match="no such file or folder"):
+        Emulator.train(recipe(tmp_path / "none.h5"), tmp_path)
+
+
+def test_a_label_with_one_value_does_no_harm(tmp_path):
+    grid = tiny_grid.make_grid(60)
+    grid.values[:, 3] = 1.0
+    grid.save(tmp_path / "g.h5")
+    config = {**recipe(tmp_path / "g.h5", epochs=2), "network": {**NETWORK, "components": 10}}
+    emulator = Emulator.train(config, tmp_path)
+    assert np.isfinite(emulator(grid.values[:3])).all()
+
+
+def test_a_grid_without_metallicity_is_an_error(tmp_path):
+    whole = tiny_grid.make_grid(60)
+    labels = [n for n in whole.labels if n != "fe_h"]
+    keep = [whole.labels.index(n) for n in labels]
+    Grid(tuple(labels), whole.values[:, keep], whole.ids, whole.wavelength, whole.arms, whole.flux_of,
+         whole.resolving_power).save(tmp_path / "g.h5")  # fmt: skip
+    with pytest.raises(ConfigError, match="training needs fe_h"):
+        Emulator.train(recipe(tmp_path / "g.h5"), tmp_path)
+
+
+# The command -------------------------------------------------------------------------------------
+
+
+def test_the_command_trains_it(grid_file, tmp_path, monkeypatch):
+    from specinn.cli import app
+
+    monkeypatch.chdir(tmp_path)
+    toml = f"""
+        [synthesizer]
+        kind = "emulator"
+        grid = ["{grid_file}"]
+        network = {{ components = 10, width = 8, depth = 1, members = 1 }}
+        training = {{ epochs = 2 }}
+    """
+    (tmp_path / "e.toml").write_text(toml)
+    result = CliRunner().invoke(app, ["train", "e.toml", "--quiet"])
+    assert result.exit_code == 0, result.output
+    assert Emulator.load(tmp_path / "e.safetensors").labels == tiny_grid.LABELS
+    (tmp_path / "e.toml").write_text(toml.replace("epochs", "epoch"))
+    result = CliRunner().invoke(app, ["train", "e.toml", "--quiet", "-o", "f.safetensors"])
+    assert result.exit_code != 0 and "epoch" in result.output and "$.training" in result.output
+    (tmp_path / "e.toml").write_text('[synthesizer]\nkind = "turbospectrum"\n')
+    result = CliRunner().invoke(app, ["train", "e.toml", "--quiet", "-o", "f.safetensors"])
+    assert result.exit_code != 0 and len(result.output.splitlines()) == 1
+
+
+# What it computes --------------------------------------------------------------------------------
+
+
+def test_it_keeps_the_contract_of_synthesizers(emulator, grid):
+    values = grid.values[grid.split("test")][:5]
+    check_synthesizer(emulator, values, differentiable=True)
+    assert emulator.bounds[:, 0] == pytest.approx(grid.values.min(axis=0))
+    assert emulator.bounds[:, 1] == pytest.approx(grid.values.max(axis=0))
+
+
+def test_gradients_are_those_of_differences(emulator, grid):
+    middle = torch.tensor((tiny_grid.LOW + tiny_grid.HIGH)[None] / 2, dtype=torch.float32)
+    weight = torch.randn(emulator.wavelength.size, generator=torch.Generator().manual_seed(0))
+    labels = middle.clone().requires_grad_()
+    (emulator(labels) @ weight).sum().backward()
+    for i, step in enumerate((tiny_grid.HIGH - tiny_grid.LOW) / 100):
+        ends = middle.repeat(2, 1)
+        ends[:, i] += torch.tensor([step, -step], dtype=torch.float32)
+        up, down = emulator(ends).double() @ weight.double()
+        numerical = float(up - down) / (2 * step)
+        assert float(labels.grad[0, i]) == pytest.approx(numerical, rel=0.05, abs=1e-3 / step)
+
+
+def test_variables_are_those_in_which_spectra_are_smooth():
+    values = torch.tensor([[5040.0, 4.0, -1.0, 0.4, 2.0]])
+    found = features(values, ("teff", "logg", "fe_h", "mg_fe", "a_li"))
+    assert found[0].tolist() == pytest.approx([1.0, 4.0, -1.0, -0.6, 2.0])
+
+
+def test_members_are_averaged():
+    network = CoefficientNetwork(3, 5, 8, 2, members=3)
+    x = torch.randn(7, 3)
+    assert torch.allclose(network(x), sum(m(x) for m in network.members) / 3, atol=1e-6)
+
+
+def test_resampled_is_the_operator_applied_to_flux(emulator, grid):
+    wavelength = np.concatenate([np.arange(5165, 5235, 0.11), np.arange(6475, 6545, 0.13)])
+    n = np.arange(5165, 5235, 0.11).size
+    arms = {"green": slice(0, n), "red": slice(n, wavelength.size)}
+    operator = resampling_operator(emulator.wavelength, emulator.arms, 60_000.0, wavelength, arms, 20_000.0)
+    values = grid.values[:4]
+    found = emulator.resampled(wavelength, arms, operator)
+    assert found(values) == pytest.approx((operator @ emulator(values).T).T, abs=2e-6)
+    assert np.array_equal(found.wavelength, wavelength) and found.arms == arms
+    assert emulator(values).shape[1] == tiny_grid.WAVELENGTH.size  # unchanged
+
+
+def test_a_copy_on_another_device_leaves_the_first_where_it_is(emulator):
+    moved = emulator.to("meta")
+    assert moved.network.members[0][0].weight.device.type == "meta" == moved.basis.device.type
+    assert emulator.network.members[0][0].weight.device.type == "cpu" == emulator.basis.device.type
+    assert np.isfinite(emulator((tiny_grid.LOW + tiny_grid.HIGH)[None] / 2)).all()
+
+
+# Files -------------------------------------------------------------------------------------------
+
+
+def test_what_was_saved_is_loaded(emulator, grid, tmp_path):
+    path = tmp_path / "e.safetensors"
+    emulator.save(path)
+    loaded = Emulator.load(path)
+    assert loaded.labels == emulator.labels and loaded.arms == emulator.arms
+    assert np.array_equal(loaded.bounds, emulator.bounds)
+    assert loaded.wavelength == pytest.approx(emulator.wavelength, abs=1e-6)
+    assert (loaded.resolving_power, loaded.medium) == (60_000.0, "air")
+    assert loaded.header["metrics"] == emulator.header["metrics"]
+    values = grid.values[:20]
+    assert np.abs(loaded(values) - emulator(values)).max() < 5e-4  # float16
+    again = tmp_path / "again.safetensors"
+    loaded.save(again)
+    assert np.array_equal(Emulator.load(again)(values), loaded(values))
+    errors = held_out_errors(loaded, grid)["rms_quantiles"]["0.5"]
+    assert errors == pytest.approx(emulator.header["metrics"]["rms_quantiles"]["0.5"], rel=0.02)
+
+
+def test_uneven_wavelengths_are_refused(emulator, tmp_path):
+    wavelength = emulator.wavelength.copy()
+    wavelength[:1600] = np.geomspace(5160, 5240, 1600)
+    uneven = emulator.resampled(wavelength, emulator.arms, np.eye(wavelength.size))
+    with pytest.raises(ModelError, match="uniform wavelength steps only"):
+        uneven.save(tmp_path / "e.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("key", ["network", "labels", "bounds", "axes", "medium"])
+def test_an_incomplete_header_is_an_error(emulator, tmp_path, key):
+    path = tmp_path / "e.safetensors"
+    emulator.save(path)
+    tensors, header = load_weights(path, "specinn emulator")
+    del header[key]
+    save_weights(path, tensors, header)
+    with pytest.raises(ModelError, match="weights do not fit its header"):
+        Emulator.load(path)
+
+
+def test_weights_of_another_shape_are_an_error(emulator, tmp_path):
+    path = tmp_path / "e.safetensors"
+    emulator.save(path)
+    tensors, header = load_weights(path, "specinn emulator")
+    header["network"]["width"] = 49
+    save_weights(path, tensors, header)
+    with pytest.raises(ModelError, match="weights do not fit its header"):
+        Emulator.load(path)
+    del tensors["basis"]
+    header["network"]["width"] = 48
+    save_weights(path, tensors, header)
+    with pytest.raises(ModelError, match="weights do not fit its header"):
+        Emulator.load(path)
+
+
+def test_damaged_files_are_errors_and_pickles_are_not_read(emulator, tmp_path):
+    path = tmp_path / "e.safetensors"
+    emulator.save(path)
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(ModelError, match="damaged"):
+        Emulator.load(path)
+    path.write_bytes(pickle.dumps({"weights": 1}))
+    with pytest.raises(ModelError, match="not a safetensors file"):
+        Emulator.load(path)
+    save_weights(path, {}, {"format": "specinn model"})
+    with pytest.raises(ModelError, match="expected a 'specinn emulator'"):
+        Emulator.load(path)
+
+
+# The bundled one ---------------------------------------------------------------------------------
+
+bundled = pytest.mark.skipif(not BUNDLED.is_file(), reason="the bundled emulator is not there yet")
+
+
+def test_the_record_leads_to_the_class():
+    (record,) = specinn_synthesizers()
+    assert load_factory(record) is Emulator
+
+
+@bundled
+def test_the_bundled_emulator_is_small_and_says_what_it_is():
+    assert BUNDLED.stat().st_size < 16 * 2**20
+    emulator = Emulator.load()
+    assert emulator.resolving_power == 60_000.0 and emulator.medium == "air"
+    assert {"teff", "logg", "fe_h", "vmic", "a_li", "mg_fe"} <= set(emulator.labels)
+    metrics = emulator.header["metrics"]
+    assert metrics["rms_quantiles"]["0.5"] < 0.003 and metrics["by_teff"] and metrics["by_wavelength"]
+    assert emulator.header["grid"]["provenance"]
+    ends = [(emulator.wavelength[a][0], emulator.wavelength[a][-1]) for a in emulator.arms.values()]
+    assert any(low < 5160 and high > 5730 for low, high in ends)
+    assert any(low < 6100 and high > 6790 for low, high in ends)
+
+
+@bundled
+def test_the_bundled_emulator_on_spectra_that_it_has_not_seen(shared):
+    emulator = Emulator.load()
+    paths = sorted((shared / "data" / "grid").glob("*.h5"))
+    grid = load(paths, plugins=Plugins())
+    rows = grid.split("test")
+    rows = rows[np.linspace(0, len(rows) - 1, 30).astype(int)]
+    difference = residuals(emulator, grid, rows)
+    parts = [operator @ difference[:, arm].T for arm, operator in degrading_operators(emulator, 20_000.0)]
+    rms = np.sqrt(np.square(np.concatenate(parts)).mean(axis=0))
+    assert np.median(rms) < 0.003
+    assert np.quantile(rms, 0.9) < 0.01
