@@ -36,8 +36,8 @@ _FIXED = {
 }
 
 
-# Elements with few lines: over much of the grid the posterior is the uniform prior, cut off at the bounds. In the
-# probit of the place between the bounds that is a plain normal distribution, so nothing spills over.
+# Elements with few lines: over much of the grid the posterior is the uniform prior, cut off at the bounds. In
+# the probit of the place between the bounds that is a plain normal distribution, so nothing spills over.
 _BOUNDED = ("c_fe", "mn_fe", "n_fe")
 _PROBIT_MARGIN = 1e-4  # of the range: the bounds themselves would be infinite
 
@@ -76,8 +76,8 @@ def make_label(name: str, bounds: tuple[float, float]) -> Label:
     if reference != "fe" or not element.isalpha():
         known = ", ".join(_FIXED)
         raise ConfigError(f"unknown label {name!r}: expected one of {known}, or an abundance such as mg_fe")
-    transform = "probit" if name in _BOUNDED else "linear"
-    return Label(name, "dex", bounds, transform, f"Abundance ratio [{element.capitalize()}/Fe]")
+    learnt: Transform = "probit" if name in _BOUNDED else "linear"
+    return Label(name, "dex", bounds, learnt, f"Abundance ratio [{element.capitalize()}/Fe]")
 
 
 def _as_tuple(labels: Iterable[Label]) -> tuple[Label, ...]:

@@ -202,7 +202,8 @@ class Disturbances:
     noise grows with flux to a power drawn between 0 and ``noise_power`` (0.5 = photon noise); ``velocity``
     km/s and ``resolution`` (fraction) are standard deviations; the flux is multiplied by a random smooth
     function: a polynomial of ``tilt`` and waves of ``wave`` relative amplitude (standard deviations) with
-    periods from 30 to 300 Angstrom; up to ``gaps`` stretches of up to ``gap_width`` Angstrom are lost in
+    periods from 30 to 300 Angstrom; the zero level (scattered light, sky) is off by ``zero_level`` of the
+    continuum (standard deviation); up to ``gaps`` stretches of up to ``gap_width`` Angstrom are lost in
     a spectrum, a whole arm with probability ``arm_loss``.
     """
 
@@ -213,6 +214,7 @@ class Disturbances:
     resolution: float = 0.03
     tilt: float = 0.1
     wave: float = 0.003
+    zero_level: float = 0.0
     gaps: int = 4
     gap_width: float = 60.0
     arm_loss: float = 0.03
@@ -267,7 +269,9 @@ class Noise:
         for low, high in plan.windows:
             factor = 1.0 + plan.window_velocity / C_KMS * self._normal(n, 1, generator=generator)
             mask |= (self.wavelength >= low * factor) & (self.wavelength <= high * factor)
-        noisy = (flux + sigma * self._normal(*flux.shape, generator=generator)) * shape
+        zero = plan.zero_level * self._normal(n, 1, generator=generator)
+        level = (flux + zero) / (1.0 + zero)
+        noisy = (level + sigma * self._normal(*flux.shape, generator=generator)) * shape
         return noisy, sigma * shape, mask, torch.where(lost, 0.0, snr)
 
     def _shape(self, n: int, wave: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

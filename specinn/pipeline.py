@@ -11,7 +11,7 @@ import numpy as np
 from astropy.table import Table, vstack
 
 from specinn.errors import ConfigError, PluginError, ReadError, SpecinnError
-from specinn.flags import Flag, is_bad
+from specinn.flags import FLAGS, Flag, is_bad
 from specinn.posterior import Posterior
 from specinn.resample import R_TOLERANCE
 from specinn.wavelengths import air_to_vacuum, vacuum_to_air
@@ -174,7 +174,19 @@ class Pipeline:
             posterior = _scatter(found, posterior, good)
         meta = batch.meta.copy()
         meta["flags"] = flags
+        meta["message"] = np.array(
+            [str(said) or self._why(int(bits)) for said, bits in zip(meta["message"], flags, strict=True)],
+            dtype=object,
+        )
         return Result(meta, posterior, raw)
+
+    def _why(self, flags: int) -> str:
+        """One sentence for a spectrum without values, from its bad flags; nothing for the others."""
+        reasons = [info.meaning for info in FLAGS if info.severity == "bad" and flags & info.flag]
+        if flags & Flag.NO_OVERLAP:
+            ranges = ", ".join("{:.0f}-{:.0f}".format(*arm.range) for arm in self.estimator.instrument.arms)
+            reasons.append(f"the model needs good pixels in {ranges} Angstrom")
+        return ": ".join(reasons)
 
     def _pixel_flags(self, batch: SpectrumBatch) -> np.ndarray:
         slices = self.estimator.instrument.slices

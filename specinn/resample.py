@@ -113,8 +113,8 @@ def resampling_operator(
 
     Every piece of the input serves every piece of the output that it overlaps; where two pieces of the input
     (echelle orders) meet or overlap, their weights add up, and :func:`apply_resampling` divides by the sum.
-    An order that ends within the kernel of a pixel sees one side of it alone, so it has no part in pixels that
-    another order covers whole.
+    An order that ends within the kernel of a pixel sees one side of it alone, so it has no part in pixels
+    that another order covers whole.
     """
     r_in = np.broadcast_to(np.asarray(resolving_power, float), wavelength.shape)
     r_out = np.broadcast_to(np.asarray(out_resolving_power, float), out_wavelength.shape)
@@ -184,8 +184,8 @@ def apply_resampling(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Carry ``flux``, ``sigma`` and ``mask`` ``(n_spec, n_in)`` through the operator to ``(n_spec, n_out)``.
 
-    ``widths`` are the :func:`pixel_widths` of input and output. Masked input has no weight; an output pixel of
-    which less than 80 % of the kernel rests on good input is masked.
+    ``widths`` are the :func:`pixel_widths` of input and output. Masked input has no weight; an output pixel
+    of which less than 80 % of the kernel rests on good input is masked.
 
     sigma is that of independent output pixels with the S/N per Angstrom of the input: what is averaged is
     variance times pixel width. The scatter from pixel to pixel comes out smaller where a broad kernel has

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import re
 import tomllib
@@ -12,12 +13,12 @@ import numpy as np
 import pytest
 import tiny_grid
 import torch
-from specinn_cinn.calibrators import Calibrator
 from specinn_cinn.encoding import COVERAGE_BLOCKS, Encoding
 from specinn_cinn.estimator import CINN
 from specinn_cinn.network import PRESETS, AmortisedGaussian, Architecture, Features, make_flow
 from specinn_cinn.training import (
     Config,
+    _header,
     build,
     fit,
     loss_terms,
@@ -29,7 +30,6 @@ from specinn_emulator.training import Config as EmulatorConfig
 from typer.testing import CliRunner
 
 from specinn.errors import ConfigError, GridError, ModelError, PluginError
-from specinn.observe import Disturbances
 from specinn.spectra import SpectrumBatch
 from specinn.testing import check_estimator, check_invertible, check_log_density
 from specinn.weights import load_weights, save_weights
@@ -89,8 +89,18 @@ def trained(folder, plugins):
                   "grid": [str(folder / "grid.h5")], "emulator": str(folder / "emulator.safetensors"),
                   "preset": preset, "architecture": SIZES[preset], "schedule": schedule}  # fmt: skip
         setup = prepare(config, plugins)
-        out[preset] = setup, fit(setup, build(setup), folder / preset, lambda state: None)
+        out[preset] = setup, fit(setup, fresh(setup), folder / preset, lambda state: None)
     return out
+
+
+_UNTRAINED: dict[int, CINN] = {}
+
+
+def fresh(setup):
+    """A copy of the untrained model of a setup: principal components take seconds, so once must do."""
+    if id(setup) not in _UNTRAINED:
+        _UNTRAINED[id(setup)] = build(setup)
+    return copy.deepcopy(_UNTRAINED[id(setup)])
 
 
 @pytest.fixture(scope="module")
@@ -280,7 +290,7 @@ def test_the_paper_preset_has_the_sizes_of_the_paper():
 
 def test_training_learns_something(setup, model):
     found = model.header["training"]
-    untrained = build(setup)
+    untrained = fresh(setup)
     batches = [(*untrained.encoding(*s[:3])[:2], s[3]) for s in validation_set(setup, 2)]
     with torch.no_grad():
         before = torch.cat([loss_terms(untrained, *b, setup.config.schedule)[0] for b in batches]).mean()
@@ -291,7 +301,7 @@ def test_training_learns_something(setup, model):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_gradients_reach_every_weight(trained, preset):
     setup, _ = trained[preset]
-    untrained = build(setup)
+    untrained = fresh(setup)
     for parameter in untrained.flow.parameters():  # the last layers start almost at nothing
         if parameter.dtype.is_floating_point and parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.1)
@@ -335,31 +345,32 @@ def test_training_goes_on_exactly_where_it_was_interrupted(trained, preset, tmp_
             raise Stop
 
     with pytest.raises(Stop):
-        fit(setup, build(setup), tmp_path, stop)
+        fit(setup, fresh(setup), tmp_path, stop)
     assert [p.name for p in tmp_path.iterdir()] == ["cinn-checkpoint.safetensors"]
     seen = []
-    resumed = fit(setup, build(setup), tmp_path, seen.append)
+    again = build(setup) if preset == "paper" else fresh(setup)  # as another process would
+    resumed = fit(setup, again, tmp_path, seen.append)
     assert [s["step"] for s in seen] == list(range(41, 61))
     for own, other in ((resumed.features, undisturbed.features), (resumed.flow, undisturbed.flow)):
         for name, value in own.state_dict().items():
             assert torch.equal(value, other.state_dict()[name]), name
     assert resumed.header["training"]["validation_loss"] == undisturbed.header["training"]["validation_loss"]
-    finished = fit(setup, build(setup), tmp_path, seen.append)
+    finished = fit(setup, fresh(setup), tmp_path, seen.append)
     assert len(seen) == 20
     assert all(torch.equal(v, resumed.flow.state_dict()[k]) for k, v in finished.flow.state_dict().items())
 
 
 def test_the_checkpoint_of_another_configuration_is_an_error(trained, recipe, plugins, tmp_path):
-    setup = prepare(recipe(schedule={"steps": 1}), plugins)
+    setup = prepare(recipe("paper", schedule={"steps": 1}), plugins)
     fit(setup, build(setup), tmp_path, lambda state: None)
-    other = prepare(recipe(schedule={"steps": 2}), plugins)
+    other = prepare(recipe("paper", schedule={"steps": 2}), plugins)
     with pytest.raises(ConfigError, match="another configuration"):
         fit(other, build(other), tmp_path, lambda state: None)
 
 
 def test_training_stops_early_and_keeps_the_best(recipe, plugins, tmp_path):
     plan = {"steps": 200, "validate_every": 2, "patience": 3, "learning_rate": 0.0}
-    setup = prepare(recipe(schedule=plan), plugins)
+    setup = prepare(recipe("paper", schedule=plan), plugins)
     seen = []
     model = fit(setup, build(setup), tmp_path, seen.append)
     validations = [s["validation"] for s in seen if "validation" in s]
@@ -369,7 +380,7 @@ def test_training_stops_early_and_keeps_the_best(recipe, plugins, tmp_path):
 
 
 def test_a_learning_rate_that_explodes_is_an_error(recipe, plugins, tmp_path):
-    setup = prepare(recipe(schedule={"learning_rate": 1e30}), plugins)
+    setup = prepare(recipe("paper", schedule={"learning_rate": 1e30}), plugins)
     with pytest.raises(ConfigError, match=r"not finite at step \d+: lower \$\.schedule\.learning_rate"):
         fit(setup, build(setup), tmp_path, lambda state: None)
 
@@ -381,6 +392,39 @@ def test_training_does_not_change_its_random_numbers_with_the_global_state(train
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     labels = first[3]
     assert torch.equal(labels[0::2], labels[1::2]) and not torch.equal(first[0][0], first[0][1])
+
+
+def test_training_may_start_from_a_trained_model(trained, recipe, plugins, tmp_path, monkeypatch):
+    monkeypatch.setattr("specinn_cinn.training.Plugins", lambda: plugins)
+    _, model = trained["paper"]
+    model.save(tmp_path / "first.safetensors")
+    plan = {"steps": 1, "learning_rate": 0.0}
+    config = recipe("paper", start=str(tmp_path / "first.safetensors"), schedule=plan)
+    found = CINN.train(config, tmp_path / "same")
+    for own, other in ((found.features, model.features), (found.flow, model.flow)):
+        for name, value in own.state_dict().items():
+            assert torch.allclose(value, other.state_dict()[name], rtol=1e-6), name
+    assert torch.equal(found.center, model.center) and torch.equal(found.encoding.mean, model.encoding.mean)
+    with pytest.raises(ConfigError, match=r"\$\.start: .* differs in labels, architecture or pixels"):
+        CINN.train({**config, "labels": LABELS[:-1]}, tmp_path / "other")
+    with pytest.raises(ModelError, match="no such model file"):
+        CINN.train({**config, "start": "none.safetensors"}, tmp_path / "none")
+
+
+def test_overionisation_weakens_lines_of_stars_poor_in_metals(setup):
+    simulator = setup.simulator
+    values = torch.tensor((tiny_grid.LOW + tiny_grid.HIGH)[None] / 2, dtype=torch.float32).repeat(200, 1)
+    iron = tiny_grid.LABELS.index("fe_h")
+    generator = torch.Generator().manual_seed(0)
+    values[:, iron] = -0.8
+    with torch.no_grad():
+        poor = simulator.overionisation(values, generator)
+        values[:, iron] = 0.2
+        rich = simulator.overionisation(values, generator)
+    assert poor.shape == (200, setup.model_grid.wavelength.size)
+    assert (poor >= 0).all() and float(poor.max()) > 0.005 and not rich.any()
+    strength = poor.sum(1) / poor.sum(1).max()  # uniform from nothing to the most
+    assert float(strength.min()) < 0.05 and float(strength.mean()) == pytest.approx(0.5, abs=0.08)
 
 
 @pytest.mark.parametrize(
@@ -471,7 +515,7 @@ def test_residuals_of_a_calibrator_mask_what_models_do_not_have(recipe, calibrat
     assert masked.size and (np.abs(masked - 5200.0) < 1.0).mean() > 0.3
     kept = prepare(recipe(calibrators=[star], masking={"keep": [[5195.0, 5205.0]]}), plugins)
     assert kept.used.sum() > setup.used.sum()
-    header = build(setup).header["training"]["calibrators"]
+    header = _header(setup)["training"]["calibrators"]
     assert header[0]["name"] == "Sun" and header[0]["rms"] > 0
 
 
@@ -751,8 +795,3 @@ def test_recipes_that_ship_are_right(path):
     kind = table.pop("kind")
     assert (what, kind) in {("estimator", "cinn"), ("synthesizer", "emulator")}
     structure(table, Config if what == "estimator" else EmulatorConfig, str(path))
-
-
-def test_calibrators_are_never_silently_without_a_key():
-    assert {f.name for f in attrs.fields(Calibrator)} >= {"name", "path", "resolving_power", "labels"}
-    assert attrs.fields(Disturbances).snr.default == (10.0, 1000.0)

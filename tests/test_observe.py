@@ -297,6 +297,20 @@ def test_continuum_is_smooth_and_sigma_follows_it():
     assert (snr == 1e6).all()
 
 
+def test_an_error_of_the_zero_level_fills_lines_and_leaves_the_continuum():
+    flux = torch.ones(400, N_PIX)
+    flux[:, 100:150] = 0.4
+    plan = Disturbances(tilt=0.0, wave=0.0, gaps=0, arm_loss=0.0, noise_power=0.0, zero_level=0.02)
+    out, *_ = noisy(plan, flux=flux, n=400, snr=1e6)
+    depth = 1.0 - out[:, 100:150]
+    assert out[:, 200:].numpy() == pytest.approx(1.0, abs=1e-4)
+    assert float(depth.std(1).max()) < 1e-4  # one error a spectrum
+    zero = 0.6 / depth.mean(1) - 1.0
+    assert float(zero.mean()) == pytest.approx(0.0, abs=0.004)
+    assert float(zero.std()) == pytest.approx(0.02, rel=0.15)
+    assert noisy(QUIET, flux=flux, n=400, snr=1e6)[0].numpy() == pytest.approx(flux.numpy(), abs=1e-4)
+
+
 @pytest.mark.parametrize("loss", [0.3, 1.0])
 def test_lost_arms_are_masked_have_no_snr_and_are_never_all(loss):
     _, _, mask, snr = noisy(Disturbances(gaps=0, arm_loss=loss), n=400)

@@ -50,6 +50,7 @@ PRESETS = {
         width=512,
     ),
 }
+BACKWARD = {"default": 0.0, "paper": 1.0}  # weight of the paper's second loss, by preset
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU}
 
 

@@ -17,6 +17,7 @@ from specinn.checkpoint import fingerprint, load_checkpoint, one_cycle, save_che
 from specinn.config import structure
 from specinn.continuum import ContinuumOptions
 from specinn.errors import ConfigError
+from specinn.evaluate import grid_metrics, metrics_for_header
 from specinn.grids import Grid, load
 from specinn.instruments import Instrument
 from specinn.interfaces import Templates
@@ -28,7 +29,7 @@ from specinn.resample import pixel_bounds
 from .calibrators import Calibrator, Residual, broaden, measure
 from .encoding import Encoding
 from .estimator import CINN
-from .network import PRESETS, Architecture, Features, make_flow
+from .network import BACKWARD, PRESETS, Architecture, Features, make_flow
 from .simulation import PhysicsError, Prior, Simulator
 
 LABELS = (
@@ -55,7 +56,7 @@ class Schedule:
     weights that count are a running mean (``average`` per step). Every ``validate_every`` steps the loss on
     the grid's validation spectra is taken; ``patience`` validations without gain end the training.
     ``backward`` weighs the paper's second loss: latent variables are jittered by ``jitter``, and the squared
-    distance of what comes back counts."""
+    distance of what comes back counts (None: 0 for the preset default, 1 for paper)."""
 
     steps: int = 6000
     batch: int = 512
@@ -63,7 +64,7 @@ class Schedule:
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
     average: float = 0.998
-    backward: float = 0.0
+    backward: float | None = None
     jitter: float = 0.01
     clip: float = 5.0
     validate_every: int = 250
@@ -91,6 +92,7 @@ class Config:
     emulator: str = ""
     synthesizer: str = "emulator"
     preset: str = "default"
+    start: str = ""
     labels: list[str] = attrs.field(factory=lambda: list(LABELS))
     device: str = "cpu"
     real_fraction: float = 0.2
@@ -139,6 +141,9 @@ def prepare(config: Mapping[str, Any], plugins: Plugins | None = None) -> Setup:
     """Read grid, emulator and calibrators and build the simulator. Raises ``ConfigError`` for wrong keys."""
     settings = structure(dict(config), Config, "training configuration")
     architecture(settings)  # a wrong size is better known now than after the calibrators
+    if settings.schedule.backward is None:
+        schedule = attrs.evolve(settings.schedule, backward=BACKWARD[settings.preset])
+        settings = attrs.evolve(settings, schedule=schedule)
     plugins = plugins or Plugins()
     grid = load([Path(p) for p in settings.grid], plugins=plugins)
     instrument = Instrument.from_toml(plugins.record("instrument", settings.instrument).toml).select(
@@ -265,8 +270,8 @@ def usable_pixels(
 def _initial_projection(setup: Setup, encoding: Encoding, n: int) -> torch.Tensor:
     """Directions ``(n, n_used)`` that start the projection, each scaled to unit variance over model spectra.
 
-    Three quarters are principal components of noiseless spectra. The others are the differences that a step in
-    one label makes in stars of all kinds: a line as lonely as lithium's is in no leading component.
+    Three quarters are principal components of noiseless spectra. The others are the differences that a step
+    in one label makes in stars of all kinds: a line as lonely as lithium's is in no leading component.
     """
     generator = torch.Generator(setup.config.device).manual_seed(99)
     simulator = setup.simulator
@@ -398,10 +403,34 @@ def train(
 ) -> CINN:
     """Train as ``config`` says; a checkpoint in ``folder`` is taken up exactly where it was left.
 
-    The model that comes back holds the averaged weights of the best validation.
+    The model that comes back holds the averaged weights of the best validation, and in its header the errors
+    on the test split.
     """
     setup = prepare(config)
-    return fit(setup, build(setup), folder, progress)
+    model = build(setup)
+    if setup.config.start:
+        _start_from(model, Path(setup.config.start))
+    model = fit(setup, model, folder, progress)
+    if setup.grid.split("test").size:
+        model.header["metrics"] = metrics_for_header(grid_metrics(model, setup.grid))
+    return model
+
+
+def _start_from(model: CINN, path: Path) -> None:
+    """Take over weights and scaling of a trained model of the same shape, to train it further."""
+    other = CINN.load(path, model.device)
+    same = (
+        other.architecture == model.architecture
+        and other.labels == model.labels
+        and torch.equal(other.encoding.pixels, model.encoding.pixels)
+    )
+    if not same:
+        raise ConfigError(
+            f"$.start: {path} differs in labels, architecture or pixels, so training cannot go on from it"
+        )
+    model.features.load_state_dict(other.features.state_dict())
+    model.flow.load_state_dict(other.flow.state_dict())
+    model.center, model.spread, model.encoding = other.center, other.spread, other.encoding
 
 
 def validation_set(setup: Setup, repeats: int = 8) -> list[tuple[torch.Tensor, ...]]:
@@ -414,7 +443,8 @@ def validation_set(setup: Setup, repeats: int = 8) -> list[tuple[torch.Tensor, .
     out: list[tuple[torch.Tensor, ...]] = []
     for _ in range(repeats):
         vbroad = simulator.vbroad(len(rows), generator)
-        observed = simulator.observe(simulator.disturb(flux, generator), vbroad, generator)
+        real = flux + simulator.overionisation(values, generator)
+        observed = simulator.observe(simulator.disturb(real, generator), vbroad, generator)
         out.append((*simulator.degrade(observed, generator), simulator.targets(values, vbroad)))
     return out
 
@@ -443,7 +473,7 @@ def fit(setup: Setup, model: CINN, folder: Path, progress: Callable[[dict[str, A
         for group in optimiser.param_groups:
             group["lr"] = one_cycle(step / plan.steps, plan.learning_rate, warm=0.05)
         nll, backward = loss_terms(model, x, context, labels, plan, generator)
-        loss = nll.mean() + plan.backward * backward
+        loss = nll.mean() + (plan.backward or 0.0) * backward
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(modules.parameters(), plan.clip)

@@ -115,7 +115,7 @@ class Emulator(Synthesizer):
             raise ModelError(f"{path}: its weights do not fit its header ({error})") from None
 
     def save(self, path: Path) -> None:
-        """Write one safetensors file, weights as float16 (its effect on flux is below 1e-5)."""
+        """Write one safetensors file, weights as float16: 3e-5 of flux (rms), a hundredth of its error."""
         half = {f"network.{k}": v.half() for k, v in self.network.state_dict().items()}
         half["basis"] = (self.basis * 1.0).half()
         exact = {"center": self.center, "spread": self.spread, "mean": self.mean, "scale": self.scale}

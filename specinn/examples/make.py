@@ -42,9 +42,11 @@ def make(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "truth.csv").open("w", newline="") as file:
         table = csv.writer(file)
-        table.writerow(["file", "teff", "logg", "fe_h", "vmic", "mg_fe", "ca_fe", "a_li", "vbroad", "rv", "snr"])
+        names = ["file", "teff", "logg", "fe_h", "vmic", "mg_fe", "ca_fe", "a_li", "vbroad", "rv", "snr"]
+        table.writerow(names)
         for i, (name, teff, logg, fe_h, vmic, alpha, a_li, vbroad, rv, snr) in enumerate(STARS):
-            values = {"teff": teff, "logg": logg, "fe_h": fe_h, "vmic": vmic, "a_li": a_li} | dict.fromkeys(_ALPHA, alpha)
+            values = {"teff": teff, "logg": logg, "fe_h": fe_h, "vmic": vmic, "a_li": a_li}
+            values |= dict.fromkeys(_ALPHA, alpha)
             labels = torch.tensor([[values.get(label, 0.0) for label in emulator.labels]])
             generator = torch.Generator().manual_seed(i)
             with torch.no_grad():
@@ -57,7 +59,13 @@ def make(folder: Path) -> None:
 
 
 def _write(
-    path: Path, name: str, wavelength: np.ndarray, flux: np.ndarray, sigma: np.ndarray, mask: np.ndarray, snr: float
+    path: Path,
+    name: str,
+    wavelength: np.ndarray,
+    flux: np.ndarray,
+    sigma: np.ndarray,
+    mask: np.ndarray,
+    snr: float,
 ) -> None:
     """The layout of a 4MOST level-1 single spectrum: one row of vectors, in erg / (s cm2 Angstrom)."""
     unit, scale, n = "erg/(s*cm^2*Angstrom)", 3e-15, wavelength.size
