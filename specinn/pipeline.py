@@ -14,7 +14,6 @@ from specinn.errors import ConfigError, PluginError, ReadError, SpecinnError
 from specinn.flags import FLAGS, Flag, is_bad
 from specinn.posterior import Posterior
 from specinn.resample import R_TOLERANCE
-from specinn.wavelengths import air_to_vacuum, vacuum_to_air
 
 if TYPE_CHECKING:
     from specinn.instruments import Instrument
@@ -133,12 +132,8 @@ class Pipeline:
             power = batch.resolving_power
         if power is None:
             power = self.instrument.resolving_power_at(batch.wavelength)
-        wavelength, medium = batch.wavelength, self.estimator.instrument.medium
-        if batch.medium != medium:
-            wavelength = vacuum_to_air(wavelength) if medium == "air" else air_to_vacuum(wavelength)
-        return attrs.evolve(
-            batch, wavelength=wavelength, medium=medium, resolving_power=power, meta=_complete(batch.meta)
-        )
+        batch = batch.in_medium(self.estimator.instrument.medium)
+        return attrs.evolve(batch, resolving_power=power, meta=_complete(batch.meta))
 
     def _preprocess(self, batch: SpectrumBatch) -> SpectrumBatch:
         n = len(batch)

@@ -167,7 +167,7 @@ def _weights(
 
 def pixel_widths(wavelength: np.ndarray, arms: Mapping[str, slice] | None = None) -> np.ndarray:
     """``(n_pix,)`` widths in Angstrom of the pixels of a grid, arm by arm."""
-    width = np.empty(wavelength.size)
+    width = np.ones(wavelength.size)  # an arm of one pixel has no width that anybody could know
     for arm in (arms or {"all": slice(None)}).values():
         if wavelength[arm].size > 1:
             lower, upper = pixel_bounds(wavelength[arm])

@@ -11,7 +11,7 @@ from astropy.table import Table, vstack
 
 from specinn.errors import ReadError
 from specinn.instruments import Medium
-from specinn.wavelengths import to_angstrom
+from specinn.wavelengths import air_to_vacuum, to_angstrom, vacuum_to_air
 
 
 @attrs.define(eq=False)
@@ -161,6 +161,13 @@ class SpectrumBatch:
         )
         meta = vstack([b.meta for b in batches], metadata_conflicts="silent")
         return attrs.evolve(first, flux=flux, sigma=sigma, mask=mask, meta=meta)
+
+    def in_medium(self, medium: Medium) -> SpectrumBatch:
+        """The same spectra with wavelengths in air or in vacuum."""
+        if medium == self.medium:
+            return self
+        convert = vacuum_to_air if medium == "air" else air_to_vacuum
+        return attrs.evolve(self, wavelength=convert(self.wavelength), medium=medium)
 
     def fill(self) -> np.ndarray:
         """Flux with masked pixels replaced by linear interpolation over good ones (per spectrum and arm)."""

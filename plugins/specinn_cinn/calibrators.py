@@ -67,7 +67,7 @@ def measure(
     batches = list(read(Path(star.path), plugins))
     if len(batches) != 1 or len(batches[0]) != 1:
         raise ReadError(f"calibrator {star.name}: {star.path} holds more than one spectrum")
-    batch = attrs.evolve(batches[0], resolving_power=star.resolving_power)
+    batch = attrs.evolve(batches[0].in_medium(instrument.medium), resolving_power=star.resolving_power)
     for name, options in (("mask", {}), ("rest-frame", {"velocity": "auto"})):
         batch = plugins.load("preprocessor", name)(instrument=instrument, templates=templates, **options)(
             batch

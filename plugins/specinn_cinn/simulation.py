@@ -36,7 +36,8 @@ class PhysicsError:
     the residuals, synthetic minus observed, of calibrator stars, scaled with the depth of its own lines;
     a share, uniform between 0 and ``common``, of their median, for an error that most calibrators show is
     one of line data and will be in every star; noise pixel by pixel of ``pixel`` times their root mean
-    square; and, if it was emulated, ``emulator`` times the error of the emulator for a star alike.
+    square, but for the windows that are kept in spite of large residuals; and, if it was emulated,
+    ``emulator`` times the error of the emulator for a star alike.
 
     Lines of neutral metals are weaker than in LTE, the more so the less metal there is to stop ultraviolet
     light: by 0.05 to 0.15 dex at [Fe/H] from -1 to -3 (Lind et al. 2012, MNRAS 427, 50; Bergemann et al.
@@ -72,6 +73,7 @@ class Simulator:
         residuals: torch.Tensor | None = None,
         calibrator_flux: torch.Tensor | None = None,
         emulator_errors: tuple[torch.Tensor, torch.Tensor] | None = None,
+        coherent: torch.Tensor | None = None,
         device: str = "cpu",
     ) -> None:
         self.names, self.grid_names, self.device = names, grid_names, device
@@ -92,7 +94,8 @@ class Simulator:
             calibrator_flux,
             emulator_errors,
         )
-        self.model_arms = list(model_grid.arms.values())
+        none = torch.zeros(model_grid.wavelength.size, dtype=torch.bool)
+        self.coherent = (none if coherent is None else coherent).to(device)
 
     def labels(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Grid labels ``(n, n_grid_labels)`` and vbroad ``(n,)``, physical."""
@@ -195,7 +198,7 @@ class Simulator:
         if self.physics.common:
             share = torch.rand(len(flux), 1, generator=generator, device=self.device)
             error += self.physics.common * share * torch.stack(every).median(0).values
-        rms = (squares / len(self.residuals)).sqrt()
+        rms = torch.where(self.coherent, 0.0, (squares / len(self.residuals)).sqrt())
         error += self.physics.pixel * rms * self._normal(*flux.shape, generator=generator)
         return flux - error
 

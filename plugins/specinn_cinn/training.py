@@ -209,6 +209,7 @@ def prepare(config: Mapping[str, Any], plugins: Plugins | None = None) -> Setup:
         residuals=None if stack is None else stack.to(settings.device),
         calibrator_flux=None if stack is None else reference.to(settings.device),
         emulator_errors=(where.to(settings.device), errors.to(settings.device)),
+        coherent=torch.as_tensor(_within(model_grid.wavelength, settings.masking.keep)),
         device=settings.device,
     )
     return Setup(
@@ -244,6 +245,14 @@ def make_templates(grid: Grid, emulator: Any, model_grid: ModelGrid, instrument:
     return Templates(model_grid.wavelength, flux.double().numpy(), dict(model_grid.arms), float(power))
 
 
+def _within(wavelength: np.ndarray, windows: tuple[tuple[float, float], ...]) -> np.ndarray:
+    """Which wavelengths lie in one of the windows (Angstrom)."""
+    inside = np.zeros(wavelength.size, bool)
+    for low, high in windows:
+        inside |= (wavelength >= low) & (wavelength <= high)
+    return inside
+
+
 def usable_pixels(
     instrument: Instrument,
     inside: np.ndarray,
@@ -253,9 +262,7 @@ def usable_pixels(
 ) -> np.ndarray:
     """Boolean ``(n_pix,)``: inside the arms, and where models describe every calibrator."""
     wave = instrument.wavelength
-    keep = np.zeros(wave.size, bool)
-    for low, high in masking.keep:
-        keep |= (wave >= low) & (wave <= high)
+    keep = _within(wave, masking.keep)
     used = inside.copy()
     for star in residuals:
         for arm, piece in zip(instrument.arms, instrument.slices.values(), strict=True):
@@ -457,7 +464,10 @@ def fit(setup: Setup, model: CINN, folder: Path, progress: Callable[[dict[str, A
     best: dict[str, Any] = {"loss": math.inf, "step": 0, "weights": average}
     optimiser = torch.optim.AdamW(modules.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint, of = folder / "cinn-checkpoint.safetensors", fingerprint(attrs.asdict(setup.config))
+    checkpoint, of = (
+        folder / "cinn-checkpoint.safetensors",
+        fingerprint([attrs.asdict(setup.config), setup.grid.hash]),
+    )
     first, stale = 0, 0
     if (state := load_checkpoint(checkpoint, of)) is not None:
         modules.load_state_dict(state["modules"])

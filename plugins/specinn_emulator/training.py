@@ -80,7 +80,7 @@ def train(
     center, spread = raw.mean(0), raw.std(0)
     spread = torch.where(spread > 0, spread, 1.0)  # of a label with one value throughout
     x, target = (raw - center) / spread, coefficients / scale
-    network = _fit(x, target, scale**2 / grid.wavelength.size, settings, folder, progress)
+    network = _fit(x, target, scale**2 / grid.wavelength.size, settings, grid.hash, folder, progress)
 
     emulator = Emulator(
         labels=grid.labels,
@@ -128,6 +128,7 @@ def _fit(
     target: torch.Tensor,
     weight: torch.Tensor,
     settings: Config,
+    of_grid: str,
     folder: Path,
     progress: Callable[[dict[str, Any]], None],
 ) -> CoefficientNetwork:
@@ -139,7 +140,7 @@ def _fit(
     batch = min(plan.batch, len(x))
     steps = len(x) // batch
     checkpoint = folder / "emulator-checkpoint.safetensors"
-    of = fingerprint(attrs.asdict(settings))
+    of = fingerprint([attrs.asdict(settings), of_grid])
     first = 0
     if (state := load_checkpoint(checkpoint, of)) is not None:
         network.load_state_dict(state["network"])
