@@ -286,7 +286,7 @@ def test_an_exact_posterior_is_found_to_be_calibrated(plugins: Plugins, toy: fak
         assert np.mean([one(rows, k, snr)["inside_95"] for k in names]) == pytest.approx(0.95, abs=0.03)
     for name in ("teff", "logg", "fe_h"):  # the others are not linear in the labels
         high, low = one(rows, name), one(rows, name, 50.0)
-        assert 1.0 < high["std"] / high["posterior_std"] < 1.35  # MAP is one of 400 samples
+        assert 0.9 < high["std"] / high["posterior_std"] < 1.35  # MAP is one of 400 samples
         assert low["std"] / high["std"] == pytest.approx(5.0, rel=0.15)
         assert abs(high["mean_residual"]) < 4 * high["std"] / np.sqrt(high["n"])
 

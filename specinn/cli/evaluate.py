@@ -140,7 +140,7 @@ def _show_grid(rows: Sequence[dict[str, Any]], split: str) -> None:
         published = any(row["published_std"] is not None for row in mine)
         first = mine[0]
         notes = [f"{first['n']} stars", f"{100 * first['rejected_fraction']:.1f} % of samples rejected"]
-        notes += [f"{first['failed']} stars without a posterior"] if first["failed"] else []
+        notes += [f"{first['failed']} without a posterior"] if first["failed"] else []
         notes += [f"{first['outside']} stars outside the training bounds"] if first["outside"] else []
         console.print(f"S/N {snr:g} per Angstrom, {split} split, {scope}: {', '.join(notes)}")
         heads = [
