@@ -95,7 +95,7 @@ class Config:
     start: str = ""
     labels: list[str] = attrs.field(factory=lambda: list(LABELS))
     device: str = "cpu"
-    real_fraction: float = 0.2
+    real_fraction: float = 0.05
     architecture: dict[str, Any] = attrs.field(factory=dict)
     schedule: Schedule = attrs.field(factory=Schedule)
     disturbances: Disturbances = attrs.field(factory=Disturbances)
