@@ -14,7 +14,7 @@ from scipy.fft import next_fast_len
 
 from specinn.errors import ModelError
 from specinn.instruments import Instrument
-from specinn.resample import pixel_bounds, resampling_operator
+from specinn.resample import pixel_widths, resampling_operator
 from specinn.wavelengths import C_KMS, FWHM_PER_SIGMA
 
 STEP_KMS = 4.0  # of the model grid: 3.7 points per FWHM at R = 20 000, where aliases are below 1e-5
@@ -230,11 +230,8 @@ class Noise:
         self.slices = list(instrument.slices.values())
         wave = instrument.wavelength
         self.wavelength = torch.as_tensor(wave, dtype=torch.float32, device=device)
-        lower, upper = (
-            np.concatenate(e)
-            for e in zip(*(pixel_bounds(a.wavelength) for a in instrument.arms), strict=True)
-        )
-        self.width = torch.as_tensor(upper - lower, dtype=torch.float32, device=device)
+        width = pixel_widths(wave, instrument.slices)
+        self.width = torch.as_tensor(width, dtype=torch.float32, device=device)
 
     def snr(self, n: int, generator: torch.Generator) -> torch.Tensor:
         """``(n, n_arms)`` S/N per Angstrom."""

@@ -11,7 +11,7 @@ import numpy as np
 from astropy.table import Table, vstack
 
 from specinn.errors import ConfigError, PluginError, ReadError, SpecinnError
-from specinn.flags import FLAGS, Flag, is_bad
+from specinn.flags import FLAGS, Flag, is_bad, raise_flag
 from specinn.posterior import Posterior
 from specinn.resample import R_TOLERANCE
 
@@ -165,7 +165,7 @@ class Pipeline:
             raw = _scatter(found, posterior, good) if self.corrections else None
             for correction in self.corrections:
                 found, within = correction.apply(found)
-                flags[good[~within]] |= np.uint32(Flag.CORRECTION_OUT_OF_RANGE)
+                raise_flag(flags, good[~within], Flag.CORRECTION_OUT_OF_RANGE)
             posterior = _scatter(found, posterior, good)
         meta = batch.meta.copy()
         meta["flags"] = flags
@@ -187,14 +187,14 @@ class Pipeline:
         slices = self.estimator.instrument.slices
         present = np.stack([(~batch.mask[:, s]).any(axis=1) for s in slices.values()], axis=1)
         flags = np.zeros(len(batch), np.uint32)
-        flags[~present.any(axis=1)] |= np.uint32(Flag.NO_OVERLAP)
-        flags[~present.all(axis=1)] |= np.uint32(Flag.ARM_MISSING)
+        raise_flag(flags, ~present.any(axis=1), Flag.NO_OVERLAP)
+        raise_flag(flags, ~present.all(axis=1), Flag.ARM_MISSING)
         columns = [f"snr_{name}" for name in slices]
         if set(columns) <= set(batch.meta.colnames):
             low, high = self.estimator.header.get("training", {}).get("snr_range", _SNR_RANGE)
             snr = np.stack([np.asarray(batch.meta[c], float) for c in columns], axis=1)
-            flags[(present & (snr < low)).any(axis=1)] |= np.uint32(Flag.SNR_LOW)
-            flags[(present & (snr > high)).any(axis=1)] |= np.uint32(Flag.SNR_HIGH)
+            raise_flag(flags, (present & (snr < low)).any(axis=1), Flag.SNR_LOW)
+            raise_flag(flags, (present & (snr > high)).any(axis=1), Flag.SNR_HIGH)
         return flags
 
 
@@ -259,13 +259,13 @@ def _posterior_flags(posterior: Posterior) -> np.ndarray:
     """Flags of samples: how many were rejected, and whether the MAP leans on a bound of the training."""
     flags = np.zeros(len(posterior), np.uint32)
     rejected = posterior.rejected_fraction
-    flags[rejected > 0.5] |= np.uint32(Flag.MANY_REJECTED)
-    flags[rejected == 1.0] |= np.uint32(Flag.ALL_REJECTED)
+    raise_flag(flags, rejected > 0.5, Flag.MANY_REJECTED)
+    raise_flag(flags, rejected == 1.0, Flag.ALL_REJECTED)
     # in the variables of the network: 1 % of vbroad's range is nothing at 100 km/s and much at 1 km/s
     low, high = posterior.labels.to_network(posterior.labels.bounds.T)
     best = posterior.labels.to_network(posterior.map)
     near = np.minimum(best - low, high - best) < _BOUND_MARGIN * (high - low)
-    flags[near.any(axis=1)] |= np.uint32(Flag.AT_BOUNDS)
+    raise_flag(flags, near.any(axis=1), Flag.AT_BOUNDS)
     return flags
 
 

@@ -418,9 +418,9 @@ def test_overionisation_weakens_lines_of_stars_poor_in_metals(setup):
     generator = torch.Generator().manual_seed(0)
     values[:, iron] = -0.8
     with torch.no_grad():
-        poor = simulator.overionisation(values, generator)
+        poor = simulator.overionisation(values, simulator.emulate(values), generator)
         values[:, iron] = 0.2
-        rich = simulator.overionisation(values, generator)
+        rich = simulator.overionisation(values, simulator.emulate(values), generator)
     assert poor.shape == (200, setup.model_grid.wavelength.size)
     assert (poor >= 0).all() and float(poor.max()) > 0.005 and not rich.any()
     strength = poor.sum(1) / poor.sum(1).max()  # uniform from nothing to the most

@@ -133,7 +133,8 @@ class Simulator:
         if n_real:
             rows = self._rows(n_real, generator)
             values[:n_real] = self.values[rows]
-        flux = self.emulate(values)
+        emulated = self.emulate(values)
+        flux = emulated.clone()
         if n_real:
             flux[:n_real] = self.spectra[rows].to(flux)  # type: ignore[index]
         if self.emulator_errors is not None and self.physics.emulator:
@@ -144,10 +145,12 @@ class Simulator:
             flux[n_real:] -= (
                 self.physics.emulator * self._normal(n - n_real, 1, generator=generator) * errors[near]
             )
-        return flux + self.overionisation(values, generator), values, vbroad
+        return flux + self.overionisation(values, emulated, generator), values, vbroad
 
-    def overionisation(self, values: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Change of flux ``(n, n_model)``: lines of neutral metals are weaker than in LTE.
+    def overionisation(
+        self, values: torch.Tensor, flux: torch.Tensor, generator: torch.Generator
+    ) -> torch.Tensor:
+        """Change of the emulated ``flux (n, n_model)``: lines of neutral metals are weaker than in LTE.
 
         Which pixels belong to neutral species the emulator tells: with higher gravity lines of ions weaken,
         by about 0.4 of what the same step down in metallicity does; those of neutral species hardly change.
@@ -162,7 +165,6 @@ class Simulator:
         up = torch.where(values[:, gravity] + 0.3 <= self.high[gravity], 0.3, -0.3)
         poorer[:, iron] -= step
         denser[:, gravity] += up
-        flux = self.emulate(values)
         by_metal = (self.emulate(poorer) - flux) / step[:, None]
         by_gravity = (self.emulate(denser) - flux) / up[:, None]
         ratio = by_gravity / by_metal.clamp(min=0.01)

@@ -24,7 +24,7 @@ from specinn.interfaces import Templates
 from specinn.labels import LabelSet, make_label
 from specinn.observe import Disturbances, ModelGrid, Observer
 from specinn.plugins import Plugins
-from specinn.resample import pixel_bounds
+from specinn.resample import pixel_widths
 
 from .calibrators import Calibrator, Residual, broaden, measure
 from .encoding import Encoding
@@ -316,7 +316,7 @@ def build(setup: Setup) -> CINN:
     sizes = architecture(settings)
     torch.manual_seed(settings.schedule.seed)
     simulator, device = setup.simulator, settings.device
-    width = np.concatenate([np.subtract(*pixel_bounds(a.wavelength)[::-1]) for a in setup.instrument.arms])
+    width = pixel_widths(setup.instrument.wavelength, setup.instrument.slices)
     generator = torch.Generator(device).manual_seed(7)
     sample = torch.cat([simulator.observe(flux, vbroad, generator) for flux, _, vbroad in
                         (simulator.noiseless(256, generator) for _ in range(4))])  # fmt: skip
@@ -450,7 +450,7 @@ def validation_set(setup: Setup, repeats: int = 8) -> list[tuple[torch.Tensor, .
     out: list[tuple[torch.Tensor, ...]] = []
     for _ in range(repeats):
         vbroad = simulator.vbroad(len(rows), generator)
-        real = flux + simulator.overionisation(values, generator)
+        real = flux + simulator.overionisation(values, simulator.emulate(values), generator)
         observed = simulator.observe(simulator.disturb(real, generator), vbroad, generator)
         out.append((*simulator.degrade(observed, generator), simulator.targets(values, vbroad)))
     return out

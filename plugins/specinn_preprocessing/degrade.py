@@ -7,7 +7,7 @@ import numpy as np
 
 from specinn.instruments import Instrument
 from specinn.interfaces import Preprocessor, Templates
-from specinn.resample import pixel_bounds
+from specinn.resample import pixel_widths
 from specinn.spectra import SpectrumBatch
 
 
@@ -27,9 +27,8 @@ class DegradeSNR(Preprocessor):
     def __call__(self, batch: SpectrumBatch) -> SpectrumBatch:
         flux, sigma = batch.flux.copy(), batch.sigma.copy()
         for arm in batch.arms.values():
-            lower, upper = pixel_bounds(batch.wavelength[arm])
             level = _level(flux[:, arm], batch.mask[:, arm])
-            target = level[:, None] / (self.snr * np.sqrt(upper - lower))
+            target = level[:, None] / (self.snr * np.sqrt(pixel_widths(batch.wavelength[arm])))
             extra = np.sqrt(
                 np.clip(target**2 - np.nan_to_num(sigma[:, arm], nan=0.0, posinf=np.inf) ** 2, 0.0, None)
             )
