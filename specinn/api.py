@@ -132,8 +132,8 @@ def _sources(spectra: Any, medium: Medium, plugins: Plugins, format: str) -> Ite
         for j, member in enumerate(members := _members(item)):
             name = f"spectrum-{i}" if len(members) == 1 else f"spectrum-{i}#{j}"
             batches.append(member if isinstance(member, SpectrumBatch) else to_batch(member, medium, name))
-    for batch in _merge(batches):
-        yield Source(str(batch.meta["id"][0]), lambda batch=batch: [batch])  # type: ignore[misc]
+    for number, batch in enumerate(_merge(batches)):
+        yield Source(str(batch.meta["id"][0]), lambda batch=batch: [batch], number)  # type: ignore[misc]
 
 
 def _members(item: Any) -> list[Any]:

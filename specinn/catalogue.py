@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +71,7 @@ def schema(labels: LabelSet, arms: Sequence[str], *, corrected: bool = False) ->
             "row",
             np.int64,
             "",
-            "Number of the spectrum in this run, from 0; with the seed it fixes the samples",
+            "Number of the row, from 0",
         ),
     ]
     for arm in arms:
@@ -147,8 +148,12 @@ def build(
 ) -> Table:
     """One table of the columns of many results; what is missing or not finite is masked."""
     table = Table(meta=dict(meta))
+    numbers = np.cumsum([0, *(len(chunk["flags"]) for chunk in rows)])
     for field in fields:
-        parts = [_part(chunk, field) for chunk in rows]
+        if field.name == "row":
+            parts = [np.arange(first, last) for first, last in pairwise(numbers)]
+        else:
+            parts = [_part(chunk, field) for chunk in rows]
         values = np.concatenate(parts) if parts else np.empty(0, "U1" if field.dtype is str else field.dtype)
         missing = ~np.isfinite(values) if field.dtype is np.float32 else np.zeros(len(values), bool)
         info = {"name": field.name, "unit": field.unit or None, "description": field.description}
@@ -160,7 +165,7 @@ def build(
 
 def _part(chunk: Mapping[str, np.ndarray], field: Field) -> np.ndarray:
     if field.name not in chunk:
-        return np.full(len(chunk["row"]), np.nan, np.float32)
+        return np.full(len(chunk["flags"]), np.nan, np.float32)
     if field.dtype is str:
         return np.array([str(value) for value in chunk[field.name]], dtype=np.str_)
     values = chunk[field.name]

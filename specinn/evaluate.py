@@ -126,7 +126,7 @@ class Simulation:
         n, instrument = len(rows), self.estimator.instrument
         mask = np.repeat(~self.observer.inside[None], n, axis=0)
         meta = Table({
-            "id": [str(name) for name in self.grid.ids[rows]], "path": [""] * n, "row": rows,
+            "id": [str(name) for name in self.grid.ids[rows]], "path": [""] * n, "key": rows,
             "rv": np.zeros(n), "flags": np.zeros(n, np.uint32), "message": [""] * n,
         })  # fmt: skip
         power = instrument.resolving_power_at(instrument.wavelength)

@@ -135,7 +135,7 @@ class Estimator(ABC):
     @abstractmethod
     def sample(self, batch: SpectrumBatch, n_samples: int, seed: int) -> Posterior:
         """Draw ``n_samples`` for every spectrum of a preprocessed batch. The samples of a spectrum depend
-        on the spectrum, its row number in ``meta["row"]`` and the seed, and not on its companions.
+        on the spectrum, its ``meta["key"]`` and the seed, and not on its companions.
         """
 
     @abstractmethod

@@ -247,7 +247,7 @@ def _complete(meta: Table) -> Table:
     meta["flags"] = (
         np.asarray(meta["flags"], np.uint32) if "flags" in meta.colnames else np.zeros(n, np.uint32)
     )
-    meta["row"] = np.asarray(meta["row"], np.int64) if "row" in meta.colnames else np.arange(n)
+    meta["key"] = np.asarray(meta["key"], np.int64) if "key" in meta.colnames else np.arange(n)
     # objects, because numpy cuts a longer sentence to the width of the first
     meta["message"] = np.array(
         list(meta["message"]) if "message" in meta.colnames else [""] * n, dtype=object

@@ -37,10 +37,17 @@ _PACKAGES = ("numpy", "scipy", "astropy", "torch")  # those whose version may ch
 
 @attrs.frozen
 class Source:
-    """Where spectra come from: ``open`` gives them, and may raise ``ReadError`` at any time."""
+    """Where spectra come from: ``open`` gives them, and may raise ``ReadError`` at any time. ``number`` is
+    its place in the list of the run."""
 
     name: str
     open: Callable[[], Iterable[SpectrumBatch]]
+    number: int = 0
+
+    def keys(self, first: int, n: int) -> np.ndarray:
+        """``(n,)`` the ``meta["key"]`` of its spectra from the ``first`` on: what their random draws hang
+        on, so it tells nothing of how many spectra other sources hold."""
+        return (self.number << 32) + np.arange(first, first + n, dtype=np.int64)
 
 
 @attrs.frozen
@@ -76,17 +83,15 @@ class Run:
         spectra that came before the defect). ``report`` is called with the name and the sentence of every
         failure, ``progress`` with the source and the number of its spectra that are done.
         """
-        row = 0
         for source in sources:
             done = 0
             for batch, message in _guarded(source):
                 if batch is None:
-                    meta = Table({"id": [source.name], "path": [source.name], "row": [row]})
+                    meta = Table({"id": [source.name], "path": [source.name], "key": source.keys(done, 1)})
                     pieces: Iterable[Result] = [self.pipeline.failed(meta, message)]
                 else:
-                    pieces = map(self.pipeline, self._pieces(batch, row))
+                    pieces = map(self.pipeline, self._pieces(batch, source.keys(done, len(batch))))
                 for result in pieces:
-                    row += len(result)
                     done += len(result)
                     failed = np.flatnonzero(np.asarray(result.meta["message"]) != "")
                     for i in failed:
@@ -94,9 +99,9 @@ class Run:
                     progress(source, done)
                     yield result
 
-    def _pieces(self, batch: SpectrumBatch, row: int) -> Iterator[SpectrumBatch]:
+    def _pieces(self, batch: SpectrumBatch, keys: np.ndarray) -> Iterator[SpectrumBatch]:
         batch = attrs.evolve(batch, meta=batch.meta.copy())
-        batch.meta["row"] = np.arange(row, row + len(batch))
+        batch.meta["key"] = keys
         if self.velocities:
             rv = np.full(len(batch), np.nan)
             if "rv" in batch.meta.colnames:
@@ -175,7 +180,7 @@ def file_sources(files: Iterable[str | Path], plugins: Plugins, format: str = "a
 
         return batches
 
-    return [Source(str(path), opener(path)) for path in paths]
+    return [Source(str(path), opener(path), number) for number, path in enumerate(paths)]
 
 
 def _folder(path: Path) -> str:

@@ -264,9 +264,9 @@ def check_estimator(estimator: Estimator, batch: SpectrumBatch, n_samples: int =
     """
     anchor = "estimators"
     _require(len(batch) > 1, anchor, "the check needs a batch of at least two spectra")
-    if "row" not in batch.meta.colnames:
+    if "key" not in batch.meta.colnames:
         meta = batch.meta.copy()
-        meta["row"] = np.arange(len(batch))
+        meta["key"] = np.arange(len(batch))
         batch = SpectrumBatch(batch.wavelength, batch.flux, batch.sigma, batch.mask, batch.resolving_power,
                               batch.medium, meta, batch.arms)  # fmt: skip
     before = _snapshot(batch)

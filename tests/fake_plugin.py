@@ -196,7 +196,7 @@ class DegradeSnr(Preprocessor):
         extra = np.sqrt(np.clip(target**2 - batch.sigma**2, 0.0, None))
         noise = [
             np.random.default_rng([self.seed, int(row)]).normal(size=batch.wavelength.size)
-            for row in batch.meta["row"]
+            for row in batch.meta["key"]
         ]
         out = attrs.evolve(
             batch, flux=batch.flux + extra * noise, sigma=np.hypot(batch.sigma, extra), meta=batch.meta.copy()
@@ -266,7 +266,7 @@ class Toy(Estimator):
 
     def sample(self, batch: SpectrumBatch, n_samples: int, seed: int) -> Posterior:
         samples = np.empty((len(batch), n_samples, len(self.labels)), np.float32)
-        for i, row in enumerate(batch.meta["row"]):
+        for i, row in enumerate(batch.meta["key"]):
             mean, covariance = self._gaussian(batch, i)
             normal = np.random.default_rng([seed, int(row)]).normal(size=(n_samples, mean.size))
             samples[i] = from_unit(mean + normal @ np.linalg.cholesky(covariance).T)

@@ -126,7 +126,7 @@ def observed(setup, n=6, seed=5):
 def rows(n):
     from astropy.table import Table
 
-    return Table({"id": [str(i) for i in range(n)], "path": ["x"] * n, "row": np.arange(n) + 3})
+    return Table({"id": [str(i) for i in range(n)], "path": ["x"] * n, "key": np.arange(n) + 3})
 
 
 # Encoding ----------------------------------------------------------------------------------------
@@ -436,7 +436,7 @@ def test_overionisation_weakens_lines_of_stars_poor_in_metals(setup):
         ({"disturbances": {"tilt": "steep"}}, r"expected a number, found 'steep' @ \$\.disturbances\.tilt"),
         ({"prior": {"vbroad": [1.0, "x"]}}, r"expected a number, found 'x' @ \$\.prior\.vbroad"),
         ({"physics": {"amplitud": 1.0}}, r"amplitud.*\$\.physics"),
-        ({"masking": {"keep": [[1.0]]}}, r"\$\.masking\.keep"),
+        ({"masking": {"keep": {"a_li": [1.0]}}}, r"\$\.masking\.keep"),
         ({"continuum": {"degree": None}}, r"\$\.continuum\.degree"),
         ({"calibrators": [{"name": "Sun"}]}, r"\$\.calibrators\[0\]"),
         ({"labels": "teff"}, r"expected a list, found 'teff' @ \$\.labels"),
@@ -513,7 +513,7 @@ def test_residuals_of_a_calibrator_mask_what_models_do_not_have(recipe, calibrat
     assert np.nanmedian(np.abs(residual.residual)) < 0.01
     masked = setup.instrument.wavelength[~setup.used & setup_inside(setup)]
     assert masked.size and (np.abs(masked - 5200.0) < 1.0).mean() > 0.3
-    kept = prepare(recipe(calibrators=[star], masking={"keep": [[5195.0, 5205.0]]}), plugins)
+    kept = prepare(recipe(calibrators=[star], masking={"keep": {"mg_fe": [5195.0, 5205.0]}}), plugins)
     assert kept.used.sum() > setup.used.sum()
     header = _header(setup)["training"]["calibrators"]
     assert header[0]["name"] == "Sun" and header[0]["rms"] > 0
@@ -526,12 +526,12 @@ def setup_inside(setup):
 def test_calibrators_disturb_the_simulation(recipe, calibrated, setup):
     star, plugins = calibrated
     with_star = prepare(recipe(calibrators=[star]), plugins)
-    flux, _, _ = setup.simulator.noiseless(20, torch.Generator().manual_seed(0))
+    flux, values, _ = setup.simulator.noiseless(20, torch.Generator().manual_seed(0))
     wave = setup.model_grid.wavelength
     at, away = np.abs(wave - 5200.0) < 0.2, np.abs(wave - 5200.0) > 5
-    difference = (with_star.simulator.disturb(flux, torch.Generator().manual_seed(1)) - flux).numpy()
+    difference = (with_star.simulator.disturb(flux, values, torch.Generator().manual_seed(1)) - flux).numpy()
     assert difference[:, at].std() > 3 * difference[:, away].std() > 0
-    assert torch.equal(setup.simulator.disturb(flux, torch.Generator().manual_seed(1)), flux)
+    assert torch.equal(setup.simulator.disturb(flux, values, torch.Generator().manual_seed(1)), flux)
 
 
 @pytest.mark.parametrize(

@@ -213,7 +213,7 @@ class Known(fake_plugin.Toy):
 
     def sample(self, batch: SpectrumBatch, n_samples: int, seed: int) -> Posterior:
         self.sizes.append(len(batch))
-        rows = np.asarray(batch.meta["row"])
+        rows = np.asarray(batch.meta["key"])
         normal = np.random.default_rng(seed).normal(size=(len(batch), n_samples, 4))
         normal[:, 0] = 0.0
         t = fake_plugin.to_unit(self.grid.values[rows, :4])[:, None] + self.offset + self.width * normal

@@ -64,7 +64,7 @@ def observe(velocities=(0.0,), snr=50.0, step=0.04, power=NATIVE, seed=0, streng
     sigma = np.broadcast_to(level / (snr * np.sqrt(step)), clean.shape).copy()
     flux = clean + sigma * np.random.default_rng(seed).normal(size=clean.shape)
     n = len(flux)
-    meta = Table({"id": [f"star {i}" for i in range(n)], "path": ["x"] * n, "row": np.arange(n) + 5})
+    meta = Table({"id": [f"star {i}" for i in range(n)], "path": ["x"] * n, "key": np.arange(n) + 5})
     data = {"sigma": sigma, "mask": np.zeros(flux.shape, bool), "resolving_power": power, "arms": arms}
     return SpectrumBatch(wave, flux, **{**data, "meta": meta, **fields})
 

@@ -334,7 +334,7 @@ class LinearGaussian(Estimator):
         return np.stack([3.7 + 0.01 * batch.flux[:, 0], 2.5 + batch.flux[:, 1]], axis=1)
 
     def noise(self, batch, n_samples, seed):
-        rows = [np.random.default_rng([seed, int(row)]) for row in batch.meta["row"]]
+        rows = [np.random.default_rng([seed, int(row)]) for row in batch.meta["key"]]
         return np.stack([rng.normal(size=(n_samples, 2)) for rng in rows])
 
     def sample(self, batch, n_samples, seed):

@@ -170,7 +170,7 @@ class CINN(Estimator):
         condition = self.condition(batch)
         samples = np.empty((n, n_samples, n_labels), np.float32)
         log_prob = np.empty((n, n_samples), np.float32)
-        rows = np.asarray(batch.meta["row"]) if "row" in batch.meta.colnames else np.arange(n)
+        rows = np.asarray(batch.meta["key"]) if "key" in batch.meta.colnames else np.arange(n)
         with torch.no_grad():
             for start in range(0, n, _STARS_AT_ONCE):
                 here = slice(start, min(start + _STARS_AT_ONCE, n))

@@ -3,7 +3,7 @@ observation, noise, and the pipeline's own continuum."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import attrs
 import numpy as np
@@ -32,10 +32,11 @@ class Prior:
 class PhysicsError:
     """Structured errors of model spectra: without them every real star comes out 0.4 dex low in logg.
 
-    Every simulated spectrum gets a random combination (normal weights, standard deviation ``amplitude``) of
-    the residuals, synthetic minus observed, of calibrator stars, scaled with the depth of its own lines;
-    a share, uniform between 0 and ``common``, of their median, for an error that most calibrators show is
-    one of line data and will be in every star; noise pixel by pixel of ``pixel`` times their root mean
+    The residuals, synthetic minus observed, of calibrator stars are scaled with the depth of a simulated
+    star's own lines. Every simulated spectrum gets their mean, weighted with likeness (a Gaussian of
+    ``reach`` in Teff, logg and [Fe/H]), times a share between 0.5 and 1.5 of ``common``: errors that stars
+    alike show are errors of line data, and will be in this one; a random combination of them (normal
+    weights, standard deviation ``amplitude``); noise pixel by pixel of ``pixel`` times their root mean
     square, but for the windows that are kept in spite of large residuals; and, if it was emulated,
     ``emulator`` times the error of the emulator for a star alike.
 
@@ -45,11 +46,24 @@ class PhysicsError:
     (uniform) times -[Fe/H] dex; 0 for a grid in NLTE.
     """
 
-    amplitude: float = 0.5
+    amplitude: float = 0.35
     common: float = 1.0
-    pixel: float = 0.5
+    reach: tuple[float, float, float] = (1100.0, 1.5, 1.8)
+    pixel: float = 0.7
     emulator: float = 1.0
     overionisation: float = 0.04
+
+
+@attrs.frozen(eq=False)
+class MeasuredErrors:
+    """What calibrator stars showed: ``residual`` (synthetic minus observed) and synthetic ``flux``, both
+    ``(n_stars, n_model)``, and ``parameters (n_stars, 3)``, Teff, logg and [Fe/H]. ``kept`` tells, by
+    label, the pixels ``(n_model,)`` of windows that are used for its sake however large the residuals."""
+
+    residual: torch.Tensor
+    flux: torch.Tensor
+    parameters: torch.Tensor
+    kept: Mapping[str, torch.Tensor]
 
 
 class Simulator:
@@ -70,10 +84,8 @@ class Simulator:
         *,
         spectra: torch.Tensor | None = None,
         real_fraction: float = 0.0,
-        residuals: torch.Tensor | None = None,
-        calibrator_flux: torch.Tensor | None = None,
+        measured: MeasuredErrors | None = None,
         emulator_errors: tuple[torch.Tensor, torch.Tensor] | None = None,
-        coherent: torch.Tensor | None = None,
         device: str = "cpu",
     ) -> None:
         self.names, self.grid_names, self.device = names, grid_names, device
@@ -89,13 +101,7 @@ class Simulator:
         self.continuum = ContinuumFit(observer.wavelength, observer.instrument.slices, continuum, device)
         self.outside = ~torch.as_tensor(observer.inside, device=device)
         self.spectra, self.real_fraction = spectra, real_fraction
-        self.residuals, self.calibrator_flux, self.emulator_errors = (
-            residuals,
-            calibrator_flux,
-            emulator_errors,
-        )
-        none = torch.zeros(model_grid.wavelength.size, dtype=torch.bool)
-        self.coherent = (none if coherent is None else coherent).to(device)
+        self.measured, self.emulator_errors = measured, emulator_errors
 
     def labels(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Grid labels ``(n, n_grid_labels)`` and vbroad ``(n,)``, physical."""
@@ -180,29 +186,50 @@ class Simulator:
         Each noiseless spectrum is observed ``repeats`` times with other noise, gaps and continuum errors.
         """
         flux, values, vbroad = self.noiseless(n, generator)
-        observed = self.observe(self.disturb(flux, generator), vbroad, generator)
+        observed = self.observe(self.disturb(flux, values, generator), vbroad, generator)
         labels = self.targets(values, vbroad).repeat_interleave(repeats, 0)
         return *self.degrade(observed.repeat_interleave(repeats, 0), generator), labels
 
-    def disturb(self, flux: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Flux with random errors of the physics."""
-        if self.residuals is None or self.calibrator_flux is None:
+    def disturb(self, flux: torch.Tensor, values: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """``flux (n, n_model)`` of stars with grid labels ``values`` with random errors of the physics."""
+        if self.measured is None:
             return flux
-        depth = (1.0 - flux).clamp(min=0.0) + FLOOR
-        error = torch.zeros_like(flux)
-        squares = torch.zeros_like(flux)
-        every = []
-        for residual, reference in zip(self.residuals, self.calibrator_flux, strict=True):
-            own = residual * (depth / ((1.0 - reference).clamp(min=0.0) + FLOOR)).clamp(max=1.5)
-            error += self.physics.amplitude * self._normal(len(flux), 1, generator=generator) * own
-            squares += own.square()
-            every.append(own)
-        if self.physics.common:
-            share = torch.rand(len(flux), 1, generator=generator, device=self.device)
-            error += self.physics.common * share * torch.stack(every).median(0).values
-        rms = torch.where(self.coherent, 0.0, (squares / len(self.residuals)).sqrt())
-        error += self.physics.pixel * rms * self._normal(*flux.shape, generator=generator)
+        measured, physics, n = self.measured, self.physics, len(flux)
+        depth = (1.0 - self._without_kept(flux, values)).clamp(min=0.0) + FLOOR
+        reference = (1.0 - measured.flux).clamp(min=0.0) + FLOOR
+        parameters = [self.grid_names.index(name) for name in ("teff", "logg", "fe_h")]
+        distance = (values[:, None, parameters] - measured.parameters) / values.new_tensor(physics.reach)
+        likeness = torch.softmax(-0.5 * distance.square().sum(2), dim=1)
+        share = 0.5 + torch.rand(n, 1, generator=generator, device=self.device)
+        weight = physics.common * share * likeness
+        weight = weight + physics.amplitude * self._normal(*likeness.shape, generator=generator)
+        error, squares = torch.zeros_like(flux), torch.zeros_like(flux)
+        for star, residual in enumerate(measured.residual):
+            own = (depth / reference[star]).clamp(max=1.5).mul_(residual)
+            error.addcmul_(own, weight[:, star : star + 1])
+            squares.addcmul_(own, own)
+        rms = squares.div_(len(measured.residual)).sqrt_()
+        for kept in measured.kept.values():
+            rms[:, kept] = 0.0
+        error.addcmul_(rms, self._normal(*flux.shape, generator=generator), value=physics.pixel)
         return flux - error
+
+    def _without_kept(self, flux: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """The flux with the lines for whose sake windows are kept at their weakest.
+
+        Where the line of a label is blended with one that no star shows, the error goes with the
+        depth of the blend and not with that of the line.
+        """
+        assert self.measured is not None
+        out = flux
+        for name, pixels in self.measured.kept.items():
+            if name in self.grid_names and bool(pixels.any()):
+                column = self.grid_names.index(name)
+                weakest = values.clone()
+                weakest[:, column] = self.low[column]
+                out = out.clone()
+                out[:, pixels] = self.emulate(weakest)[:, pixels]
+        return out
 
     def observe(self, flux: torch.Tensor, vbroad: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         n = len(flux)

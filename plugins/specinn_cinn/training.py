@@ -30,7 +30,7 @@ from .calibrators import Calibrator, Residual, broaden, measure
 from .encoding import Encoding
 from .estimator import CINN
 from .network import BACKWARD, PRESETS, Architecture, Features, make_flow
-from .simulation import PhysicsError, Prior, Simulator
+from .simulation import MeasuredErrors, PhysicsError, Prior, Simulator
 
 LABELS = (
     "teff",
@@ -74,11 +74,11 @@ class Schedule:
 
 @attrs.frozen
 class Masking:
-    """Pixels at which any calibrator's residual exceeds ``limit`` are never used, but those within ``keep``
-    (Angstrom) always: 6707 is lithium's only line."""
+    """Pixels at which any calibrator's residual exceeds ``limit`` are never used, but those of the windows
+    ``keep`` (label: low, high; Angstrom) always: 6707 is lithium's only line."""
 
     limit: float = 0.05
-    keep: tuple[tuple[float, float], ...] = ((6706.5, 6709.0),)
+    keep: dict[str, tuple[float, float]] = attrs.field(factory=lambda: {"a_li": (6706.5, 6709.0)})
 
 
 @attrs.frozen
@@ -189,10 +189,7 @@ def prepare(config: Mapping[str, Any], plugins: Plugins | None = None) -> Setup:
     where = torch.as_tensor(
         grid.values[validation][:, [grid.labels.index(n) for n in grid.labels[:3]]], dtype=torch.float32
     )
-    stack = None
-    if residuals:
-        stack = torch.as_tensor(np.nan_to_num(np.stack([r.residual for r in residuals])), dtype=torch.float32)
-        reference = torch.as_tensor(np.stack([r.flux for r in residuals]), dtype=torch.float32)
+    measured = _measured_errors(settings, model_grid, residuals) if residuals else None
     simulator = Simulator(
         names,
         grid.labels,
@@ -206,10 +203,8 @@ def prepare(config: Mapping[str, Any], plugins: Plugins | None = None) -> Setup:
         settings.continuum,
         spectra=_spectra(grid, own, rows).to(settings.device) if settings.real_fraction else None,
         real_fraction=settings.real_fraction,
-        residuals=None if stack is None else stack.to(settings.device),
-        calibrator_flux=None if stack is None else reference.to(settings.device),
+        measured=measured,
         emulator_errors=(where.to(settings.device), errors.to(settings.device)),
-        coherent=torch.as_tensor(_within(model_grid.wavelength, settings.masking.keep)),
         device=settings.device,
     )
     return Setup(
@@ -245,12 +240,24 @@ def make_templates(grid: Grid, emulator: Any, model_grid: ModelGrid, instrument:
     return Templates(model_grid.wavelength, flux.double().numpy(), dict(model_grid.arms), float(power))
 
 
-def _within(wavelength: np.ndarray, windows: tuple[tuple[float, float], ...]) -> np.ndarray:
-    """Which wavelengths lie in one of the windows (Angstrom)."""
-    inside = np.zeros(wavelength.size, bool)
-    for low, high in windows:
-        inside |= (wavelength >= low) & (wavelength <= high)
-    return inside
+def _measured_errors(settings: Config, model_grid: ModelGrid, residuals: list[Residual]) -> MeasuredErrors:
+    """The calibrators' residuals as the simulator takes them."""
+    wave = model_grid.wavelength
+
+    def tensor(values: Any) -> torch.Tensor:
+        return torch.as_tensor(np.asarray(values, np.float32), device=settings.device)
+
+    kept = {
+        name: torch.as_tensor((wave >= low) & (wave <= high), device=settings.device)
+        for name, (low, high) in settings.masking.keep.items()
+    }
+    parameters = [[star.labels[name] for name in ("teff", "logg", "fe_h")] for star in settings.calibrators]
+    return MeasuredErrors(
+        tensor(np.nan_to_num([star.residual for star in residuals])),
+        tensor([star.flux for star in residuals]),
+        tensor(parameters),
+        kept,
+    )
 
 
 def usable_pixels(
@@ -262,7 +269,9 @@ def usable_pixels(
 ) -> np.ndarray:
     """Boolean ``(n_pix,)``: inside the arms, and where models describe every calibrator."""
     wave = instrument.wavelength
-    keep = _within(wave, masking.keep)
+    keep = np.zeros(wave.size, bool)
+    for low, high in masking.keep.values():
+        keep |= (wave >= low) & (wave <= high)
     used = inside.copy()
     for star in residuals:
         for arm, piece in zip(instrument.arms, instrument.slices.values(), strict=True):
@@ -451,7 +460,7 @@ def validation_set(setup: Setup, repeats: int = 8) -> list[tuple[torch.Tensor, .
     for _ in range(repeats):
         vbroad = simulator.vbroad(len(rows), generator)
         real = flux + simulator.overionisation(values, simulator.emulate(values), generator)
-        observed = simulator.observe(simulator.disturb(real, generator), vbroad, generator)
+        observed = simulator.observe(simulator.disturb(real, values, generator), vbroad, generator)
         out.append((*simulator.degrade(observed, generator), simulator.targets(values, vbroad)))
     return out
 

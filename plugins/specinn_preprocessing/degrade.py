@@ -16,7 +16,7 @@ class DegradeSNR(Preprocessor):
     """Adds Gaussian noise until every pixel has ``snr`` per Angstrom (Ksoll et al. 2026, eq. 1).
 
     The level is that of the pixel's own smoothed flux; pixels that are noisier already stay as they are.
-    The noise of a spectrum depends on ``seed`` and on ``meta["row"]`` only.
+    The noise of a spectrum depends on ``seed`` and on ``meta["key"]`` only.
     """
 
     instrument: Instrument
@@ -33,7 +33,7 @@ class DegradeSNR(Preprocessor):
                 np.clip(target**2 - np.nan_to_num(sigma[:, arm], nan=0.0, posinf=np.inf) ** 2, 0.0, None)
             )
             for i in range(len(batch)):
-                row = int(batch.meta["row"][i]) if "row" in batch.meta.colnames else i
+                row = int(batch.meta["key"][i]) if "key" in batch.meta.colnames else i
                 rng = np.random.default_rng([self.seed, row, arm.start])
                 flux[i, arm] += extra[i] * rng.standard_normal(extra.shape[1])
             sigma[:, arm] = np.sqrt(np.nan_to_num(sigma[:, arm], nan=0.0, posinf=np.inf) ** 2 + extra**2)
