@@ -132,8 +132,10 @@ def _sources(spectra: Any, medium: Medium, plugins: Plugins, format: str) -> Ite
         for j, member in enumerate(members := _members(item)):
             name = f"spectrum-{i}" if len(members) == 1 else f"spectrum-{i}#{j}"
             batches.append(member if isinstance(member, SpectrumBatch) else to_batch(member, medium, name))
-    for number, batch in enumerate(_merge(batches)):
-        yield Source(str(batch.meta["id"][0]), lambda batch=batch: [batch], number)  # type: ignore[misc]
+    first = 0
+    for batch in _merge(batches):
+        yield Source(str(batch.meta["id"][0]), lambda batch=batch: [batch], first)  # type: ignore[misc]
+        first += len(batch)
 
 
 def _members(item: Any) -> list[Any]:

@@ -37,17 +37,15 @@ _PACKAGES = ("numpy", "scipy", "astropy", "torch")  # those whose version may ch
 
 @attrs.frozen
 class Source:
-    """Where spectra come from: ``open`` gives them, and may raise ``ReadError`` at any time. ``number`` is
-    its place in the list of the run."""
+    """Where spectra come from: ``open`` gives them, and may raise ``ReadError`` at any time.
+
+    ``first_key`` is the ``meta["key"]`` of its first spectrum, on which that one's random draws hang; the
+    next ones count on from there.
+    """
 
     name: str
     open: Callable[[], Iterable[SpectrumBatch]]
-    number: int = 0
-
-    def keys(self, first: int, n: int) -> np.ndarray:
-        """``(n,)`` the ``meta["key"]`` of its spectra from the ``first`` on: what their random draws hang
-        on, so it tells nothing of how many spectra other sources hold."""
-        return (self.number << 32) + np.arange(first, first + n, dtype=np.int64)
+    first_key: int = 0
 
 
 @attrs.frozen
@@ -87,10 +85,11 @@ class Run:
             done = 0
             for batch, message in _guarded(source):
                 if batch is None:
-                    meta = Table({"id": [source.name], "path": [source.name], "key": source.keys(done, 1)})
+                    key = source.first_key + done
+                    meta = Table({"id": [source.name], "path": [source.name], "key": [key]})
                     pieces: Iterable[Result] = [self.pipeline.failed(meta, message)]
                 else:
-                    pieces = map(self.pipeline, self._pieces(batch, source.keys(done, len(batch))))
+                    pieces = map(self.pipeline, self._pieces(batch, source.first_key + done))
                 for result in pieces:
                     done += len(result)
                     failed = np.flatnonzero(np.asarray(result.meta["message"]) != "")
@@ -99,9 +98,9 @@ class Run:
                     progress(source, done)
                     yield result
 
-    def _pieces(self, batch: SpectrumBatch, keys: np.ndarray) -> Iterator[SpectrumBatch]:
+    def _pieces(self, batch: SpectrumBatch, first_key: int) -> Iterator[SpectrumBatch]:
         batch = attrs.evolve(batch, meta=batch.meta.copy())
-        batch.meta["key"] = keys
+        batch.meta["key"] = first_key + np.arange(len(batch))
         if self.velocities:
             rv = np.full(len(batch), np.nan)
             if "rv" in batch.meta.colnames:
@@ -180,7 +179,8 @@ def file_sources(files: Iterable[str | Path], plugins: Plugins, format: str = "a
 
         return batches
 
-    return [Source(str(path), opener(path), number) for number, path in enumerate(paths)]
+    # far apart, so that the draws of a spectrum do not depend on how many others the files before it hold
+    return [Source(str(path), opener(path), number << 32) for number, path in enumerate(paths)]
 
 
 def _folder(path: Path) -> str:
