@@ -88,6 +88,7 @@ def infer(
         resolving_power=resolving_power,
         degrade_snr=degrade_snr,
         corrections=corrections,
+        keep_samples=True,
     )
     assert run.pipeline.instrument is not None
     sources = list(_sources(spectra, medium or run.pipeline.instrument.medium, plugins, format))
@@ -97,7 +98,9 @@ def infer(
     table = run.catalogue(sources, keep=results.append)
     if unread(table).all():
         raise ReadError(str(table["message"][0]))
-    return Inference(QTable(table), Result.join(results).posterior)
+    posterior = Result.join(results).posterior
+    assert posterior is not None
+    return Inference(QTable(table), posterior)
 
 
 def load_model(

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
-from specinn.catalogue import summarise, with_derived_labels
+from specinn.catalogue import summarise
 from specinn.errors import ConfigError
 from specinn.evaluate import PUBLISHED_SNR, tabulate
 from specinn.flags import is_bad
-from specinn.labels import LabelSet
+from specinn.labels import LabelSet, with_derived_labels
 from specinn.pipeline import Result
 from specinn.plugins import Plugins
 from specinn.run import file_sources, load_instrument, prepare

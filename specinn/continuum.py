@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import attrs
 import numpy as np
@@ -38,13 +39,17 @@ class ContinuumFit:
         device: str = "cpu",
     ) -> None:
         self.options = options = options or ContinuumOptions()
-        self.arms = []
+        self.arms: list[tuple[Any, ...]] = []  # slice, basis, and design and its products over bins
         for arm in arms.values():
             wave = wavelength[arm]
             u = 2.0 * (wave - wave[0]) / (wave[-1] - wave[0]) - 1.0
             n_terms = 1 + max(2, round(options.degree * (wave[-1] - wave[0]) / 100.0))
             basis = np.polynomial.chebyshev.chebvander(u, n_terms - 1)
-            self.arms.append((arm, torch.as_tensor(basis, dtype=torch.float32, device=device)))
+            size = min(options.bin_pixels, wave.size)
+            design = basis[: wave.size // size * size].reshape(-1, size, n_terms).mean(axis=1)
+            outer = (design[:, :, None] * design[:, None, :]).reshape(len(design), -1)
+            tensors = [torch.as_tensor(v, dtype=torch.float32, device=device) for v in (basis, design, outer)]
+            self.arms.append((arm, *tensors))
 
     def __call__(
         self, flux: torch.Tensor, sigma: torch.Tensor, mask: torch.Tensor
@@ -55,56 +60,63 @@ class ContinuumFit:
         """
         continuum = torch.ones_like(flux)
         used = flux.new_zeros(len(flux), len(self.arms))
-        for i, (arm, basis) in enumerate(self.arms):
-            continuum[:, arm], used[:, i] = self._fit(flux[:, arm], sigma[:, arm], ~mask[:, arm], basis)
+        for i, (arm, basis, design, outer) in enumerate(self.arms):
+            weight = (~mask[:, arm]).to(flux.dtype)
+            continuum[:, arm], used[:, i] = self._fit(
+                flux[:, arm], sigma[:, arm], weight, basis, design, outer
+            )
         return continuum, used
 
     def _fit(
-        self, flux: torch.Tensor, sigma: torch.Tensor, good: torch.Tensor, basis: torch.Tensor
+        self,
+        flux: torch.Tensor,
+        sigma: torch.Tensor,
+        weight: torch.Tensor,
+        basis: torch.Tensor,
+        design: torch.Tensor,
+        outer: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The fit of one arm. ``basis (n_pix, n_terms)``, ``design (n_bins, n_terms)`` its means over bins,
+        ``outer (n_bins, n_terms ** 2)`` their products."""
         size = min(self.options.bin_pixels, flux.shape[1])
-        n_bins = flux.shape[1] // size
+        n_bins, n_terms = design.shape
 
         def binned(values: torch.Tensor) -> torch.Tensor:
-            return values[..., : n_bins * size].reshape(*values.shape[:-1], n_bins, size).sum(-1)
+            # slice by slice: a sum over an axis of four is several times slower
+            slices = [values[:, i : n_bins * size : size] for i in range(size)]
+            return sum(slices[1:], start=slices[0])
 
-        weight = good.to(flux.dtype)
+        # products and not torch.where, which is slow on a CPU; what is masked may be anything, also NaN
         count = binned(weight)
-        values = binned(torch.where(good, flux, 0.0)) / count.clamp(min=1)
-        noise = binned(torch.where(good, sigma, 0.0).square()).sqrt() / count.clamp(min=1)
-        design = basis[: n_bins * size].view(n_bins, size, -1).mean(1)
-        outer = (design[:, :, None] * design[:, None, :]).flatten(1)
+        covered = (count > 0).to(flux.dtype)
+        values = binned((flux * weight).nan_to_num_(0.0)) / count.clamp(min=1)
+        variance = (sigma * weight).square_().nan_to_num_(0.0, posinf=torch.inf)
+        noise = binned(variance).sqrt_() / count.clamp(min=1)
 
         # Spectra come in any unit: work relative to the mean of the good bins.
-        level = _mean(values, count > 0)
+        level = _mean(values, covered)
         has_flux = level > 0
         unit = torch.where(has_flux, level, torch.ones_like(level))[:, None]
         values, noise = values / unit, noise / unit
-        ridge = 1e-6 * torch.eye(design.shape[1], device=flux.device).flatten()
-        keep = count > 0
-        fit = torch.ones_like(values)
+        ridge = 1e-6 * torch.eye(n_terms, device=flux.device).flatten()
+        keep = covered
         for _ in range(self.options.iterations):
-            w = torch.where(keep, count, torch.zeros_like(count))
-            normal = (w @ outer + ridge * w.sum(1, keepdim=True).clamp(min=1)).view(
-                -1, design.shape[1], design.shape[1]
-            )
+            w = count * keep
+            normal = (w @ outer + ridge * w.sum(1, keepdim=True).clamp(min=1)).view(-1, n_terms, n_terms)
             moments = ((w * values) @ design).double()
-            coefficients = torch.linalg.solve(normal.double(), moments[..., None])[..., 0]
-            fit = coefficients.to(flux.dtype) @ design.T
-            residual = values - fit
-            scatter = _mean(residual.square(), keep).sqrt()[:, None]
-            scale = torch.maximum(scatter, noise).clamp(min=2e-3)
-            keep = (
-                (count > 0)
-                & (residual > -self.options.lower * scale)
-                & (residual < self.options.upper * scale)
-            )
-        full = (coefficients.to(flux.dtype) @ basis.T) * unit
-        positive = has_flux[:, None] & (full > 0.02 * unit)
-        used = keep.to(flux.dtype).sum(1) / n_bins * has_flux
-        return torch.where(positive, full, torch.ones_like(full) * unit), used
+            coefficients = torch.linalg.solve(normal.double(), moments[..., None])[..., 0].to(flux.dtype)
+            residual = values - coefficients @ design.T
+            scatter = _mean(residual.square(), keep).sqrt_()[:, None]
+            scale = torch.maximum(scatter, noise).clamp_(min=2e-3)
+            above = residual > -self.options.lower * scale
+            keep = covered * (above & (residual < self.options.upper * scale)).to(flux.dtype)
+        sound = has_flux & coefficients.isfinite().all(1)
+        coefficients = torch.where(sound[:, None], coefficients, torch.zeros_like(coefficients))
+        # where a fit comes down to nothing, the mean level is the better guess
+        continuum = torch.nn.functional.threshold(coefficients @ basis.T, 0.02, 1.0) * unit
+        return continuum, keep.mean(1) * has_flux
 
 
 def _mean(values: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
-    """``(n,)`` mean of the kept values of each row; 0 for rows without any."""
-    return torch.where(keep, values, torch.zeros_like(values)).sum(1) / keep.sum(1).clamp(min=1)
+    """``(n,)`` mean of the kept values of each row (0 or 1); 0 for rows without any."""
+    return (values * keep).sum(1) / keep.sum(1).clamp(min=1)

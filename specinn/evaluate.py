@@ -7,16 +7,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import attrs
 import numpy as np
 from astropy.table import Column, MaskedColumn, Table
 
-from specinn.catalogue import with_derived, with_derived_labels
 from specinn.errors import ConfigError, GridError, ReadError
-from specinn.labels import SOLAR_LOG_EPS, Label, LabelSet, li_fe
+from specinn.labels import SOLAR_LOG_EPS, Label, LabelSet, li_fe, with_derived_labels
 from specinn.output import check_output, replacing
 from specinn.pipeline import Pipeline
 from specinn.plugins import Plugins
+from specinn.posterior import Summary
 from specinn.spectra import SpectrumBatch
 from specinn.wavelengths import air_to_vacuum, vacuum_to_air
 
@@ -40,7 +39,6 @@ PUBLISHED_STD = {
 METAL_RICH = -1.5  # [Fe/H] above which stars are counted once more, by themselves
 BLOCK = 32  # stars at once: 4096 samples of 14 labels are 7 MB then
 GAUSSIAN_MAD = 1.4826  # standard deviation of a Gaussian over its median absolute deviation
-_LEVELS = (0.025, 0.16, 0.84, 0.975)
 
 
 class Simulation:
@@ -180,11 +178,10 @@ def grid_metrics(
     simulation = Simulation(estimator, grid, plugins, seed)
     labels = with_derived_labels(estimator.labels)
     truth = simulation.truth(rows, labels)
-    found = [_Found.empty(len(rows), len(labels)) for _ in snr]
+    found = [Summary.empty(estimator.labels, len(rows)) for _ in snr]
     done = 0
     for part, i, batch in simulation.batches(rows, snr):
-        posterior = with_derived(estimator.sample(batch, n_samples, seed))
-        found[i].put(np.searchsorted(rows, part), posterior)
+        found[i].put(np.searchsorted(rows, part), estimator.summarise(batch, n_samples, seed))
         done += len(part)
         progress(done, len(rows) * len(snr))
     outside = ~labels.inside(truth)
@@ -201,32 +198,13 @@ def grid_metrics(
     return metrics
 
 
-@attrs.frozen(eq=False)
-class _Found:
-    """What is kept of the posteriors: ``best`` and ``std (n, n_labels)``, ``quantiles (4, n, n_labels)``."""
-
-    best: np.ndarray
-    std: np.ndarray
-    quantiles: np.ndarray
-    rejected: np.ndarray
-
-    @classmethod
-    def empty(cls, n: int, n_labels: int) -> _Found:
-        shape = (n, n_labels)
-        return cls(np.full(shape, np.nan), np.full(shape, np.nan), np.full((4, *shape), np.nan), np.ones(n))
-
-    def put(self, at: np.ndarray, posterior: Any) -> None:
-        self.best[at], self.std[at] = posterior.map, posterior.std
-        self.quantiles[:, at], self.rejected[at] = posterior.quantiles(_LEVELS), posterior.rejected_fraction
-
-
 def _metrics(
-    label: Label, k: int, found: _Found, truth: np.ndarray, chosen: np.ndarray, snr: float
+    label: Label, k: int, found: Summary, truth: np.ndarray, chosen: np.ndarray, snr: float
 ) -> dict[str, Any]:
     """One row of :func:`grid_metrics`: label ``k`` of the chosen stars."""
-    has = chosen & np.isfinite(found.best[:, k])
-    residual = found.best[has, k] - truth[has, k]
-    low95, low68, high68, high95 = found.quantiles[:, has, k]
+    has = chosen & np.isfinite(found.map[:, k])
+    residual = found.map[has, k] - truth[has, k]
+    _, low95, low68, high68, high95 = found.quantiles[:, has, k]
 
     def inside(low: np.ndarray, high: np.ndarray) -> float | None:
         return _number(np.mean((truth[has, k] >= low) & (truth[has, k] <= high))) if has.any() else None
@@ -236,7 +214,7 @@ def _metrics(
         "unit": label.unit,
         "n": int(has.sum()),
         "failed": int(chosen.sum() - has.sum()),
-        "rejected_fraction": _number(found.rejected[chosen].mean()),
+        "rejected_fraction": _number(found.rejected_fraction[chosen].mean()),
         **dict.fromkeys(("mean_residual", "std", "robust_std", "nrmse", "posterior_std")),
         "inside_68": inside(low68, high68),
         "inside_95": inside(low95, high95),

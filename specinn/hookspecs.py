@@ -44,9 +44,13 @@ class ReaderRecord(Record):
 
 @attrs.frozen(kw_only=True)
 class EstimatorRecord(Record):
-    """A kind of estimator and the trained models that come with it (name of the model -> file)."""
+    """A kind of estimator and the trained models that come with it (name of the model -> file).
+
+    ``speed`` is ``"package.module:name"`` of what ``specinn benchmark`` should compare, if there is anything.
+    """
 
     models: Mapping[str, Path] = attrs.field(factory=dict)
+    speed: str = ""
 
 
 @hookspec

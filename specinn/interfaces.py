@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from specinn.grids import Grid
     from specinn.instruments import Instrument
     from specinn.labels import LabelSet
-    from specinn.posterior import Posterior
+    from specinn.posterior import Posterior, Summary
     from specinn.spectra import SpectrumBatch
 
 
@@ -137,6 +137,10 @@ class Estimator(ABC):
         """Draw ``n_samples`` for every spectrum of a preprocessed batch. The samples of a spectrum depend
         on the spectrum, its ``meta["key"]`` and the seed, and not on its companions.
         """
+
+    def summarise(self, batch: SpectrumBatch, n_samples: int, seed: int) -> Summary:
+        """The summary of what :meth:`sample` draws; faster where no samples need to leave."""
+        return self.sample(batch, n_samples, seed).summary()
 
     @abstractmethod
     def log_prob(self, batch: SpectrumBatch, labels: np.ndarray) -> np.ndarray:

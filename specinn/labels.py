@@ -39,7 +39,7 @@ _FIXED = {
 # Elements with few lines: over much of the grid the posterior is the uniform prior, cut off at the bounds. In
 # the probit of the place between the bounds that is a plain normal distribution, so nothing spills over.
 _BOUNDED = ("c_fe", "mn_fe", "n_fe")
-_PROBIT_MARGIN = 1e-4  # of the range: the bounds themselves would be infinite
+_PROBIT_MARGIN = 1e-6  # of the range: the bounds themselves would be infinite
 
 
 @attrs.frozen
@@ -65,6 +65,25 @@ class Label:
             raise ConfigError(
                 f"label {self.name} is learnt as log10, so its lower bound {value[0]} must be > 0"
             )
+
+    def to_network(self, x: Any) -> Any:
+        """Physical values (numpy or torch) to the variable that the network learns."""
+        if self.transform == "log10":
+            return x.log10() if hasattr(x, "log10") else np.log10(x)
+        if self.transform == "probit":
+            low, high = self.bounds
+            place = ((x - low) / (high - low)).clip(_PROBIT_MARGIN, 1.0 - _PROBIT_MARGIN)
+            return _special(x).ndtri(place)
+        return x
+
+    def from_network(self, y: Any) -> Any:
+        """The inverse of :meth:`to_network`."""
+        if self.transform == "log10":
+            return 10.0**y
+        if self.transform == "probit":
+            low, high = self.bounds
+            return low + (high - low) * _special(y).ndtr(y)
+        return y
 
 
 def make_label(name: str, bounds: tuple[float, float]) -> Label:
@@ -132,11 +151,11 @@ class LabelSet:
 
     def to_network(self, values: Any) -> Any:
         """Physical values ``(..., n_labels)`` (numpy or torch) to the variables that the network learns."""
-        return self._convert(values, _forward)
+        return self._convert(values, Label.to_network)
 
     def from_network(self, values: Any) -> Any:
         """The inverse of :meth:`to_network`."""
-        return self._convert(values, _backward)
+        return self._convert(values, Label.from_network)
 
     def _convert(self, values: Any, function: Callable[[Label, Any], Any]) -> Any:
         if not hasattr(values, "clone"):
@@ -165,22 +184,13 @@ def _special(values: Any) -> Any:
     return scipy.special
 
 
-def _forward(label: Label, x: Any) -> Any:
-    if label.transform == "log10":
-        return x.log10() if hasattr(x, "log10") else np.log10(x)
-    if label.transform == "probit":
-        low, high = label.bounds
-        return _special(x).ndtri(((x - low) / (high - low)).clip(_PROBIT_MARGIN, 1.0 - _PROBIT_MARGIN))
-    return x
-
-
-def _backward(label: Label, y: Any) -> Any:
-    if label.transform == "log10":
-        return 10.0**y
-    if label.transform == "probit":
-        low, high = label.bounds
-        return low + (high - low) * _special(y).ndtr(y)
-    return y
+def with_derived_labels(labels: LabelSet) -> LabelSet:
+    """The labels of a model, and [Li/Fe] where it infers A(Li) and [Fe/H]."""
+    if not {"a_li", "fe_h"} <= set(labels.names) or "li_fe" in labels.names:
+        return labels
+    a_li, fe_h = labels["a_li"].bounds, labels["fe_h"].bounds
+    bounds = (li_fe(a_li[0], fe_h[1]), li_fe(a_li[1], fe_h[0]))
+    return LabelSet((*labels, make_label("li_fe", bounds)))
 
 
 def li_fe(a_li: Any, fe_h: Any) -> Any:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
+import io
 import os
+import secrets
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 from specinn.errors import OutputError
 
@@ -24,10 +28,20 @@ def check_output(path: str | Path, suffixes: Collection[str], *, overwrite: bool
         )
     if path.is_dir():
         raise OutputError(f"{path} is a folder: give the name of a file")
-    if not path.parent.is_dir():
-        raise OutputError(f"{path}: there is no folder {path.parent}; create it or choose another")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise OutputError(f"{path}: no permission to write in the folder {path.parent.resolve()}")
+    check_folder(path.parent, path)
+    return check_new(path, overwrite=overwrite)
+
+
+def check_folder(folder: Path, path: Path) -> None:
+    """Raises ``OutputError`` where ``path`` cannot be made in ``folder``."""
+    if not folder.is_dir():
+        raise OutputError(f"{path}: there is no folder {folder}; create it or choose another")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"{path}: no permission to write in the folder {folder.resolve()}")
+
+
+def check_new(path: Path, *, overwrite: bool = False) -> Path:
+    """The path, unless it exists and is not to be replaced."""
     if path.exists() and not overwrite:
         raise OutputError(f"{path} exists: give another name, or --overwrite (overwrite=True) to replace it")
     return path
@@ -48,13 +62,75 @@ def write_error(path: Path, error: Exception) -> OutputError:
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary name in the folder of ``path`` to write to; it becomes ``path`` when the block ends well.
 
-    When it does not, nothing is left behind; failures of the file system become an ``OutputError``.
+    When it does not, nothing is left behind; failures of the file system become an ``OutputError``. The
+    name is one that no other process has, on this machine or on another.
     """
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(6)}.partial{path.suffix}")
     try:
         yield temporary
+        _sync(temporary)
         os.replace(temporary, path)
+        _sync(path.parent)
     except (OSError, RuntimeError) as error:  # h5py raises RuntimeError when a file cannot be flushed
         raise write_error(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sweep(path: Path) -> None:
+    """Remove what processes left that were killed within :func:`replacing` of this path."""
+    for left in path.parent.glob(f".{glob.escape(path.stem)}.*.partial{glob.escape(path.suffix)}"):
+        left.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Wait until it is on the disk: a file that has its name has its content, whatever happens then."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # not every file system knows it of folders
+            raise
+    finally:
+        os.close(handle)
+
+
+class Sink(io.FileIO):
+    """A file beneath HDF5. The first failure is kept in ``error`` and from then on nothing is written: the
+    HDF5 library is told that all is well, because it cannot close a file whose disk is full (it crashes).
+    Leaving its context raises the error.
+    """
+
+    error: OSError | None = None
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "w+")
+
+    def write(self, data: Any) -> int:
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        try:
+            while self.error is None and len(rest):
+                rest = rest[super().write(rest) :]
+        except OSError as error:
+            self.error = error
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return super().truncate(size) if self.error is None else 0
+        except OSError as error:
+            self.error = error
+            return 0
+
+    def flush(self) -> None:
+        """Nothing is buffered."""
+
+    def check(self) -> None:
+        """Raises the first failure."""
+        if self.error is not None:
+            raise self.error
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+        self.check()

@@ -12,12 +12,13 @@ from astropy.table import Table, vstack
 
 from specinn.errors import ConfigError, PluginError, ReadError, SpecinnError
 from specinn.flags import FLAGS, Flag, is_bad, raise_flag
-from specinn.posterior import Posterior
+from specinn.posterior import Posterior, Summary
 from specinn.resample import R_TOLERANCE
 
 if TYPE_CHECKING:
     from specinn.instruments import Instrument
     from specinn.interfaces import Correction, Estimator, Preprocessor
+    from specinn.labels import LabelSet
     from specinn.plugins import Plugins
     from specinn.spectra import SpectrumBatch
 
@@ -31,14 +32,16 @@ _SNR_RANGE = (10.0, 1000.0)  # per Angstrom, where the model's header does not s
 class Result:
     """What the pipeline found for the spectra of a batch, in their order.
 
-    ``meta`` has one row a spectrum: ``id``, ``path``, ``row``, ``rv`` (km/s), ``snr_<arm>``, ``flags``,
-    ``message``. ``posterior`` covers every spectrum; those with a bad flag hold NaN samples, none of them
-    accepted. ``raw`` is the posterior before the corrections, where there were any.
+    ``meta`` has one row a spectrum: ``id``, ``path``, ``key``, ``rv`` (km/s), ``snr_<arm>``, ``flags``,
+    ``message``. ``summary`` covers every spectrum; those with a bad flag hold NaN. ``raw`` is the summary
+    before the corrections, where there were any. ``posterior`` is there where samples were asked for; spectra
+    with a bad flag hold NaN samples, none of them accepted.
     """
 
     meta: Table
-    posterior: Posterior
-    raw: Posterior | None = None
+    summary: Summary
+    raw: Summary | None = None
+    posterior: Posterior | None = None
 
     def __len__(self) -> int:
         return len(self.meta)
@@ -46,18 +49,13 @@ class Result:
     @classmethod
     def join(cls, results: Sequence[Result]) -> Result:
         """Results of one model, one after the other."""
-
-        def concatenate(posteriors: list[Posterior]) -> Posterior:
-            fields = ("samples", "log_prob", "inside")
-            return Posterior(
-                posteriors[0].labels, *(np.concatenate([getattr(p, f) for p in posteriors]) for f in fields)
-            )
-
         raw = [r.raw for r in results if r.raw is not None]
+        posteriors = [r.posterior for r in results if r.posterior is not None]
         return cls(
             vstack([r.meta for r in results], metadata_conflicts="silent"),
-            concatenate([r.posterior for r in results]),
-            concatenate(raw) if raw else None,
+            Summary.join([r.summary for r in results]),
+            Summary.join(raw) if raw else None,
+            Posterior.join(posteriors) if posteriors else None,
         )
 
 
@@ -73,6 +71,7 @@ class Pipeline:
     degrade_snr : add noise until this S/N per Angstrom.
     resolving_power : of the spectra, whatever their files say.
     corrections : applied to the samples in this order.
+    keep_samples : whether results hold the samples and not only their summary.
     """
 
     def __init__(
@@ -87,13 +86,14 @@ class Pipeline:
         corrections: Sequence[Correction] = (),
         n_samples: int = 4096,
         seed: int = 0,
+        keep_samples: bool = False,
     ) -> None:
         _check_options(rv, degrade_snr, resolving_power, n_samples, seed)
         self.estimator = estimator
         self.instrument = instrument if instrument is not None else estimator.instrument
         self.resolving_power = resolving_power
         self.corrections = tuple(corrections)
-        self.n_samples, self.seed = n_samples, seed
+        self.n_samples, self.seed, self.keep_samples = n_samples, seed, keep_samples
         self.steps = _chain(estimator, plugins, rv, degrade_snr, seed)
 
     def __call__(self, batch: SpectrumBatch) -> Result:
@@ -117,13 +117,10 @@ class Pipeline:
         meta = _complete(meta)
         meta["flags"] |= np.uint32(flag)
         meta["message"] = np.array([message] * len(meta), dtype=object)
-        empty = self._empty(len(meta))
-        return Result(meta, empty, empty if self.corrections else None)
-
-    def _empty(self, n: int) -> Posterior:
-        labels = self.estimator.labels
-        samples = np.full((n, self.n_samples, len(labels)), np.nan, np.float32)
-        return Posterior(labels, samples, np.full((n, self.n_samples), -np.inf, np.float32))
+        labels, n = self.estimator.labels, len(meta)
+        posterior = Posterior.empty(labels, n, self.n_samples) if self.keep_samples else None
+        raw = Summary.empty(labels, n) if self.corrections else None
+        return Result(meta, Summary.empty(labels, n), raw, posterior)
 
     def _prepare(self, batch: SpectrumBatch) -> SpectrumBatch:
         """The batch with complete meta, a resolving power, and wavelengths in the model's medium."""
@@ -157,23 +154,33 @@ class Pipeline:
         flags = np.asarray(batch.meta["flags"], np.uint32)
         flags |= self._pixel_flags(batch)
         good = np.flatnonzero(~is_bad(flags))
-        posterior = self._empty(len(batch))
-        raw = posterior if self.corrections else None
-        if good.size:
+        labels, n = self.estimator.labels, len(batch)
+        summary = Summary.empty(labels, n)
+        raw = Summary.empty(labels, n) if self.corrections else None
+        posterior = Posterior.empty(labels, n, self.n_samples) if self.keep_samples else None
+        good = np.flatnonzero(~is_bad(flags))
+        if good.size and not self.keep_samples and not self.corrections:
+            summary.put(good, self.estimator.summarise(batch[good], self.n_samples, self.seed))
+            flags |= _posterior_flags(summary, labels)
+        elif good.size:
             found = self.estimator.sample(batch[good], self.n_samples, self.seed)
-            flags[good] |= _posterior_flags(found)
-            raw = _scatter(found, posterior, good) if self.corrections else None
-            for correction in self.corrections:
-                found, within = correction.apply(found)
-                raise_flag(flags, good[~within], Flag.CORRECTION_OUT_OF_RANGE)
-            posterior = _scatter(found, posterior, good)
+            summary.put(good, found.summary())
+            flags |= _posterior_flags(summary, labels)
+            if raw is not None:
+                raw.put(good, summary[good])
+                for correction in self.corrections:
+                    found, within = correction.apply(found)
+                    raise_flag(flags, good[~within], Flag.CORRECTION_OUT_OF_RANGE)
+                summary.put(good, found.summary())
+            if posterior is not None:
+                posterior.put(good, found)
         meta = batch.meta.copy()
         meta["flags"] = flags
         meta["message"] = np.array(
             [str(said) or self._why(int(bits)) for said, bits in zip(meta["message"], flags, strict=True)],
             dtype=object,
         )
-        return Result(meta, posterior, raw)
+        return Result(meta, summary, raw, posterior)
 
     def _why(self, flags: int) -> str:
         """One sentence for a spectrum without values, from its bad flags; nothing for the others."""
@@ -255,25 +262,15 @@ def _complete(meta: Table) -> Table:
     return meta
 
 
-def _posterior_flags(posterior: Posterior) -> np.ndarray:
+def _posterior_flags(summary: Summary, labels: LabelSet) -> np.ndarray:
     """Flags of samples: how many were rejected, and whether the MAP leans on a bound of the training."""
-    flags = np.zeros(len(posterior), np.uint32)
-    rejected = posterior.rejected_fraction
+    rejected = summary.rejected_fraction
+    flags = np.zeros(len(rejected), np.uint32)
     raise_flag(flags, rejected > 0.5, Flag.MANY_REJECTED)
     raise_flag(flags, rejected == 1.0, Flag.ALL_REJECTED)
     # in the variables of the network: 1 % of vbroad's range is nothing at 100 km/s and much at 1 km/s
-    low, high = posterior.labels.to_network(posterior.labels.bounds.T)
-    best = posterior.labels.to_network(posterior.map)
+    low, high = labels.to_network(labels.bounds.T)
+    best = labels.to_network(summary.map[:, : len(labels)])
     near = np.minimum(best - low, high - best) < _BOUND_MARGIN * (high - low)
     raise_flag(flags, near.any(axis=1), Flag.AT_BOUNDS)
     return flags
-
-
-def _scatter(found: Posterior, empty: Posterior, rows: np.ndarray) -> Posterior:
-    """``found`` at its rows of the batch, nothing in the others."""
-    arrays = []
-    for name in ("samples", "log_prob", "inside"):
-        array = getattr(empty, name).copy()
-        array[rows] = getattr(found, name)
-        arrays.append(array)
-    return Posterior(found.labels, *arrays)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import OrderedDict
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import sparse
@@ -11,8 +14,13 @@ from scipy.special import ndtr
 from specinn.errors import ReadError
 from specinn.wavelengths import C_KMS, lsf_sigma_kms
 
+if TYPE_CHECKING:
+    from specinn.spectra import SpectrumBatch
+
 _ROOT = 1.0 / np.sqrt(2.0 * np.pi)
 _REACH = 4.5  # kernel half width in sigma; the weight beyond is 7e-6
+_ROWS = 8  # spectra resampled at a time, so that they stay in the cache
+_KEPT_OPERATORS = 8  # a survey has one wavelength grid, archives have one a file
 _BLOCK = 1024  # output pixels weighed at a time, so that temporary arrays stay in the cache
 _MIN_COVERAGE = 0.8  # of an output pixel's kernel; below it the pixel is masked, never extrapolated
 _WHOLE = 0.999  # of an output pixel's kernel, where orders overlap
@@ -136,9 +144,8 @@ def resampling_operator(
     shape = (out_wavelength.size, wavelength.size)
     if not rows:
         return sparse.csr_array(shape)
-    return sparse.csr_array(
-        (np.concatenate(weights), (np.concatenate(rows), np.concatenate(columns))), shape=shape
-    )
+    index = (np.concatenate(rows).astype(np.int32), np.concatenate(columns).astype(np.int32))
+    return sparse.csr_array((np.concatenate(weights), index), shape=shape)
 
 
 def _weights(
@@ -191,18 +198,75 @@ def apply_resampling(
     variance times pixel width. The scatter from pixel to pixel comes out smaller where a broad kernel has
     smoothed it, but that noise is correlated, and who took it for independent would claim too much.
     """
-    variance = np.where(mask, 0.0, sigma**2) * widths[0]
-    if not mask.any():
-        share = np.asarray(matrix.sum(axis=1))[:, None]
-        values = matrix @ flux.T
-    else:
-        share = matrix @ (~mask).astype(flux.dtype).T
-        values = matrix @ np.where(mask, 0.0, flux).T
-    noise = matrix @ variance.T
-    bad = np.broadcast_to(share < _MIN_COVERAGE, values.shape)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        flux_out = np.where(bad, 0.0, values / share)
-        sigma_out = np.where(bad, np.inf, np.sqrt(noise / share / widths[1][:, None]))
-    unknown = np.isnan(sigma).all(axis=1)
-    sigma_out[:, unknown] = np.nan
-    return (np.ascontiguousarray(flux_out.T), np.ascontiguousarray(sigma_out.T), np.ascontiguousarray(bad.T))
+    n_spec, (n_out, n_in) = len(flux), matrix.shape
+    flux_out, sigma_out = np.empty((n_spec, n_out)), np.empty((n_spec, n_out))
+    bad = np.empty((n_spec, n_out), bool)
+    for start in range(0, n_spec, _ROWS):
+        here = slice(start, min(start + _ROWS, n_spec))
+        n = here.stop - start
+        stacked = np.empty((3, n, n_in))
+        good, values, variance = stacked
+        np.logical_not(mask[here], out=good)
+        values[:], variance[:] = flux[here], sigma[here]
+        np.copyto(stacked[1:], 0.0, where=mask[here])
+        variance *= variance
+        variance *= widths[0]
+        product = matrix @ stacked.reshape(3 * n, n_in).T
+        share, values, noise = np.ascontiguousarray(product.T).reshape(3, n, n_out)
+        few = np.less(share, _MIN_COVERAGE, out=bad[here])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            np.divide(values, share, out=flux_out[here])
+            noise /= share
+            noise /= widths[1]
+            np.sqrt(noise, out=sigma_out[here])
+        np.copyto(flux_out[here], 0.0, where=few)
+        np.copyto(sigma_out[here], np.inf, where=few)
+    sigma_out[np.isnan(sigma).all(axis=1)] = np.nan  # not known before, not known after
+    return flux_out, sigma_out, bad
+
+
+class Resampler:
+    """Takes spectra on any pixels to those of one grid; the operators of the last grids it met are kept.
+
+    ``wavelength (n_out,)`` Angstrom in the pieces ``arms``, at ``resolving_power``; with ``at_most`` a
+    spectrum of a lower resolving power keeps its own instead of raising ``ReadError``.
+    """
+
+    def __init__(
+        self,
+        wavelength: np.ndarray,
+        arms: Mapping[str, slice],
+        resolving_power: float | np.ndarray,
+        *,
+        at_most: bool = False,
+    ) -> None:
+        self.wavelength, self.arms = wavelength, arms
+        self.resolving_power, self.at_most = resolving_power, at_most
+        self.widths = pixel_widths(wavelength, arms)
+        self._kept: OrderedDict[bytes, tuple[sparse.csr_array, np.ndarray]] = OrderedDict()
+
+    def __call__(self, batch: SpectrumBatch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Flux, sigma and mask ``(n_spec, n_out)`` by :func:`apply_resampling`."""
+        matrix, widths = self._operator(batch)
+        return apply_resampling(matrix, (widths, self.widths), batch.flux, batch.sigma, batch.mask)
+
+    def _operator(self, batch: SpectrumBatch) -> tuple[sparse.csr_array, np.ndarray]:
+        """The operator and the pixel widths for the grid of the batch."""
+        wave, arms = np.ascontiguousarray(batch.wavelength), batch.arms
+        power = np.asarray(batch.resolving_power, float)
+        digest = hashlib.sha1(wave.tobytes(), usedforsecurity=False)
+        digest.update(power.tobytes())
+        digest.update(repr([(arm.start, arm.stop) for arm in arms.values()]).encode())
+        key = digest.digest()
+        if key not in self._kept:
+            target = self.resolving_power
+            if self.at_most:
+                order = np.argsort(wave)  # echelle orders may overlap
+                own = np.broadcast_to(power, wave.shape)[order]
+                target = np.minimum(target, np.interp(self.wavelength, wave[order], own))
+            matrix = resampling_operator(wave, arms, power, self.wavelength, self.arms, target)
+            self._kept[key] = matrix, pixel_widths(wave, arms)
+            while len(self._kept) > _KEPT_OPERATORS:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(key)
+        return self._kept[key]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import metadata, resources
@@ -21,16 +20,21 @@ from specinn.flags import Flag
 from specinn.instruments import Instrument
 from specinn.pipeline import Pipeline, Result
 from specinn.readers import read
-from specinn.samples import SamplesWriter
+from specinn.spectra import SpectrumBatch
+from specinn.stages import ahead
+from specinn.velocities import parse_velocity
 
 if TYPE_CHECKING:
     from specinn.interfaces import Correction, Estimator
     from specinn.plugins import Plugins
-    from specinn.spectra import SpectrumBatch
 
 log = logging.getLogger(__name__)
 
+Report = Callable[[str, str], None]  # the name of a spectrum or file, and the sentence of its failure
+Progress = Callable[[int, int], None]  # how many more spectra, and how many more files, are done
+
 CHUNK = 64  # spectra inferred at once: 4096 samples of 13 labels are 14 MB then
+AHEAD = 2  # chunks that are read while one is inferred
 DEFAULT_INSTRUMENT = "4most-hr"
 _PACKAGES = ("numpy", "scipy", "astropy", "torch")  # those whose version may change the numbers
 
@@ -46,6 +50,18 @@ class Source:
     name: str
     open: Callable[[], Iterable[SpectrumBatch]]
     first_key: int = 0
+
+
+@attrs.frozen(eq=False)
+class Piece:
+    """What goes through the pipeline at once: at most ``CHUNK`` spectra on one wavelength grid, or what could
+    not be read, as a row of ``meta`` and the reason. ``files`` is the number of sources that end with it.
+    """
+
+    batch: SpectrumBatch | None
+    files: int = 0
+    meta: Table | None = None
+    message: str = ""
 
 
 @attrs.frozen
@@ -69,80 +85,128 @@ class Run:
         arms = [arm.name for arm in estimator.instrument.arms]
         return catalogue.schema(estimator.labels, arms, corrected=bool(self.pipeline.corrections))
 
-    def results(
-        self,
-        sources: Iterable[Source],
-        report: Callable[[str, str], None] = lambda name, message: None,
-        progress: Callable[[Source, int], None] = lambda source, n: None,
-    ) -> Iterator[Result]:
-        """Results of all spectra of all sources in order, a bounded number at a time.
-
-        A source that cannot be read gives one row with the flag ``not_read`` (in addition to those of the
-        spectra that came before the defect). ``report`` is called with the name and the sentence of every
-        failure, ``progress`` with the source and the number of its spectra that are done.
+    def pieces(self, sources: Iterable[Source]) -> Iterator[Piece]:
+        """The spectra of all sources in order. Neighbours on one grid travel together, those of different
+        sources too; a source that cannot be read is a piece of its own, after the spectra that it gave.
         """
+        waiting: list[SpectrumBatch] = []
+        ended = 0
+
+        def together() -> Piece:
+            nonlocal waiting, ended
+            piece = Piece(waiting[0] if len(waiting) == 1 else SpectrumBatch.concatenate(waiting), ended)
+            waiting, ended = [], 0
+            return piece
+
         for source in sources:
             done = 0
             for batch, message in _guarded(source):
                 if batch is None:
+                    if waiting:
+                        yield together()
                     key = source.first_key + done
                     meta = Table({"id": [source.name], "path": [source.name], "key": [key]})
-                    pieces: Iterable[Result] = [self.pipeline.failed(meta, message)]
-                else:
-                    pieces = map(self.pipeline, self._pieces(batch, source.first_key + done))
-                for result in pieces:
-                    done += len(result)
-                    failed = np.flatnonzero(np.asarray(result.meta["message"]) != "")
-                    for i in failed:
-                        report(str(result.meta["id"][i]), str(result.meta["message"][i]))
-                    progress(source, done)
-                    yield result
+                    yield Piece(None, 1, meta, message)
+                    break
+                batch = self._with_keys(batch, source.first_key + done + np.arange(len(batch)))
+                done += len(batch)
+                start = 0
+                while start < len(batch):
+                    if waiting and not (_size(waiting) < CHUNK and _joinable(waiting[-1], batch)):
+                        yield together()
+                    stop = start + CHUNK - _size(waiting)
+                    waiting.append(batch[start:stop])
+                    start = stop
+            else:
+                ended += 1
+        if waiting:
+            yield together()
 
-    def _pieces(self, batch: SpectrumBatch, first_key: int) -> Iterator[SpectrumBatch]:
+    def _with_keys(self, batch: SpectrumBatch, keys: np.ndarray) -> SpectrumBatch:
+        """The batch with the keys of its spectra, and the velocities that the user gives."""
         batch = attrs.evolve(batch, meta=batch.meta.copy())
-        batch.meta["key"] = first_key + np.arange(len(batch))
+        batch.meta["key"] = keys
+        rv = np.full(len(batch), np.nan)
+        if "rv" in batch.meta.colnames:
+            rv = np.ma.filled(np.ma.asarray(batch.meta["rv"], float), np.nan)
         if self.velocities:
-            rv = np.full(len(batch), np.nan)
-            if "rv" in batch.meta.colnames:
-                rv = np.ma.filled(np.ma.asarray(batch.meta["rv"], float), np.nan)
             for i, (name, path) in enumerate(zip(batch.meta["id"], batch.meta["path"], strict=True)):
                 for key in (str(name), str(path), Path(str(path)).name):
                     if key in self.velocities:
                         rv[i] = self.velocities[key]
                         break
-            batch.meta["rv"] = rv
-        for start in range(0, len(batch), CHUNK):
-            yield batch[start : start + CHUNK]
+        batch.meta["rv"] = rv
+        return batch
+
+    def infer(
+        self,
+        piece: Piece,
+        report: Report = lambda name, message: None,
+        progress: Progress = lambda spectra, files: None,
+    ) -> Result:
+        """The result of a piece; never raises for one of its spectra."""
+        if piece.batch is not None:
+            result = self.pipeline(piece.batch)
+        else:
+            assert piece.meta is not None
+            result = self.pipeline.failed(piece.meta, piece.message)
+        for i in np.flatnonzero(np.asarray(result.meta["message"]) != ""):
+            report(str(result.meta["id"][i]), str(result.meta["message"][i]))
+        progress(len(result), piece.files)
+        return result
+
+    def results(
+        self,
+        sources: Iterable[Source],
+        report: Report = lambda name, message: None,
+        progress: Progress = lambda spectra, files: None,
+    ) -> Iterator[Result]:
+        """Results of all spectra of all sources in order, a bounded number at a time.
+
+        A source that cannot be read gives one row with the flag ``not_read`` (in addition to those of the
+        spectra that came before the defect). ``report`` is called with the name and the sentence of every
+        failure, ``progress`` with the numbers of spectra and sources that are done since the last call.
+        """
+        with contextlib.closing(ahead(self.pieces(sources), AHEAD)) as pieces:
+            for piece in pieces:
+                yield self.infer(piece, report, progress)
+
+    def rows(self, result: Result) -> dict[str, np.ndarray]:
+        """The columns of the catalogue for a result."""
+        return catalogue.summarise(result, instrument=self.instrument, model=self.model)
 
     def catalogue(
         self,
         sources: Iterable[Source],
         *,
-        save_samples: str | Path | None = None,
-        overwrite: bool = False,
         keep: Callable[[Result], None] = lambda result: None,
         **watchers: Any,
     ) -> Table:
-        """The catalogue of all sources.
-
-        ``save_samples`` names a file for the samples, written as they come; ``keep`` sees every result;
-        ``watchers`` are those of :meth:`results`.
+        """The catalogue of all sources, in memory. ``keep`` sees every result; ``watchers`` are those of
+        :meth:`results`.
         """
-        pipeline, rows = self.pipeline, []
-        with contextlib.ExitStack() as stack:
-            writer = None
-            if save_samples is not None:
-                labels = pipeline.estimator.labels
-                attributes = {"model": self.model, "seed": pipeline.seed}
-                writer = stack.enter_context(
-                    SamplesWriter(save_samples, labels, pipeline.n_samples, overwrite=overwrite, **attributes)
-                )
-            for result in self.results(sources, **watchers):
-                rows.append(catalogue.summarise(result, instrument=self.instrument, model=self.model))
-                if writer is not None:
-                    writer.append(result)
-                keep(result)
+        rows = []
+        for result in self.results(sources, **watchers):
+            rows.append(self.rows(result))
+            keep(result)
         return catalogue.build(rows, self.fields, self.meta)
+
+
+def _size(batches: Sequence[SpectrumBatch]) -> int:
+    return sum(map(len, batches))
+
+
+def _joinable(a: SpectrumBatch, b: SpectrumBatch) -> bool:
+    """Whether two batches can be one: the same pixels, seen alike, with the same notes."""
+    powers = a.resolving_power, b.resolving_power
+    return (
+        a.medium == b.medium
+        and dict(a.arms) == dict(b.arms)
+        and set(a.meta.colnames) == set(b.meta.colnames)
+        and (powers[0] is None) == (powers[1] is None)
+        and (powers[0] is None or np.array_equal(*powers))  # type: ignore[arg-type]
+        and np.array_equal(a.wavelength, b.wavelength)
+    )
 
 
 def _guarded(source: Source) -> Iterator[tuple[SpectrumBatch | None, str]]:
@@ -150,8 +214,9 @@ def _guarded(source: Source) -> Iterator[tuple[SpectrumBatch | None, str]]:
     empty = True
     try:
         for batch in source.open():
-            empty = False
-            yield batch, ""
+            if len(batch):
+                empty = False
+                yield batch, ""
         if empty:
             yield None, f"{source.name} holds no spectra"
     except SpecinnError as error:
@@ -169,18 +234,21 @@ def file_sources(files: Iterable[str | Path], plugins: Plugins, format: str = "a
     if format != "auto":
         plugins.record("reader", format)  # a misspelt format concerns every file: say so once, now
 
-    def opener(path: Path) -> Callable[[], Iterable[SpectrumBatch]]:
-        def batches() -> Iterable[SpectrumBatch]:
-            if path.is_dir():
-                raise ReadError(_folder(path))
-            if not path.exists():
-                raise ReadError(f"{path}: no such file")
-            return read(path, plugins, format)
+    return [file_source(path, number, plugins, format) for number, path in enumerate(paths)]
 
-        return batches
+
+def file_source(path: Path, number: int, plugins: Plugins, format: str = "auto") -> Source:
+    """The source of a file, which is the one of that ``number`` in its run."""
+
+    def batches() -> Iterable[SpectrumBatch]:
+        if path.is_dir():
+            raise ReadError(_folder(path))
+        if not path.exists():
+            raise ReadError(f"{path}: no such file")
+        return read(path, plugins, format)
 
     # far apart, so that the draws of a spectrum do not depend on how many others the files before it hold
-    return [Source(str(path), opener(path), number << 32) for number, path in enumerate(paths)]
+    return Source(str(path), batches, number << 32)
 
 
 def _folder(path: Path) -> str:
@@ -226,58 +294,6 @@ def load_correction(plugins: Plugins, given: str | Path, sha256: str | None = No
     return correction
 
 
-def read_velocities(path: str | Path) -> dict[str, float]:
-    """Radial velocities in km/s from a CSV or ECSV table with the columns ``id`` (or ``path``) and ``rv``.
-
-    Raises ``ConfigError`` with the row that is wrong. Rows without a velocity are left out.
-    """
-    path = Path(path)
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            lines = [line for line in file if line.strip() and not line.startswith("#")]
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path} is no text: expected a CSV table with the columns id and rv") from None
-    space = bool(lines) and "," not in lines[0]
-    rows = list(csv.DictReader(lines, delimiter=" " if space else ",", skipinitialspace=True))
-    key = next((name for name in ("id", "path") if rows and name in rows[0]), None)
-    if key is None or "rv" not in rows[0]:
-        found = ", ".join(str(name) for name in rows[0]) if rows else "nothing"
-        raise ConfigError(f"{path}: expected the columns id (or path) and rv, found {found}")
-    velocities: dict[str, float] = {}
-    for row in rows:
-        name, text = row[key], (row["rv"] or "").strip()
-        if not text:
-            continue
-        try:
-            value = float(text)
-        except ValueError:
-            raise ConfigError(f"{path}: the velocity {text!r} of {name} is not a number in km/s") from None
-        if not abs(value) < 3000:
-            raise ConfigError(f"{path}: the velocity {value} km/s of {name} is not one of a star")
-        if name in velocities:
-            raise ConfigError(f"{path}: {name} is listed twice")
-        velocities[name] = value
-    return velocities
-
-
-def parse_velocity(given: Any) -> tuple[Any, dict[str, float]]:
-    """``--rv`` (a number, ``auto`` or a table) as the pipeline takes it, and velocities of single spectra."""
-    if given is None or given == "auto":
-        return given, {}
-    if isinstance(given, Mapping):
-        return None, {str(name): float(value) for name, value in given.items()}
-    try:
-        return float(given), {}
-    except (TypeError, ValueError):
-        if Path(given).is_file():
-            return None, read_velocities(given)
-    raise ConfigError(
-        f"rv {given!r}: expected a velocity in km/s, auto, or a table with the columns id and rv"
-    )
-
-
 def prepare(
     plugins: Plugins,
     *,
@@ -290,8 +306,12 @@ def prepare(
     resolving_power: float | None = None,
     degrade_snr: float | None = None,
     corrections: Sequence[str | Path | Correction] = (),
+    keep_samples: bool = False,
 ) -> Run:
-    """Look everything up and load the model: whatever is wrong with the options is raised here."""
+    """Look everything up and load the model: whatever is wrong with the options is raised here.
+
+    Without ``keep_samples`` results hold the summaries of the posteriors only.
+    """
     velocity, velocities = parse_velocity(rv)
     spectrograph = load_instrument(plugins, instrument)
     meta: dict[str, Any] = {"specinn": specinn.__version__}
@@ -320,6 +340,7 @@ def prepare(
         ],
         n_samples=samples,
         seed=seed,
+        keep_samples=keep_samples,
     )
     # names of eight characters, so that they are FITS keywords; nothing that changes from run to run
     meta |= {"samples": samples, "seed": seed, "instrum": instrument}

@@ -1,23 +1,22 @@
-"""The file of posterior samples that ``--save-samples`` asks for, written batch by batch."""
+"""Files of posterior samples, which ``--save-samples`` asks for: one a shard, and in the end one of all."""
 
 from __future__ import annotations
 
 import contextlib
-import io
-import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from specinn.labels import LabelSet
-from specinn.output import check_output, write_error
-
-if TYPE_CHECKING:
-    from specinn.pipeline import Result
+from specinn.output import Sink, check_output, replacing
+from specinn.posterior import Posterior
 
 _CHUNK_BYTES = 1 << 20
+_BLOCK = 64  # spectra that are copied at once
+
+Append = Callable[[Mapping[str, Any]], None]
 
 
 def check(path: str | Path, *, overwrite: bool = False) -> Path:
@@ -25,129 +24,80 @@ def check(path: str | Path, *, overwrite: bool = False) -> Path:
     return check_output(path, (".h5",), overwrite=overwrite)
 
 
-class _Sink(io.FileIO):
-    """The file beneath HDF5. The first failure is kept in ``error`` and from then on nothing is written:
+def size_of(n_spec: int, n_samples: int, n_labels: int) -> int:
+    """Bytes that the samples of so many spectra take."""
+    return n_spec * n_samples * (4 * n_labels + 4 + 1)
 
-    the HDF5 library is told that all is well, because it cannot close a file whose disk is full (it crashes).
+
+def attributes_of(labels: LabelSet, **others: Any) -> dict[str, Any]:
+    """The attributes of a file of samples."""
+    names, units = list(labels.names), [label.unit for label in labels]
+    return {"labels": names, "units": units, "bounds": labels.bounds, **others}
+
+
+def rows_of(ids: Any, flags: Any, posterior: Posterior, keep: int) -> dict[str, Any]:
+    """What :func:`samples_file` writes of a posterior: the first ``keep`` samples of each spectrum.
+
+    Accepted or not: samples are drawn independently, so the first are as good as any.
     """
-
-    error: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        rest = memoryview(data).cast("B")
-        size = len(rest)
-        try:
-            while self.error is None and len(rest):
-                rest = rest[super().write(rest) :]
-        except OSError as error:
-            self.error = error
-        return size
-
-    def truncate(self, size: int | None = None) -> int:
-        try:
-            return super().truncate(size) if self.error is None else 0
-        except OSError as error:
-            self.error = error
-            return 0
-
-    def flush(self) -> None:
-        """Nothing is buffered."""
+    return {
+        "samples": posterior.samples[:, :keep],
+        "log_prob": posterior.log_prob[:, :keep],
+        "inside": posterior.inside[:, :keep],
+        "id": np.array([str(name) for name in ids], dtype=object),
+        "flags": np.asarray(flags, np.uint32),
+    }
 
 
-class SamplesWriter:
-    """An HDF5 file of samples; a context manager, and the file appears only when its block ends well.
+@contextlib.contextmanager
+def samples_file(path: Path, n_samples: int, attributes: Mapping[str, Any]) -> Iterator[Append]:
+    """An HDF5 file of samples, which appears when the block ends well; gives the function that adds rows.
 
     Datasets, one entry a row of the catalogue: ``samples (n_spec, n_samples, n_labels)`` float32 in physical
     units, after corrections; ``log_prob (n_spec, n_samples)`` float32, the log density in the network's
     label space; ``inside (n_spec, n_samples)``, whether the sample was within the training bounds;
-    ``id``; ``flags``. A spectrum without a posterior has NaN samples, of which none is inside. Attributes:
-    ``labels``, ``units``, ``bounds``, ``model``, ``seed``. Raises ``OutputError``.
+    ``id``; ``flags``. A spectrum without a posterior has NaN samples, of which none is inside. Attributes
+    are those of :func:`attributes_of`. Raises ``OutputError``.
     """
+    import h5py
 
-    def __init__(
-        self,
-        path: str | Path,
-        labels: LabelSet,
-        n_samples: int,
-        *,
-        overwrite: bool = False,
-        **attributes: Any,
-    ) -> None:
-        import h5py
+    n_labels, text = len(attributes["labels"]), h5py.string_dtype()
+    rows = max(1, min(n_samples, _CHUNK_BYTES // (4 * n_labels)))
+    shapes: dict[str, tuple[tuple[int, ...], Any, tuple[int, ...]]] = {
+        "samples": ((n_samples, n_labels), "f4", (1, rows, n_labels)),
+        "log_prob": ((n_samples,), "f4", (1, n_samples)),
+        "inside": ((n_samples,), "?", (1, n_samples)),
+        "id": ((), text, (1024,)),
+        "flags": ((), "u4", (1024,)),
+    }
+    with replacing(path) as temporary, Sink(temporary) as sink, h5py.File(sink, "w") as file:
+        for name, (shape, dtype, chunks) in shapes.items():
+            file.create_dataset(name, (0, *shape), dtype, maxshape=(None, *shape), chunks=chunks)
+        for name, value in attributes.items():
+            texts = not isinstance(value, np.ndarray) and np.asarray(value).dtype.kind in "UO"
+            file.attrs.create(name, value, dtype=text if texts else None)
 
-        self.path = check(path, overwrite=overwrite)
-        self._temporary = self.path.with_name(f".{self.path.stem}.{os.getpid()}.partial.h5")
-        n_labels = len(labels)
-        rows = max(1, min(n_samples, _CHUNK_BYTES // (4 * n_labels)))
-        text = h5py.string_dtype()
-        try:
-            self._sink = _Sink(self._temporary, "w+")
-            self._file = h5py.File(self._sink, "w")
-            new = self._file.create_dataset
-            new(
-                "samples",
-                (0, n_samples, n_labels),
-                "f4",
-                maxshape=(None, n_samples, n_labels),
-                chunks=(1, rows, n_labels),
-            )
-            new("log_prob", (0, n_samples), "f4", maxshape=(None, n_samples), chunks=(1, n_samples))
-            new("inside", (0, n_samples), "?", maxshape=(None, n_samples), chunks=(1, n_samples))
-            new("id", (0,), text, maxshape=(None,), chunks=(1024,))
-            new("flags", (0,), "u4", maxshape=(None,), chunks=(1024,))
-            self._file.attrs.create("labels", list(labels.names), dtype=text)
-            self._file.attrs.create("units", [label.unit for label in labels], dtype=text)
-            self._file.attrs["bounds"] = labels.bounds
-            self._file.attrs.update(attributes)
-        except (OSError, RuntimeError) as error:
-            self._discard()
-            raise write_error(self.path, error) from error
-
-    def _check(self) -> None:
-        if self._sink.error is not None:
-            raise self._sink.error
-
-    def append(self, result: Result) -> None:
-        """Add the spectra of a result."""
-        posterior = result.posterior
-        columns = {
-            "samples": posterior.samples,
-            "log_prob": posterior.log_prob,
-            "inside": posterior.inside,
-            "id": np.array([str(name) for name in result.meta["id"]], dtype=object),
-            "flags": np.asarray(result.meta["flags"]),
-        }
-        try:
-            for name, values in columns.items():
-                dataset = self._file[name]
+        def append(columns: Mapping[str, Any]) -> None:
+            for name in shapes:
+                dataset, values = file[name], columns[name]
                 start = dataset.shape[0]
-                dataset.resize(start + len(result), axis=0)
+                dataset.resize(start + len(values), axis=0)
                 dataset[start:] = values
-            self._check()
-        except (OSError, RuntimeError) as error:
-            raise write_error(self.path, error) from error
+            sink.check()
 
-    def __enter__(self) -> SamplesWriter:
-        return self
+        yield append
 
-    def __exit__(
-        self, kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
-        if kind is not None:
-            self._discard()
-            return
-        try:
-            self._file.close()
-            self._check()
-            self._sink.close()
-            os.replace(self._temporary, self.path)
-        except (OSError, RuntimeError) as error:
-            self._discard()
-            raise write_error(self.path, error) from error
 
-    def _discard(self) -> None:
-        with contextlib.suppress(OSError, RuntimeError, AttributeError):  # closing may fail as writing did
-            self._file.close()
-        with contextlib.suppress(OSError, AttributeError):
-            self._sink.close()
-        self._temporary.unlink(missing_ok=True)
+def join(parts: Sequence[Path], path: Path) -> None:
+    """The samples of ``parts``, one after the other, as one file; raises ``OutputError``."""
+    import h5py
+
+    with contextlib.ExitStack() as stack:
+        append: Append | None = None
+        for part in parts:
+            with h5py.File(part) as file:
+                if append is None:
+                    n_samples = file["samples"].shape[1]
+                    append = stack.enter_context(samples_file(path, n_samples, dict(file.attrs)))
+                for start in range(0, len(file["id"]), _BLOCK):
+                    append({name: file[name][start : start + _BLOCK] for name in file})

@@ -286,6 +286,11 @@ def check_estimator(estimator: Estimator, batch: SpectrumBatch, n_samples: int =
         alike = _same(part, posterior.samples[rows], 1e-4, 1e-3 * widths)
         _require(alike, anchor, "the samples of a spectrum depend on its companions in the batch")
 
+    summary, expected = estimator.summarise(batch, n_samples, seed=1), posterior.summary()
+    for name in ("map", "std", "quantiles", "rejected_fraction"):
+        alike = _same(getattr(summary, name), getattr(expected, name), 1e-4, 1e-4)
+        _require(alike, anchor, f"{name} of summarise is not that of the samples")
+
     density = np.asarray(estimator.log_prob(batch, posterior.samples))
     shape = posterior.log_prob.shape
     _require(density.shape == shape, anchor, f"log_prob has shape {density.shape}: expected {shape}")

@@ -1,6 +1,6 @@
 """The bundled model on real stars, on spectra of the grid that it never saw, and on the shipped examples.
 
-Thresholds are the project's requirements, not what a run happened to give, but for the one that says so.
+Thresholds are the project's requirements, not what a run happened to give.
 """
 
 from __future__ import annotations
@@ -63,8 +63,7 @@ def test_every_star_in_range(stars):
 def test_medians_of_stars_that_are_no_calibrators(stars):
     summary = star_summary(stars)
     assert summary["teff"]["median"] < 80
-    # The requirement is 0.15; the bundled model reaches 0.18 (README), so this only guards what there is.
-    assert summary["logg"]["median"] < 0.22
+    assert summary["logg"]["median"] < 0.15
     assert summary["fe_h"]["median"] < 0.10
 
 
@@ -72,9 +71,12 @@ def test_held_out_grid_spectra(shared: Path, plugins, model):
     grid = load([shared / "data" / "grid"], plugins=plugins)
     rows = evaluate.grid_metrics(model, grid, snr=(250.0,), n_samples=1024, plugins=plugins)
     every = {row["label"]: row for row in rows if row["scope"] == "all"}
+    rich = {row["label"]: row for row in rows if row["scope"] != "all"}
     assert set(model.labels.names) <= set(every)
     for label, published in PAPER.items():
-        assert every[label]["std"] < 1.3 * published, label
+        assert rich[label]["std"] < published, label
+        # training expects departures from LTE in poor stars, which the grid does not have
+        assert every[label]["std"] < 1.5 * published, label
     coverage = np.array([(row["inside_68"], row["inside_95"]) for row in every.values()])
     assert coverage[:, 0].mean() == pytest.approx(0.68, abs=0.10)
     assert coverage[:, 1].mean() == pytest.approx(0.95, abs=0.05)

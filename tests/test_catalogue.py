@@ -17,14 +17,13 @@ from astropy.table import MaskedColumn, QTable, Table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from specinn import catalogue
+from specinn import catalogue, samples
 from specinn.cli.table import show, value_with_errors
 from specinn.errors import OutputError
 from specinn.flags import Flag
 from specinn.labels import LabelSet, make_label
 from specinn.pipeline import Result
 from specinn.posterior import Posterior
-from specinn.samples import SamplesWriter
 
 LABELS = LabelSet(
     (
@@ -53,7 +52,8 @@ def result(n: int = 3, n_samples: int = 500) -> Result:
     meta["snr_green"] = [120.0, 35.5, np.nan]
     meta["flags"] = np.array([0, Flag.RV_MEASURED | Flag.MANY_MASKED, Flag.NOT_READ], np.uint32)
     meta["message"] = np.array(["", "", "x/c.fits: no such file"], dtype=object)
-    return Result(meta, Posterior(LABELS, samples, log_prob))
+    posterior = Posterior(LABELS, samples, log_prob)
+    return Result(meta, posterior.summary(), None, posterior)
 
 
 @pytest.fixture(scope="module")
@@ -209,13 +209,16 @@ def test_an_output_that_exists_stays(table: Table, tmp_path: Path) -> None:
     ("name", "words"),
     [
         ("out.txt", "names no format"),
-        ("out", "names no format"),
+        ("file", "is a file, and a name without suffix"),
+        ("dir", "no catalogue of specinn"),
         ("none/out.fits", "no folder"),
         ("dir.h5", "is a folder"),
     ],
 )
 def test_an_impossible_output_is_refused(tmp_path: Path, name: str, words: str) -> None:
     (tmp_path / "dir.h5").mkdir()
+    (tmp_path / "dir").mkdir()
+    (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=words):
         catalogue.check(tmp_path / name)
 
@@ -242,7 +245,7 @@ DISK_FULL = textwrap.dedent(
     from test_catalogue import LABELS, result
     from specinn import catalogue
     from specinn.errors import OutputError
-    from specinn.samples import SamplesWriter
+    from test_catalogue import write_samples
     import pyarrow.parquet
     rows = [catalogue.summarise(result(), instrument="i", model="m")]
     table = catalogue.build(rows, catalogue.schema(LABELS, ["green"]), {})
@@ -255,8 +258,7 @@ DISK_FULL = textwrap.dedent(
         except OutputError as error:
             print(suffix, error)
     try:
-        with SamplesWriter(folder / "samples.h5", LABELS, 500) as writer:
-            writer.append(result())
+        write_samples(folder / "samples.h5", result())
     except OutputError as error:
         print("samples", error)
     print(sorted(folder.iterdir()))
@@ -277,12 +279,17 @@ def test_a_full_disk_leaves_a_sentence_and_no_file(tmp_path: Path) -> None:
     assert lines[-1] == "[]"
 
 
+def write_samples(path: Path, *results: Result, keep: int = 500) -> None:
+    with samples.samples_file(path, keep, samples.attributes_of(LABELS, model="m", seed=3)) as append:
+        for one in results:
+            assert one.posterior is not None and not path.exists()
+            append(samples.rows_of(one.meta["id"], one.meta["flags"], one.posterior, keep))
+
+
 def test_samples_file(tmp_path: Path) -> None:
     one = result()
-    with SamplesWriter(tmp_path / "s.h5", LABELS, 500, model="m", seed=3) as writer:
-        writer.append(one)
-        writer.append(one)
-        assert not (tmp_path / "s.h5").exists()
+    assert one.posterior is not None
+    write_samples(tmp_path / "s.h5", one, one)
     with h5py.File(tmp_path / "s.h5") as file:
         assert file["samples"].shape == (6, 500, 5) and file["samples"].dtype == np.float32
         assert np.array_equal(file["samples"][3:5], one.posterior.samples[:2])
@@ -293,11 +300,34 @@ def test_samples_file(tmp_path: Path) -> None:
         assert list(file.attrs["labels"]) == list(LABELS.names)
         assert list(file.attrs["units"]) == [label.unit for label in LABELS]
         assert file.attrs["seed"] == 3 and np.array_equal(file.attrs["bounds"], LABELS.bounds)
+        size = sum(file[name].nbytes for name in ("samples", "log_prob", "inside"))
+    assert size == samples.size_of(6, 500, 5)
+
+
+def test_thinned_samples_are_the_first_of_each_star(tmp_path: Path) -> None:
+    write_samples(tmp_path / "all.h5", result())
+    write_samples(tmp_path / "some.h5", result(), keep=7)
+    with h5py.File(tmp_path / "all.h5") as whole, h5py.File(tmp_path / "some.h5") as thin:
+        for name in ("samples", "log_prob", "inside"):
+            assert np.array_equal(thin[name][:], whole[name][:, :7], equal_nan=name == "samples")
+
+
+def test_samples_are_joined_in_order(tmp_path: Path) -> None:
+    parts = [tmp_path / "1.h5", tmp_path / "2.h5"]
+    for part in parts:
+        write_samples(part, result())
+    samples.join(parts, tmp_path / "joined.h5")
+    write_samples(tmp_path / "whole.h5", result(), result())
+    with h5py.File(tmp_path / "joined.h5") as joined, h5py.File(tmp_path / "whole.h5") as whole:
+        assert sorted(joined) == sorted(whole) and dict(joined.attrs).keys() == dict(whole.attrs).keys()
+        for name in joined:
+            assert np.array_equal(joined[name][:], whole[name][:], equal_nan=name == "samples")
+            assert joined[name].chunks == whole[name].chunks
 
 
 def test_samples_of_an_interrupted_run_leave_nothing(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), SamplesWriter(tmp_path / "s.h5", LABELS, 500) as writer:
-        writer.append(result())
+    attributes = samples.attributes_of(LABELS)
+    with pytest.raises(KeyboardInterrupt), samples.samples_file(tmp_path / "s.h5", 500, attributes):
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
 

@@ -16,6 +16,7 @@ import torch
 from specinn_cinn.encoding import COVERAGE_BLOCKS, Encoding
 from specinn_cinn.estimator import CINN
 from specinn_cinn.network import PRESETS, AmortisedGaussian, Architecture, Features, make_flow
+from specinn_cinn.simulation import MeasuredErrors, PhysicsError
 from specinn_cinn.training import (
     Config,
     _header,
@@ -30,6 +31,7 @@ from specinn_emulator.training import Config as EmulatorConfig
 from typer.testing import CliRunner
 
 from specinn.errors import ConfigError, GridError, ModelError, PluginError
+from specinn.posterior import QUANTILES
 from specinn.spectra import SpectrumBatch
 from specinn.testing import check_estimator, check_invertible, check_log_density
 from specinn.weights import load_weights, save_weights
@@ -405,26 +407,75 @@ def test_training_may_start_from_a_trained_model(trained, recipe, plugins, tmp_p
         for name, value in own.state_dict().items():
             assert torch.allclose(value, other.state_dict()[name], rtol=1e-6), name
     assert torch.equal(found.center, model.center) and torch.equal(found.encoding.mean, model.encoding.mean)
-    with pytest.raises(ConfigError, match=r"\$\.start: .* differs in labels, architecture or pixels"):
+    with pytest.raises(ConfigError, match=r"\$\.start: .* differs in labels, architecture or arms"):
         CINN.train({**config, "labels": LABELS[:-1]}, tmp_path / "other")
     with pytest.raises(ModelError, match="no such model file"):
         CINN.train({**config, "start": "none.safetensors"}, tmp_path / "none")
 
 
-def test_overionisation_weakens_lines_of_stars_poor_in_metals(setup):
+def test_departures_grow_as_metals_get_rare(setup):
     simulator = setup.simulator
     values = torch.tensor((tiny_grid.LOW + tiny_grid.HIGH)[None] / 2, dtype=torch.float32).repeat(200, 1)
-    iron = tiny_grid.LABELS.index("fe_h")
+    iron, teff = tiny_grid.LABELS.index("fe_h"), tiny_grid.LABELS.index("teff")
     generator = torch.Generator().manual_seed(0)
-    values[:, iron] = -0.8
+
+    def change(fe_h, **physics):
+        values[:, iron] = fe_h
+        simulator.physics = PhysicsError(**{"excitation": 0.0, "overionisation": 0.0, **physics})
+        with torch.no_grad():
+            flux = simulator.emulate(values)
+            return simulator.departures(values, flux, generator), flux
+
+    physics = simulator.physics
+    try:
+        poor, flux = change(-0.8, overionisation=0.08)
+        assert poor.shape == flux.shape
+        assert (poor >= 0).all() and float(poor.max()) > 0.005  # lines are weaker
+        strength = poor.sum(1) / poor.sum(1).max()  # uniform from nothing to the most
+        assert float(strength.min()) < 0.05 and float(strength.mean()) == pytest.approx(0.5, abs=0.08)
+        cool, flux = change(-0.8, excitation=60.0)
+        colder = values.clone()
+        colder[:, teff] -= 100.0
+        with torch.no_grad():
+            expected = simulator.metallic * (simulator.emulate(colder) - flux)
+        share = (cool * expected).sum(1) / expected.square().sum(1)  # as in a star cooler by 0 to 96 K
+        assert (cool - share[:, None] * expected).abs().max() < 0.02 * expected.abs().max()
+        assert float(share.min()) < 0.05 and 0.85 < float(share.max()) < 0.97
+        assert not change(0.2, excitation=60.0, overionisation=0.08)[0].any()
+        assert not change(-0.8)[0].any()
+    finally:
+        simulator.physics = physics
+
+
+def test_errors_of_lines_alike_stars_show_are_taken_off(setup):
+    """The star itself gets its own residual; a kept window errs with the blend, not with its line."""
+    n = setup.model_grid.wavelength.size
+    simulator = setup.simulator
+    names = setup.grid.labels
+    values = torch.tensor((tiny_grid.LOW + tiny_grid.HIGH)[None] / 2, dtype=torch.float32).repeat(3, 1)
     with torch.no_grad():
-        poor = simulator.overionisation(values, simulator.emulate(values), generator)
-        values[:, iron] = 0.2
-        rich = simulator.overionisation(values, simulator.emulate(values), generator)
-    assert poor.shape == (200, setup.model_grid.wavelength.size)
-    assert (poor >= 0).all() and float(poor.max()) > 0.005 and not rich.any()
-    strength = poor.sum(1) / poor.sum(1).max()  # uniform from nothing to the most
-    assert float(strength.min()) < 0.05 and float(strength.mean()) == pytest.approx(0.5, abs=0.08)
+        flux = simulator.emulate(values)
+    residual = torch.stack([torch.full((n,), 0.01), torch.full((n,), -0.02)])
+    parameters = values[:1, [names.index(k) for k in ("teff", "logg", "fe_h")]].repeat(2, 1)
+    parameters[1] += torch.tensor([3000.0, 2.0, 2.0])  # another kind of star
+    kept = {"fe_h": torch.zeros(n, dtype=torch.bool)}
+    exact = PhysicsError(amplitude=0.0, pixel=0.0, reach=(300.0, 0.5, 0.5))
+    before = simulator.measured, simulator.physics
+    simulator.measured = MeasuredErrors(residual, flux[:2], parameters, kept)
+    simulator.physics = exact
+    try:
+        with torch.no_grad():
+            error = flux - simulator.disturb(flux, values, torch.Generator().manual_seed(2))
+            share = error[:, :1] / 0.01
+            assert torch.allclose(error, share.expand(-1, n) * 0.01, atol=1e-5)
+            assert (share > 0.5).all() and (share < 1.5).all() and share.std() > 0
+            line = int((1.0 - flux[0]).argmax())
+            kept["fe_h"][line] = True
+            blend = flux - simulator.disturb(flux, values, torch.Generator().manual_seed(2))
+        assert (blend[:, line] < error[:, line]).all()  # without iron the line is shallow
+        assert torch.equal(blend[:, ~kept["fe_h"]], error[:, ~kept["fe_h"]])
+    finally:
+        simulator.measured, simulator.physics = before
 
 
 @pytest.mark.parametrize(
@@ -569,17 +620,26 @@ def test_samples_hang_on_spectrum_row_and_seed(setup, model):
     assert not np.array_equal(model.sample(batch[2], 50, seed=2).samples, whole.samples[2:3])
 
 
-def test_forward_and_inverse_are_inverse(setup, model):
-    batch, labels = observed(setup)
-    condition = model.condition(batch)
-    values = torch.as_tensor(labels)
-    with torch.no_grad():
-        z, density = model.forward(values, condition)
-        back, again = model.inverse(z, condition)
-    assert torch.allclose(back, values, rtol=1e-3, atol=1e-3)
-    assert torch.allclose(density, again, atol=0.02)
-    assert model.to_latent(batch, labels[:, None])[:, 0] == pytest.approx(z.numpy(), abs=1e-5)
-    assert model.log_prob(batch, labels[:, None])[:, 0] == pytest.approx(density.numpy(), abs=1e-5)
+def test_samples_have_the_density_and_the_latent_that_the_flow_gives_them(setup, model):
+    batch, _ = observed(setup)
+    found = model.sample(batch, 64, seed=3)
+    values = found.samples.astype(float)
+    assert model.log_prob(batch, values) == pytest.approx(found.log_prob, abs=0.05)
+    z = np.stack([model._latent(3, int(key), 64).T.numpy() for key in batch.meta["key"]])
+    assert model.to_latent(batch, values) == pytest.approx(z, abs=0.02)
+
+
+def test_the_summary_is_that_of_the_samples(setup, model):
+    batch, _ = observed(setup)
+    summary, samples = model.summarise(batch, 200, seed=3), model.sample(batch, 200, seed=3)
+    expected = samples.summary()
+    for name in ("map", "std", "quantiles", "rejected_fraction"):
+        assert np.array_equal(getattr(summary, name), getattr(expected, name), equal_nan=True), name
+    n = len(model.labels)
+    assert expected.map[:, :n] == pytest.approx(samples.map, nan_ok=True)
+    assert expected.std[:, :n] == pytest.approx(samples.std, nan_ok=True)
+    levels = list(QUANTILES.values())
+    assert expected.quantiles[..., :n] == pytest.approx(samples.quantiles(levels), rel=1e-6, nan_ok=True)
 
 
 def test_density_integrates_to_one_in_label_space(setup, model):
@@ -735,6 +795,8 @@ def as_toml(value):
     """A default as the page writes it."""
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(as_toml(each) for each in value) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {as_toml(each)}" for key, each in value.items()) + "}"
     if isinstance(value, bool):
         return str(value).lower()
     return f'"{value}"' if isinstance(value, str) else f"{value}"

@@ -129,3 +129,13 @@ def test_there_is_never_a_nan(seed, level, noise, error, masked, n_pix):
     assert torch.isfinite(continuum).all() and (continuum > 0).all()
     assert torch.isfinite(used).all() and (used >= 0).all() and (used <= 1).all()
     assert (continuum[mask.all(1)] == 1).all() and (used[mask.all(1)] == 0).all()
+
+
+def test_single_precision_is_enough():
+    flux, sigma, mask, _ = spectrum(n=12, seed=3)
+    mask[:, :80] = True
+    double = ContinuumFit(WAVELENGTH, ARMS)
+    double.arms = [(arm, *(term.double() for term in terms)) for arm, *terms in double.arms]
+    exact, _ = double(flux.double(), sigma.double(), mask)
+    continuum, _ = FIT(flux, sigma, mask)
+    assert continuum.numpy() == pytest.approx(exact.numpy(), rel=1e-5)

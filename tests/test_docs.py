@@ -119,7 +119,7 @@ def test_options_that_the_pages_mention_exist():
         for command in group.commands.values():
             yield from options(command) if hasattr(command, "commands") else ()
             for parameter in command.params:
-                yield from parameter.opts
+                yield from (*parameter.opts, *parameter.secondary_opts)
 
     group = typer.main.get_command(app)
     known = {*options(group), *(o for p in group.params for o in p.opts), "--help", "--version"}

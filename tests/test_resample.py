@@ -5,8 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from specinn import resample as resample_module
 from specinn.errors import ReadError
-from specinn.resample import apply_resampling, pixel_bounds, pixel_widths, resampling_matrix
+from specinn.resample import Resampler, apply_resampling, pixel_bounds, pixel_widths, resampling_matrix
+from specinn.spectra import SpectrumBatch
 from specinn.wavelengths import C_KMS, FWHM_PER_SIGMA, lsf_sigma_kms
 
 CENTRE = 5400.0
@@ -264,3 +266,66 @@ def test_blocks_of_rows_do_not_show(monkeypatch):
     whole = resampling_matrix(wavelength, 60_000, out, 20_000)
     monkeypatch.setattr("specinn.resample._BLOCK", 7)
     assert abs(resampling_matrix(wavelength, 60_000, out, 20_000) - whole).max() == 0
+
+
+def spectra(power, n=3, step=0.04):
+    wavelength = grid(5390, 5410, step)
+    rng = np.random.default_rng(6)
+    flux = line(wavelength, 60_000) + 0.01 * rng.normal(size=(n, wavelength.size))
+    return SpectrumBatch.from_arrays(wavelength, flux, np.full(flux.shape, 0.01), resolving_power=power)
+
+
+def test_operators_are_kept_and_not_confused(monkeypatch):
+    made = []
+
+    def counted(*args):
+        made.append(args)
+        return resampling_operator(*args)
+
+    resampling_operator = resample_module.resampling_operator
+    monkeypatch.setattr(resample_module, "resampling_operator", counted)
+    out = grid(5391, 5409, 0.09)
+    resampler = Resampler(out, {"all": slice(0, out.size)}, 20_000.0)
+    first = resampler(spectra(60_000.0))
+    again = resampler(spectra(60_000.0))
+    assert len(made) == 1 and all(map(np.array_equal, first, again))
+    batch = spectra(80_000.0)
+    sharper = resampler(batch)
+    assert len(made) == 2 and not np.array_equal(sharper[0], first[0])
+    expected = resample(batch.wavelength, 80_000.0, out, 20_000.0, batch.flux, batch.sigma, batch.mask)
+    for found, wanted in zip(sharper, expected, strict=True):
+        assert found == pytest.approx(wanted)
+    table = np.full(batch.wavelength.size, 80_000.0)
+    table[-1] = 70_000.0
+    resampler(spectra(table))
+    resampler(spectra(60_000.0, step=0.05))
+    assert len(made) == 4
+    for i in range(12):
+        resampler(spectra(50_000.0 + i))
+    resampler(spectra(50_000.0))  # forgotten or not, the result is right
+    assert np.array_equal(resampler(spectra(60_000.0))[0], first[0])
+    assert len(resampler._kept) == resample_module._KEPT_OPERATORS
+
+
+def test_spectra_of_less_resolving_power_may_keep_it():
+    out = grid(5391, 5409, 0.09)
+    arms = {"all": slice(0, out.size)}
+    batch = spectra(15_000.0)
+    with pytest.raises(ReadError, match="resolving power 15000"):
+        Resampler(out, arms, 20_000.0)(batch)
+    flux, _, mask = Resampler(out, arms, 20_000.0, at_most=True)(batch)
+    kept = resample(batch.wavelength, 15_000.0, out, 15_000.0, batch.flux)[0]
+    assert not mask.any() and flux == pytest.approx(kept)
+    sharp = Resampler(out, arms, 20_000.0, at_most=True)(spectra(60_000.0))[0]
+    assert sharp == pytest.approx(Resampler(out, arms, 20_000.0)(spectra(60_000.0))[0])
+
+
+def test_spectra_at_a_time_do_not_show(monkeypatch):
+    batch, out = spectra(60_000.0, n=21), grid(5391, 5409, 0.09)
+    batch.mask[3, 100:120] = True
+    whole = Resampler(out, {"all": slice(0, out.size)}, 20_000.0)(batch)
+    monkeypatch.setattr(resample_module, "_ROWS", 5)
+    for found, wanted in zip(
+        Resampler(out, {"all": slice(0, out.size)}, 20_000.0)(batch), whole, strict=True
+    ):
+        assert np.array_equal(found, wanted)

@@ -9,7 +9,6 @@ from typing import Any
 
 import attrs
 import fake_plugin
-import h5py
 import numpy as np
 import pytest
 from astropy import units as u
@@ -24,7 +23,8 @@ from specinn.interfaces import Correction
 from specinn.pipeline import Pipeline
 from specinn.plugins import Plugins
 from specinn.posterior import Posterior
-from specinn.run import CHUNK, Source, file_sources, parse_velocity, prepare, unread
+from specinn.run import CHUNK, Source, file_sources, prepare, unread
+from specinn.velocities import parse_velocity
 from specinn.wavelengths import air_to_vacuum
 
 TRUTH = np.array([[5772.0, 4.44, 0.0, 1.05], [4500.0, 2.0, -1.2, 2.0], [6500.0, 4.0, -0.5, 2.6]])
@@ -314,14 +314,16 @@ def test_an_unexpected_failure_costs_one_spectrum_and_is_logged(
     plugins: Plugins, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = Fragile.load(fake_plugin.MODELS["toy-model"])
-    pipeline = Pipeline(model, plugins, n_samples=100)
+    pipeline = Pipeline(model, plugins, n_samples=100, keep_samples=True)
     with caplog.at_level(logging.ERROR, "specinn"):
         result = pipeline(fake_plugin.simulate(TRUTH))
     assert [names(f) for f in result.meta["flags"]] == [[], ["not_read"], []]
     assert result.meta["message"][1] == "could not be processed: ZeroDivisionError: of all things"
     assert np.isfinite(result.posterior.map[[0, 2]]).all() and np.isnan(result.posterior.map[1]).all()
     assert "ZeroDivisionError" in caplog.text
-    reference = Pipeline(fake_plugin.Toy.load(fake_plugin.MODELS["toy-model"]), plugins, n_samples=100)
+    reference = Pipeline(
+        fake_plugin.Toy.load(fake_plugin.MODELS["toy-model"]), plugins, n_samples=100, keep_samples=True
+    )
     expected = reference(fake_plugin.simulate(TRUTH)).posterior.map
     assert np.array_equal(result.posterior.map[2], expected[2])  # alone or not: the same samples
 
@@ -352,19 +354,6 @@ def test_steps_that_the_options_need(plugins: Plugins) -> None:
     model.preprocessing = (("rest-frame", {"speed": 3}),)
     with pytest.raises(PluginError, match="does not take the options"):
         Pipeline(model, plugins)
-
-
-def test_samples_go_to_a_file(plugins: Plugins, tmp_path: Path) -> None:
-    fake_plugin.write_text(tmp_path / "a.txt", fake_plugin.simulate(TRUTH))
-    job = prepare(plugins, instrument="toy", samples=200)
-    sources = file_sources([tmp_path / "a.txt", tmp_path / "none.txt"], plugins)
-    table = job.catalogue(sources, save_samples=tmp_path / "s.h5")
-    with h5py.File(tmp_path / "s.h5") as file:
-        samples, inside = file["samples"][:], file["inside"][:]
-        assert file["id"].asstr()[:].tolist() == table["id"].tolist()
-        assert file.attrs["model"] == table["model"][0]
-    assert samples.shape == (4, 200, 4)
-    assert np.median(samples[0, inside[0], 0]) == pytest.approx(table["teff_median"][0], rel=1e-6)
 
 
 def specutils_spectrum(batch: Any, row: int = 0, cls: Any = None, **fields: Any) -> Any:
@@ -494,3 +483,43 @@ def test_a_flag_of_the_reader_is_kept(infer: Infer) -> None:
     found = infer(batch).catalogue
     assert found["flag_bad"].tolist() == [False, True, False]
     assert found["teff"].mask.tolist() == [False, True, False]
+
+
+def sizes_of_batches(job: Any) -> list[int]:
+    """The numbers of spectra that go through the pipeline of a run together, filled as it runs."""
+    seen: list[int] = []
+    job.pipeline.steps = (("spy", lambda batch: (seen.append(len(batch)), batch)[1]), *job.pipeline.steps)
+    return seen
+
+
+def test_neighbours_on_one_grid_travel_together(plugins: Plugins, tmp_path: Path) -> None:
+    files = []
+    for i, n in enumerate([1] * 5 + [2, 60, 70, 1, 1, 1]):
+        batch = fake_plugin.simulate(np.repeat(TRUTH[:1], n, axis=0), seed=i)
+        batch.meta["id"] = [f"{i}-{j}" for j in range(n)]
+        if i == 9:
+            batch.resolving_power = 6000.0
+        files.append(fake_plugin.write_text(tmp_path / f"{i}.txt", batch))
+    files[3].write_text("a letter to a friend\n")
+    job = prepare(plugins, instrument="toy", samples=50)
+    seen = sizes_of_batches(job)
+    done = []
+    table = job.catalogue(file_sources(files, plugins), progress=lambda *n: done.append(n))
+    assert seen == [3, 64, 64, 6, 1, 1]  # up to a bad file, up to CHUNK, up to another resolving power
+    assert sum(n for n, _ in done) == len(table) == 140 and sum(f for _, f in done) == len(files)
+    assert unread(table).nonzero()[0].tolist() == [3] and table["id"][3] == str(files[3])
+    ids = [f"{i}-{j}" for i, n in enumerate([1] * 5 + [2, 60, 70, 1, 1, 1]) for j in range(n)]
+    assert [name for name in table["id"] if "/" not in name] == [name for name in ids if name != "3-0"]
+    for i in (0, 6, 10):  # alone they are what they are among others
+        alone = file_sources(files, plugins)[i]
+        assert (job.catalogue([alone])["teff_p16"] == table["teff_p16"][table["path"] == str(files[i])]).all()
+
+
+def test_velocities_of_some_files_do_not_part_them(plugins: Plugins) -> None:
+    batches = [fake_plugin.simulate(TRUTH[:1], rv=20.0, seed=i) for i in range(3)]
+    batches[1].meta.remove_column("rv")
+    job = prepare(plugins, instrument="toy", samples=50)
+    seen = sizes_of_batches(job)
+    table = job.catalogue([Source(str(i), lambda b=b: [b]) for i, b in enumerate(batches)])
+    assert seen == [3] and [names(f) for f in table["flags"]] == [[], ["rv_measured"], []]
+    assert table["rv"] == pytest.approx([20, 20, 20], abs=2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +14,23 @@ from specinn.errors import ModelError
 from specinn.instruments import Instrument
 from specinn.interfaces import Estimator, Templates
 from specinn.labels import LabelSet
-from specinn.posterior import Posterior
+from specinn.posterior import Posterior, Summary
 from specinn.spectra import SpectrumBatch
 from specinn.weights import load_weights, save_weights
 
 from .encoding import Encoding
 from .network import Architecture, Features, make_flow
+from .sampler import Sampler
 
 FORMAT = "specinn model"
-_STARS_AT_ONCE = 16  # times 4096 samples pass the flow together
+_STARS_ON_GPU = 64  # times 4096 samples pass the flow together
 
 
 @attrs.define(eq=False)
 class CINN(Estimator):
     """A conditional invertible neural network (Ksoll et al. 2026) with its features and scaling.
 
-    ``center`` and ``spread`` ``(n_labels,)`` standardise labels in network units; :meth:`forward` and
-    :meth:`inverse` are the flow's two directions.
+    ``center`` and ``spread`` ``(n_labels,)`` standardise labels in network units.
     """
 
     labels: LabelSet
@@ -157,33 +157,56 @@ class CINN(Estimator):
         density of the labels in network label space ``(n,)``."""
         y = (self.labels.to_network(values) - self.center) / self.spread
         z, log_determinant = self.flow(y, c=[condition], rev=False)
-        return z, _normal_log_density(z) + log_determinant - self.spread.log().sum()
-
-    def inverse(self, z: torch.Tensor, condition: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Physical labels of latent ``z (n, n_labels)``, and their log density in label space ``(n,)``."""
-        y, log_determinant = self.flow(z, c=[condition], rev=True)
-        values = self.labels.from_network(y * self.spread + self.center)
-        return values, _normal_log_density(z) - log_determinant - self.spread.log().sum()
+        return z, _normal_log_density(z, 1) + log_determinant - self.spread.log().sum()
 
     def sample(self, batch: SpectrumBatch, n_samples: int, seed: int) -> Posterior:
-        n, n_labels = len(batch), len(self.labels)
-        condition = self.condition(batch)
-        samples = np.empty((n, n_samples, n_labels), np.float32)
-        log_prob = np.empty((n, n_samples), np.float32)
-        rows = np.asarray(batch.meta["key"]) if "key" in batch.meta.colnames else np.arange(n)
+        posterior = Posterior.empty(self.labels, len(batch), n_samples)
+        for star, values, log_prob in self._draws(batch, n_samples, seed):
+            posterior.samples[star], posterior.log_prob[star] = values.T, log_prob
+            posterior.inside[star] = self._inside(values, log_prob)
+        return posterior
+
+    def summarise(self, batch: SpectrumBatch, n_samples: int, seed: int) -> Summary:
+        summary = Summary.empty(self.labels, len(batch))
+        for star, values, log_prob in self._draws(batch, n_samples, seed):
+            summary.put_star(star, values, log_prob, self._inside(values, log_prob))
+        return summary
+
+    def _inside(self, values: np.ndarray, log_prob: np.ndarray) -> np.ndarray:
+        inside: np.ndarray = self.labels.inside(values.T) & np.isfinite(log_prob)
+        return inside
+
+    def _draws(
+        self, batch: SpectrumBatch, n_samples: int, seed: int
+    ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """For every star its number in the batch, physical samples ``(n_labels, n_samples)`` and their log
+        density in label space ``(n_samples,)``; valid until the next one is asked for."""
+        keys = np.asarray(batch.meta["key"]) if "key" in batch.meta.colnames else np.arange(len(batch))
         with torch.no_grad():
-            for start in range(0, n, _STARS_AT_ONCE):
-                here = slice(start, min(start + _STARS_AT_ONCE, n))
-                z = torch.cat([self._latent(seed, int(row), n_samples) for row in rows[here]])
-                values, density = self.inverse(z, condition[here].repeat_interleave(n_samples, 0))
-                samples[here] = values.view(-1, n_samples, n_labels).cpu().numpy()
-                log_prob[here] = density.view(-1, n_samples).cpu().numpy()
-        return Posterior(self.labels, samples, log_prob)
+            sampler = Sampler(self.flow)
+            hoisted, work = sampler.hoist(self.condition(batch)), sampler.workspace()
+            for first in range(0, len(batch), self._at_once):
+                last = min(first + self._at_once, len(batch))
+                stars = range(first, last)
+                z = torch.stack([self._latent(seed, int(keys[star]), n_samples) for star in stars])
+                given = [tuple(tensor[first:last] for tensor in step) for step in hoisted]
+                y, log_determinant = sampler(z, given, work)
+                log_prob = _normal_log_density(z, 1) - log_determinant - self.spread.log().sum()
+                y.mul_(self.spread[:, None]).add_(self.center[:, None])
+                for i, label in enumerate(self.labels):
+                    if label.transform != "linear":
+                        y[:, i] = label.from_network(y[:, i])
+                yield from zip(stars, y.cpu().numpy(), log_prob.cpu().numpy(), strict=True)
+
+    @property
+    def _at_once(self) -> int:
+        """Stars in one call of the sampler: one fills the cache of a core, many a GPU."""
+        return 1 if self.device == "cpu" else _STARS_ON_GPU
 
     def _latent(self, seed: int, row: int, n: int) -> torch.Tensor:
         """Normal draws of one star: they hang on the seed and the star's row alone."""
         generator = torch.Generator().manual_seed((seed * 1_000_003 + row) % 2**63)
-        return torch.randn(n, len(self.labels), generator=generator).to(self.device)
+        return torch.randn(len(self.labels), n, generator=generator).to(self.device)
 
     def log_prob(self, batch: SpectrumBatch, labels: np.ndarray) -> np.ndarray:
         return self._latent_and_density(batch, labels)[1]
@@ -201,8 +224,8 @@ class CINN(Estimator):
         return z.view(values.shape).cpu().numpy(), density.view(values.shape[:2]).cpu().numpy()
 
 
-def _normal_log_density(z: torch.Tensor) -> torch.Tensor:
-    return -0.5 * z.square().sum(1) - 0.5 * z.shape[1] * float(np.log(2.0 * np.pi))
+def _normal_log_density(z: torch.Tensor, axis: int) -> torch.Tensor:
+    return -0.5 * z.square().sum(axis) - 0.5 * z.shape[axis] * float(np.log(2.0 * np.pi))
 
 
 def _restore_dtypes(tensors: dict[str, torch.Tensor], module: torch.nn.Module) -> dict[str, torch.Tensor]:

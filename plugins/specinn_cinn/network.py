@@ -24,9 +24,9 @@ class Architecture:
 
     ``projection``: width of a first linear layer that starts from principal components of model spectra (0 =
     none); ``features``: widths of the fully connected layers, the last of which is the condition of
-    the flow; ``gaussian``: whether the flow begins with an amortised Gaussian (a mean and a full triangular
-    scale from the condition); ``blocks`` conditional GLOW coupling blocks whose sub-networks have
-    ``depth`` hidden layers of ``width``.
+    the flow; ``activation`` between layers; ``gaussian``: whether the flow begins with an amortised
+    Gaussian (a mean and a full triangular scale from the condition); ``blocks`` conditional GLOW coupling
+    blocks whose sub-networks have ``depth`` hidden layers of ``width``.
     """
 
     projection: int = 256
@@ -34,7 +34,7 @@ class Architecture:
     activation: Literal["silu", "relu"] = "silu"
     gaussian: bool = True
     blocks: int = 4
-    depth: int = 2
+    depth: int = 1
     width: int = 64
 
 

@@ -13,6 +13,8 @@ from specinn.continuum import ContinuumFit, ContinuumOptions
 from specinn.observe import Disturbances, ModelGrid, Noise, Observer
 
 FLOOR = 0.03  # line depth below which an error of the physics is taken as one of the continuum
+BALMER = (4101.7, 4340.5, 4861.3, 6562.8)  # Angstrom
+BALMER_WIDTH = 25.0  # Angstrom, beyond which metal lines decide
 
 
 @attrs.frozen
@@ -40,10 +42,11 @@ class PhysicsError:
     square, but for the windows that are kept in spite of large residuals; and, if it was emulated,
     ``emulator`` times the error of the emulator for a star alike.
 
-    Lines of neutral metals are weaker than in LTE, the more so the less metal there is to stop ultraviolet
-    light: by 0.05 to 0.15 dex at [Fe/H] from -1 to -3 (Lind et al. 2012, MNRAS 427, 50; Bergemann et al.
-    2012, MNRAS 427, 27). Their strength is reduced as by an abundance lower by 0 to twice ``overionisation``
-    (uniform) times -[Fe/H] dex; 0 for a grid in NLTE.
+    Two more errors grow with -[Fe/H] and have a known sign; each is drawn between 0 and twice what is
+    given. Metal lines excite as in a cooler star, by ``excitation`` K per dex: in LTE the temperature from
+    the excitation of iron is low by 200 K for giants at -2.5 and by less for warmer stars (Frebel et al.
+    2013, ApJ 769, 57). Lines of neutral metals are weaker, as by an abundance lower by ``overionisation``
+    dex per dex (Lind et al. 2012, MNRAS 427, 50; Bergemann et al. 2012, MNRAS 427, 27); 0 for a grid in NLTE.
     """
 
     amplitude: float = 0.35
@@ -51,7 +54,8 @@ class PhysicsError:
     reach: tuple[float, float, float] = (1100.0, 1.5, 1.8)
     pixel: float = 0.7
     emulator: float = 1.0
-    overionisation: float = 0.04
+    excitation: float = 60.0
+    overionisation: float = 0.08
 
 
 @attrs.frozen(eq=False)
@@ -99,6 +103,9 @@ class Simulator:
         self.noise = Noise(observer.instrument, noise, device)
         self.disturbances = noise
         self.continuum = ContinuumFit(observer.wavelength, observer.instrument.slices, continuum, device)
+        wave = torch.as_tensor(model_grid.wavelength, dtype=torch.float32, device=device)
+        near = [torch.exp(-0.5 * ((wave - line) / BALMER_WIDTH) ** 2) for line in BALMER]
+        self.metallic = 1.0 - torch.stack(near).amax(0)
         self.outside = ~torch.as_tensor(observer.inside, device=device)
         self.spectra, self.real_fraction = spectra, real_fraction
         self.measured, self.emulator_errors = measured, emulator_errors
@@ -151,31 +158,37 @@ class Simulator:
             flux[n_real:] -= (
                 self.physics.emulator * self._normal(n - n_real, 1, generator=generator) * errors[near]
             )
-        return flux + self.overionisation(values, emulated, generator), values, vbroad
+        return flux + self.departures(values, emulated, generator), values, vbroad
 
-    def overionisation(
+    def departures(
         self, values: torch.Tensor, flux: torch.Tensor, generator: torch.Generator
     ) -> torch.Tensor:
-        """Change of the emulated ``flux (n, n_model)``: lines of neutral metals are weaker than in LTE.
+        """Change of the emulated ``flux (n, n_model)``: what LTE in plane layers gets wrong in poor stars.
 
         Which pixels belong to neutral species the emulator tells: with higher gravity lines of ions weaken,
         by about 0.4 of what the same step down in metallicity does; those of neutral species hardly change.
         """
-        iron, gravity = self.grid_names.index("fe_h"), self.grid_names.index("logg")
-        if not self.physics.overionisation:
+        physics = self.physics
+        if not (physics.overionisation or physics.excitation):
             return torch.zeros((), device=self.device)
-        shift = 2.0 * torch.rand(len(values), device=self.device, generator=generator)
-        shift = shift * self.physics.overionisation * (-values[:, iron]).clamp(min=0.0)
-        poorer, denser = values.clone(), values.clone()
+        teff, gravity, iron = (self.grid_names.index(name) for name in ("teff", "logg", "fe_h"))
+        poverty = (-values[:, iron]).clamp(min=0.0)
+        shares = 2.0 * torch.rand(2, len(values), device=self.device, generator=generator) * poverty
+        weakening, cooling = physics.overionisation * shares[0], physics.excitation * shares[1]
+        cooler, poorer, denser = values.clone(), values.clone(), values.clone()
         step = (values[:, iron] - self.low[iron]).clamp(0.05, 0.3)
         up = torch.where(values[:, gravity] + 0.3 <= self.high[gravity], 0.3, -0.3)
+        down = torch.where(values[:, teff] - 100.0 >= self.low[teff], -100.0, 100.0)
+        cooler[:, teff] += down
         poorer[:, iron] -= step
         denser[:, gravity] += up
+        by_temperature = (self.emulate(cooler) - flux) / down[:, None]
         by_metal = (self.emulate(poorer) - flux) / step[:, None]
         by_gravity = (self.emulate(denser) - flux) / up[:, None]
         ratio = by_gravity / by_metal.clamp(min=0.01)
         neutral = 1.0 - ((ratio - 0.1) / 0.25).clamp(0.0, 1.0)
-        return neutral * by_metal.clamp(min=0.0) * shift[:, None]
+        weaker = neutral * by_metal.clamp(min=0.0) * weakening[:, None]
+        return weaker - self.metallic * by_temperature * cooling[:, None]
 
     @torch.no_grad()
     def __call__(

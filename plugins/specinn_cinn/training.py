@@ -433,20 +433,21 @@ def train(
 
 
 def _start_from(model: CINN, path: Path) -> None:
-    """Take over weights and scaling of a trained model of the same shape, to train it further."""
+    """Take over weights, scaling and pixels of a trained model of the same shape, to train it further."""
     other = CINN.load(path, model.device)
-    same = (
-        other.architecture == model.architecture
-        and other.labels == model.labels
-        and torch.equal(other.encoding.pixels, model.encoding.pixels)
+    same = (other.architecture, other.labels, other.instrument) == (
+        model.architecture,
+        model.labels,
+        model.instrument,
     )
     if not same:
         raise ConfigError(
-            f"$.start: {path} differs in labels, architecture or pixels, so training cannot go on from it"
+            f"$.start: {path} differs in labels, architecture or arms, so training cannot go on from it"
         )
-    model.features.load_state_dict(other.features.state_dict())
-    model.flow.load_state_dict(other.flow.state_dict())
-    model.center, model.spread, model.encoding = other.center, other.spread, other.encoding
+    model.features, model.flow, model.encoding = other.features.train(), other.flow.train(), other.encoding
+    model.center, model.spread = other.center, other.spread
+    for weight in (*model.features.parameters(), *model.flow.parameters()):
+        weight.requires_grad_(weight.is_floating_point())
 
 
 def validation_set(setup: Setup, repeats: int = 8) -> list[tuple[torch.Tensor, ...]]:
@@ -459,7 +460,7 @@ def validation_set(setup: Setup, repeats: int = 8) -> list[tuple[torch.Tensor, .
     out: list[tuple[torch.Tensor, ...]] = []
     for _ in range(repeats):
         vbroad = simulator.vbroad(len(rows), generator)
-        real = flux + simulator.overionisation(values, simulator.emulate(values), generator)
+        real = flux + simulator.departures(values, simulator.emulate(values), generator)
         observed = simulator.observe(simulator.disturb(real, values, generator), vbroad, generator)
         out.append((*simulator.degrade(observed, generator), simulator.targets(values, vbroad)))
     return out

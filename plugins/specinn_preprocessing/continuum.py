@@ -13,6 +13,7 @@ from specinn.flags import Flag, flags_of, raise_flag
 from specinn.instruments import Instrument
 from specinn.interfaces import Preprocessor, Templates
 from specinn.spectra import SpectrumBatch, snr_per_angstrom
+from specinn_preprocessing.meta import with_columns
 
 _POOR = 0.05  # of an arm's bins in the fit
 
@@ -32,33 +33,31 @@ class Continuum(Preprocessor):
     _fits: dict[bytes, ContinuumFit] = attrs.field(factory=dict, init=False, repr=False)
 
     def __call__(self, batch: SpectrumBatch) -> SpectrumBatch:
-        continuum, used = self._fit(batch)
-        flux = np.where(batch.mask, 1.0, batch.flux / continuum)
-        sigma = np.where(batch.mask, np.inf, batch.sigma / continuum)
-        meta = batch.meta.copy()
-        flags = flags_of(meta)
-        has_pixels = np.stack([(~batch.mask[:, arm]).any(axis=1) for arm in batch.arms.values()], axis=1)
+        flux, sigma, used = self._normalise(batch)
+        np.copyto(flux, 1.0, where=batch.mask)
+        np.copyto(sigma, np.inf, where=batch.mask)
+        flags = flags_of(batch.meta)
+        has_pixels = np.stack([~batch.mask[:, arm].all(axis=1) for arm in batch.arms.values()], axis=1)
         raise_flag(flags, (has_pixels & (used < _POOR)).any(axis=1), Flag.CONTINUUM_POOR)
-        meta["flags"] = flags
-        out = attrs.evolve(batch, flux=flux, sigma=sigma, meta=meta)
-        for arm in self.instrument.arms:
-            if arm.name in batch.arms:
-                meta[f"snr_{arm.name}"] = self._snr(out, arm.name)
-        return out
+        out = attrs.evolve(batch, flux=flux, sigma=sigma)
+        arms = [arm.name for arm in self.instrument.arms if arm.name in batch.arms]
+        snr = {f"snr_{name}": self._snr(out, name) for name in arms}
+        return attrs.evolve(out, meta=with_columns(batch.meta, flags, **snr))
 
-    def _fit(self, batch: SpectrumBatch) -> tuple[np.ndarray, np.ndarray]:
+    def _normalise(self, batch: SpectrumBatch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Flux and sigma over the continuum, and the share of bins ``(n_spec, n_arms)`` that it rests on."""
         key = batch.wavelength.tobytes()
         if key not in self._fits:
             self._fits = {key: ContinuumFit(batch.wavelength, batch.arms, ContinuumOptions(**self.options))}
-        sigma = np.where(np.isfinite(batch.sigma), batch.sigma, 0.0)
-        scale = np.maximum(np.abs(np.where(batch.mask, 0.0, batch.flux)).max(axis=1, keepdims=True), 1e-300)
+        good = np.where(batch.mask, 0.0, batch.flux)
+        # spectra come in any unit, and single precision has a range
+        scale = np.maximum(good.max(axis=1), -good.min(axis=1)).clip(min=1e-300)[:, None]
         with torch.no_grad():
-            continuum, used = self._fits[key](
-                torch.as_tensor(np.where(batch.mask, 0.0, batch.flux) / scale, dtype=torch.float32),
-                torch.as_tensor(sigma / scale, dtype=torch.float32),
-                torch.as_tensor(batch.mask),
-            )
-        return continuum.double().numpy() * scale, used.numpy()
+            flux = torch.as_tensor(good / scale, dtype=torch.float32)
+            sigma = torch.as_tensor(batch.sigma / scale, dtype=torch.float32)
+            continuum, used = self._fits[key](flux, sigma, torch.as_tensor(batch.mask))
+            flux, sigma = flux.div_(continuum).double(), sigma.div_(continuum).double()
+        return flux.numpy(), sigma.numpy(), used.numpy()
 
     def _snr(self, batch: SpectrumBatch, name: str) -> np.ndarray:
         arm, where = self.instrument.arm(name), batch.arms[name]

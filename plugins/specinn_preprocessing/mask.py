@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import attrs
 import numpy as np
 
@@ -9,6 +11,7 @@ from specinn.flags import Flag, flags_of, raise_flag
 from specinn.instruments import Instrument
 from specinn.interfaces import Preprocessor, Templates
 from specinn.spectra import SpectrumBatch
+from specinn_preprocessing.meta import with_columns
 
 # Air wavelengths in Angstrom of the observer's frame: [O I] night-sky lines (Osterbrock et al. 1996, PASP
 # 108, 277) and the gamma band of telluric O2 (head at 6276 A), where real spectra differ most from models.
@@ -17,6 +20,9 @@ TELLURIC_BANDS = ((6276.0, 6318.0),)
 _SKY_HALF_WIDTH = 0.6
 _SPIKE_SIGMA = 8.0
 _SPIKE_LEVEL = 0.25
+_ENOUGH = 4096  # pixels for the noise of an arm, good to 2 %; a quarter of it for quantiles
+_FEW = 64  # of them, below which all are taken
+_ROWS = 8  # spectra at a time, so that they stay in the cache
 
 
 @attrs.define
@@ -36,31 +42,43 @@ class Mask(Preprocessor):
     cosmic_rays: bool = True
 
     def __call__(self, batch: SpectrumBatch) -> SpectrumBatch:
-        meta = batch.meta.copy()
-        mask = batch.mask | ~np.isfinite(batch.flux)
-        flux = np.where(mask, 0.0, batch.flux)
-        sigma = batch.sigma.copy()
-        flags = flags_of(meta)
-        known = np.isfinite(sigma).any(axis=1)
-        recorded = (~mask).any(axis=1)
-        mask[known] |= ~(np.isfinite(sigma[known]) & (sigma[known] > 0))
-        for arm in batch.arms.values():
-            mask[:, arm] |= _runs_of_zero(flux[:, arm])
-            noise = _noise(flux[:, arm], mask[:, arm])
-            sigma[~known, arm] = noise[~known, None]
-            if self.cosmic_rays:
-                mask[:, arm] |= _spikes(flux[:, arm], mask[:, arm], np.maximum(sigma[:, arm], noise[:, None]))
-        raise_flag(flags, ~known, Flag.SNR_ESTIMATED)
-        mask |= ~np.isfinite(sigma)  # where there were too few pixels to measure it
-        raise_flag(flags, _no_signal(flux, mask) | (recorded & mask.all(axis=1)), Flag.NO_SIGNAL)
+        flux, sigma, mask = batch.flux.copy(), batch.sigma.copy(), batch.mask.copy()
+        known, signal = np.empty((2, len(batch)), bool)
+        for start in range(0, len(batch), _ROWS):
+            here = slice(start, start + _ROWS)
+            known[here], signal[here] = self._clean(flux[here], sigma[here], mask[here], batch.arms)
         wave = batch.wavelength
         for line in self.sky_lines:
             mask[:, np.abs(wave - line) < _SKY_HALF_WIDTH] = True
         for low, high in self.bands:
             mask[:, (wave > low) & (wave < high)] = True
-        meta["flags"] = flags
-        sigma[~np.isfinite(sigma)] = np.inf
-        return attrs.evolve(batch, flux=flux, sigma=sigma, mask=mask, meta=meta)
+        flags = flags_of(batch.meta)
+        raise_flag(flags, ~known, Flag.SNR_ESTIMATED)
+        raise_flag(flags, ~signal, Flag.NO_SIGNAL)
+        return attrs.evolve(batch, flux=flux, sigma=sigma, mask=mask, meta=with_columns(batch.meta, flags))
+
+    def _clean(
+        self, flux: np.ndarray, sigma: np.ndarray, mask: np.ndarray, arms: Mapping[str, slice]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Complete ``mask`` and ``sigma (n_spec, n_pix)`` in place, with 0 in masked flux. Whether the noise
+        was known, and whether there is a signal (or nothing at all, which is for others to say)."""
+        mask |= ~np.isfinite(flux)
+        np.copyto(flux, 0.0, where=mask)
+        empty = mask.all(axis=1)
+        finite = np.isfinite(sigma)
+        known = finite.any(axis=1)
+        mask |= ~(finite & (sigma > 0)) & known[:, None]
+        for arm in arms.values():
+            here, bad = flux[:, arm], mask[:, arm]
+            bad |= _runs_of_zero(here)
+            if not known.all():
+                sigma[~known, arm] = _noise(here[~known], bad[~known])[:, None]
+            if self.cosmic_rays:
+                bad |= _spikes(here, bad, sigma[:, arm])
+        lost = ~np.isfinite(sigma)  # masked, or too few pixels to measure it
+        np.copyto(sigma, np.inf, where=lost)
+        mask |= lost
+        return known, empty | _has_signal(flux, mask)
 
 
 def _runs_of_zero(flux: np.ndarray, length: int = 3) -> np.ndarray:
@@ -78,50 +96,71 @@ def _runs_of_zero(flux: np.ndarray, length: int = 3) -> np.ndarray:
     return out
 
 
-def _noise(flux: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """``(n_spec,)`` sigma of independent noise: median |2 f_i - f_(i-2) - f_(i+2)| / (0.6745 sqrt 6)."""
-    if flux.shape[1] < 16:
-        return np.full(len(flux), np.inf)
-    second = np.abs(2.0 * flux[:, 2:-2] - flux[:, :-4] - flux[:, 4:])
-    second[mask[:, 2:-2] | mask[:, :-4] | mask[:, 4:]] = np.nan
+def _noise(flux: np.ndarray, mask: np.ndarray, step: int = 0) -> np.ndarray:
+    """``(n_spec,)`` sigma of independent noise: median |2 f_i - f_(i-2) - f_(i+2)| / (0.6745 sqrt 6).
+
+    Every ``step``-th pixel counts, by default so many that some thousand do.
+    """
     out = np.full(len(flux), np.inf)
-    enough = np.isfinite(second).sum(axis=1) >= 8
-    if enough.any():
-        out[enough] = np.nanmedian(second[enough], axis=1) / (0.6744898 * np.sqrt(6.0))
-    level = np.ones(len(flux))
-    some = ~mask.all(axis=1)
-    if some.any():  # a quantile and not the maximum, which may be a cosmic ray
-        level[some] = np.nanquantile(np.where(mask, np.nan, np.abs(flux))[some], 0.9, axis=1)
+    if flux.shape[1] < 16:
+        return out
+    step = step or max(1, flux.shape[1] // _ENOUGH)
+    left, middle, right = slice(None, -4, step), slice(2, -2, step), slice(4, None, step)
+    second = 2.0 * flux[:, middle] - flux[:, left] - flux[:, right]
+    good = ~(mask[:, middle] | mask[:, left] | mask[:, right])
+    count = np.count_nonzero(good, axis=1)
+    for i in np.flatnonzero(count >= 8):
+        out[i] = np.median(np.abs(second[i, good[i]])) / (0.6744898 * np.sqrt(6.0))
+    few = count < _FEW
+    if step > 1 and few.any():
+        out[few] = _noise(flux[few], mask[few], step=1)
+    level = _quantile(np.abs(flux), mask, 0.9)  # and not the maximum, which may be a cosmic ray
     return np.maximum(out, 1e-4 * np.where(level > 0, level, 1.0))
 
 
-def _spikes(flux: np.ndarray, mask: np.ndarray, sigma: np.ndarray) -> np.ndarray:
-    """Cosmic rays, with their two neighbours. Only candidates are compared with their neighbourhood."""
-    out = np.zeros_like(mask)
-    if flux.shape[1] < 16:
-        return out
-    good = np.where(mask, np.nan, flux)
-    some = ~mask.all(axis=1)
-    level = np.zeros(len(flux))
-    level[some] = np.nanmedian(good[some], axis=1)
-    inner = flux[:, 3:-3]
-    beyond = np.minimum(np.maximum(flux[:, :-6], flux[:, 1:-5]), np.maximum(flux[:, 6:], flux[:, 5:-1]))
-    step = np.maximum(_SPIKE_SIGMA * sigma[:, 3:-3], _SPIKE_LEVEL * np.abs(level)[:, None])
-    rows, columns = np.nonzero(~mask[:, 3:-3] & (inner - beyond > step))
-    if rows.size:
-        around = flux[rows[:, None], columns[:, None] + np.arange(7)]
-        hit = flux[rows, columns + 3] - np.median(around, axis=1) > step[rows, columns]
-        for shift in (-1, 0, 1):
-            out[rows[hit], columns[hit] + 3 + shift] = True
+def _quantile(values: np.ndarray, mask: np.ndarray, q: float, step: int = 0) -> np.ndarray:
+    """``(n_spec,)`` a quantile of the good ones of every ``step``-th value of each row; 0 without any."""
+    step = step or max(1, 4 * values.shape[1] // _ENOUGH)
+    good = ~mask[:, ::step]
+    count = np.count_nonzero(good, axis=1)
+    ordered = np.sort(np.where(good, values[:, ::step], np.inf), axis=1)
+    at = (q * (count - 1)).astype(int).clip(min=0)
+    out = np.where(count > 0, ordered[np.arange(len(at)), at], 0.0)
+    few = count < _FEW
+    if step > 1 and few.any():
+        out[few] = _quantile(values[few], mask[few], q, step=1)
     return out
 
 
-def _no_signal(flux: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Spectra whose good pixels are constant, or mostly zero or negative."""
+def _spikes(flux: np.ndarray, mask: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+    """Cosmic rays, with their two neighbours. Only candidates are compared with their neighbourhood, and the
+    noise, which the errors of a file may understate, is measured only in spectra that have any left."""
+    out = np.zeros_like(mask)
+    if flux.shape[1] < 16:
+        return out
+    level = _SPIKE_LEVEL * np.abs(_quantile(flux, mask, 0.5))
+    inner = flux[:, 3:-3]
+    rise = inner - np.minimum(np.maximum(flux[:, :-6], flux[:, 1:-5]), np.maximum(flux[:, 6:], flux[:, 5:-1]))
+    high = (rise > level[:, None]) & (rise > _SPIKE_SIGMA * sigma[:, 3:-3])
+    rows, columns = np.divmod(np.flatnonzero(high), high.shape[1])
+    around = flux[rows[:, None], columns[:, None] + np.arange(7)]
+    excess = flux[rows, columns + 3] - np.median(around, axis=1)
+    step = np.maximum(level[rows], _SPIKE_SIGMA * sigma[rows, columns + 3])
+    hit = (excess > step) & ~mask[rows, columns + 3]
+    rows, columns, excess = rows[hit], columns[hit] + 3, excess[hit]
+    if rows.size:
+        struck, of = np.unique(rows, return_inverse=True)
+        real = excess > _SPIKE_SIGMA * _noise(flux[struck], mask[struck])[of]
+        for shift in (-1, 0, 1):
+            out[rows[real], columns[real] + shift] = True
+    return out
+
+
+def _has_signal(flux: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """``(n_spec,)`` whether there are good pixels that differ and are not mostly zero or negative."""
     good = ~mask
-    count = good.sum(axis=1)
-    values = np.where(good, flux, 0.0)
-    high = np.where(good, flux, -np.inf).max(axis=1)
-    low = np.where(good, flux, np.inf).min(axis=1)
-    negative = (good & (values <= 0)).sum(axis=1) > 0.5 * count
-    return (count > 0) & ((high == low) | negative)
+    count = np.count_nonzero(good, axis=1)
+    positive = np.count_nonzero((flux > 0) & good, axis=1)
+    first = flux[np.arange(len(flux)), good.argmax(axis=1)]
+    same = np.count_nonzero((flux == first[:, None]) & good, axis=1)
+    return (same < count) & (positive >= 0.5 * count)

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import OrderedDict
-
 import attrs
 import numpy as np
-from scipy import sparse
 
 from specinn.errors import ReadError
 from specinn.flags import Flag, flags_of, raise_flag
 from specinn.instruments import Instrument
 from specinn.interfaces import Preprocessor, Templates
-from specinn.resample import apply_resampling, pixel_widths, resampling_operator
+from specinn.resample import Resampler
 from specinn.spectra import SpectrumBatch
-
-_KEPT_OPERATORS = 8  # a survey has one wavelength grid an arm; archives have one a file
+from specinn_preprocessing.meta import with_columns
 
 
 @attrs.define
@@ -28,57 +23,32 @@ class ToArms(Preprocessor):
 
     instrument: Instrument
     templates: Templates | None = None
-    _operators: OrderedDict[str, sparse.csr_array] = attrs.field(factory=OrderedDict, init=False, repr=False)
+    _resampler: Resampler = attrs.field(init=False, repr=False)
+    _outside: np.ndarray = attrs.field(init=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        mine = self.instrument
+        power = mine.resolving_power_at(mine.wavelength)
+        self._resampler = Resampler(mine.wavelength, mine.slices, power)
+        self._outside = ~np.concatenate([arm.contains(arm.wavelength) for arm in mine.arms])
 
     def __call__(self, batch: SpectrumBatch) -> SpectrumBatch:
         if batch.resolving_power is None:
             raise ReadError(
                 "the resolving power of the spectrum is not known: give it with --resolving-power"
             )
-        instrument = self.instrument
-        widths = (
-            pixel_widths(batch.wavelength, batch.arms),
-            pixel_widths(instrument.wavelength, instrument.slices),
-        )
-        flux, sigma, mask = apply_resampling(
-            self._operator(batch), widths, batch.flux, batch.sigma, batch.mask
-        )
-        mask = mask | ~self._inside
-        flux = np.where(mask, 0.0, flux)
-        meta = batch.meta.copy()
-        flags = flags_of(meta)
-        usable = np.stack([(~mask[:, arm]).any(axis=1) for arm in instrument.slices.values()])
-        raise_flag(flags, ~usable.all(axis=0), Flag.ARM_MISSING)
-        raise_flag(flags, ~usable.any(axis=0), Flag.NO_OVERLAP)
-        raise_flag(flags, mask[:, self._inside].mean(axis=1) > 0.5, Flag.MANY_MASKED)
-        meta["flags"] = flags
-        power = instrument.resolving_power_at(instrument.wavelength)
-        return SpectrumBatch(
-            instrument.wavelength, flux, sigma, mask, power, instrument.medium, meta, instrument.slices
-        )
-
-    @property
-    def _inside(self) -> np.ndarray:
-        return np.concatenate([arm.contains(arm.wavelength) for arm in self.instrument.arms])
-
-    def _operator(self, batch: SpectrumBatch) -> sparse.csr_array:
-        """The operator for the grid of the batch; kept for the next one."""
-        power = np.broadcast_to(np.asarray(batch.resolving_power, float), batch.wavelength.shape)
-        digest = hashlib.sha1(np.ascontiguousarray(batch.wavelength).tobytes(), usedforsecurity=False)
-        digest.update(np.ascontiguousarray(power).tobytes())
-        digest.update(repr([(arm.start, arm.stop) for arm in batch.arms.values()]).encode())
-        key = digest.hexdigest()
-        if key not in self._operators:
-            mine = self.instrument
-            self._operators[key] = resampling_operator(
-                batch.wavelength,
-                batch.arms,
-                power,
-                mine.wavelength,
-                mine.slices,
-                mine.resolving_power_at(mine.wavelength),
-            )
-            while len(self._operators) > _KEPT_OPERATORS:
-                self._operators.popitem(last=False)
-        self._operators.move_to_end(key)
-        return self._operators[key]
+        flux, sigma, mask = self._resampler(batch)
+        mask |= self._outside
+        np.copyto(flux, 0.0, where=mask)
+        flags = flags_of(batch.meta)
+        slices = self.instrument.slices
+        bad = np.stack([np.count_nonzero(mask[:, arm], axis=1) for arm in slices.values()], axis=1)
+        empty = bad == [arm.stop - arm.start for arm in slices.values()]
+        raise_flag(flags, empty.any(axis=1), Flag.ARM_MISSING)
+        raise_flag(flags, empty.all(axis=1), Flag.NO_OVERLAP)
+        n_outside = np.count_nonzero(self._outside)
+        share = (bad.sum(axis=1) - n_outside) / (mask.shape[1] - n_outside)
+        raise_flag(flags, share > 0.5, Flag.MANY_MASKED)
+        meta = with_columns(batch.meta, flags)
+        mine, power = self.instrument, self._resampler.resolving_power
+        return SpectrumBatch(mine.wavelength, flux, sigma, mask, power, mine.medium, meta, slices)

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from specinn import __version__
-from specinn.cli import evaluate, flags, grid, instruments, models, plugins, run, train
+from specinn.cli import benchmark, evaluate, flags, grid, instruments, models, plugins, run, train
 from specinn.errors import SpecinnError
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ app.command("models")(models.models)
 app.command("flags")(flags.flags)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
+app.command("benchmark")(benchmark.benchmark)
 app.add_typer(grid.app, name="grid")
 
 

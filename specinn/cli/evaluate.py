@@ -175,8 +175,8 @@ def _show_stars(rows: Sequence[dict[str, Any]], estimator: Estimator, summary: d
 
     from rich.console import Console
 
-    from specinn.catalogue import with_derived_labels
     from specinn.flags import names
+    from specinn.labels import with_derived_labels
 
     labels = with_derived_labels(estimator.labels)
     console = Console(highlight=False, markup=False, soft_wrap=True)

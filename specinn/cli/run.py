@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from specinn.cli.watch import Watch
 
 DEFAULT_OUTPUT = Path("specinn.ecsv")
 _SHOWN = 10  # spectra on the terminal
@@ -21,7 +23,12 @@ def run(
         str, typer.Option("--instrument", "-i", help="Where the spectra come from; see specinn instruments.")
     ] = "4most-hr",
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The catalogue: .fits, .ecsv, .parquet or .h5.")
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The catalogue: .fits, .ecsv, .parquet or .h5; without suffix a folder of Parquet files.",
+        ),
     ] = DEFAULT_OUTPUT,
     model: Annotated[
         str | None,
@@ -51,29 +58,44 @@ def run(
         typer.Option(metavar="FILE", help="Apply a correction to the samples; may be given again."),
     ] = None,
     save_samples: Annotated[
-        Path | None, typer.Option(metavar="FILE.h5", help="Write all samples, too.")
+        Path | None, typer.Option(metavar="FILE.h5", help="Write the posterior samples, too.")
     ] = None,
+    keep_samples: Annotated[
+        int | None,
+        typer.Option(metavar="K", help="Write only the first K samples of each spectrum.", min=1),
+    ] = None,
+    workers: Annotated[int, typer.Option(metavar="N", help="Processes on this machine.", min=1)] = 1,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Run on the Dask cluster with this scheduler.")
+    ] = None,
+    cluster: Annotated[
+        Path | None, typer.Option(metavar="FILE.toml", help="Run in jobs of a batch system; see the guide.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No table and no progress.")] = False,
 ) -> None:
     """Infer stellar parameters and abundances, and write a catalogue of one row a spectrum.
 
     A file that cannot be read costs its own row, which says why, and the others go on. The exit status is 1
-    if nothing at all could be read.
+    if nothing at all could be read. A run that was interrupted goes on with --resume.
     """
-    from specinn import catalogue
     from specinn import samples as samples_file
+    from specinn import survey
     from specinn.cli.context import plugins_of
     from specinn.cli.table import show
-    from specinn.errors import OutputError
-    from specinn.run import example_files, file_sources, prepare, unread
+    from specinn.errors import ConfigError
+    from specinn.run import example_files, file_sources, prepare
 
-    catalogue.check(output, overwrite=overwrite)
-    if (
-        save_samples is not None
-        and samples_file.check(save_samples, overwrite=overwrite).resolve() == output.resolve()
-    ):
-        raise OutputError(f"{output} cannot hold both the catalogue and the samples: give two names")
+    if not survey.check(output, save_samples, resume=resume, overwrite=overwrite):
+        print(f"specinn: {output} is there and no run for it was interrupted: nothing to do", file=sys.stderr)
+        return
+    if keep_samples is not None and save_samples is None:
+        raise ConfigError("--keep-samples thins what --save-samples FILE.h5 writes: give that, too")
+    if scheduler is not None or cluster is not None:
+        from specinn.cluster import check as check_cluster
+
+        check_cluster(scheduler, cluster)
     plugins = plugins_of(ctx)
     if not files:
         files = example_files()
@@ -81,72 +103,58 @@ def run(
             "specinn: no files were given: running on the example spectra that ship with specinn",
             file=sys.stderr,
         )
-    sources = file_sources(files, plugins, format)
-    job = prepare(
-        plugins,
-        instrument=instrument,
-        model=model,
-        device=device,
-        samples=samples,
-        seed=seed,
-        rv=rv,
-        resolving_power=resolving_power,
-        degrade_snr=degrade_snr,
-        corrections=correction or (),
-    )
-    with _Progress(len(sources), quiet) as watch:
-        table = job.catalogue(
-            sources,
-            save_samples=save_samples,
-            overwrite=overwrite,
-            report=watch.report,
-            progress=watch.progress,
+    file_sources(files, plugins, format)  # says what is wrong with all of them
+    options: dict[str, Any] = {
+        "instrument": instrument,
+        "model": model,
+        "device": device,
+        "samples": samples,
+        "seed": seed,
+        "rv": rv,
+        "resolving_power": resolving_power,
+        "degrade_snr": degrade_snr,
+        "corrections": correction or [],
+    }
+    job = prepare(plugins, **options, keep_samples=save_samples is not None)
+    labels = job.pipeline.estimator.labels
+    keep = min(keep_samples or samples, samples) if save_samples is not None else 0
+    if keep and not quiet:
+        size = samples_file.size_of(1_000_000, keep, len(labels)) / 1e9
+        print(
+            f"specinn: {keep} of {samples} samples of {len(labels)} labels take {size:.3g} GB per million "
+            "spectra, and twice that while they are joined",
+            file=sys.stderr,
         )
-    catalogue.write(table, output, overwrite=overwrite)
+    with Watch(quiet) as watch:
+        try:
+            outcome = survey.survey(
+                job,
+                files,
+                output,
+                options,
+                plugins,
+                watch,
+                format=format,
+                save_samples=save_samples,
+                keep=keep,
+                resume=resume,
+                overwrite=overwrite,
+                workers=workers,
+                scheduler=scheduler,
+                cluster=cluster,
+                show=_SHOWN,
+            )
+        except KeyboardInterrupt:
+            watch.say("stopped; the same command with --resume goes on")
+            raise typer.Exit(130) from None
     if not quiet:
-        show(table, job.pipeline.estimator.labels, limit=_SHOWN)
-        bad = int(table["flag_bad"].sum())
-        without = f", {bad} without values (flag_bad)" if bad else ""
-        print(f"{len(table)} spectra{without}: {output}")
+        show(outcome.first, labels, limit=_SHOWN)
+        if outcome.rows > _SHOWN:
+            print(f"and {outcome.rows - _SHOWN} more in the catalogue")
+        without = f", {outcome.bad} without values (flag_bad)" if outcome.bad else ""
+        print(f"{outcome.rows} spectra{without}: {output}")
         if save_samples is not None:
             print(f"samples: {save_samples}")
-    if unread(table).all():
+    if outcome.unread == outcome.rows:
         print("specinn: nothing could be read", file=sys.stderr)
         raise typer.Exit(1)
-
-
-class _Progress:
-    """A bar over the files on standard error, and the sentences of what fails, as they come."""
-
-    def __init__(self, total: int, quiet: bool) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._console = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("files"))
-        show = not quiet and self._console.is_terminal
-        self._bar = Progress(
-            *columns, TimeRemainingColumn(), console=self._console, transient=True, disable=not show
-        )
-        self._task = self._bar.add_task("reading", total=total)
-        self._done: dict[int, int] = {}
-        self._said: str | None = None
-
-    def __enter__(self) -> _Progress:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def report(self, name: str, message: str) -> None:
-        if message == self._said:  # once for the spectra of one file
-            return
-        self._said = message
-        text = message if name in message else f"{name}: {message}"
-        self._console.print(f"specinn: {text}", markup=False, highlight=False, soft_wrap=True)
-
-    def progress(self, source: object, done: int) -> None:
-        self._done[id(source)] = done
-        n = sum(self._done.values())
-        self._bar.update(self._task, completed=len(self._done), description=f"{n} spectra")

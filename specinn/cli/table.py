@@ -26,7 +26,7 @@ def show(table: Table, labels: LabelSet, *, limit: int = 10, console: Console | 
     from rich.table import Table as Grid
     from rich.text import Text
 
-    from specinn.catalogue import with_derived_labels
+    from specinn.labels import with_derived_labels
 
     console = console or Console()
     n = min(len(table), limit)

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from astropy.io import fits
 
+from specinn.examples.simulate import telescope
 from specinn.instruments import Instrument
-from specinn.observe import Disturbances, ModelGrid, Noise, Observer
+from specinn.observe import Disturbances, Noise
 from specinn.plugins import Plugins
 from specinn.wavelengths import doppler
 
@@ -33,11 +34,7 @@ def make(folder: Path) -> None:
     """Write one FITS file a star and ``truth.csv`` into ``folder``."""
     plugins = Plugins()
     instrument = Instrument.from_toml(plugins.record("instrument", "4most-hr").toml).select(("green", "red"))
-    emulator = plugins.load("synthesizer", "emulator").load()
-    grid = ModelGrid.of(instrument, emulator.wavelength, emulator.arms)
-    operator = grid.operator(emulator.wavelength, emulator.arms, emulator.resolving_power)
-    emulator = emulator.resampled(grid.wavelength, dict(grid.arms), operator)
-    observer = Observer(instrument, grid)
+    emulator, observer = telescope(plugins, instrument)
     noise = Noise(instrument, Disturbances(gaps=0, arm_loss=0.0, snr_arm_scatter=0.0))
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "truth.csv").open("w", newline="") as file:

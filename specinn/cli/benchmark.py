@@ -1,0 +1,166 @@
+"""``specinn benchmark``: how fast this machine is, against the network of the paper as FrEIA runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from specinn.plugins import Plugins
+    from specinn.speed import Row, Whole
+
+_TITLES = {
+    "sampling": "sampling, {samples} samples",
+    "training": "training step",
+    "stages": "stages of a run, in turn",
+    "run": "whole run, files to catalogue",
+}
+_NOTES = (
+    "ms: of one spectrum by the clock, the best of all rounds; CPU ms: processor time of all threads",
+    "x paper: times faster than the network of the paper by FrEIA, of which only sampling (training) counts;",
+    "the smaller of what clock and processor time say",
+    "stages: nothing overlaps; summaries are what inference takes beyond features and samples",
+)
+_BUSY = 1.3  # clock over processor time of a run, above which the machine had other work
+
+
+def benchmark(
+    ctx: typer.Context,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Name or file of a model (default: the bundled one).")
+    ] = None,
+    spectra: Annotated[int, typer.Option(help="Simulated spectra of the runs.", min=4)] = 256,
+    samples: Annotated[int, typer.Option(help="Posterior samples a spectrum.", min=2)] = 4096,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, or cuda:N (default: the CPU and the GPU, if any).")
+    ] = None,
+    threads: Annotated[int, typer.Option(help="Processor cores to use.", min=1)] = 1,
+    repeats: Annotated[int, typer.Option(help="Rounds; the best of them counts.", min=1)] = 3,
+    paper: Annotated[
+        bool, typer.Option(help="Measure the network of the paper, to which ratios refer: seconds a star.")
+    ] = True,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write everything to this file, too.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
+) -> None:
+    """Measure sampling, training, the stages of a run and the whole run, on simulated spectra.
+
+    The measurements take turns, and the best of each counts. Nothing is left on the disk but the JSON file.
+    """
+    import sys
+    import tempfile
+
+    from specinn import models, speed
+    from specinn.cli.context import plugins_of
+    from specinn.output import check_output
+
+    if json_file is not None:
+        check_output(json_file, (".json",), overwrite=overwrite)
+    with speed.on_cores(threads):  # before numpy and torch are there
+        on = speed.devices(device)
+        plugins = plugins_of(ctx)
+        chosen = models.find(plugins, model)
+        machine = speed.machine(threads, on)
+        with tempfile.TemporaryDirectory(prefix="specinn-") as folder:
+            rows = speed.benchmark(
+                plugins,
+                Path(folder),
+                _whole(plugins, model, samples),
+                model=model,
+                spectra=spectra,
+                samples=samples,
+                on=on,
+                repeats=repeats,
+                paper=paper,
+                progress=lambda message: print(f"specinn: {message}", file=sys.stderr),
+            )
+    name = f"{chosen.name} {chosen.sha256()[:12]}"
+    settings = {"model": name, "spectra": spectra, "samples": samples, "repeats": repeats}
+    if json_file is not None:
+        report = {"machine": machine, "settings": settings, "rows": [row.to_dict() for row in rows]}
+        _write_json(json_file, report)
+    _show(rows, machine, samples)
+
+
+def _whole(plugins: Plugins, model: str | None, samples: int) -> Whole:
+    """``specinn run`` as on the command line, but in this process: what is measured is the run and not the
+    import of torch."""
+
+    def whole(files: Sequence[Path], out: Path, device: str) -> None:
+        from specinn.cli import main
+        from specinn.errors import SpecinnError
+
+        arguments = ["run", *map(str, files), "-o", str(out), "--samples", str(samples), "--device", device]
+        arguments += ["--model", model] if model is not None else []
+        try:
+            main([*arguments, "--quiet"], plugins)
+        except SystemExit as end:
+            if end.code:
+                raise SpecinnError(f"specinn run ended with status {end.code}: see above") from None
+
+    return whole
+
+
+def _write_json(path: Path, report: dict[str, Any]) -> None:
+    import json
+
+    from specinn.output import replacing
+
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+def _show(rows: Sequence[Row], machine: dict[str, Any], samples: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    threads, gpu = machine["threads"], f"; {machine['gpu']}" if "gpu" in machine else ""
+    plural = "s" if threads > 1 else ""
+    console.print(
+        f"{machine['cpu']}, {threads} thread{plural} of {machine['cores']}, load {machine['load']}{gpu}"
+    )
+    names = [k for k in machine if k not in ("cpu", "gpu", "cores", "threads", "load")]
+    console.print(", ".join(f"{name} {machine[name]}" for name in names))
+    for device in dict.fromkeys(row.device for row in rows):
+        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+        table.add_column(device, no_wrap=True)
+        for title in ("ms", "CPU ms", "spectra/s", "x paper", "hours for 4e6"):
+            table.add_column(title, justify="right")
+        for part, title in _TITLES.items():
+            mine = [row for row in rows if row.device == device and row.part == part]
+            if mine:
+                table.add_row()
+                table.add_row(title.format(samples=samples))
+            for row in mine:
+                table.add_row(f"  {row.name}", *_cells(row))
+        console.print()
+        console.print(table)
+    console.print()
+    for line in _NOTES:
+        console.print(line)
+    for row in rows:
+        if threads == 1 and row.device == "cpu" and row.name == "all stages":
+            excess = row.cost.wall / max(row.cost.cpu, 1e-9)
+            if excess > _BUSY:
+                console.print(f"the machine was busy: a run took {excess:.1f} times its processor time")
+
+
+def _cells(row: Row) -> list[str]:
+    figures = row.to_dict()
+    rate, ratio = figures["spectra_per_second"], row.ratio
+    return [
+        _figure(figures["ms"]), _figure(figures["cpu_ms"]), "-" if rate is None else _figure(rate),
+        "" if ratio is None else _figure(ratio), _figure(figures["hours_for_4_million"]),
+    ]  # fmt: skip
+
+
+def _figure(value: float) -> str:
+    """Three digits, without an exponent."""
+    if value >= 100:
+        return f"{value:.0f}"
+    return f"{value:.{2 if value < 1 else 3}g}" if value >= 0.01 or value == 0 else f"{value:.3f}"

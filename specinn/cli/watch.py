@@ -1,0 +1,82 @@
+"""What a run tells on standard error: failures as they come, and how far it is."""
+
+from __future__ import annotations
+
+import time
+
+INTERVAL = 60.0  # seconds between lines where the output is no terminal
+
+
+class Watch:
+    """A bar over the files on a terminal, else a line a minute; with rate and time left either way."""
+
+    def __init__(self, quiet: bool) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        self._console = Console(stderr=True)
+        self._quiet = quiet
+        bar = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("files"))
+        show = not quiet and self._console.is_terminal
+        self._bar = Progress(
+            *bar, TextColumn("{task.fields[left]}"), console=self._console, transient=True, disable=not show
+        )
+        self._task = self._bar.add_task("reading", total=None, left="")
+        self._total = self._earlier = self._files = self._spectra = 0
+        self._began = self._told = time.monotonic()
+        self._said: str | None = None
+
+    def __enter__(self) -> Watch:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def start(self, files: int, done: int) -> None:
+        """So many files, of which an earlier run did so many."""
+        self._total, self._earlier = files, done
+        self._began = self._told = time.monotonic()
+        self._bar.update(self._task, total=files, completed=done)
+        if done and not self._quiet:
+            self.say(f"{done} of {files} files are done already")
+
+    def say(self, sentence: str) -> None:
+        """Print a sentence."""
+        self._console.print(f"specinn: {sentence}", markup=False, highlight=False, soft_wrap=True)
+
+    def report(self, name: str, message: str) -> None:
+        """Print a failure, once for the spectra of one file."""
+        if message != self._said:
+            self._said = message
+            self.say(message if name in message else f"{name}: {message}")
+
+    def progress(self, spectra: int, files: int) -> None:
+        """Count spectra and files that are done."""
+        self._spectra += spectra
+        self._files += files
+        now = time.monotonic()
+        if self._bar.disable:
+            if not self._quiet and now - self._told >= INTERVAL:
+                self._told = now
+                done = self._earlier + self._files
+                self.say(f"{self._rate(now)}, {done} of {self._total} files{self._left(now)}")
+            return
+        self._bar.update(
+            self._task,
+            completed=self._earlier + self._files,
+            description=self._rate(now),
+            left=self._left(now).removeprefix(", "),
+        )
+
+    def _rate(self, now: float) -> str:
+        rate = self._spectra / max(now - self._began, 1e-3)
+        return f"{self._spectra} spectra, {rate:.3g} a second"
+
+    def _left(self, now: float) -> str:
+        """The time left at the rate of files so far; nothing before the first is done."""
+        if self._files < 1:
+            return ""
+        seconds = (now - self._began) / self._files * (self._total - self._earlier - self._files)
+        hours, minutes = divmod(round(seconds / 60), 60)
+        return f", {hours} h {minutes:02d} min left" if seconds >= 60 else f", {seconds:.0f} s left"

@@ -1,0 +1,171 @@
+"""Shards on many machines, through Dask: an existing scheduler, or jobs of a batch system (dask-jobqueue)."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from specinn.config import read_toml, structure
+from specinn.errors import ConfigError, SpecinnError
+from specinn.plan import Plan
+from specinn.run import Progress, Report
+from specinn.shards import compute_elsewhere
+
+KINDS = {
+    "slurm": "SLURMCluster",
+    "pbs": "PBSCluster",
+    "sge": "SGECluster",
+    "lsf": "LSFCluster",
+    "moab": "MoabCluster",
+    "oar": "OARCluster",
+    "htcondor": "HTCondorCluster",
+    "local": "LocalCluster",
+}
+_PATIENCE = 30.0  # seconds without a scheduler until the run stops
+
+
+@attrs.frozen
+class ClusterFile:
+    """``--cluster FILE.toml``: ``jobs`` of the batch system ``kind``; ``options`` are keyword arguments of
+    its class in dask-jobqueue. ``local`` is a cluster of processes on this machine, to try things out.
+    """
+
+    kind: str
+    jobs: int
+    options: dict[str, Any] = attrs.field(factory=dict)
+
+    @classmethod
+    def read(cls, path: str | Path) -> ClusterFile:
+        """Raises ``ConfigError``."""
+        found = structure(read_toml(path), cls, str(path))
+        if found.kind not in KINDS:
+            raise ConfigError(f"{path}: kind {found.kind!r}: expected one of {', '.join(KINDS)}")
+        if found.jobs < 1:
+            raise ConfigError(f"{path}: jobs {found.jobs}: at least 1 is needed")
+        return found
+
+
+def check(scheduler: str | None, cluster: str | Path | None) -> None:
+    """Raises ``ConfigError`` where the options cannot be used; asked before the work starts."""
+    if scheduler is not None and cluster is not None:
+        raise ConfigError("--scheduler names a cluster that runs, --cluster starts one: give one of them")
+    packages = ["distributed"]
+    if cluster is not None and ClusterFile.read(cluster).kind != "local":
+        packages.append("dask_jobqueue")
+    for package in packages:
+        try:
+            __import__(package)
+        except ImportError as error:
+            raise ConfigError(
+                f"{package} is not installed, which clusters need: pip install 'specinn[cluster]'"
+            ) from error
+
+
+def compute_there(
+    plan: Plan,
+    folder: Path,
+    shards: Sequence[int],
+    *,
+    scheduler: str | None = None,
+    cluster: str | Path | None = None,
+    report: Report,
+    progress: Progress,
+) -> None:
+    """Do ``shards`` on the workers of a cluster that see the same files. What Dask loses it does again.
+
+    Raises ``SpecinnError`` for a scheduler that cannot be reached or vanishes, an error of a worker, and for
+    a shard that kills its workers.
+    """
+    from dask.distributed import as_completed
+
+    again = "what is done is kept, the same command with --resume goes on"
+    with _client(scheduler, cluster) as client, client.as_current():
+        address, mark = client.scheduler.address, secrets.token_hex(4)
+        futures = {
+            client.submit(
+                task, str(folder.resolve()), shard, key=f"specinn-{mark}-{shard}", pure=False
+            ): shard
+            for shard in shards
+        }
+        try:
+            for future in as_completed(futures):
+                shard = futures[future]
+                if future.status == "cancelled":
+                    raise SpecinnError(f"the scheduler at {address} is gone: {again}")
+                error = future.exception() if future.status == "error" else None
+                if isinstance(error, SpecinnError):
+                    raise error
+                if type(error).__name__ == "KilledWorker":
+                    raise SpecinnError(
+                        f"workers died one after another over {plan.describe(shard)}, most likely because "
+                        f"memory ran out: {again}, on workers with more memory"
+                    )
+                if error is not None:
+                    raise SpecinnError(f"unexpected {type(error).__name__} in a worker: {error}; {again}")
+                told = future.result()
+                for said in told["reports"]:
+                    report(*said)
+                progress(*told["done"])
+                future.release()
+        except BaseException:
+            with contextlib.suppress(Exception):  # there may be nobody left to tell
+                client.cancel(list(futures), force=True)
+            raise
+
+
+def task(folder: str, shard: int) -> dict[str, Any]:
+    """What a worker of the cluster does; gives what there is to tell."""
+    reports: list[tuple[str, str]] = []
+    done = [0, 0]
+
+    def progress(spectra: int, files: int) -> None:
+        done[0] += spectra
+        done[1] += files
+
+    compute_elsewhere(folder, shard, lambda *said: reports.append(said), progress)
+    return {"reports": reports, "done": done}
+
+
+@contextlib.contextmanager
+def _client(scheduler: str | None, path: str | Path | None) -> Iterator[Any]:
+    from dask.distributed import Client
+
+    with contextlib.ExitStack() as stack:
+        where: Any = scheduler
+        if path is not None:
+            where = stack.enter_context(_start(ClusterFile.read(path)))
+        try:
+            client = Client(where, timeout=_PATIENCE, set_as_default=False)
+        except (OSError, ValueError, TimeoutError) as error:
+            raise SpecinnError(f"no scheduler answers at {scheduler or path}: {error}") from error
+        stack.callback(_close, client)
+        yield client
+
+
+def _close(client: Any) -> None:
+    with contextlib.suppress(Exception):  # there may be nobody left to say goodbye to
+        client.close(timeout=5)
+
+
+def _start(file: ClusterFile) -> Any:
+    """A cluster of that many jobs; it ends with the run."""
+    options: Mapping[str, Any] = file.options
+    try:
+        if file.kind == "local":
+            from dask.distributed import LocalCluster
+
+            return LocalCluster(
+                **{"n_workers": file.jobs, "threads_per_worker": 1, "dashboard_address": ":0", **options}
+            )
+        import dask_jobqueue
+
+        cluster = getattr(dask_jobqueue, KINDS[file.kind])(**options)
+        cluster.scale(jobs=file.jobs)
+        return cluster
+    except (TypeError, ValueError, RuntimeError, OSError) as error:
+        raise ConfigError(f"the {file.kind} cluster could not be started: {error}") from error

@@ -1,0 +1,96 @@
+"""A run from the command line: many files in, a catalogue out, in shards that survive whatever happens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from specinn import catalogue, samples, shards
+from specinn.errors import OutputError
+from specinn.plan import Plan, settings_of
+from specinn.shards import Outcome
+
+if TYPE_CHECKING:
+    from specinn.plugins import Plugins
+    from specinn.run import Run
+
+
+class Watch(Protocol):
+    """Who is told how a run goes on."""
+
+    def start(self, files: int, done: int) -> None:
+        """So many files, of which so many were done by an earlier run."""
+
+    def report(self, name: str, message: str) -> None:
+        """A spectrum or a file failed."""
+
+    def progress(self, spectra: int, files: int) -> None:
+        """More spectra and files are done; fewer, where a worker died."""
+
+    def say(self, sentence: str) -> None:
+        """What else the user should know."""
+
+
+def check(output: Path, save_samples: Path | None, *, resume: bool, overwrite: bool) -> bool:
+    """Whether there is anything to do: a run that is to go on may have ended already.
+
+    Raises ``OutputError`` where something cannot be written, before the work starts.
+    """
+    begun = (shards.folder_of(output) / catalogue.MANIFEST).is_file()
+    if resume and not overwrite and not begun and output.exists():
+        return False
+    overwrite = overwrite or (resume and begun)  # what it may replace the run was told when it began
+    catalogue.check(output, overwrite=overwrite)
+    if save_samples is not None:
+        samples.check(save_samples, overwrite=overwrite)
+        if save_samples.resolve() == output.resolve():
+            raise OutputError(f"{output} cannot hold both the catalogue and the samples: give two names")
+    return True
+
+
+def survey(
+    run: Run,
+    files: Sequence[str | Path],
+    output: Path,
+    options: Mapping[str, Any],
+    plugins: Plugins,
+    watch: Watch,
+    *,
+    format: str = "auto",
+    save_samples: Path | None = None,
+    keep: int = 0,
+    resume: bool = False,
+    overwrite: bool = False,
+    workers: int = 1,
+    scheduler: str | None = None,
+    cluster: Path | None = None,
+    show: int = 0,
+) -> Outcome:
+    """Infer the spectra of all files, or go on with it, and write the catalogue.
+
+    ``options`` are those of :func:`specinn.run.prepare` that made ``run``, as plain values: with them other
+    processes make theirs. Raises a ``SpecinnError`` where the run cannot go on; it can be resumed then.
+    """
+    settings = settings_of(run, options, format=format, keep=keep)
+    plan, folder = shards.begin(
+        output, Plan.make(files, settings), resume=resume, overwrite=overwrite, say=watch.say
+    )
+    to_do = shards.missing(plan, folder)
+    watch.start(len(plan.files), len(plan.files) - sum(plan.counts[shard] for shard in to_do))
+    try:
+        if scheduler is not None or cluster is not None:
+            from specinn.cluster import compute_there
+
+            compute_there(plan, folder, to_do, scheduler=scheduler, cluster=cluster,
+                          report=watch.report, progress=watch.progress)  # fmt: skip
+        elif workers > 1 and len(to_do) > 1:
+            from specinn.workers import compute_here
+
+            compute_here(plan, folder, to_do, workers, watch.report, watch.progress)
+        else:
+            shards.compute(plan, folder, to_do, run, plugins, watch.report, watch.progress)
+        return shards.finish(plan, folder, output, run, show=show, save_samples=save_samples)
+    except BaseException:
+        shards.abandon(folder)
+        raise
