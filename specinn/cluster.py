@@ -81,11 +81,13 @@ def compute_there(
     Raises ``SpecinnError`` for a scheduler that cannot be reached or vanishes, an error of a worker, and for
     a shard that kills its workers.
     """
-    from dask.distributed import as_completed
+    from dask.distributed import CancelledError, as_completed
+    from distributed.comm import CommClosedError
 
     again = "what is done is kept, the same command with --resume goes on"
     with _client(scheduler, cluster) as client, client.as_current():
         address, mark = client.scheduler.address, secrets.token_hex(4)
+        gone = f"the scheduler at {address} is gone: {again}"
         futures = {
             client.submit(
                 task, str(folder.resolve()), shard, key=f"specinn-{mark}-{shard}", pure=False
@@ -96,7 +98,7 @@ def compute_there(
             for future in as_completed(futures):
                 shard = futures[future]
                 if future.status == "cancelled":
-                    raise SpecinnError(f"the scheduler at {address} is gone: {again}")
+                    raise SpecinnError(gone)
                 error = future.exception() if future.status == "error" else None
                 if isinstance(error, SpecinnError):
                     raise error
@@ -112,9 +114,11 @@ def compute_there(
                     report(*said)
                 progress(*told["done"])
                 future.release()
-        except BaseException:
+        except BaseException as error:
             with contextlib.suppress(Exception):  # there may be nobody left to tell
                 client.cancel(list(futures), force=True)
+            if isinstance(error, (CommClosedError, CancelledError)):
+                raise SpecinnError(gone) from error
             raise
 
 
