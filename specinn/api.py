@@ -238,23 +238,9 @@ def _velocity(spectrum: Any) -> float:
 
 def _merge(batches: Iterable[SpectrumBatch]) -> Iterator[SpectrumBatch]:
     """Neighbours on one wavelength grid as one batch; the order stays."""
-
-    def joinable(a: SpectrumBatch, b: SpectrumBatch) -> bool:
-        return (
-            np.array_equal(a.wavelength, b.wavelength)
-            and a.medium == b.medium
-            and dict(a.arms) == dict(b.arms)
-            and a.meta.colnames == b.meta.colnames
-            and (
-                a.resolving_power is b.resolving_power is None
-                or (None not in (a.resolving_power, b.resolving_power)
-                    and np.array_equal(a.resolving_power, b.resolving_power))  # type: ignore[arg-type]
-            )
-        )  # fmt: skip
-
     waiting: list[SpectrumBatch] = []
     for batch in batches:
-        if waiting and not joinable(waiting[-1], batch):
+        if waiting and not waiting[-1].is_like(batch):
             yield SpectrumBatch.concatenate(waiting)
             waiting = []
         waiting.append(batch)

@@ -112,7 +112,7 @@ class Run:
                 done += len(batch)
                 start = 0
                 while start < len(batch):
-                    if waiting and not (_size(waiting) < CHUNK and _joinable(waiting[-1], batch)):
+                    if waiting and not (_size(waiting) < CHUNK and waiting[-1].is_like(batch)):
                         yield together()
                     stop = start + CHUNK - _size(waiting)
                     waiting.append(batch[start:stop])
@@ -194,19 +194,6 @@ class Run:
 
 def _size(batches: Sequence[SpectrumBatch]) -> int:
     return sum(map(len, batches))
-
-
-def _joinable(a: SpectrumBatch, b: SpectrumBatch) -> bool:
-    """Whether two batches can be one: the same pixels, seen alike, with the same notes."""
-    powers = a.resolving_power, b.resolving_power
-    return (
-        a.medium == b.medium
-        and dict(a.arms) == dict(b.arms)
-        and set(a.meta.colnames) == set(b.meta.colnames)
-        and (powers[0] is None) == (powers[1] is None)
-        and (powers[0] is None or np.array_equal(*powers))  # type: ignore[arg-type]
-        and np.array_equal(a.wavelength, b.wavelength)
-    )
 
 
 def _guarded(source: Source) -> Iterator[tuple[SpectrumBatch | None, str]]:

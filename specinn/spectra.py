@@ -143,6 +143,18 @@ class SpectrumBatch:
         return attrs.evolve(self, flux=self.flux[rows], sigma=self.sigma[rows], mask=self.mask[rows],
                             meta=self.meta[rows])  # fmt: skip
 
+    def is_like(self, other: SpectrumBatch) -> bool:
+        """Whether the two can be one batch: the same pixels, seen alike, with the same notes."""
+        powers = self.resolving_power, other.resolving_power
+        return (
+            self.medium == other.medium
+            and dict(self.arms) == dict(other.arms)
+            and set(self.meta.colnames) == set(other.meta.colnames)
+            and (powers[0] is None) == (powers[1] is None)
+            and (powers[0] is None or np.array_equal(*powers))  # type: ignore[arg-type]
+            and np.array_equal(self.wavelength, other.wavelength)
+        )
+
     @classmethod
     def concatenate(cls, batches: Sequence[SpectrumBatch]) -> SpectrumBatch:
         """Batches on one wavelength grid as one."""
