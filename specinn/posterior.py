@@ -143,7 +143,7 @@ class Posterior:
         """What enters a catalogue. A spectrum of which every sample is NaN counts as not drawn."""
         out = Summary.empty(self.labels, len(self))
         for i, samples in enumerate(self.samples):
-            if not np.isnan(samples[0]).all() or not np.isnan(samples).all():
+            if not np.isnan(samples).all():
                 values = np.ascontiguousarray(samples.T)
                 out.put_star(i, values, self.log_prob[i], self.inside[i])
         return out

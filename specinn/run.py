@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 Report = Callable[[str, str], None]  # the name of a spectrum or file, and the sentence of its failure
 Progress = Callable[[int, int], None]  # how many more spectra, and how many more files, are done
 
-CHUNK = 64  # spectra inferred at once: 4096 samples of 13 labels are 14 MB then
+CHUNK = 64  # spectra inferred at once: 4096 samples of 13 labels, where they are kept, are 14 MB then
 AHEAD = 2  # chunks that are read while one is inferred
 DEFAULT_INSTRUMENT = "4most-hr"
 _PACKAGES = ("numpy", "scipy", "astropy", "torch")  # those whose version may change the numbers
@@ -343,6 +343,6 @@ def prepare(
     return Run(pipeline, instrument, name, velocities, meta)
 
 
-def unread(table: Table) -> np.ndarray:
-    """``(n_rows,)`` whether a row stands for something that could not be read or processed at all."""
-    return (np.asarray(table["flags"]) & np.uint32(Flag.NOT_READ)) != 0
+def unread(rows: Any) -> np.ndarray:
+    """``(n_rows,)`` whether a row (of a table or a Parquet block) is of what could not be processed."""
+    return (np.asarray(rows["flags"]) & np.uint32(Flag.NOT_READ)) != 0

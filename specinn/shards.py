@@ -25,11 +25,11 @@ import numpy as np
 from specinn import catalogue, samples
 from specinn.catalogue import MANIFEST
 from specinn.errors import OutputError, SpecinnError
-from specinn.flags import Flag, is_bad
+from specinn.flags import is_bad
 from specinn.formats import Layout, ParquetWriter, Width, arrow_schema, from_arrow, parquet_schema
 from specinn.output import replacing, sweep, write_error
 from specinn.plan import Plan, settings_of
-from specinn.run import AHEAD, Progress, Report, Run, file_source, prepare
+from specinn.run import AHEAD, Progress, Report, Run, file_source, prepare, unread
 from specinn.stages import ahead, behind
 
 if TYPE_CHECKING:
@@ -155,6 +155,10 @@ def compute(
     progress: Progress = lambda spectra, files: None,
 ) -> None:
     """Do shards: a thread reads files ahead, this one infers, a third one writes."""
+    if plan.settings["options"]["device"] == "cpu":
+        import torch
+
+        torch.set_num_threads(1)  # the matrices are small: a second thread costs more than it brings
 
     def read() -> Iterator[tuple[int, Any]]:
         for shard in shards:
@@ -283,7 +287,7 @@ def finish(
             )
         time.sleep(1.0)
     parts = [_part(folder, shard) for shard in range(len(plan.counts))]
-    layout, bad, unread = _survey(parts, run)
+    layout, bad, n_unread = _survey(parts, run)
     first = _head(parts, run, show)
     with _writing():
         if save_samples is not None:
@@ -308,7 +312,7 @@ def finish(
             if output.is_dir():
                 _remove(output)
             os.replace(folder, output)
-    return Outcome(layout.n_rows, bad, unread, first)
+    return Outcome(layout.n_rows, bad, n_unread, first)
 
 
 def _remove(folder: Path) -> None:
@@ -327,7 +331,7 @@ def _survey(parts: Sequence[Path], run: Run) -> tuple[Layout, int, int]:
 
     head = catalogue.build([], run.fields, run.meta)
     texts = [name for name in head.colnames if head[name].dtype.kind == "U"]
-    widths, masked, n, bad, unread = dict.fromkeys(texts, Width()), set(), 0, 0, 0
+    widths, masked, n, bad, n_unread = dict.fromkeys(texts, Width()), set(), 0, 0, 0
     for part in parts:
         with parquet.ParquetFile(part) as file:
             n += file.metadata.num_rows
@@ -338,10 +342,9 @@ def _survey(parts: Sequence[Path], run: Run) -> tuple[Layout, int, int]:
             for batch in file.iter_batches(_ROWS, columns=[*texts, "flags"]):
                 for name in texts:
                     widths[name] |= Width.of(batch[name])
-                flags = batch["flags"].to_numpy()
-                bad += int(is_bad(flags).sum())
-                unread += int(((flags & np.uint32(Flag.NOT_READ)) != 0).sum())
-    return Layout(head, n, widths, frozenset(masked)), bad, unread
+                bad += int(is_bad(batch["flags"].to_numpy()).sum())
+                n_unread += int(unread(batch).sum())
+    return Layout(head, n, widths, frozenset(masked)), bad, n_unread
 
 
 def _head(parts: Sequence[Path], run: Run, n: int) -> Table:

@@ -15,37 +15,50 @@ T = TypeVar("T")
 _END: Any = object()
 
 
+Waiting = queue.Queue[tuple[Any, BaseException | None]]
+
+
+def _put(waiting: Waiting, while_: Callable[[], bool], item: Any, error: BaseException | None = None) -> None:
+    """Hand over an item, or the error that ends the items, unless nobody is left to take it."""
+    while while_():
+        with contextlib.suppress(queue.Full):
+            return waiting.put((item, error), timeout=0.1)
+
+
+def _received(waiting: Waiting) -> Iterator[Any]:
+    """The items that are handed over, until their end or the error that ends them."""
+    while True:
+        item, error = waiting.get()
+        if error is not None:
+            raise error
+        if item is _END:
+            return
+        yield item
+
+
 def ahead(items: Iterable[T], depth: int) -> Generator[T]:
     """The items, made by a thread of their own that is at most ``depth`` of them ahead."""
-    waiting: queue.Queue[tuple[T, BaseException | None]] = queue.Queue(depth)
+    waiting: Waiting = queue.Queue(depth)
     stop = threading.Event()
 
-    def put(item: T, error: BaseException | None = None) -> None:
-        while not stop.is_set():
-            with contextlib.suppress(queue.Full):
-                return waiting.put((item, error), timeout=0.1)
+    def wanted() -> bool:
+        return not stop.is_set()
 
     def make() -> None:
         try:
             for item in items:
-                put(item)
+                _put(waiting, wanted, item)
                 if stop.is_set():
                     return
         except BaseException as error:
-            put(_END, error)
+            _put(waiting, wanted, _END, error)
         else:
-            put(_END)
+            _put(waiting, wanted, _END)
 
     thread = threading.Thread(target=make, name="specinn reader", daemon=True)
     thread.start()
     try:
-        while True:
-            item, error = waiting.get()
-            if error is not None:
-                raise error
-            if item is _END:
-                return
-            yield item
+        yield from _received(waiting)
     finally:
         stop.set()
         thread.join()
@@ -58,32 +71,22 @@ def behind(consume: Callable[[Iterator[T]], None], depth: int) -> Iterator[Calla
     The block ends when ``consume`` has, with the error that either of them raised; where it is the block's,
     ``consume`` sees it, too, in place of the next item.
     """
-    waiting: queue.Queue[tuple[T, BaseException | None]] = queue.Queue(depth)
+    waiting: Waiting = queue.Queue(depth)
     failed: list[BaseException] = []
-
-    def items() -> Iterator[T]:
-        while True:
-            item, error = waiting.get()
-            if error is not None:
-                raise error
-            if item is _END:
-                return
-            yield item
 
     def run() -> None:
         try:
-            consume(items())
+            consume(_received(waiting))
         except BaseException as error:
             failed.append(error)
 
+    thread = threading.Thread(target=run, name="specinn writer", daemon=True)
+
     def put(item: T, error: BaseException | None = None) -> None:
-        while thread.is_alive():
-            with contextlib.suppress(queue.Full):
-                return waiting.put((item, error), timeout=0.1)
+        _put(waiting, thread.is_alive, item, error)
         if failed:
             raise failed[0]
 
-    thread = threading.Thread(target=run, name="specinn writer", daemon=True)
     thread.start()
     try:
         yield put

@@ -625,7 +625,7 @@ def test_samples_have_the_density_and_the_latent_that_the_flow_gives_them(setup,
     found = model.sample(batch, 64, seed=3)
     values = found.samples.astype(float)
     assert model.log_prob(batch, values) == pytest.approx(found.log_prob, abs=0.05)
-    z = np.stack([model._latent(3, int(key), 64).T.numpy() for key in batch.meta["key"]])
+    z = np.stack([model.latent(3, int(key), 64).T.numpy() for key in batch.meta["key"]])
     assert model.to_latent(batch, values) == pytest.approx(z, abs=0.02)
 
 

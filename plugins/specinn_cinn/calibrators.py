@@ -17,7 +17,7 @@ from specinn.labels import SOLAR_LOG_EPS
 from specinn.observe import STEP_KMS, ModelGrid, rotation_transfer
 from specinn.plugins import Plugins
 from specinn.readers import read
-from specinn.resample import apply_resampling, pixel_widths
+from specinn.resample import Resampler
 from specinn.spectra import SpectrumBatch
 
 
@@ -106,16 +106,14 @@ def measure(
 
 def to_model_grid(batch: SpectrumBatch, grid: ModelGrid) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Flux, sigma and mask ``(n_spec, n_model)`` of a batch at rest on the model grid."""
-    matrix = grid.operator(batch.wavelength, batch.arms, batch.resolving_power)
-    widths = (pixel_widths(batch.wavelength, batch.arms), pixel_widths(grid.wavelength, grid.arms))
-    flux, sigma, mask = apply_resampling(matrix, widths, batch.flux, batch.sigma, batch.mask)
+    flux, sigma, mask = Resampler(grid.wavelength, grid.arms, grid.resolving_power)(batch)
     level = np.abs(flux).max(axis=1, keepdims=True)
     sigma = np.where(mask, 0.0, sigma)
     flux, sigma = flux / level, sigma / level
     return (
         torch.as_tensor(flux, dtype=torch.float32),
         torch.as_tensor(sigma, dtype=torch.float32),
-        torch.as_tensor(mask.copy()),
+        torch.as_tensor(mask),
     )
 
 

@@ -185,10 +185,10 @@ class CINN(Estimator):
         with torch.no_grad():
             sampler = Sampler(self.flow)
             hoisted, work = sampler.hoist(self.condition(batch)), sampler.workspace()
-            for first in range(0, len(batch), self._at_once):
-                last = min(first + self._at_once, len(batch))
+            for first in range(0, len(batch), self.at_once):
+                last = min(first + self.at_once, len(batch))
                 stars = range(first, last)
-                z = torch.stack([self._latent(seed, int(keys[star]), n_samples) for star in stars])
+                z = torch.stack([self.latent(seed, int(keys[star]), n_samples) for star in stars])
                 given = [tuple(tensor[first:last] for tensor in step) for step in hoisted]
                 y, log_determinant = sampler(z, given, work)
                 log_prob = _normal_log_density(z, 1) - log_determinant - self.spread.log().sum()
@@ -199,13 +199,13 @@ class CINN(Estimator):
                 yield from zip(stars, y.cpu().numpy(), log_prob.cpu().numpy(), strict=True)
 
     @property
-    def _at_once(self) -> int:
+    def at_once(self) -> int:
         """Stars in one call of the sampler: one fills the cache of a core, many a GPU."""
         return 1 if self.device == "cpu" else _STARS_ON_GPU
 
-    def _latent(self, seed: int, row: int, n: int) -> torch.Tensor:
-        """Normal draws of one star: they hang on the seed and the star's row alone."""
-        generator = torch.Generator().manual_seed((seed * 1_000_003 + row) % 2**63)
+    def latent(self, seed: int, key: int, n: int) -> torch.Tensor:
+        """Normal draws ``(n_labels, n)`` of one star: they hang on the seed and the star's key alone."""
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + key) % 2**63)
         return torch.randn(len(self.labels), n, generator=generator).to(self.device)
 
     def log_prob(self, batch: SpectrumBatch, labels: np.ndarray) -> np.ndarray:

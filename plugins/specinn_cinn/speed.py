@@ -16,7 +16,6 @@ from .network import BACKWARD, PRESETS, Architecture, Features, make_flow
 from .sampler import Sampler
 from .training import Schedule, loss_terms
 
-_STARS = 64  # that pass a GPU together
 _BATCH = 512  # spectra of a training step
 
 
@@ -34,15 +33,15 @@ def ways(estimator: CINN, batch: SpectrumBatch, n_samples: int, paper: bool) -> 
         presets["model"] = estimator.architecture
     found = []
     for name, sizes in presets.items():
-        found += _sampling(name, sizes, len(estimator.labels), n_samples, estimator.device)
+        found += _sampling(name, sizes, estimator, n_samples)
     found += [_training(name, sizes, estimator) for name, sizes in presets.items()]
     return found + _inference(estimator, batch, n_samples)
 
 
-def _sampling(name: str, sizes: Architecture, n_labels: int, n_samples: int, device: str) -> list[Way]:
+def _sampling(name: str, sizes: Architecture, estimator: CINN, n_samples: int) -> list[Way]:
     """Latent draws of stars to standardised labels and log determinants. On a processor a star at a time, as
     its cache likes it best for both; on a GPU many together."""
-    n = _STARS if torch.device(device).type == "cuda" else 1
+    n, n_labels, device = estimator.at_once, len(estimator.labels), estimator.device
     generator = torch.Generator().manual_seed(0)
     flow = make_flow(n_labels, sizes.features[-1], sizes).requires_grad_(False).eval().to(device)
     condition = torch.randn(n, sizes.features[-1], generator=generator).to(device)
@@ -111,9 +110,8 @@ class _Step:
 def _inference(estimator: CINN, batch: SpectrumBatch, n_samples: int) -> list[Way]:
     """Features and samples of prepared spectra, as :meth:`CINN.summarise` makes them; what it does beyond
     are the summaries."""
-    n, n_labels = len(batch), len(estimator.labels)
+    n, at_once = len(batch), estimator.at_once
     condition = estimator.condition(batch)
-    at_once = _STARS if torch.device(estimator.device).type == "cuda" else 1
     sampler = Sampler(estimator.flow)
     work = sampler.workspace()
 
@@ -124,11 +122,7 @@ def _inference(estimator: CINN, batch: SpectrumBatch, n_samples: int) -> list[Wa
         with torch.no_grad():
             for first in range(0, n, at_once):
                 some = condition[first : first + at_once]
-                z = torch.stack([_latent(n_labels, n_samples, first + i) for i in range(len(some))])
-                sampler(z.to(estimator.device), sampler.hoist(some), work)
+                z = torch.stack([estimator.latent(0, first + i, n_samples) for i in range(len(some))])
+                sampler(z, sampler.hoist(some), work)
 
     return [Way("inference", "features", features, n), Way("inference", "samples", samples, n)]
-
-
-def _latent(n_labels: int, n: int, seed: int) -> torch.Tensor:
-    return torch.randn(n_labels, n, generator=torch.Generator().manual_seed(seed))

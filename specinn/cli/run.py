@@ -116,10 +116,6 @@ def run(
         "corrections": correction or [],
     }
     job = prepare(plugins, **options, keep_samples=save_samples is not None)
-    if device == "cpu":
-        import torch
-
-        torch.set_num_threads(1)  # the matrices are small: a second thread costs more than it brings
     labels = job.pipeline.estimator.labels
     keep = min(keep_samples or samples, samples) if save_samples is not None else 0
     if keep and not quiet:
