@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gzip
 import io
+import mmap
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from astropy.io import fits
 
 from specinn.errors import PluginError, ReadError, SpecinnError
@@ -100,6 +102,18 @@ def open_fits(path: Path) -> Iterator[fits.HDUList]:
     with hdus:
         _check_complete(path, hdus, size)
         yield hdus
+
+
+def let_go(data: np.ndarray) -> None:
+    """Take what was read of a file's data out of memory; what is asked for again is read again.
+
+    Pages of a mapped file stay, and count as memory, until the file is closed, which may be much later.
+    """
+    source: Any = data
+    while isinstance(source, np.ndarray):
+        source = source.base
+    if isinstance(source, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        source.madvise(mmap.MADV_DONTNEED)
 
 
 def _check_complete(path: Path, hdus: fits.HDUList, size: int) -> None:

@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 Report = Callable[[str, str], None]  # the name of a spectrum or file, and the sentence of its failure
 Progress = Callable[[int, int], None]  # how many more spectra, and how many more files, are done
 
-CHUNK = 64  # spectra inferred at once: 4096 samples of 13 labels, where they are kept, are 14 MB then
-AHEAD = 2  # chunks that are read while one is inferred
+CHUNK = 32  # spectra inferred at once: their arrays are 4 MB each, and fit the cache
+AHEAD = 1  # chunks that are read while one is inferred
 DEFAULT_INSTRUMENT = "4most-hr"
 _PACKAGES = ("numpy", "scipy", "astropy", "torch")  # those whose version may change the numbers
 

@@ -32,6 +32,11 @@ from specinn.plan import Plan, settings_of
 from specinn.run import AHEAD, Progress, Report, Run, file_source, prepare, unread
 from specinn.stages import ahead, behind
 
+try:
+    import fcntl
+except ImportError:  # not a Unix
+    fcntl = None  # type: ignore[assignment]
+
 if TYPE_CHECKING:
     from astropy.table import Table
 
@@ -48,24 +53,50 @@ def folder_of(output: Path) -> Path:
     return output.with_name(f"{output.name}.run")
 
 
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """The folder of a run, made where it is missing, and kept from every other run meanwhile.
+
+    The lock ends with the process that holds it, however that ends. Raises ``OutputError``.
+    """
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise write_error(folder, error) from error
+    try:
+        if fcntl is None:
+            yield
+            return
+        directory = os.open(folder, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise OutputError(
+                    f"another run is writing {folder} now: wait for it, or give another name to the catalogue"
+                ) from None
+            except OSError:  # a file system without locks
+                pass
+            yield
+        finally:
+            os.close(directory)
+    finally:
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # where nothing was done
+
+
 def begin(
     output: Path, plan: Plan, *, resume: bool, overwrite: bool, say: Callable[[str], None]
 ) -> tuple[Plan, Path]:
-    """Make the folder of a run, or find what an interrupted one left; the plan is then that of the manifest.
+    """Begin in the folder of a run, which is :func:`held`, or go on with what an interrupted one left there.
 
+    The plan is then that of the manifest.
     ``say`` is told what is kept and what is done again. Raises ``OutputError`` or ``ConfigError``.
     """
     folder = folder_of(output)
     if output.is_dir():  # to be replaced, in the end
         check_ours(output)
-    if folder.is_dir() and not (resume and (folder / MANIFEST).is_file()):
-        if any(folder.glob("part-*")) and not overwrite:
-            raise OutputError(
-                f"{folder} holds a run that is not finished: the same command with --resume goes on with it, "
-                "with --overwrite it starts anew"
-            )
-        clear(folder)
-    if folder.is_dir():
+    if resume and (folder / MANIFEST).is_file():
         old = Plan.load(folder)
         old.check_same(plan, folder)
         changed = [now.path for then, now in zip(old.files, plan.files, strict=True) if then != now]
@@ -75,10 +106,13 @@ def begin(
                 f"{len(changed)} of the files changed since the run began, the first is {changed[0]}: "
                 "their shards are done again"
             )
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise write_error(folder, error) from error
+    else:
+        if any(folder.glob("part-*")) and not overwrite:
+            raise OutputError(
+                f"{folder} holds a run that is not finished: the same command with --resume goes on with it, "
+                "with --overwrite it starts anew"
+            )
+        _empty(folder)
     try:
         plan.save(folder, state="running")
     except OutputError:
@@ -104,10 +138,14 @@ def check_ours(folder: Path) -> None:
 
 def clear(folder: Path) -> None:
     """Remove the folder of a run, and nothing else; raises ``OutputError``."""
+    _empty(folder)
+    folder.rmdir()
+
+
+def _empty(folder: Path) -> None:
     check_ours(folder)
     for path in sorted(folder.iterdir(), key=lambda path: path.name == MANIFEST):
         path.unlink()
-    folder.rmdir()
 
 
 def _part(folder: Path, shard: int, suffix: str = ".parquet") -> Path:

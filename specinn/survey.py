@@ -73,24 +73,25 @@ def survey(
     processes make theirs. Raises a ``SpecinnError`` where the run cannot go on; it can be resumed then.
     """
     settings = settings_of(run, options, format=format, keep=keep)
-    plan, folder = shards.begin(
-        output, Plan.make(files, settings), resume=resume, overwrite=overwrite, say=watch.say
-    )
-    to_do = shards.missing(plan, folder)
-    watch.start(len(plan.files), len(plan.files) - sum(plan.counts[shard] for shard in to_do))
-    try:
-        if scheduler is not None or cluster is not None:
-            from specinn.cluster import compute_there
+    with shards.held(shards.folder_of(output)):
+        plan, folder = shards.begin(
+            output, Plan.make(files, settings), resume=resume, overwrite=overwrite, say=watch.say
+        )
+        to_do = shards.missing(plan, folder)
+        watch.start(len(plan.files), len(plan.files) - sum(plan.counts[shard] for shard in to_do))
+        try:
+            if scheduler is not None or cluster is not None:
+                from specinn.cluster import compute_there
 
-            compute_there(plan, folder, to_do, scheduler=scheduler, cluster=cluster,
-                          report=watch.report, progress=watch.progress)  # fmt: skip
-        elif workers > 1 and len(to_do) > 1:
-            from specinn.workers import compute_here
+                compute_there(plan, folder, to_do, scheduler=scheduler, cluster=cluster,
+                              report=watch.report, progress=watch.progress)  # fmt: skip
+            elif workers > 1 and len(to_do) > 1:
+                from specinn.workers import compute_here
 
-            compute_here(plan, folder, to_do, workers, watch.report, watch.progress)
-        else:
-            shards.compute(plan, folder, to_do, run, plugins, watch.report, watch.progress)
-        return shards.finish(plan, folder, output, run, show=show, save_samples=save_samples)
-    except BaseException:
-        shards.abandon(folder)
-        raise
+                compute_here(plan, folder, to_do, workers, watch.report, watch.progress)
+            else:
+                shards.compute(plan, folder, to_do, run, plugins, watch.report, watch.progress)
+            return shards.finish(plan, folder, output, run, show=show, save_samples=save_samples)
+        except BaseException:
+            shards.abandon(folder)
+            raise

@@ -505,7 +505,8 @@ def test_neighbours_on_one_grid_travel_together(plugins: Plugins, tmp_path: Path
     seen = sizes_of_batches(job)
     done = []
     table = job.catalogue(file_sources(files, plugins), progress=lambda *n: done.append(n))
-    assert seen == [3, 64, 64, 6, 1, 1]  # up to a bad file, up to CHUNK, up to another resolving power
+    # up to a bad file, up to CHUNK, up to another resolving power
+    assert seen == [3, CHUNK, CHUNK, CHUNK, CHUNK, 6, 1, 1]
     assert sum(n for n, _ in done) == len(table) == 140 and sum(f for _, f in done) == len(files)
     assert unread(table).nonzero()[0].tolist() == [3] and table["id"][3] == str(files[3])
     ids = [f"{i}-{j}" for i, n in enumerate([1] * 5 + [2, 60, 70, 1, 1, 1]) for j in range(n)]

@@ -26,6 +26,7 @@ SIZES = {
     "no Gaussian, SiLU": attrs.evolve(PRESETS["default"], gaussian=False, activation="silu"),
     "Gaussian alone": attrs.evolve(PRESETS["default"], blocks=0),
     "one layer": attrs.evolve(PRESETS["default"], depth=1, width=7, blocks=3),
+    "wide, SiLU": attrs.evolve(PRESETS["default"], depth=2, width=256, blocks=2, activation="silu"),
     "no layer": attrs.evolve(PRESETS["default"], depth=0, blocks=1),
 }
 

@@ -330,6 +330,16 @@ def test_a_run_stopped_before_its_first_shard_leaves_nothing(
     assert run("-o", "out.fits", "--resume").exit_code == 0  # a job script may always say --resume
 
 
+def test_two_runs_at_once(run: Command, stopped: Path, reference: Path, tmp_path: Path) -> None:
+    before = sorted(path.name for path in stopped.iterdir())
+    with shards.held(stopped):
+        sentence(run("-o", "out.fits", "--resume"), "another run is writing", "out.fits.run")
+        sentence(run("-o", "out.fits", "--overwrite"), "another run is writing")
+    assert sorted(path.name for path in stopped.iterdir()) == before
+    assert run("-o", "out.fits", "--resume").exit_code == 0
+    assert same(tmp_path / "out.fits", reference / "out.fits")
+
+
 def test_runs_that_are_not_this_one(run: Command, site: Site, stopped: Path, tmp_path: Path) -> None:
     sentence(run("-o", "out.fits", "--resume", "--seed", 3), "another seed: 0 then, 3 now", "--overwrite")
     sentence(run("-o", "out.fits", "--resume", "--resolving-power", 6000), "another resolving_power: None")

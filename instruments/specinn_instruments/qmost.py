@@ -16,14 +16,14 @@ from astropy.io import fits
 from specinn.errors import ReadError
 from specinn.instruments import Medium
 from specinn.interfaces import Reader
-from specinn.readers import open_fits
+from specinn.readers import let_go, open_fits
 from specinn.spectra import SpectrumBatch
 from specinn_instruments.batches import Header, make_batch, number, resolving_power
 from specinn_instruments.columns import to_angstrom
 from specinn_instruments.eso import EsoTable
 from specinn_instruments.headers import column_names, headers, is_table
 
-BATCH = 256  # spectra; 0.1 GB of doubles at 14 000 pixels
+BATCH = 32  # spectra; 13 MB of doubles at 14 000 pixels
 _IDS = ("OBJ_UID", "SPECUID", "OBJ_NME")
 _HRS = 3  # FIB_ROOT of a fibre of the high-resolution spectrograph
 
@@ -94,6 +94,7 @@ class MultiSpectrum(Reader):
                     ids=ids[rows],
                     columns={name: values[rows] for name, values in columns.items()},
                 )
+                let_go(data)
 
 
 def _is_spectra(header: fits.Header) -> bool:
