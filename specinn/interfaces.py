@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
+from specinn.errors import ModelError
+
 if TYPE_CHECKING:
     from specinn.grids import Grid
     from specinn.instruments import Instrument
@@ -141,6 +143,20 @@ class Estimator(ABC):
     def summarise(self, batch: SpectrumBatch, n_samples: int, seed: int) -> Summary:
         """The summary of what :meth:`sample` draws; faster where no samples need to leave."""
         return self.sample(batch, n_samples, seed).summary()
+
+    @property
+    def used_pixels(self) -> np.ndarray:
+        """``(n_pix,)`` whether a pixel of the instrument has a say; unless overridden, all within the arms."""
+        return np.concatenate([arm.contains(arm.wavelength) for arm in self.instrument.arms])
+
+    def gradients(self, batch: SpectrumBatch, n_samples: int, seed: int) -> np.ndarray:
+        """How each label changes with the flux of each pixel: derivatives ``(n_spec, n_labels, n_pix)`` of the
+        mean of the samples that :meth:`sample` draws, inside the bounds or not, in physical units for a change
+        of the normalised flux by 1; sigma and the random numbers held, 0 where a pixel has no say.
+
+        Optional. Raises ``specinn.errors.ModelError`` unless overridden.
+        """
+        raise ModelError(f"{type(self).__name__} does not tell how its labels change with the flux")
 
     @abstractmethod
     def log_prob(self, batch: SpectrumBatch, labels: np.ndarray) -> np.ndarray:

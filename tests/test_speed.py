@@ -26,7 +26,7 @@ from specinn.instruments import Instrument
 from specinn.plugins import Plugins
 from specinn.readers import find_format, read
 from specinn.run import prepare
-from specinn.spectra import snr_per_angstrom
+from specinn.spectra import SpectrumBatch, snr_per_angstrom
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_the_reader_reads_what_was_drawn(survey: SimulatedSurvey, plugins: Plugi
     with fits.open(path) as hdus:
         hdus.verify("exception")
         assert hdus["SPECTAB"].data["SPECUID"].tolist() == list(range(60))
-    (batch,) = read(path, plugins)
+    batch = SpectrumBatch.concatenate(list(read(path, plugins)))
     assert len(batch) == 60 and batch.resolving_power == 20_000 and batch.medium == "air"
     assert batch.wavelength[[0, -1]] == pytest.approx([5160, 6790])
     between = (batch.wavelength > 5730) & (batch.wavelength < 6100)

@@ -19,6 +19,7 @@ from specinn.spectra import SpectrumBatch
 from specinn.weights import load_weights, save_weights
 
 from .encoding import Encoding
+from .gpu import CapturedSampler, summaries
 from .network import Architecture, Features, make_flow
 from .sampler import Sampler
 
@@ -45,6 +46,7 @@ class CINN(Estimator):
     center: torch.Tensor
     spread: torch.Tensor
     device: str = "cpu"
+    _graphs: dict[torch.Size, CapturedSampler] = attrs.field(factory=dict, init=False, repr=False)
 
     @classmethod
     def train(
@@ -138,8 +140,20 @@ class CINN(Estimator):
         }
         save_weights(path, tensors, header)
 
+    @property
+    def used_pixels(self) -> np.ndarray:
+        used = np.zeros(len(self.encoding.width), bool)
+        used[self.encoding.pixels.cpu().numpy()] = True
+        return used
+
     def condition(self, batch: SpectrumBatch) -> torch.Tensor:
         """The condition of the flow ``(n_spec, n_features)`` for a preprocessed batch."""
+        with torch.no_grad():
+            x, context, _ = self.encoding(*self._inputs(batch))
+            return self.features(x, context)
+
+    def _inputs(self, batch: SpectrumBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Flux, sigma and mask on the device; masked flux and sigma are 1."""
         if batch.flux.shape[1] != len(self.encoding.width):
             raise ModelError(
                 f"the batch has {batch.flux.shape[1]} pixels, the model {len(self.encoding.width)}: pass it "
@@ -147,10 +161,7 @@ class CINN(Estimator):
             )
         flux, sigma = (torch.as_tensor(np.where(batch.mask, fill, v), dtype=torch.float32, device=self.device)
                        for v, fill in ((batch.flux, 1.0), (batch.sigma, 1.0)))  # fmt: skip
-        mask = torch.as_tensor(batch.mask, device=self.device)
-        with torch.no_grad():
-            x, context, _ = self.encoding(flux, sigma, mask)
-            return self.features(x, context)
+        return flux, sigma, torch.as_tensor(batch.mask, device=self.device)
 
     def forward(self, values: torch.Tensor, condition: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Latent ``(n, n_labels)`` of physical labels under the conditions ``(n, n_features)``, and the log
@@ -168,9 +179,27 @@ class CINN(Estimator):
 
     def summarise(self, batch: SpectrumBatch, n_samples: int, seed: int) -> Summary:
         summary = Summary.empty(self.labels, len(batch))
+        if self.device != "cpu":  # samples stay where they are made
+            for stars, y, density in self._blocks(batch, n_samples, seed):
+                summary.put(np.array(stars), summaries(self.labels, y, density))
+            return summary
         for star, values, log_prob in self._draws(batch, n_samples, seed):
             summary.put_star(star, values, log_prob, self._inside(values, log_prob))
         return summary
+
+    def gradients(self, batch: SpectrumBatch, n_samples: int, seed: int) -> np.ndarray:
+        flux, sigma, mask = self._inputs(batch)
+        flux.requires_grad_()
+        keys = self._keys(batch)
+        z = torch.stack([self.latent(seed, int(key), n_samples).T for key in keys])
+        with torch.enable_grad():
+            x, context, _ = self.encoding(flux, sigma, mask)
+            condition = self.features(x, context).repeat_interleave(n_samples, 0)
+            y, _ = self.flow(z.flatten(0, 1), c=[condition], rev=True, jac=False)
+            values = self.labels.from_network(y * self.spread + self.center)
+            sums = values.view(z.shape).mean(1).sum(0)  # no star hangs on another
+            parts = [torch.autograd.grad(one, flux, retain_graph=True)[0] for one in sums]
+        return torch.stack(parts, dim=1).cpu().numpy()
 
     def _inside(self, values: np.ndarray, log_prob: np.ndarray) -> np.ndarray:
         inside: np.ndarray = self.labels.inside(values.T) & np.isfinite(log_prob)
@@ -181,22 +210,42 @@ class CINN(Estimator):
     ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """For every star its number in the batch, physical samples ``(n_labels, n_samples)`` and their log
         density in label space ``(n_samples,)``; valid until the next one is asked for."""
-        keys = np.asarray(batch.meta["key"]) if "key" in batch.meta.colnames else np.arange(len(batch))
+        for stars, y, log_prob in self._blocks(batch, n_samples, seed):
+            yield from zip(stars, y.cpu().numpy(), log_prob.cpu().numpy(), strict=True)
+
+    def _blocks(
+        self, batch: SpectrumBatch, n_samples: int, seed: int
+    ) -> Iterator[tuple[range, torch.Tensor, torch.Tensor]]:
+        """The same for some stars at a time, on the device: ``(n_stars, n_labels, n)``, ``(n_stars, n)``."""
+        keys = self._keys(batch)
         with torch.no_grad():
+            condition = self.condition(batch)
             sampler = Sampler(self.flow)
-            hoisted, work = sampler.hoist(self.condition(batch)), sampler.workspace()
+            hoisted, work = sampler.hoist(condition), sampler.workspace()
             for first in range(0, len(batch), self.at_once):
-                last = min(first + self.at_once, len(batch))
-                stars = range(first, last)
+                stars = range(first, min(first + self.at_once, len(batch)))
                 z = torch.stack([self.latent(seed, int(keys[star]), n_samples) for star in stars])
-                given = [tuple(tensor[first:last] for tensor in step) for step in hoisted]
-                y, log_determinant = sampler(z, given, work)
+                if self.device != "cpu" and len(stars) == self.at_once:
+                    y, log_determinant = self._captured(z)(z, condition[first : stars.stop])
+                else:
+                    given = [tuple(tensor[first : stars.stop] for tensor in step) for step in hoisted]
+                    y, log_determinant = sampler(z, given, work)
                 log_prob = _normal_log_density(z, 1) - log_determinant - self.spread.log().sum()
                 y.mul_(self.spread[:, None]).add_(self.center[:, None])
                 for i, label in enumerate(self.labels):
                     if label.transform != "linear":
                         y[:, i] = label.from_network(y[:, i])
-                yield from zip(stars, y.cpu().numpy(), log_prob.cpu().numpy(), strict=True)
+                yield stars, y, log_prob
+
+    def _captured(self, z: torch.Tensor) -> CapturedSampler:
+        """The sampler as a graph for latent draws of that shape, recorded when it is first asked for."""
+        if z.shape not in self._graphs:
+            self._graphs[z.shape] = CapturedSampler(Sampler(self.flow), z, self.architecture.features[-1])
+        return self._graphs[z.shape]
+
+    @staticmethod
+    def _keys(batch: SpectrumBatch) -> np.ndarray:
+        return np.asarray(batch.meta["key"]) if "key" in batch.meta.colnames else np.arange(len(batch))
 
     @property
     def at_once(self) -> int:
@@ -204,9 +253,10 @@ class CINN(Estimator):
         return 1 if self.device == "cpu" else _STARS_ON_GPU
 
     def latent(self, seed: int, key: int, n: int) -> torch.Tensor:
-        """Normal draws ``(n_labels, n)`` of one star: they hang on the seed and the star's key alone."""
-        generator = torch.Generator().manual_seed((seed * 1_000_003 + key) % 2**63)
-        return torch.randn(len(self.labels), n, generator=generator).to(self.device)
+        """Normal draws ``(n_labels, n)`` of one star: they hang on the seed, the star's key and the kind of
+        device alone (a GPU draws its own: those of a processor would take longer than all the rest)."""
+        generator = torch.Generator(self.device).manual_seed((seed * 1_000_003 + key) % 2**63)
+        return torch.randn(len(self.labels), n, generator=generator, device=self.device)
 
     def log_prob(self, batch: SpectrumBatch, labels: np.ndarray) -> np.ndarray:
         return self._latent_and_density(batch, labels)[1]

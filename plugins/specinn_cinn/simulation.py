@@ -47,6 +47,9 @@ class PhysicsError:
     the excitation of iron is low by 200 K for giants at -2.5 and by less for warmer stars (Frebel et al.
     2013, ApJ 769, 57). Lines of neutral metals are weaker, as by an abundance lower by ``overionisation``
     dex per dex (Lind et al. 2012, MNRAS 427, 50; Bergemann et al. 2012, MNRAS 427, 27); 0 for a grid in NLTE.
+
+    A fraction ``pure`` of spectra has none of these errors but the emulator's: where a spectrum shows that
+    the physics holds, as synthetic ones do, the posterior may be as narrow as its noise allows.
     """
 
     amplitude: float = 0.35
@@ -56,6 +59,7 @@ class PhysicsError:
     emulator: float = 1.0
     excitation: float = 60.0
     overionisation: float = 0.08
+    pure: float = 0.25
 
 
 @attrs.frozen(eq=False)
@@ -146,8 +150,7 @@ class Simulator:
         if n_real:
             rows = self._rows(n_real, generator)
             values[:n_real] = self.values[rows]
-        emulated = self.emulate(values)
-        flux = emulated.clone()
+        flux = self.emulate(values)
         if n_real:
             flux[:n_real] = self.spectra[rows].to(flux)  # type: ignore[index]
         if self.emulator_errors is not None and self.physics.emulator:
@@ -158,12 +161,10 @@ class Simulator:
             flux[n_real:] -= (
                 self.physics.emulator * self._normal(n - n_real, 1, generator=generator) * errors[near]
             )
-        return flux + self.departures(values, emulated, generator), values, vbroad
+        return flux, values, vbroad
 
-    def departures(
-        self, values: torch.Tensor, flux: torch.Tensor, generator: torch.Generator
-    ) -> torch.Tensor:
-        """Change of the emulated ``flux (n, n_model)``: what LTE in plane layers gets wrong in poor stars.
+    def departures(self, values: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Change of the flux ``(n, n_model)``: what LTE in plane layers gets wrong in poor stars.
 
         Which pixels belong to neutral species the emulator tells: with higher gravity lines of ions weaken,
         by about 0.4 of what the same step down in metallicity does; those of neutral species hardly change.
@@ -175,6 +176,7 @@ class Simulator:
         poverty = (-values[:, iron]).clamp(min=0.0)
         shares = 2.0 * torch.rand(2, len(values), device=self.device, generator=generator) * poverty
         weakening, cooling = physics.overionisation * shares[0], physics.excitation * shares[1]
+        flux = self.emulate(values)
         cooler, poorer, denser = values.clone(), values.clone(), values.clone()
         step = (values[:, iron] - self.low[iron]).clamp(0.05, 0.3)
         up = torch.where(values[:, gravity] + 0.3 <= self.high[gravity], 0.3, -0.3)
@@ -205,8 +207,14 @@ class Simulator:
 
     def disturb(self, flux: torch.Tensor, values: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """``flux (n, n_model)`` of stars with grid labels ``values`` with random errors of the physics."""
+        pure = torch.rand(len(flux), 1, generator=generator, device=self.device) < self.physics.pure
+        real = flux + self.departures(values, generator)
+        return torch.where(pure, flux, real - self._residual(real, values, generator))
+
+    def _residual(self, flux: torch.Tensor, values: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Errors like those that calibrators showed, ``(n, n_model)``."""
         if self.measured is None:
-            return flux
+            return torch.zeros((), device=self.device)
         measured, physics, n = self.measured, self.physics, len(flux)
         depth = (1.0 - self._without_kept(flux, values)).clamp(min=0.0) + FLOOR
         reference = (1.0 - measured.flux).clamp(min=0.0) + FLOOR
@@ -225,7 +233,7 @@ class Simulator:
         for kept in measured.kept.values():
             rms[:, kept] = 0.0
         error.addcmul_(rms, self._normal(*flux.shape, generator=generator), value=physics.pixel)
-        return flux - error
+        return error
 
     def _without_kept(self, flux: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         """The flux with the lines for whose sake windows are kept at their weakest.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +13,7 @@ from specinn.spectra import SpectrumBatch
 from specinn.speed import Way
 
 from .estimator import CINN
+from .gpu import CapturedSampler
 from .network import BACKWARD, PRESETS, Architecture, Features, make_flow
 from .sampler import Sampler
 from .training import Schedule, loss_terms
@@ -47,8 +49,7 @@ def _sampling(name: str, sizes: Architecture, estimator: CINN, n_samples: int) -
     condition = torch.randn(n, sizes.features[-1], generator=generator).to(device)
     z = torch.randn(n, n_labels, n_samples, generator=generator).to(device)
     rows = z.transpose(1, 2).reshape(n * n_samples, n_labels).contiguous()
-    sampler = Sampler(flow)
-    work = sampler.workspace()
+    sample = _sampler(flow, z, condition)
 
     def freia() -> Any:
         with torch.no_grad():
@@ -56,9 +57,18 @@ def _sampling(name: str, sizes: Architecture, estimator: CINN, n_samples: int) -
 
     def ours() -> Any:
         with torch.no_grad():
-            return sampler(z, sampler.hoist(condition), work)
+            return sample(z, condition)
 
     return [Way("sampling", f"FrEIA, {name}", freia, n), Way("sampling", f"specinn, {name}", ours, n)]
+
+
+def _sampler(flow: Any, z: torch.Tensor, condition: torch.Tensor) -> Callable[..., Any]:
+    """Our sampler for draws of that shape under conditions of that shape, as the estimator uses it."""
+    sampler = Sampler(flow)
+    if z.is_cuda:
+        return CapturedSampler(sampler, z, condition.shape[1])
+    work = sampler.workspace()
+    return lambda z, condition: sampler(z, sampler.hoist(condition), work)
 
 
 def _training(name: str, sizes: Architecture, estimator: CINN) -> Way:
@@ -112,8 +122,7 @@ def _inference(estimator: CINN, batch: SpectrumBatch, n_samples: int) -> list[Wa
     are the summaries."""
     n, at_once = len(batch), estimator.at_once
     condition = estimator.condition(batch)
-    sampler = Sampler(estimator.flow)
-    work = sampler.workspace()
+    samplers: dict[int, Callable[..., Any]] = {}
 
     def features() -> torch.Tensor:
         return estimator.condition(batch)
@@ -123,6 +132,8 @@ def _inference(estimator: CINN, batch: SpectrumBatch, n_samples: int) -> list[Wa
             for first in range(0, n, at_once):
                 some = condition[first : first + at_once]
                 z = torch.stack([estimator.latent(0, first + i, n_samples) for i in range(len(some))])
-                sampler(z, sampler.hoist(some), work)
+                if len(some) not in samplers:
+                    samplers[len(some)] = _sampler(estimator.flow, z, some)
+                samplers[len(some)](z, some)
 
     return [Way("inference", "features", features, n), Way("inference", "samples", samples, n)]

@@ -460,8 +460,7 @@ def validation_set(setup: Setup, repeats: int = 8) -> list[tuple[torch.Tensor, .
     out: list[tuple[torch.Tensor, ...]] = []
     for _ in range(repeats):
         vbroad = simulator.vbroad(len(rows), generator)
-        real = flux + simulator.departures(values, simulator.emulate(values), generator)
-        observed = simulator.observe(simulator.disturb(real, values, generator), vbroad, generator)
+        observed = simulator.observe(simulator.disturb(flux, values, generator), vbroad, generator)
         out.append((*simulator.degrade(observed, generator), simulator.targets(values, vbroad)))
     return out
 
