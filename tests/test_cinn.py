@@ -862,7 +862,10 @@ def test_examples_of_the_page_are_right():
 def test_recipes_that_ship_are_right(path):
     from specinn.config import structure
 
-    ((what, table),) = tomllib.loads(path.read_text(encoding="utf-8")).items()
+    recipe = tomllib.loads(path.read_text(encoding="utf-8"))
+    if "vary" in recipe:
+        pytest.skip("a search, which tests/test_tune.py reads")
+    ((what, table),) = recipe.items()
     kind = table.pop("kind")
     assert (what, kind) in {("estimator", "cinn"), ("synthesizer", "emulator")}
     structure(table, Config if what == "estimator" else EmulatorConfig, str(path))

@@ -10,7 +10,19 @@ import typer
 from typer.core import TyperGroup
 
 from specinn import __version__
-from specinn.cli import benchmark, evaluate, flags, grid, instruments, models, plugins, run, train
+from specinn.cli import (
+    benchmark,
+    evaluate,
+    flags,
+    grid,
+    instruments,
+    models,
+    plugins,
+    run,
+    saliency,
+    train,
+    tune,
+)
 from specinn.errors import SpecinnError
 
 if TYPE_CHECKING:
@@ -73,7 +85,9 @@ app.command("instruments")(instruments.instruments)
 app.command("models")(models.models)
 app.command("flags")(flags.flags)
 app.command("train")(train.train)
+app.command("tune")(tune.tune)
 app.command("evaluate")(evaluate.evaluate)
+app.command("saliency")(saliency.saliency)
 app.command("benchmark")(benchmark.benchmark)
 app.add_typer(grid.app, name="grid")
 

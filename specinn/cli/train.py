@@ -36,8 +36,9 @@ def train(
     from specinn.config import read_toml
     from specinn.errors import ConfigError
     from specinn.output import check_output
+    from specinn.recipes import parts
 
-    what, kind, table = _recipe(read_toml(config), config)
+    what, kind, table = parts(read_toml(config), config)
     target = check_output(
         output or config.with_suffix(".safetensors"), (".safetensors",), overwrite=overwrite
     )
@@ -55,23 +56,6 @@ def train(
         model = trainable.train(table, folder, _watcher(bar))
     model.save(target)
     print(f"wrote {target}" + (f"; see specinn models {target}" if what == "estimator" else ""))
-
-
-def _recipe(recipe: dict[str, Any], path: Path) -> tuple[str, str, dict[str, Any]]:
-    """What is trained (estimator or synthesizer), its kind, and its table without the kind."""
-    from specinn.errors import ConfigError
-
-    found = [name for name in ("estimator", "synthesizer") if isinstance(recipe.get(name), dict)]
-    kind = recipe[found[0]].get("kind") if len(found) == 1 else None
-    if not isinstance(kind, str):
-        raise ConfigError(
-            f'{path}: it needs a table [estimator] with a kind, such as kind = "cinn", or a table '
-            '[synthesizer] with kind = "emulator"'
-        )
-    if len(recipe) > 1:
-        other = next(name for name in recipe if name != found[0])
-        raise ConfigError(f"{path}: $.{other} is not known: all keys belong in the table [{found[0]}]")
-    return found[0], kind, {key: value for key, value in recipe[found[0]].items() if key != "kind"}
 
 
 def _watcher(bar: Progress) -> Callable[[dict[str, Any]], None]:

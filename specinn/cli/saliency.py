@@ -1,0 +1,97 @@
+"""``specinn saliency``: which pixels a model looks at for each label, and the lines found there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def saliency(
+    ctx: typer.Context,
+    model: Annotated[str, typer.Argument(help="Name or file of a model.")],
+    grid: Annotated[list[Path], typer.Option(help="Grid of synthetic spectra; repeatable.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for tables and figure.")
+    ],
+    snr: Annotated[float, typer.Option(help="S/N per Angstrom.")] = 250.0,
+    split: Annotated[str, typer.Option(help="Part of the grid: test, validation or train.")] = "test",
+    spectra: Annotated[int, typer.Option(help="Spectra at most, evenly from the split.", min=1)] = 500,
+    samples: Annotated[int, typer.Option(help="Posterior samples whose mean is derived.", min=1)] = 64,
+    features: Annotated[int, typer.Option(help="Features named for each label.", min=1)] = 10,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same figures.", min=0)] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or cuda:N.")] = "cpu",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show by which pixels a model tells each label: the gradient of the label with respect to their flux.
+
+    The median over simulated spectra of grid models goes to DIR: saliency.ecsv (all pixels), features.ecsv
+    (the strongest, with the spectral lines they belong to), and the figure as saliency.pdf and saliency.png.
+    """
+    import specinn
+    from specinn import models
+    from specinn import saliency as work
+    from specinn.cli.context import plugins_of, print_json
+    from specinn.cli.evaluate import _bar
+    from specinn.evaluate import write
+    from specinn.grids import load
+    from specinn.output import check_folder, check_new, replacing
+
+    names = ("saliency.ecsv", "features.ecsv", "saliency.pdf", "saliency.png")
+    check_folder(output if output.is_dir() else output.resolve().parent, output)
+    tables, figures = (
+        [check_new(output / name, overwrite=overwrite) for name in part] for part in (names[:2], names[2:])
+    )
+    plugins = plugins_of(ctx)
+    chosen = models.find(plugins, model)
+    estimator = models.load(plugins, chosen, device)
+    synthetic = load(grid, plugins=plugins)
+    with _bar("spectra") as progress:
+        found = work.saliency(
+            estimator, synthetic, snr=snr, split=split, n_spectra=spectra, n_samples=samples, seed=seed,
+            plugins=plugins, progress=progress,
+        )  # fmt: skip
+    rows = found.features(features)
+    meta = {
+        "specinn": specinn.__version__, "model": chosen.name, "sha256": chosen.sha256(),
+        "grid": synthetic.hash, "split": split, "spectra": found.n_spectra, "snr": snr, "samples": samples,
+        "seed": seed,
+    }  # fmt: skip
+    output.mkdir(exist_ok=True)
+    for path, table in zip(
+        tables, (work.pixel_table(found, meta), work.feature_table(rows, meta)), strict=True
+    ):
+        write(table, path, overwrite=overwrite)
+    figure = work.draw(found, rows)
+    for path in figures:
+        with replacing(path) as temporary:
+            figure.savefig(temporary, dpi=200)
+    if as_json:
+        print_json({"meta": meta, "features": rows})
+        return
+    _show(rows, [label.name for label in found.labels], found.n_spectra, snr)
+    for path in (*tables, *figures):
+        print(path)
+
+
+def _show(rows: Sequence[dict[str, Any]], labels: Sequence[str], n: int, snr: float) -> None:
+    """A line for each label: its features, strongest first."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, markup=False)
+    console.print(f"strongest features of {n} spectra at S/N {snr:g} per Angstrom, and their strength")
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=False)
+    for name in labels:
+        mine = [row for row in rows if row["label"] == name]
+        words = []
+        for row in mine:
+            where = f"{row['species']} {row['line']:.2f}" if row["species"] else f"? {row['wavelength']:.2f}"
+            words.append(f"{where} ({row['strength']:.3f})")
+        table.add_row(name, ", ".join(words) or "no pixel stands out")
+    console.print(table)

@@ -1,0 +1,119 @@
+"""``specinn tune``: search for the best configuration of a training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from specinn.searches import Search
+
+_SHOWN = 10
+
+
+def tune(
+    ctx: typer.Context,
+    search: Annotated[
+        Path, typer.Argument(help="A search file (TOML), or the folder of a search, to go on with it.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FOLDER", help="Of the search (default: SEARCH-trials)."),
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(help="Configurations in all (default: what the search says).", min=1)
+    ] = None,
+    processes: Annotated[int, typer.Option(help="How many work at once on this machine.", min=1)] = 1,
+    show: Annotated[bool, typer.Option("--show", help="Only show what was found so far.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No lines about the trials.")] = False,
+) -> None:
+    """Find the best configuration of a training with Hyperband: many begin, the worse ones are stopped early.
+
+    Interrupt it at will: the same command goes on where it was. More processes, also on other machines that
+    share the folder, join by the same command.
+    """
+    import sys
+
+    import attrs
+
+    from specinn import trials as results
+    from specinn import tune as work
+    from specinn.cli.context import plugins_of
+    from specinn.errors import ConfigError
+    from specinn.searches import SEARCH, Search, begin
+    from specinn.tune_workers import work_in_processes
+
+    if search.is_dir():
+        if output is not None:
+            raise ConfigError(f"{search} is a folder, in which its search goes on: leave out --output")
+        folder, search = search, search / SEARCH
+        if not search.is_file():
+            raise ConfigError(f"{folder} holds no search: it has no {SEARCH}")
+    else:
+        folder = output or search.with_name(f"{search.stem}-trials")
+    settings = Search.load(search)
+    if show and not (folder / SEARCH).is_file():
+        raise ConfigError(f"{folder} holds no search yet")
+    plugins = plugins_of(ctx)
+    plugins.record(settings.what, settings.kind)
+    work.check_optuna()
+    begin(settings, folder)
+    if trials is not None:
+        settings = attrs.evolve(settings, trials=trials)
+
+    def report(number: int, text: str) -> None:
+        if not quiet:
+            print(f"trial {number}: {text}", file=sys.stderr, flush=True)
+
+    stopped = False
+    try:
+        if not show and processes == 1:
+            work.work(settings, folder, plugins, report)
+        elif not show:
+            work_in_processes(settings, folder, processes, report)
+    except KeyboardInterrupt:
+        stopped = True
+    finally:
+        rows = results.found(settings, folder)
+        results.write(settings, folder, rows)
+    if as_json:
+        from specinn.cli.context import print_json
+
+        print_json(rows)
+    else:
+        _show(settings, folder, rows)
+    if stopped:
+        print("stopped; the same command goes on", file=sys.stderr)
+        raise typer.Exit(130)
+
+
+def _show(search: Search, folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """The best trials, why others failed, and what to do with the best."""
+    from specinn import trials as results
+    from specinn.cli.context import print_rows
+
+    lines: list[tuple[str, ...]] = [("trial", "state", "validation", "step", "configuration")]
+    for row in rows[:_SHOWN]:
+        cells = (_cell(row[name]) for name in ("trial", "state", "validation", "step"))
+        values = ", ".join(f"{name} {_cell(value)}" for name, value in row["values"].items())
+        lines.append((*cells, values))
+    if rows:
+        print_rows(lines)
+    for message in list(dict.fromkeys(row["message"] for row in rows if row["message"]))[:_SHOWN]:
+        print(f"failed: {message}")
+    print(f"{results.counts(rows)}; all of them are in {folder / results.TABLE}")
+    if (best := results.best(rows)) is not None:
+        kept = results.checkpoints(folder, best)
+        print(f"best recipe: {folder / results.BEST}; its model: {kept / 'model.safetensors'}")
+    else:
+        print("no trial is complete yet, so there is no best recipe")
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.5g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,290 @@
+"""Which pixels a model looks at: the gradient of each label with respect to the flux, and the lines there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import numpy as np
+from astropy.table import Column, MaskedColumn, Table
+
+from specinn.config import read_toml
+from specinn.errors import ConfigError, GridError
+from specinn.evaluate import PUBLISHED_SNR, Simulation
+from specinn.instruments import Instrument
+from specinn.labels import LabelSet
+from specinn.plugins import Plugins
+from specinn.wavelengths import vacuum_to_air
+
+if TYPE_CHECKING:
+    from specinn.grids import Grid
+    from specinn.interfaces import Estimator
+
+LINES = Path(__file__).with_name("lines.toml")
+STRONG = 3.0  # standard deviations above the mean, from which on a pixel is a strong one
+_HEADROOM = 2.2  # height of a panel in units of its highest pixel: the rest is for names
+_ROOM = 0.016  # width of a name in units of a panel
+_APART = 0.5  # Angstrom between features without a name: about a line's full width and a half
+
+
+@attrs.frozen
+class Line:
+    """A spectral line: ``species`` such as ``Mg I`` or ``CN``, its wavelength in air and how far it reaches,
+    in Angstrom; ``diagnostic`` for those by which Ksoll et al. 2026 measure abundances."""
+
+    species: str
+    wavelength: float
+    reach: float
+    diagnostic: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.species} {self.wavelength:.2f}"
+
+
+def read_lines(path: Path = LINES) -> list[Line]:
+    """The line table, by wavelength."""
+    table = read_toml(path)
+    lines = []
+    for section in ("diagnostic", "other", "molecules"):
+        for species, wavelengths in table[section].items():
+            for wavelength in wavelengths:
+                reach = table["wide"].get(f"{species} {wavelength:.2f}", table["reach"])
+                lines.append(Line(species, wavelength, reach, section == "diagnostic"))
+    return sorted(lines, key=lambda line: line.wavelength)
+
+
+def lines_near(wavelength: float, lines: Sequence[Line]) -> list[Line]:
+    """The lines that reach ``wavelength`` (Angstrom in air), nearest first."""
+    reached = [line for line in lines if abs(line.wavelength - wavelength) <= line.reach]
+    return sorted(reached, key=lambda line: abs(line.wavelength - wavelength))
+
+
+@attrs.frozen(eq=False)
+class Saliency:
+    """Median gradients over a test set.
+
+    ``strength (n_labels, n_pix)`` is the median over spectra of the absolute gradient, ``signed`` that of the
+    gradient itself. The gradient of a label in a spectrum is a vector over pixels, normalised to length 1
+    before. ``used (n_pix,)`` tells the pixels that the model looks at; ``n_spectra`` have a gradient.
+    """
+
+    labels: LabelSet
+    instrument: Instrument
+    strength: np.ndarray
+    signed: np.ndarray
+    used: np.ndarray
+    n_spectra: int
+
+    @property
+    def wavelength(self) -> np.ndarray:
+        """``(n_pix,)`` Angstrom, in the medium of the instrument."""
+        return self.instrument.wavelength
+
+    @property
+    def threshold(self) -> np.ndarray:
+        """``(n_labels,)`` strength above which a pixel is a strong one: the mean over the pixels in use and
+        three standard deviations."""
+        strength = self.strength[:, self.used]
+        limit: np.ndarray = strength.mean(axis=1) + STRONG * strength.std(axis=1)
+        return limit
+
+    def features(self, n: int = 10, lines: Sequence[Line] | None = None) -> list[dict[str, Any]]:
+        """The ``n`` strongest features of each label, strongest first, with the keys of :data:`FEATURES`.
+
+        A feature is a strong pixel with none stronger nearby. It belongs to the nearest line of the table
+        that reaches it, whatever its species; of the pixels of one line only the strongest is listed.
+        """
+        lines = read_lines() if lines is None else lines
+        air = self.wavelength if self.instrument.medium == "air" else vacuum_to_air(self.wavelength)
+        rows: list[dict[str, Any]] = []
+        for k, label in enumerate(self.labels):
+            taken: list[float] = []
+            names: set[str] = set()
+            strong = np.flatnonzero(self.used & (self.strength[k] > self.threshold[k]))
+            for pixel in strong[np.argsort(-self.strength[k, strong], kind="stable")]:
+                wave = float(self.wavelength[pixel])
+                near = lines_near(float(air[pixel]), lines)
+                if any(abs(wave - other) < _APART for other in taken) or (near and near[0].name in names):
+                    continue
+                taken.append(wave)
+                names.update(line.name for line in near[:1])
+                rows.append({
+                    "label": label.name, "rank": len(taken), "wavelength": wave,
+                    "strength": float(self.strength[k, pixel]), "signed": float(self.signed[k, pixel]),
+                    "species": near[0].species if near else None,
+                    "line": near[0].wavelength if near else None,
+                    "diagnostic": bool(near and near[0].diagnostic),
+                    "others": ", ".join(line.name for line in near[1:]),
+                })  # fmt: skip
+                if len(taken) == n:
+                    break
+        return rows
+
+
+def saliency(
+    estimator: Estimator,
+    grid: Grid,
+    *,
+    snr: float = PUBLISHED_SNR,
+    split: str = "test",
+    n_spectra: int = 500,
+    n_samples: int = 64,
+    seed: int = 0,
+    plugins: Plugins | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Saliency:
+    """The saliency of every label over one split of a grid, as in Ksoll et al. 2026 (figures 11 and 12).
+
+    Spectra are simulated as for ``specinn evaluate`` at one S/N per Angstrom, of at most ``n_spectra``
+    models, evenly from the split. The gradient is that of the mean of ``n_samples`` posterior samples, whose
+    latent draws do not depend on the flux, with respect to the flux that the network is given. Gradients are
+    normalised to length 1 for every spectrum and label, then the median is taken over spectra. A spectrum
+    whose gradient is zero or not finite does not count.
+
+    Raises ``ModelError`` for an estimator without gradients, ``GridError`` where the grid does not suit the
+    model, ``ConfigError`` for wrong options.
+    """
+    if not 0 < snr < np.inf or n_spectra < 1 or n_samples < 1 or seed < 0:
+        raise ConfigError(
+            f"snr {snr}, spectra {n_spectra}, samples {n_samples}, seed {seed}: expected a positive S/N, "
+            "at least one spectrum and sample, and a seed from 0 on"
+        )
+    plugins = Plugins() if plugins is None else plugins
+    rows = grid.split(split)
+    if not rows.size:
+        raise GridError(f"none of the {len(grid)} models of the grid is in the split {split!r}")
+    rows = rows[np.unique(np.linspace(0, rows.size - 1, min(n_spectra, rows.size)).round().astype(int))]
+    used = estimator.used_pixels
+    simulation = Simulation(estimator, grid, plugins, seed)
+    simulation.truth(rows[:1], estimator.labels)  # that the labels are those of the grid
+    found = np.empty((len(rows), len(estimator.labels), int(used.sum())), np.float32)
+    done = 0
+    for part, _, batch in simulation.batches(rows, [snr]):
+        gradient = estimator.gradients(batch, n_samples, seed)[:, :, used].astype(float)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            gradient /= np.sqrt((gradient**2).sum(axis=2, keepdims=True))
+        found[done : done + len(part)] = gradient
+        done += len(part)
+        progress(done, len(rows))
+    known = np.isfinite(found).all(axis=(1, 2))
+    if not known.any():
+        raise GridError("no spectrum of the grid has a gradient: does the grid suit the model?")
+    strength, signed = np.zeros((2, len(estimator.labels), used.size))
+    for k in range(len(estimator.labels)):  # label by label, so that copies stay small
+        signed[k, used] = np.median(found[known, k], axis=0)
+        strength[k, used] = np.median(np.abs(found[known, k]), axis=0)
+    return Saliency(estimator.labels, estimator.instrument, strength, signed, used, int(known.sum()))
+
+
+FEATURES = {
+    "label": ("", "Label"),
+    "rank": ("", "Rank of the feature, by strength"),
+    "wavelength": ("Angstrom", "Wavelength of the strongest pixel"),
+    "strength": ("", "Median absolute normalised gradient there"),
+    "signed": ("", "Median normalised gradient there: negative where a deeper line raises the label"),
+    "species": ("", "Species of the line; empty where the table has none"),
+    "line": ("Angstrom", "Wavelength of the line in air"),
+    "diagnostic": ("", "Whether it is a diagnostic line of Ksoll et al. 2026 (A&A 708, A118)"),
+    "others": ("", "Further lines of the table that reach the pixel, nearest first"),
+}
+
+
+def feature_table(rows: Sequence[dict[str, Any]], meta: dict[str, Any]) -> Table:
+    """Rows of :meth:`Saliency.features` with units and descriptions."""
+    table = Table(meta=dict(meta))
+    for name, (unit, description) in FEATURES.items():
+        values = [row[name] for row in rows]
+        info = {"name": name, "unit": unit or None, "description": description}
+        if name == "species":
+            table[name] = Column([value or "" for value in values], dtype=str, **info)
+        elif name == "line":
+            missing = [value is None for value in values]
+            filled = np.array([np.nan if value is None else value for value in values], dtype=float)
+            table[name] = MaskedColumn(filled, mask=missing, **info)
+        else:
+            table[name] = Column(values, **info)
+    return table
+
+
+def pixel_table(found: Saliency, meta: dict[str, Any]) -> Table:
+    """One row a pixel: wavelength, arm, whether it is used, and for each label strength and sign."""
+    table = Table(meta=dict(meta))
+    table["wavelength"] = Column(found.wavelength, unit="Angstrom", description="Pixel centre")
+    arms = np.empty(found.used.size, dtype=object)
+    for name, where in found.instrument.slices.items():
+        arms[where] = name
+    table["arm"] = Column(arms.astype(str), description="Arm of the instrument")
+    table["used"] = Column(found.used, description="Whether the model looks at the pixel")
+    for k, label in enumerate(found.labels):
+        for end, values, what in (
+            ("", found.strength, "Median absolute normalised gradient"),
+            ("_signed", found.signed, "Median normalised gradient"),
+        ):
+            table[f"{label.name}{end}"] = Column(
+                values[k].round(7), description=f"{what} of {label.description or label.name}"
+            )
+    return table
+
+
+def draw(found: Saliency, rows: Sequence[dict[str, Any]], named: int = 6) -> Any:
+    """A matplotlib figure: a panel a label and arm, strong pixels in black, the strongest features named."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    arms = list(found.instrument.slices.items())
+    widths = [arm.range[1] - arm.range[0] for arm in found.instrument.arms]
+    figure = Figure(figsize=(11, 1.0 + 1.25 * len(found.labels)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(
+        len(found.labels), len(arms), sharex="col", sharey="row", squeeze=False, width_ratios=widths
+    )
+    for k, (label, limit) in enumerate(zip(found.labels, found.threshold, strict=True)):
+        strength = np.where(found.used, found.strength[k], np.nan)
+        strong = strength > limit
+        top = float(np.nanmax(strength))
+        for axis, (name, where), arm in zip(axes[k], arms, found.instrument.arms, strict=True):
+            wave = found.wavelength[where]
+            axis.vlines(wave, 0, strength[where], color="0.75", linewidth=0.4, rasterized=True)
+            axis.vlines(wave[strong[where]], 0, strength[where][strong[where]], color="black", linewidth=0.7)
+            axis.set_xlim(*arm.range)
+            axis.set_ylim(0, _HEADROOM * top)
+            axis.set_yticks([])
+            axis.spines[["top", "right"]].set_visible(False)
+            if k == 0:
+                axis.set_title(name, fontsize=9)
+        axes[k, 0].set_ylabel(label.name, fontsize=9)
+        mine = [row for row in rows if row["label"] == label.name][:named]
+        for axis, arm in zip(axes[k], found.instrument.arms, strict=True):
+            low, high = arm.range
+            _name(axis, [row for row in mine if low <= row["wavelength"] <= high], arm.range, _HEADROOM * top)
+    figure.suptitle(
+        "median normalised gradient of each label with respect to the flux; black: 3 standard deviations "
+        "above the mean\nred: diagnostic lines (Ksoll et al. 2026), blue: other lines, grey: no known line",
+        fontsize=9,
+    )
+    for axis in axes[-1]:
+        axis.set_xlabel(f"wavelength in {found.instrument.medium} (Angstrom)", fontsize=9)
+        axis.tick_params(labelsize=8)
+    return figure
+
+
+def _name(axis: Any, rows: Sequence[dict[str, Any]], ends: tuple[float, float], top: float) -> None:
+    """Names above features at height ``top``, moved apart where they would overlap."""
+    rows = sorted(rows, key=lambda row: row["wavelength"])
+    room = _ROOM * (ends[1] - ends[0])
+    at = [float(np.clip(row["wavelength"], ends[0] + room / 2, ends[1] - room / 2)) for row in rows]
+    for i in range(1, len(at)):
+        at[i] = max(at[i], at[i - 1] + room)
+    for i in range(len(at) - 1, -1, -1):
+        at[i] = min(at[i], ends[1] - room * (len(at) - i - 0.5))
+    for row, place in zip(rows, at, strict=True):
+        text = f"{row['species']} {row['line']:.1f}" if row["species"] else f"{row['wavelength']:.1f}"
+        colour = "tab:red" if row["diagnostic"] else "tab:blue" if row["species"] else "0.4"
+        axis.annotate(
+            text, (row["wavelength"], row["strength"]), (place, top), rotation=90, fontsize=6, color=colour,
+            ha="center", va="top",
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.4, "shrinkA": 0, "shrinkB": 0},
+        )  # fmt: skip
