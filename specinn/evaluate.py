@@ -7,15 +7,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import numpy as np
 from astropy.table import Column, MaskedColumn, Table
 
+from specinn import calibration
 from specinn.errors import ConfigError, GridError, ReadError
 from specinn.labels import SOLAR_LOG_EPS, Label, LabelSet, li_fe, with_derived_labels
 from specinn.output import check_output, replacing
 from specinn.pipeline import Pipeline
 from specinn.plugins import Plugins
-from specinn.posterior import Summary
+from specinn.posterior import Posterior, Summary
+from specinn.published import PUBLISHED_SNR, PUBLISHED_STD, published_nrmse
 from specinn.spectra import SpectrumBatch
 from specinn.wavelengths import air_to_vacuum, vacuum_to_air
 
@@ -23,19 +26,6 @@ if TYPE_CHECKING:
     from specinn.grids import Grid
     from specinn.interfaces import Estimator
 
-# Ksoll et al. 2026 (A&A 708, A118), row "sigma at S/N 250": standard deviation of MAP minus truth on their
-# synthetic test set at 250 per Angstrom, in K, dex and km/s; about, for vbroad and vmic.
-PUBLISHED_SNR = 250.0
-PUBLISHED_STD = {
-    "teff": 33.0,
-    "logg": 0.16,
-    "fe_h": 0.12,
-    "vbroad": 1.3,
-    "vmic": 0.27,
-    "ca_fe": 0.10,
-    "mg_fe": 0.11,
-    "li_fe": 0.51,
-}
 METAL_RICH = -1.5  # [Fe/H] above which stars are counted once more, by themselves
 BLOCK = 32  # stars at once: 4096 samples of 14 labels are 7 MB then
 GAUSSIAN_MAD = 1.4826  # standard deviation of a Gaussian over its median absolute deviation
@@ -47,7 +37,8 @@ class Simulation:
     Nothing else happens to them (no gaps, no slope, no error of velocity or resolving power), so what
     is measured is the model, and not the disturbances of its training. ``vbroad (n_models,)`` in km/s is
     log-uniform between the bounds of the model; it is 0 for models without that label, and for grids that
-    have it: their spectra are taken to be broadened already.
+    have it: their spectra are taken to be broadened already. ``masked (n_pix,)`` are pixels that the model
+    is never given, since they lie outside the arms, in a telluric band or at a line of the night sky.
     """
 
     def __init__(self, estimator: Estimator, grid: Grid, plugins: Plugins, seed: int = 0) -> None:
@@ -74,6 +65,8 @@ class Simulation:
         self.noise = Noise(instrument, undisturbed)
         self.steps = _steps_on_arms(Pipeline(estimator, plugins, seed=seed).steps)
         self.vbroad = self._draw_vbroad()
+        flat = np.ones((1, self.observer.wavelength.size))
+        self.masked = self._preprocess(np.zeros(1, int), flat, 1e-3 * flat).mask[0]
 
     def _draw_vbroad(self) -> np.ndarray:
         """``(n_models,)`` km/s, the same for a model at every S/N and in every split."""
@@ -138,14 +131,69 @@ class Simulation:
 
 
 def _steps_on_arms(steps: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    """The steps after to-arms; of a model without that step, the continuum."""
+    """Masking, which models rely on, and what follows to-arms; of a model without that step, the continuum."""
     names = [name for name, _ in steps]
-    if "to-arms" in names:
-        return list(steps[names.index("to-arms") + 1 :])
-    return [(name, step) for name, step in steps if name == "continuum"]
+    last = names.index("to-arms") if "to-arms" in names else len(steps)
+    before = ("mask",) if "to-arms" in names else ("mask", "continuum")
+    return [(name, step) for i, (name, step) in enumerate(steps) if i > last or name in before]
 
 
-def grid_metrics(
+@attrs.frozen(eq=False)
+class Comparison:
+    """What a model infers of held-out grid spectra, beside the truth.
+
+    ``labels`` are the model's and the derived ones after them; ``rows (n_stars,)`` are those of the
+    simulation's grid; ``snr`` are S/N per Angstrom; ``truth (n_stars, n_labels)``; ``found`` has a summary of
+    all stars for each S/N. Where calibration was asked for, ``ranks (n_snr, n_stars, n_labels)`` are the
+    places of the truth among the samples and ``tarp (n_snr, n_stars)`` those of its distance from a random
+    point (:mod:`specinn.calibration`); NaN for stars all of whose samples were rejected.
+    """
+
+    simulation: Simulation
+    labels: LabelSet
+    rows: np.ndarray
+    snr: tuple[float, ...]
+    truth: np.ndarray
+    found: tuple[Summary, ...]
+    ranks: np.ndarray | None = None
+    tarp: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def vbroad(self) -> np.ndarray:
+        """``(n_stars,)`` rotation in km/s; 0 where neither the model nor the grid has any."""
+        if "vbroad" in self.labels:
+            values: np.ndarray = self.truth[:, self.labels.index("vbroad")]
+            return values
+        return self.simulation.vbroad[self.rows]
+
+    @property
+    def scopes(self) -> dict[str, np.ndarray]:
+        """Stars looked at together, ``(n_stars,)`` by name: all, and, where there are, metal-rich ones."""
+        scopes = {"all": np.ones(len(self), bool)}
+        if "fe_h" in self.labels:
+            rich = self.truth[:, self.labels.index("fe_h")] > METAL_RICH
+            if rich.any():
+                scopes[f"[Fe/H] > {METAL_RICH}"] = rich
+        return scopes
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """A row of :data:`METRICS` for each S/N, scope and label."""
+        outside = ~self.labels.inside(self.truth)
+        rows = []
+        for value, found in zip(self.snr, self.found, strict=True):
+            for scope, chosen in self.scopes.items():
+                head = {"snr": value, "scope": scope, "outside": int(outside[chosen].sum())}
+                rows += [
+                    head | metrics_of(label, k, found, self.truth, chosen, value)
+                    for k, label in enumerate(self.labels)
+                ]
+        return rows
+
+
+def compare(
     estimator: Estimator,
     grid: Grid,
     *,
@@ -154,13 +202,13 @@ def grid_metrics(
     n_samples: int = 4096,
     seed: int = 0,
     plugins: Plugins | None = None,
+    with_ranks: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[dict[str, Any]]:
-    """Metrics of a model on one split of a grid, a row (of JSON values) for each S/N, scope and label.
+) -> Comparison:
+    """Infer the spectra of one split of a grid, each at every S/N.
 
-    ``snr`` are values per Angstrom, the same in all arms. The scopes are ``all`` and, where there are such
-    stars, those with [Fe/H] above -1.5. Keys are those of :data:`METRICS`; a figure that does not exist is
-    None. ``progress`` is called with the number of spectra done and to do. Memory stays bounded.
+    ``snr`` are values per Angstrom, the same in all arms. ``progress`` is called with the number of spectra
+    done and to do. Memory stays bounded: samples are reduced to what a :class:`Comparison` holds.
 
     Raises ``GridError`` where the grid does not suit the model, and ``ConfigError`` for wrong options.
     """
@@ -178,30 +226,63 @@ def grid_metrics(
     simulation = Simulation(estimator, grid, plugins, seed)
     labels = with_derived_labels(estimator.labels)
     truth = simulation.truth(rows, labels)
-    found = [Summary.empty(estimator.labels, len(rows)) for _ in snr]
+    found = tuple(Summary.empty(estimator.labels, len(rows)) for _ in snr)
+    ranks = np.full((len(snr), *truth.shape), np.nan) if with_ranks else None
+    tarp = np.full((len(snr), len(rows)), np.nan) if with_ranks else None
     done = 0
     for part, i, batch in simulation.batches(rows, snr):
-        found[i].put(np.searchsorted(rows, part), estimator.summarise(batch, n_samples, seed))
+        at = np.searchsorted(rows, part)
+        if ranks is None or tarp is None:
+            found[i].put(at, estimator.summarise(batch, n_samples, seed))
+        else:
+            posterior = estimator.sample(batch, n_samples, seed)
+            found[i].put(at, posterior.summary())
+            ranks[i, at], tarp[i, at] = _places(posterior, truth[at], part, seed)
         done += len(part)
         progress(done, len(rows) * len(snr))
-    outside = ~labels.inside(truth)
-    scopes = {"all": np.ones(len(rows), bool)}
-    if "fe_h" in labels:
-        rich = truth[:, labels.index("fe_h")] > METAL_RICH
-        if rich.any():
-            scopes[f"[Fe/H] > {METAL_RICH}"] = rich
-    metrics = []
-    for value, of in zip(snr, found, strict=True):
-        for scope, chosen in scopes.items():
-            head = {"snr": value, "scope": scope, "outside": int(outside[chosen].sum())}
-            metrics += [head | _metrics(label, k, of, truth, chosen, value) for k, label in enumerate(labels)]
-    return metrics
+    return Comparison(simulation, labels, rows, tuple(snr), truth, found, ranks, tarp)
 
 
-def _metrics(
+def _places(
+    posterior: Posterior, truth: np.ndarray, rows: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ranks ``(n_stars, n_labels)`` of the truth, derived labels included, and TARP's ``(n_stars,)``.
+
+    The reference point of a star is uniform within 3 standard deviations of its posterior mean, and
+    distances are in these standard deviations, in the variables of the network: every label weighs alike,
+    and the balls are small enough to feel the posterior's width. (References all over the training range see
+    little but the labels that spectra do not constrain.)
+    """
+    own, n_own = posterior.labels, len(posterior.labels)
+    draws = np.stack(
+        [np.random.default_rng([seed, int(row)]).random(truth.shape[1] + n_own + 1) for row in rows]
+    )
+    jitter, point, last = np.split(draws, [truth.shape[1], truth.shape[1] + n_own], axis=1)
+    inside, samples = posterior.inside, posterior.samples
+    if truth.shape[1] > n_own:
+        derived = li_fe(samples[..., own.index("a_li")], samples[..., own.index("fe_h")])
+        samples = np.concatenate([samples, derived[..., None]], axis=2)
+    ranks = calibration.ranks(samples, truth, jitter, inside)
+    y = Posterior(own, own.to_network(samples[..., :n_own]), posterior.log_prob, inside)
+    scale = np.where(y.std > 0, y.std, 1.0)
+    scaled = (y.samples - y.mean[:, None]) / scale[:, None]
+    place = (own.to_network(truth[:, :n_own]) - y.mean) / scale
+    return ranks, calibration.tarp_ranks(scaled, place, 6.0 * point - 3.0, last[:, 0], inside)
+
+
+def grid_metrics(estimator: Estimator, grid: Grid, **options: Any) -> list[dict[str, Any]]:
+    """Metrics of a model on one split of a grid, a row (of JSON values) for each S/N, scope and label.
+
+    The scopes are ``all`` and, where there are such stars, those with [Fe/H] above -1.5. Keys are those of
+    :data:`METRICS`; a figure that does not exist is None. Options and errors are those of :func:`compare`.
+    """
+    return compare(estimator, grid, **options).metrics()
+
+
+def metrics_of(
     label: Label, k: int, found: Summary, truth: np.ndarray, chosen: np.ndarray, snr: float
 ) -> dict[str, Any]:
-    """One row of :func:`grid_metrics`: label ``k`` of the chosen stars."""
+    """What a row of :data:`METRICS` says of label ``k`` of the ``chosen (n_stars,)`` stars."""
     has = chosen & np.isfinite(found.map[:, k])
     residual = found.map[has, k] - truth[has, k]
     _, low95, low68, high68, high95 = found.quantiles[:, has, k]
@@ -219,6 +300,7 @@ def _metrics(
         "inside_68": inside(low68, high68),
         "inside_95": inside(low95, high95),
         "published_std": PUBLISHED_STD.get(label.name) if snr == PUBLISHED_SNR else None,
+        "published_nrmse": published_nrmse(label.name, snr),
     }
     if has.any():
         row |= {
@@ -253,12 +335,13 @@ METRICS = {
     "inside_68": "Fraction of truths between the 16 and 84 percentiles",
     "inside_95": "Fraction of truths between the 2.5 and 97.5 percentiles",
     "published_std": "Standard deviation at S/N 250 of Ksoll et al. 2026 (A&A 708, A118) on their test set",
+    "published_nrmse": "NRMSE of Ksoll et al. 2026 on their test set, over the ranges of their grid",
 }
 
 
 def metrics_for_header(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
     """Rows of :func:`grid_metrics` for ``header["metrics"]`` of a model: by S/N and scope, then by label."""
-    left_out = ("snr", "scope", "label", "published_std")
+    left_out = ("snr", "scope", "label", "published_std", "published_nrmse")
     header: dict[str, dict[str, dict[str, Any]]] = {}
     for row in rows:
         figures = {key: value for key, value in row.items() if key not in left_out}

@@ -109,7 +109,7 @@ class _Derivatives:
         flat = torch.ones(1, self.observe.wavelength.size)
         unit = torch.ones(1, len(instrument.arms))
         _, sigma, _, _ = simulation.noise(flat, torch.Generator().manual_seed(0), unit)
-        used = torch.as_tensor(estimator.used_pixels & self.observe.inside)
+        used = torch.as_tensor(estimator.used_pixels & ~simulation.masked)
         self.weight = torch.where(used, 1.0 / sigma[0], 0.0)
 
     def blocks(self, rows: np.ndarray) -> Iterator[np.ndarray]:

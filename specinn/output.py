@@ -8,6 +8,7 @@ import glob
 import io
 import os
 import secrets
+import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,32 @@ def replacing(path: Path) -> Iterator[Path]:
         raise write_error(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """As :func:`replacing`, for a folder: a temporary one to fill, which takes the place of ``path``."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.partial")
+    former = temporary.with_suffix(".former")
+    try:
+        temporary.mkdir()
+        yield temporary
+        for file in filter(Path.is_file, temporary.rglob("*")):
+            _sync(file)
+        if path.exists():  # folders cannot be exchanged: for an instant there is none
+            os.replace(path, former)
+        try:
+            os.replace(temporary, path)
+        except OSError:
+            if former.exists():
+                os.replace(former, path)
+            raise
+        _sync(path.parent)
+    except OSError as error:
+        raise write_error(path, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(former, ignore_errors=True)
 
 
 def sweep(path: Path) -> None:

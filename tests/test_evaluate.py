@@ -324,7 +324,8 @@ def test_what_does_not_fit_is_said(toy: fake_plugin.Toy, grid: Grid, plugins: Pl
         grid, labels=("teff", "logg", "fe_h", "mg_fe", "o_fe")))  # fmt: skip
     fails(GridError, "resolving power 5000.*6500 or more", attrs.evolve(grid, resolving_power=5000.0))
     fails(ModelError, "arm green needs model spectra", attrs.evolve(grid, wavelength=WAVELENGTH + 30))
-    ids = np.array([f"{i}" for i in range(4000) if i not in set(make_grid(4000).split("test"))])[: len(grid)]
+    unseen = set(make_grid(4000).split("test"))
+    ids = np.array([f"{i}" for i in range(4000) if i not in unseen])[: len(grid)]
     fails(GridError, "none of the 300 models of the grid is in the split 'test'", attrs.evolve(grid, ids=ids))
 
 

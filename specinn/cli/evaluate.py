@@ -12,8 +12,10 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from specinn.evaluate import Comparison
     from specinn.interfaces import Estimator
     from specinn.labels import Label
+    from specinn.plugins import Plugins
 
 _UNITS = {"km s-1": "km/s", "dex(cm s-2)": "dex"}
 
@@ -32,14 +34,24 @@ def evaluate(
     ] = None,
     snr: Annotated[
         list[float] | None,
-        typer.Option(help="S/N per Angstrom (default 250); may be repeated with --grid."),
+        typer.Option(
+            help="S/N per Angstrom, repeatable with --grid; default 250, for a report the paper's 19 values."
+        ),
     ] = None,
     split: Annotated[str, typer.Option(help="Part of the grid: test, validation or train.")] = "test",
     samples: Annotated[int, typer.Option(help="Posterior samples a spectrum.", min=2)] = 4096,
     seed: Annotated[int, typer.Option(help="The same seed gives the same figures.", min=0)] = 0,
     seeds: Annotated[int, typer.Option(help="Draws of the noise for each benchmark star.", min=1)] = 3,
     device: Annotated[str, typer.Option(help="cpu, cuda, or cuda:N.")] = "cpu",
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Table to write (.ecsv).")] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE.ecsv|DIR",
+            help="Table to write, or with --grid a folder for a report: a page, figures and tables.",
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -49,20 +61,24 @@ def evaluate(
     run, with noise added down to the S/N; calibrators of the training are marked and do not count.
     """
     import specinn
-    from specinn import benchmarks as observed
     from specinn import evaluate as work
-    from specinn import models
-    from specinn.cli.context import plugins_of, print_json
+    from specinn import models, report
+    from specinn.cli.context import plugins_of
     from specinn.errors import ConfigError
     from specinn.grids import load
+    from specinn.published import PUBLISHED_LEVELS, PUBLISHED_SNR
 
-    levels = snr or [work.PUBLISHED_SNR]
     if bool(grid) == (stars is not None):
         raise ConfigError("say on what to evaluate the model: either --grid GRID or --stars STARS.csv")
-    if stars is not None and len(levels) > 1:
+    if stars is not None and snr and len(snr) > 1:
         raise ConfigError("--stars takes one --snr: call it once for each")
-    if output is not None:
-        work.check(output, overwrite=overwrite)
+    path = Path(output) if output is not None else None
+    folder = path is not None and bool(grid) and (str(output).endswith("/") or not path.suffix)
+    if path is not None and folder:
+        report.check(path, overwrite=overwrite)
+    elif path is not None:
+        work.check(path, overwrite=overwrite)
+    levels = snr or (PUBLISHED_LEVELS if folder else [PUBLISHED_SNR])
     plugins = plugins_of(ctx)
     chosen = models.find(plugins, model)
     estimator = models.load(plugins, chosen, device)
@@ -70,39 +86,95 @@ def evaluate(
         "specinn": specinn.__version__, "model": chosen.name, "sha256": chosen.sha256(), "samples": samples,
         "seed": seed,
     }  # fmt: skip
-    if grid:
-        synthetic = load(grid, plugins=plugins)
-        meta |= {"grid": synthetic.hash, "models": len(synthetic.split(split)), "split": split}
-        with _bar("spectra") as progress:
-            rows = work.grid_metrics(
-                estimator, synthetic, snr=levels, split=split, n_samples=samples, seed=seed, plugins=plugins,
-                progress=progress,
-            )  # fmt: skip
-        table = work.grid_table(rows, meta)
-        report: dict[str, Any] = {"meta": meta, "metrics": rows}
-    else:
-        assert stars is not None
-        catalogue = observed.read_benchmarks(stars, estimator.labels)
+    if stars is not None:
         meta |= {"stars": stars.name, "snr": levels[0], "seeds": seeds}
-        with _bar("spectra") as progress:
-            rows = observed.star_metrics(
-                estimator, catalogue, snr=levels[0], seeds=seeds, n_samples=samples, seed=seed,
-                plugins=plugins, progress=progress,
-            )  # fmt: skip
-        summary = observed.star_summary(rows)
-        table = observed.star_table(rows, estimator.labels, {**meta, "summary": summary})
-        report = {"meta": meta, "stars": rows, "summary": summary}
-    if output is not None:
-        work.write(table, output, overwrite=overwrite)
+        _on_stars(estimator, stars, meta, plugins, path, overwrite, as_json)
+        return
+    synthetic = load(grid or [], plugins=plugins)
+    meta |= {"grid": synthetic.hash, "models": len(synthetic.split(split)), "split": split}
+    with _bar("spectra") as progress:
+        comparison = work.compare(
+            estimator, synthetic, snr=levels, split=split, n_samples=samples, seed=seed, plugins=plugins,
+            with_ranks=folder, progress=progress,
+        )  # fmt: skip
+    _on_grid(comparison, meta, plugins, path, folder, overwrite, as_json)
+
+
+def _on_grid(
+    comparison: Comparison,
+    meta: dict[str, Any],
+    plugins: Plugins,
+    path: Path | None,
+    folder: bool,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Write a table or a report of what was inferred, and print it."""
+    from specinn import evaluate as work
+    from specinn import report
+    from specinn.cli.context import print_json
+    from specinn.report import tables
+
+    rows = {"metrics": comparison.metrics()}
+    _fail_if_nothing_was_inferred(rows["metrics"], from_grid=True)
+    bounds, why = tables.limits(comparison, plugins)
+    if bounds is not None:
+        rows["information"] = tables.information(comparison, bounds)
+    if path is not None and folder:
+        with _bar("figures") as progress:
+            rows = report.write(
+                comparison,
+                path,
+                meta,
+                bounds=bounds,
+                why_no_bounds=why,
+                overwrite=overwrite,
+                progress=progress,
+            )
+    elif path is not None:
+        work.write(work.grid_table(rows["metrics"], meta), path, overwrite=overwrite)
     if as_json:
-        print_json(report)
-    elif grid:
-        _show_grid(rows, split)
+        print_json({"meta": meta, **rows})
+        return
+    shown = [tables.reference_level(comparison.snr)] if folder else list(comparison.snr)
+    chosen = {name: [row for row in of if row["snr"] in shown] for name, of in rows.items()}
+    _show_grid(chosen["metrics"], meta["split"])
+    _show_information(chosen.get("information", []), why)
+    if path is not None:
+        print(path / report.PAGE if folder else path)
+
+
+def _on_stars(
+    estimator: Estimator,
+    stars: Path,
+    meta: dict[str, Any],
+    plugins: Plugins,
+    path: Path | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Infer benchmark stars as ``meta`` says, write the table and print it."""
+    from specinn import benchmarks as observed
+    from specinn import evaluate as work
+    from specinn.cli.context import print_json
+
+    catalogue = observed.read_benchmarks(stars, estimator.labels)
+    with _bar("spectra") as progress:
+        rows = observed.star_metrics(
+            estimator, catalogue, snr=meta["snr"], seeds=meta["seeds"], n_samples=meta["samples"],
+            seed=meta["seed"], plugins=plugins, progress=progress,
+        )  # fmt: skip
+    summary = observed.star_summary(rows)
+    if path is not None:
+        table = observed.star_table(rows, estimator.labels, {**meta, "summary": summary})
+        work.write(table, path, overwrite=overwrite)
+    if as_json:
+        print_json({"meta": meta, "stars": rows, "summary": summary})
     else:
-        _show_stars(rows, estimator, report["summary"])
-    if output is not None and not as_json:
-        print(output)
-    _fail_if_nothing_was_inferred(rows, bool(grid))
+        _show_stars(rows, estimator, summary)
+        if path is not None:
+            print(path)
+    _fail_if_nothing_was_inferred(rows, from_grid=False)
 
 
 def _fail_if_nothing_was_inferred(rows: Sequence[dict[str, Any]], from_grid: bool) -> None:
@@ -167,6 +239,32 @@ def _show_grid(rows: Sequence[dict[str, Any]], split: str) -> None:
     console.print("68 %, 95 %: fraction of truths within these intervals of the posterior")
     if any(row["published_std"] is not None for row in rows):
         console.print("published: standard deviation of Ksoll et al. 2026 (A&A 708, A118) on their test set")
+
+
+def _show_information(rows: Sequence[dict[str, Any]], why: str) -> None:
+    """Errors over the Cramer-Rao bound, one table for each S/N."""
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    if not rows:
+        console.print(f"no information limit: {why}")
+        return
+    scopes = list(dict.fromkeys(row["scope"] for row in rows))
+    for snr in dict.fromkeys(row["snr"] for row in rows):
+        console.print(
+            f"\nS/N {snr:g} per Angstrom, errors and the information limit of {scopes[-1]}, and ratios"
+        )
+        table = _columns([""], ["error", "bound", "ratio", *(f"ratio, {scope}" for scope in scopes[:-1])])
+        for name in dict.fromkeys(row["label"] for row in rows):
+            mine = {row["scope"]: row for row in rows if (row["snr"], row["label"]) == (snr, name)}
+            last = mine[scopes[-1]]
+            style = _style(last["unit"], more=1)
+            cells = [_figure(last[key], style) for key in ("error", "bound")]
+            cells += [_figure(mine[scope]["ratio"], ".2f") for scope in (scopes[-1], *scopes[:-1])]
+            table.add_row(_with_unit(name, last["unit"]), *cells)
+        console.print(table)
+    console.print("\nbound: median Cramer-Rao bound; error: median of |MAP - truth| over 0.6745")
+    console.print("ratio: median of |MAP - truth| / bound over 0.6745, 1 at the information limit")
 
 
 def _show_stars(rows: Sequence[dict[str, Any]], estimator: Estimator, summary: dict[str, Any]) -> None:
