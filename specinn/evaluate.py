@@ -131,7 +131,7 @@ class Simulation:
 
 
 def _steps_on_arms(steps: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    """Masking, which models rely on, and what follows to-arms; of a model without that step, the continuum."""
+    """Masking, which models rely on, and what follows to-arms; without that, masking and the continuum."""
     names = [name for name, _ in steps]
     last = names.index("to-arms") if "to-arms" in names else len(steps)
     before = ("mask",) if "to-arms" in names else ("mask", "continuum")
