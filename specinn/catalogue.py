@@ -84,6 +84,7 @@ def schema(labels: LabelSet, arms: Sequence[str], *, corrected: bool = False) ->
         fields += statistics(label, corrected=corrected)
     return (
         *fields,
+        Field("stranger", np.float32, "", "How unlike those of the training the spectrum is; above 1: flag"),
         Field(
             "rejected_fraction", np.float32, "", "Fraction of samples outside the bounds of the training set"
         ),

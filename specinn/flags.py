@@ -33,6 +33,7 @@ class Flag(enum.IntFlag):
     AT_BOUNDS = 8192
     CORRECTION_OUT_OF_RANGE = 16384
     CONTINUUM_POOR = 32768
+    STRANGER = 65536
 
 
 @attrs.frozen
@@ -75,6 +76,11 @@ FLAGS: tuple[FlagInfo, ...] = (
         Flag.CORRECTION_OUT_OF_RANGE, "warn", "outside the range of the correction, which was not applied"
     ),
     FlagInfo(Flag.CONTINUUM_POOR, "warn", "the continuum rests on less than 5 % of the pixels of an arm"),
+    FlagInfo(
+        Flag.STRANGER,
+        "bad",
+        "the spectrum is unlike those of the training; the column message says in what",
+    ),
 )
 
 BAD = int(sum(info.flag for info in FLAGS if info.severity == "bad"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,6 +94,16 @@ class Synthesizer(ABC):
         """``(n_spec, n_labels)`` physical values to flux ``(n_spec, n_pix)``; torch tensors give tensors."""
 
 
+@attrs.frozen(eq=False)
+class Strangeness:
+    """How unlike the training spectra are: ``score (n_spec,)``, above 1 for those that the model has no
+    business with, NaN where nothing can be said; ``reasons``, for each spectrum what speaks against it, in
+    words ("" for nothing)."""
+
+    score: np.ndarray
+    reasons: Sequence[str]
+
+
 class Estimator(ABC):
     """A trained map from spectra on the model's arms to posteriors.
 
@@ -146,17 +156,25 @@ class Estimator(ABC):
 
     @property
     def used_pixels(self) -> np.ndarray:
-        """``(n_pix,)`` whether a pixel of the instrument has a say; unless overridden, all within the arms."""
+        """``(n_pix,)`` whether a pixel of the instrument has a say; all within the arms unless overridden."""
         return np.concatenate([arm.contains(arm.wavelength) for arm in self.instrument.arms])
 
     def gradients(self, batch: SpectrumBatch, n_samples: int, seed: int) -> np.ndarray:
-        """How each label changes with the flux of each pixel: derivatives ``(n_spec, n_labels, n_pix)`` of the
-        mean of the samples that :meth:`sample` draws, inside the bounds or not, in physical units for a change
-        of the normalised flux by 1; sigma and the random numbers held, 0 where a pixel has no say.
+        """How each label changes with the flux of each pixel: derivatives ``(n_spec, n_labels, n_pix)`` of
+        the mean of ``n_samples`` samples, inside the bounds or not, in physical units for a change of the
+        normalised flux by 1; sigma and random numbers held, 0 where a pixel has no say.
 
         Optional. Raises ``specinn.errors.ModelError`` unless overridden.
         """
         raise ModelError(f"{type(self).__name__} does not tell how its labels change with the flux")
+
+    def strangeness(self, batch: SpectrumBatch) -> Strangeness | None:
+        """How unlike its training each spectrum of a preprocessed batch is, whatever its companions are. A
+        spectrum with a score above 1 is flagged and not sampled.
+
+        Optional. None, as here, where the estimator cannot tell.
+        """
+        return None
 
     @abstractmethod
     def log_prob(self, batch: SpectrumBatch, labels: np.ndarray) -> np.ndarray:

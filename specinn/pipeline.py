@@ -117,6 +117,7 @@ class Pipeline:
         meta = _complete(meta)
         meta["flags"] |= np.uint32(flag)
         meta["message"] = np.array([message] * len(meta), dtype=object)
+        meta["stranger"] = np.full(len(meta), np.nan)
         labels, n = self.estimator.labels, len(meta)
         posterior = Posterior.empty(labels, n, self.n_samples) if self.keep_samples else None
         raw = Summary.empty(labels, n) if self.corrections else None
@@ -153,8 +154,10 @@ class Pipeline:
         """Sample the spectra that are fit for it, and flag what the pixels and the samples tell."""
         flags = np.asarray(batch.meta["flags"], np.uint32)
         flags |= self._pixel_flags(batch)
-        good = np.flatnonzero(~is_bad(flags))
         labels, n = self.estimator.labels, len(batch)
+        meta = batch.meta.copy()
+        meta["stranger"], reasons = self._strangeness(batch, np.flatnonzero(~is_bad(flags)))
+        raise_flag(flags, meta["stranger"] > 1.0, Flag.STRANGER)
         summary = Summary.empty(labels, n)
         raw = Summary.empty(labels, n) if self.corrections else None
         posterior = Posterior.empty(labels, n, self.n_samples) if self.keep_samples else None
@@ -174,13 +177,26 @@ class Pipeline:
                 summary.put(good, found.summary())
             if posterior is not None:
                 posterior.put(good, found)
-        meta = batch.meta.copy()
         meta["flags"] = flags
         meta["message"] = np.array(
-            [str(said) or self._why(int(bits)) for said, bits in zip(meta["message"], flags, strict=True)],
+            [
+                str(said) or reason or self._why(int(bits))
+                for said, reason, bits in zip(meta["message"], reasons, flags, strict=True)
+            ],
             dtype=object,
         )
         return Result(meta, summary, raw, posterior)
+
+    def _strangeness(self, batch: SpectrumBatch, rows: np.ndarray) -> tuple[np.ndarray, list[str]]:
+        """The score of every spectrum, NaN for those not in ``rows``, and the sentence of those above 1."""
+        score, reasons = np.full(len(batch), np.nan), [""] * len(batch)
+        found = self.estimator.strangeness(batch[rows]) if rows.size else None
+        if found is not None:
+            score[rows] = found.score
+            for row, reason in zip(rows, found.reasons, strict=True):
+                if score[row] > 1.0:
+                    reasons[row] = f"unlike the spectra of the training (score {score[row]:.2f}): {reason}"
+        return score, reasons
 
     def _why(self, flags: int) -> str:
         """One sentence for a spectrum without values, from its bad flags; nothing for the others."""

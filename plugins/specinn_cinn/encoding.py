@@ -48,6 +48,12 @@ class Encoding:
     def n_context(self) -> int:
         return len(self.arms) * (1 + COVERAGE_BLOCKS)
 
+    def used(self, values: torch.Tensor) -> torch.Tensor:
+        """The pixels in use ``(n, n_used)`` of ``values (n, n_pix)``; booleans as bytes, which is faster."""
+        if values.dtype == torch.bool:
+            return values.view(torch.uint8).index_select(1, self.pixels).view(torch.bool)
+        return values.index_select(1, self.pixels)
+
     def __call__(
         self, flux: torch.Tensor, sigma: torch.Tensor, mask: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -57,9 +63,9 @@ class Encoding:
         S/N of an arm is the root mean square of 1 / (sigma sqrt(width)) of normalised flux over good pixels,
         0 where there are none.
         """
-        good = ~mask[:, self.pixels]
-        x = torch.where(good, (flux[:, self.pixels] - self.mean) / self.scale, 0.0).clamp(-20.0, 20.0)
-        quality = torch.where(good, 1.0 / (sigma[:, self.pixels].square() * self.width[self.pixels]), 0.0)
+        good = ~self.used(mask)
+        x = torch.where(good, (self.used(flux) - self.mean) / self.scale, 0.0).clamp(-20.0, 20.0)
+        quality = torch.where(good, 1.0 / (self.used(sigma).square() * self.width[self.pixels]), 0.0)
         snr = torch.stack([
             (quality[:, span].sum(1) / good[:, span].sum(1).clamp(min=1)).sqrt() for span in self._spans
         ], dim=1)  # fmt: skip

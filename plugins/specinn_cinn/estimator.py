@@ -12,7 +12,7 @@ import torch
 
 from specinn.errors import ModelError
 from specinn.instruments import Instrument
-from specinn.interfaces import Estimator, Templates
+from specinn.interfaces import Estimator, Strangeness, Templates
 from specinn.labels import LabelSet
 from specinn.posterior import Posterior, Summary
 from specinn.spectra import SpectrumBatch
@@ -22,6 +22,7 @@ from .encoding import Encoding
 from .gpu import CapturedSampler, summaries
 from .network import Architecture, Features, make_flow
 from .sampler import Sampler
+from .strangers import Strangers
 
 FORMAT = "specinn model"
 _STARS_ON_GPU = 64  # times 4096 samples pass the flow together
@@ -46,6 +47,7 @@ class CINN(Estimator):
     center: torch.Tensor
     spread: torch.Tensor
     device: str = "cpu"
+    strangers: Strangers | None = None
     _graphs: dict[torch.Size, CapturedSampler] = attrs.field(factory=dict, init=False, repr=False)
 
     @classmethod
@@ -92,6 +94,7 @@ class CINN(Estimator):
                                   header["templates"]["resolving_power"])  # fmt: skip
             center, spread = tensors["center"].float().to(device), tensors["spread"].float().to(device)
             steps = tuple((name, dict(options)) for name, options in header["preprocessing"])
+            strangers = Strangers.read(tensors, header, encoding)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ModelError(f"{path}: its weights do not fit its header ({error})") from None
         return cls(
@@ -107,6 +110,7 @@ class CINN(Estimator):
             center,
             spread,
             device,
+            strangers,
         )
 
     def save(self, path: Path) -> None:
@@ -125,6 +129,8 @@ class CINN(Estimator):
             tensors |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
         if self.features.projection is not None:
             tensors["features.projection.weight"] = self.features.projection.weight.half()
+        if self.strangers is not None:
+            tensors |= self.strangers.tensors()
         arms = {name: [arm.start, arm.stop] for name, arm in self.templates.arms.items()}
         header = {
             **self.header,
@@ -151,6 +157,25 @@ class CINN(Estimator):
         with torch.no_grad():
             x, context, _ = self.encoding(*self._inputs(batch))
             return self.features(x, context)
+
+    def strangeness(self, batch: SpectrumBatch) -> Strangeness | None:
+        if self.strangers is None:
+            return None
+        with torch.no_grad():
+            flux, sigma, mask = self._inputs(batch)
+            x, context, snr = self.encoding(flux, sigma, mask)
+            good = (~self.encoding.used(mask)).to(x.dtype)
+            y = self.centre(self.features(x, context))
+            signal = snr.amax(1) / self.encoding.snr[0]
+            noise = self.encoding.used(sigma).div_(self.encoding.scale)
+            return self.strangers(x, noise, good, context, y, signal)
+
+    def centre(self, condition: torch.Tensor) -> torch.Tensor:
+        """Standardised labels ``(n, n_labels)`` at latent variables 0, by the conditions of the flow."""
+        y: torch.Tensor = self.flow(
+            condition.new_zeros(len(condition), len(self.labels)), c=[condition], rev=True, jac=False
+        )[0]
+        return y
 
     def _inputs(self, batch: SpectrumBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Flux, sigma and mask on the device; masked flux and sigma are 1."""

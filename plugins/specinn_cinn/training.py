@@ -31,6 +31,7 @@ from .encoding import Encoding
 from .estimator import CINN
 from .network import BACKWARD, PRESETS, Architecture, Features, make_flow
 from .simulation import MeasuredErrors, PhysicsError, Prior, Simulator
+from .strangers_fit import StrangersPlan, fit_strangers
 
 LABELS = (
     "teff",
@@ -104,6 +105,7 @@ class Config:
     masking: Masking = attrs.field(factory=Masking)
     continuum: ContinuumOptions = attrs.field(factory=ContinuumOptions)
     calibrators: list[Calibrator] = attrs.field(factory=list)
+    strangers: StrangersPlan = attrs.field(factory=StrangersPlan)
 
 
 @attrs.frozen
@@ -427,6 +429,8 @@ def train(
     if setup.config.start:
         _start_from(model, Path(setup.config.start))
     model = fit(setup, model, folder, progress)
+    if setup.config.strangers.signs:
+        fit_strangers(model, setup, setup.config.strangers, progress)
     if setup.grid.split("test").size:
         model.header["metrics"] = metrics_for_header(grid_metrics(model, setup.grid))
     return model
@@ -473,9 +477,10 @@ def fit(setup: Setup, model: CINN, folder: Path, progress: Callable[[dict[str, A
     best: dict[str, Any] = {"loss": math.inf, "step": 0, "weights": average}
     optimiser = torch.optim.AdamW(modules.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
     folder.mkdir(parents=True, exist_ok=True)
+    of_training = {k: v for k, v in attrs.asdict(setup.config).items() if k != "strangers"}  # they come after
     checkpoint, of = (
         folder / "cinn-checkpoint.safetensors",
-        fingerprint([attrs.asdict(setup.config), setup.grid.hash]),
+        fingerprint([of_training, setup.grid.hash]),
     )
     first, stale = 0, 0
     if (state := load_checkpoint(checkpoint, of)) is not None:

@@ -1,0 +1,342 @@
+"""Fitting the signs of :mod:`specinn_cinn.strangers` on simulated spectra, once the model is trained."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import torch
+
+from specinn.errors import ConfigError
+
+from .alterations import Alterations
+from .strangers import ALTERATIONS, FREEDOM, Sizes, Strangers
+
+if TYPE_CHECKING:
+    from .estimator import CINN
+    from .training import Setup
+
+_BLOCK = 96  # stars simulated at once
+_BATCH = 256
+_RIPPLE, _RIPPLE_PERIODS = 0.02, (10.0, 100.0)  # of the continuum (standard deviation); Angstrom
+_SHARES = (1.0, 1.0, 1.0, 5.0)  # of the false alarms, for misfit, stretch, distance and likeness
+
+
+@attrs.frozen
+class StrangersPlan:
+    """Numbers of simulated stars: noiseless ones for the decoder, observed ones for the signs (each of which
+    is also altered in ``alterations`` ways), observed ones for the thresholds, at which ``false_alarms`` of
+    the spectra of the training are flagged. Half of the stars for the signs have errors of the physics
+    ``wider`` times those of the training, and waves of 2 % on their continua: what is unlike the calibrators
+    may err more. Each of the networks
+    is trained for ``steps`` of ``learning_rate``. With ``signs = 0`` a model gets none of this."""
+
+    decoder: int = 6144
+    signs: int = 8192
+    alterations: int = 4
+    thresholds: int = 4096
+    false_alarms: float = 0.01
+    wider: float = 1.5
+    steps: int = 2500
+    learning_rate: float = 2e-3
+    seed: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        few = self.signs and min(self.decoder, self.signs, self.thresholds, 48 * self.alterations) < _BLOCK
+        if few or not 0 < self.false_alarms < 0.5:
+            raise ConfigError(
+                f"strangers: expected at least {_BLOCK} stars each for decoder, signs (or 0 for none) and "
+                "thresholds, 2 alterations, and false_alarms between 0 and 0.5"
+            )
+
+
+@attrs.define(eq=False)
+class _Spectra:
+    """Encoded: ``x``, ``sigma``, ``good (n, n_used)``, in half precision; ``context``, ``y`` of each."""
+
+    x: torch.Tensor
+    sigma: torch.Tensor
+    good: torch.Tensor
+    context: torch.Tensor
+    y: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def blocks(self, size: int = _BATCH) -> Iterator[tuple[torch.Tensor, ...]]:
+        for start in range(0, len(self), size):
+            yield tuple(v[start : start + size].float() for v in attrs.astuple(self, recurse=False))
+
+    @classmethod
+    def join(cls, parts: list[_Spectra]) -> _Spectra:
+        columns = zip(*(attrs.astuple(part, recurse=False) for part in parts), strict=True)
+        return cls(*map(torch.cat, columns))
+
+
+def fit_strangers(
+    model: CINN,
+    setup: Setup,
+    plan: StrangersPlan | None = None,
+    progress: Callable[[dict[str, Any]], None] = lambda state: None,
+) -> CINN:
+    """Give a trained ``model`` its signs of strangers, learnt on what the simulator of ``setup`` draws.
+
+    Replaces those it has. The header tells how often spectra of each alteration were found.
+    """
+    plan = plan or StrangersPlan()
+    generator = torch.Generator(setup.config.device).manual_seed(plan.seed * 1_000_003 + 4711)
+    torch.manual_seed(plan.seed)
+    simulate = _Simulation(model, setup, plan, generator, progress)
+    signs = _untrained(model, simulate)
+    with torch.enable_grad():
+        _fit_decoder(signs, model, simulate, plan)
+        usual, odd, family = simulate.signs()
+        _fit_depth_error(signs, usual)
+        _fit_signs(signs, usual, odd, family, plan)
+    signs.requires_grad_(False).eval()
+    held, altered, family = simulate.thresholds()
+    found = _fit_thresholds(signs, held, altered, family, plan)
+    model.strangers = signs
+    model.header["strangers"] = {
+        "plan": attrs.asdict(plan),
+        "found": dict(zip(ALTERATIONS, found, strict=True)),
+        **signs.header(),
+    }
+    return model
+
+
+class _Simulation:
+    """Draws the spectra that the fit needs."""
+
+    def __init__(
+        self, model: CINN, setup: Setup, plan: StrangersPlan, generator: torch.Generator, progress: Any
+    ) -> None:
+        self.model, self.plan, self.generator, self.progress = model, plan, generator, progress
+        self.simulator = setup.simulator
+        self.wider = copy.copy(setup.simulator)
+        physics = setup.simulator.physics
+        self.wider.physics = attrs.evolve(physics, amplitude=plan.wider * physics.amplitude,
+                                          pixel=plan.wider * physics.pixel)  # fmt: skip
+        wave = torch.as_tensor(setup.model_grid.wavelength, dtype=torch.float32, device=setup.config.device)
+        self.alterations = Alterations(setup.simulator, wave, generator)
+        self.done, self.total = 0, plan.decoder + plan.signs + plan.thresholds
+
+    @torch.no_grad()
+    def noiseless(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encoded spectra ``(n, n_used)`` without noise or gaps, in half precision; standardised labels."""
+        model, simulator, out = self.model, self.simulator, []
+        for n in self._blocks(self.plan.decoder):
+            flux, values, vbroad = self._stars(simulator, n)
+            spectra = simulator.observe(flux, vbroad, self.generator)
+            mask, sigma = simulator.outside.expand_as(spectra), torch.full_like(spectra, 1e-3)
+            x = model.encoding(spectra / simulator.continuum(spectra, sigma, mask)[0], sigma, mask)[0]
+            labels = model.labels.to_network(simulator.targets(values, vbroad))
+            out.append((x.half(), (labels - model.center) / model.spread))
+        return torch.cat([x for x, _ in out]), torch.cat([y for _, y in out])
+
+    def signs(self) -> tuple[_Spectra, _Spectra, torch.Tensor]:
+        return self._observed(self.plan.signs, self.plan.alterations, widen=True)
+
+    def thresholds(self) -> tuple[_Spectra, _Spectra, torch.Tensor]:
+        return self._observed(self.plan.thresholds, 1, widen=False)
+
+    @torch.no_grad()
+    def _observed(self, n_stars: int, n_ways: int, *, widen: bool) -> tuple[_Spectra, _Spectra, torch.Tensor]:
+        """Spectra as in training, the same stars altered, and the number of the alteration."""
+        simulator, generator, device = self.simulator, self.generator, self.simulator.device
+        usual, odd, family = [], [], []
+        for i, n in enumerate(self._blocks(n_stars)):
+            wide = widen and i % 2 == 1
+            flux, _, vbroad = self._stars(self.wider if wide else simulator, n)
+            spectra = simulator.observe(flux, vbroad, generator)
+            if wide:  # blaze functions are not always removed as well as in training
+                height = _RIPPLE * torch.randn(n, generator=generator, device=device)
+                spectra = spectra * self.alterations.sine(height, _RIPPLE_PERIODS)
+            usual.append(self._encode(spectra))
+            share = max(2, n * n_ways // len(ALTERATIONS))
+            for number, alter in enumerate(self.alterations.families.values()):
+                chosen = torch.randperm(n, generator=generator, device=device)[:share]
+                odd.append(self._encode(alter(flux[chosen], vbroad[chosen])))
+                family.append(torch.full((len(chosen),), number, device=device))
+        return _Spectra.join(usual), _Spectra.join(odd), torch.cat(family)
+
+    def _stars(self, simulator: Any, n: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        flux, values, vbroad = simulator.noiseless(n, self.generator)
+        return simulator.disturb(flux, values, self.generator), values, vbroad
+
+    def _encode(self, spectra: torch.Tensor) -> _Spectra:
+        """Observed as in training, but with more gaps."""
+        simulator = self.simulator
+        flux, sigma, mask, _ = simulator.noise(spectra, self.generator)
+        mask = mask | simulator.outside | self._lost(mask)
+        continuum = simulator.continuum(flux, sigma, mask)[0]
+        flux, sigma = flux / continuum, sigma / continuum
+        encoding = self.model.encoding
+        x, context, _ = encoding(flux, sigma, mask)
+        y = self.model.centre(self.model.features(x, context))
+        noise = encoding.used(sigma) / encoding.scale
+        return _Spectra(x.half(), noise.half(), (~encoding.used(mask)).half(), context, y)
+
+    def _lost(self, mask: torch.Tensor) -> torch.Tensor:
+        """For a third of the spectra up to 70 % of the pixels, one by one or in stretches of 100 pixels."""
+        n, n_pix = mask.shape
+        device, draw = mask.device, self.generator
+        share = 0.7 * torch.rand(n, 1, generator=draw, device=device)
+        share = torch.where(torch.rand(n, 1, generator=draw, device=device) < 0.33, share, 0.0)
+        alone = torch.rand(n, n_pix, generator=draw, device=device) < share
+        stretches = torch.rand(n, n_pix // 100 + 1, generator=draw, device=device) < share
+        stretches = stretches.repeat_interleave(100, 1)[:, :n_pix]
+        return torch.where(torch.rand(n, 1, generator=draw, device=device) < 0.5, alone, stretches)
+
+    def _blocks(self, n: int) -> Iterator[int]:
+        for start in range(0, n, _BLOCK):
+            size = min(_BLOCK, n - start)
+            yield max(size, 2)
+            self.done += size
+            self.progress({"stage": "strangers", "step": self.done, "steps": self.total})
+
+
+def _untrained(model: CINN, simulate: _Simulation) -> Strangers:
+    encoding = model.encoding
+    sizes = Sizes(components=min(Sizes().components, len(encoding.pixels) // 4, simulate.plan.decoder // 2))
+    out = Strangers(encoding, len(model.labels), sizes).to(model.device)
+    bounds = torch.as_tensor(model.labels.to_network(model.labels.bounds.T), dtype=torch.float32)
+    out.low, out.high = (bounds.to(model.device) - model.center) / model.spread
+    out.level = (1.0 - encoding.mean) / encoding.scale
+    return out
+
+
+def _fit_decoder(signs: Strangers, model: CINN, simulate: _Simulation, plan: StrangersPlan) -> None:
+    """Principal components of noiseless spectra, and their coefficients as a function of the labels."""
+    x, y = simulate.noiseless()
+    signs.mean = x.float().mean(0)
+    some = x[:2048].float() - signs.mean
+    values, vectors = torch.linalg.eigh((some @ some.T).double())
+    k = signs.sizes.components
+    vectors, values = vectors.flip(1)[:, :k], values.flip(0)[:k].clamp(min=1e-12)
+    signs.basis = ((vectors / values.sqrt()).float().T @ some).half().float()
+    del some
+    target = torch.cat([(part.float() - signs.mean) @ signs.basis.T for part in x.split(_BATCH)])
+    signs.coefficient_scale = target.std(0).clamp(min=1e-6)
+    y = torch.minimum(torch.maximum(y, signs.low), signs.high)
+
+    def loss(rows: torch.Tensor) -> torch.Tensor:
+        error = signs.decoder(y[rows]) * signs.coefficient_scale - target[rows]
+        return error.square().sum(1).add(1.0).log().mean()  # a star with strong lines counts as one
+
+    _minimise(signs.decoder.parameters(), loss, len(y), plan)
+
+
+@torch.no_grad()
+def _fit_depth_error(signs: Strangers, usual: _Spectra) -> None:
+    """Errors of models, relative to squared depth, pixel by pixel: what exceeds the noise."""
+    total, weights = torch.zeros_like(signs.mean), torch.zeros_like(signs.mean)
+    for x, sigma, good, _, y in usual.blocks():
+        residual, depth = signs.residual(x, good, y)
+        noise = sigma.square()
+        weight = good / (noise / depth + 0.02).square()
+        total += (weight * ((residual.square() - noise) / depth).clamp(-4.0, 4.0)).nan_to_num().sum(0)
+        weights += weight.nan_to_num().sum(0)
+    error = (total / weights.clamp(min=1e-12)).clamp(min=1e-4)
+    seen = weights > 1e-6 * weights.max()
+    signs.depth_error = torch.where(seen, error, error[seen].median())
+
+
+def _fit_signs(
+    signs: Strangers, usual: _Spectra, odd: _Spectra, family: torch.Tensor, plan: StrangersPlan
+) -> None:
+    """What is usual for a claimed star, and the likeness to alterations."""
+    with torch.no_grad():
+        signs.rotation = torch.eye(signs.sizes.components, device=signs.mean.device)
+        logs, projected = _observables(signs, usual)
+        raw = signs.raw_claim(usual.y, usual.context)
+        signs.claim_mean, signs.claim_spread = raw.mean(0), raw.std(0).clamp(min=1e-3)
+        claim = signs.claim(usual.y, usual.context)
+        size = projected.square().mean(1, keepdim=True).sqrt() + 1e-3
+        covariance = (projected / size).T @ (projected / size) / len(projected)
+        signs.rotation = torch.linalg.eigh(covariance.double())[1].float()
+        projected = projected @ signs.rotation
+        last: Any = signs.spread[-1]  # starts near the answer
+        last.bias[projected.shape[1] :] = projected.std(0).clamp(min=1e-6).log()
+
+    def spread_loss(rows: torch.Tensor) -> torch.Tensor:
+        shift, log_scale = signs.spread(claim[rows]).chunk(2, dim=1)
+        white = projected[rows] * (-log_scale).exp() - shift
+        return (0.5 * (1.0 + FREEDOM) * torch.log1p(white.square() / FREEDOM) + log_scale).mean()
+
+    _minimise(signs.spread.parameters(), spread_loss, len(claim), plan)
+    with torch.no_grad():
+        shift, log_scale = signs.spread(claim).chunk(2, dim=1)
+        white = projected * (-log_scale).exp() - shift
+        three = torch.cat([logs, torch.log1p(white.square() / FREEDOM).mean(1, keepdim=True)], dim=1)
+        last = signs.usual[-1]
+        last.bias[:3], last.bias[3:] = three.mean(0), three.std(0).log()
+
+    def usual_loss(rows: torch.Tensor) -> torch.Tensor:
+        middle, log_spread = signs.usual(claim[rows]).chunk(2, dim=1)
+        z = (three[rows] - middle) * (-log_spread).exp()
+        return (0.5 * (1.0 + FREEDOM) * torch.log1p(z.square() / FREEDOM) + log_spread).mean()
+
+    _minimise(signs.usual.parameters(), usual_loss, len(claim), plan)
+    with torch.no_grad():
+        odd_claim = signs.claim(odd.y, odd.context)
+        logs_odd, projected_odd = _observables(signs, odd)
+        given = [(claim, *signs.standardised(logs, projected, claim)),
+                 (odd_claim, *signs.standardised(logs_odd, projected_odd, odd_claim))]  # fmt: skip
+        claim, three, white = (torch.cat(v) for v in zip(*given, strict=True))
+        which = torch.cat([torch.zeros(len(usual), dtype=torch.long, device=family.device), 1 + family])
+
+    def likeness_loss(rows: torch.Tensor) -> torch.Tensor:
+        odds = signs.odds(three[rows], white[rows], claim[rows])
+        return torch.nn.functional.cross_entropy(odds, which[rows])
+
+    signs.likeness.train()
+    _minimise(signs.likeness.parameters(), likeness_loss, len(which), plan, decay=0.3)
+    signs.likeness.eval()
+
+
+def _observables(signs: Strangers, spectra: _Spectra) -> tuple[torch.Tensor, torch.Tensor]:
+    parts = [signs.observables(x, sigma, good, y) for x, sigma, good, _, y in spectra.blocks()]
+    return torch.cat([logs for logs, _ in parts]), torch.cat([p for _, p in parts])
+
+
+@torch.no_grad()
+def _fit_thresholds(
+    signs: Strangers, held: _Spectra, altered: _Spectra, family: torch.Tensor, plan: StrangersPlan
+) -> list[float]:
+    """All signs together raise ``plan.false_alarms``; likeness, which finds most, raises most. Gives the
+    fraction of each alteration that is found."""
+    values = torch.cat([signs.signs(x, s, g, context, y)[0] for x, s, g, context, y in held.blocks()])
+    signs.median = values.median(0).values
+    low, high = plan.false_alarms / 50.0, plan.false_alarms
+    for _ in range(30):
+        share = math.sqrt(low * high)
+        limits = [torch.quantile(v, 1.0 - share * s) for v, s in zip(values.T, _SHARES, strict=True)]
+        signs.threshold = torch.stack(limits)
+        alarms = float((signs.scaled(values) > 1.0).any(1).float().mean())
+        low, high = (share, high) if alarms < plan.false_alarms else (low, share)
+    values = torch.cat([signs.signs(x, s, g, context, y)[0] for x, s, g, context, y in altered.blocks()])
+    found = (signs.scaled(values) > 1.0).any(1).float()
+    return [round(float(found[family == i].mean()), 3) for i in range(len(ALTERATIONS))]
+
+
+def _minimise(
+    parameters: Any,
+    loss_of: Callable[[torch.Tensor], torch.Tensor],
+    n: int,
+    plan: StrangersPlan,
+    decay: float = 1e-3,
+) -> None:
+    """AdamW over random rows, the rate falling to 0 along half a cosine."""
+    optimiser = torch.optim.AdamW(list(parameters), lr=plan.learning_rate, weight_decay=decay)
+    generator = torch.Generator().manual_seed(plan.seed)
+    for step in range(plan.steps):
+        for group in optimiser.param_groups:
+            group["lr"] = 0.5 * plan.learning_rate * (1.0 + math.cos(math.pi * step / plan.steps))
+        loss = loss_of(torch.randint(n, (min(_BATCH, n),), generator=generator))
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
