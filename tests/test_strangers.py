@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import attrs
 import fake_plugin
@@ -10,15 +12,18 @@ import numpy as np
 import pytest
 import tiny_grid
 import torch
+from astropy.table import Table
 from specinn_cinn.alterations import Alterations
 from specinn_cinn.estimator import CINN
 from specinn_cinn.strangers import ALTERATIONS, SIGNS
 from specinn_cinn.strangers_fit import StrangersPlan, fit_strangers
 from specinn_cinn.training import build, fit, prepare
 from specinn_emulator.emulator import Emulator
+from typer.testing import CliRunner
 
 from specinn import catalogue, models, run, strangers
 from specinn.benchmarks import read_benchmarks
+from specinn.cli import app, context
 from specinn.errors import ConfigError
 from specinn.evaluate import Simulation
 from specinn.flags import Flag, names
@@ -287,6 +292,23 @@ def test_table(model, grid, plugins):
         0.0 <= row["one arm missing", 50.0]["inside_68"] <= row["one arm missing", 50.0]["inside_95"] <= 1.0
     )
     assert table["inside_68"].mask[1]
+
+
+def test_command(model, folder, plugins, monkeypatch):
+    monkeypatch.setattr(models, "find", lambda *a, **k: SimpleNamespace(name="tiny", sha256=lambda: "0" * 64))
+    monkeypatch.setattr(models, "load", lambda *a, **k: model)
+    monkeypatch.setattr(context, "plugins_of", lambda ctx: plugins)
+    out, grid = folder / "strangers.ecsv", str(folder / "grid.h5")
+    command = ["evaluate", "tiny", "--strangers", "--samples", "16", "--snr", "50"]
+    result = CliRunner().invoke(app, [*command, "--grid", grid, "-o", str(out)], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert all(kind.name in result.stdout for kind in KINDS) and "…" not in result.stdout
+    table = Table.read(out)
+    assert table.colnames == list(strangers.COLUMNS) and len(table) == len(KINDS)
+    rows = json.loads(CliRunner().invoke(app, [*command, "--grid", grid, "--json"]).stdout)["strangers"]
+    assert [row["kind"] for row in rows] == [kind.name for kind in KINDS] and rows[1]["inside_68"] is None
+    result = CliRunner().invoke(app, [*command, "--stars", "stars.csv"])
+    assert result.exit_code == 1 and "--grid GRID" in result.stderr
 
 
 def test_table_of_a_model_without_signs(plain, grid, plugins):

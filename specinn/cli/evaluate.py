@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from specinn.evaluate import Comparison
+    from specinn.grids import Grid
     from specinn.interfaces import Estimator
     from specinn.labels import Label
     from specinn.plugins import Plugins
@@ -32,6 +33,13 @@ def evaluate(
     stars: Annotated[
         Path | None, typer.Option(metavar="STARS.csv", help="Table of benchmark stars and their spectra.")
     ] = None,
+    strangers: Annotated[
+        bool,
+        typer.Option(
+            "--strangers",
+            help="With --grid: make spectra unlike those of the training, and count those that are flagged.",
+        ),
+    ] = False,
     snr: Annotated[
         list[float] | None,
         typer.Option(
@@ -72,8 +80,11 @@ def evaluate(
         raise ConfigError("say on what to evaluate the model: either --grid GRID or --stars STARS.csv")
     if stars is not None and snr and len(snr) > 1:
         raise ConfigError("--stars takes one --snr: call it once for each")
+    if strangers and not grid:
+        raise ConfigError("--strangers are made from a grid: give --grid GRID")
     path = Path(output) if output is not None else None
-    folder = path is not None and bool(grid) and (str(output).endswith("/") or not path.suffix)
+    is_folder = path is not None and (str(output).endswith("/") or not path.suffix)
+    folder = is_folder and bool(grid) and not strangers
     if path is not None and folder:
         report.check(path, overwrite=overwrite)
     elif path is not None:
@@ -92,6 +103,9 @@ def evaluate(
         return
     synthetic = load(grid or [], plugins=plugins)
     meta |= {"grid": synthetic.hash, "models": len(synthetic.split(split)), "split": split}
+    if strangers:
+        _on_strangers(estimator, synthetic, snr, meta, plugins, path, overwrite, as_json)
+        return
     with _bar("spectra") as progress:
         comparison = work.compare(
             estimator, synthetic, snr=levels, split=split, n_samples=samples, seed=seed, plugins=plugins,
@@ -142,6 +156,49 @@ def _on_grid(
     _show_information(chosen.get("information", []), why)
     if path is not None:
         print(path / report.PAGE if folder else path)
+
+
+def _on_strangers(
+    estimator: Estimator,
+    grid: Grid,
+    snr: Sequence[float] | None,
+    meta: dict[str, Any],
+    plugins: Plugins,
+    path: Path | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Make strangers of the grid's split as ``meta`` says, write the table and print it."""
+    from rich.console import Console
+
+    from specinn import evaluate as work
+    from specinn.cli.context import print_json
+    from specinn.strangers import strangers_table
+
+    with _bar("spectra") as progress:
+        table = strangers_table(
+            estimator, grid, plugins, snr or (50.0, 250.0), n_samples=meta["samples"], split=meta["split"],
+            seed=meta["seed"], progress=progress,
+        )  # fmt: skip
+    table.meta |= meta
+    if path is not None:
+        work.write(table, path, overwrite=overwrite)
+    rows = [{name: _plain(row[name]) for name in table.colnames} for row in table]
+    if as_json:
+        print_json({"meta": meta, "strangers": rows})
+        return
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    for value in dict.fromkeys(row["snr"] for row in rows):
+        console.print(f"S/N {value:g} per Angstrom, {meta['split']} split")
+        shown = _columns([""], ["bad", "stranger", "score", "68 %", "95 %"])
+        for row in (row for row in rows if row["snr"] == value):
+            fractions = [_figure(row[name], ".3f") for name in ("bad", "stranger")]
+            inside = [_figure(row[name], ".2f") for name in ("score", "inside_68", "inside_95")]
+            shown.add_row(row["kind"], *fractions, *inside)
+        console.print(shown)
+    console.print("\nbad, stranger: fractions with these flags; 68 %, 95 %: truths inside these intervals")
+    if path is not None:
+        print(path)
 
 
 def _on_stars(
@@ -329,6 +386,11 @@ def _with_unit(name: str, unit: str) -> str:
 def _style(unit: str, more: int = 0) -> str:
     """The decimals that the unit deserves, and some ``more``."""
     return f".{ {'K': 0, 'km s-1': 1}.get(unit, 2) + more }f"
+
+
+def _plain(value: Any) -> Any:
+    """A cell of a table for JSON: None where it is masked."""
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _figure(value: float | None, style: str) -> str:
