@@ -8,13 +8,16 @@ both are used: on one machine the lock decides, between machines the file, as lo
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # not a Unix
+    fcntl = None  # type: ignore[assignment]
 
 BEAT = 20.0  # seconds between touches of a claim
 STALE = 180.0  # seconds without a touch after which a process on another machine counts as dead
@@ -29,6 +32,22 @@ def machine() -> str:
         return socket.gethostname()
 
 
+def lock_file(handle: int, *, wait: bool = False) -> bool | None:
+    """Lock an open file or folder for as long as it is open, against the processes of this machine.
+
+    False where another one has it; None where there are no such locks, as in some file systems.
+    """
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
 class Lock:
     """Mutual exclusion for moments. ``acquire`` and ``release``, as Optuna wants them of a journal's lock."""
 
@@ -39,11 +58,8 @@ class Lock:
     def acquire(self) -> bool:
         handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            locked = False
-            with contextlib.suppress(OSError):  # a file system without locks: the link must do
-                fcntl.flock(handle, fcntl.LOCK_EX)
-                locked = True
-            self._link(machine() if locked else "")
+            locked = lock_file(handle, wait=True)
+            self._link(machine() if locked else "")  # without locks the link must do
         except BaseException:
             os.close(handle)
             raise
@@ -97,7 +113,7 @@ class Claims:
         A claim that is taken over from a dead process is the next generation of it, and whoever creates
         the file of a generation has it.
         """
-        generations = [int(path.suffix[1:]) for path in self._files(number)]
+        generations = [int(path.suffix[1:]) for path in self.folder.glob(f"{number:04d}.*")]
         last = max(generations, default=0)
         if last and self._alive(self.folder / f"{number:04d}.{last}"):
             return None
@@ -106,26 +122,15 @@ class Claims:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         except FileExistsError:
             return None
-        with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_file(handle)
         os.write(handle, machine().encode())  # after the lock: who reads this may test the lock
         return Claim(path, handle)
-
-    def _files(self, number: int) -> Iterator[Path]:
-        return self.folder.glob(f"{number:04d}.*")
 
     def _alive(self, path: Path) -> bool:
         try:
             with path.open("r+b") as file:
-                if file.read() == machine().encode():
-                    try:
-                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    except BlockingIOError:
-                        return True
-                    except OSError:  # a file system without locks
-                        return self._age(path) < STALE
-                    return False
-            return self._age(path) < STALE
+                locked = lock_file(file.fileno()) if file.read() == machine().encode() else None
+            return self._age(path) < STALE if locked is None else not locked
         except FileNotFoundError:
             return False
 

@@ -64,8 +64,12 @@ class Range:
             return trial.suggest_int(name, *self.int, log=self.log)
         if self.float is not None:
             return trial.suggest_float(name, *self.float, log=self.log)
-        assert self.choice is not None  # Optuna keeps plain values only, and lists are none
-        return json.loads(trial.suggest_categorical(name, [json.dumps(value) for value in self.choice]))
+        assert self.choice is not None
+        return self.value(trial.suggest_categorical(name, [json.dumps(value) for value in self.choice]))
+
+    def value(self, kept: Any) -> Any:
+        """What a value is that Optuna keeps, which is a plain one: lists are none."""
+        return kept if self.choice is None or kept is None else json.loads(kept)
 
 
 @attrs.frozen
@@ -123,16 +127,8 @@ class Search:
         base = read_toml(path.parent / file.recipe) if file.recipe else {}
         own = {name: getattr(file, name) for name in recipes.TRAINED if name in data}
         what, kind, table = recipes.parts(recipes.merged(base, own), path)
-        search = cls(
-            what,
-            kind,
-            table,
-            file.vary,
-            _budget(file.budget, table, path),
-            file.trials,
-            file.sampler,
-            file.seed,
-        )
+        budget = _budget(file.budget, table, path)
+        search = cls(what, kind, table, file.vary, budget, file.trials, file.sampler, file.seed)
         search._check(path)
         return search if search.trials else attrs.evolve(search, trials=sum(search.budget.brackets))
 

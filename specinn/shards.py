@@ -24,6 +24,7 @@ import numpy as np
 
 from specinn import catalogue, samples
 from specinn.catalogue import MANIFEST
+from specinn.claims import lock_file
 from specinn.errors import OutputError, SpecinnError
 from specinn.flags import is_bad
 from specinn.formats import Layout, ParquetWriter, Width, arrow_schema, from_arrow, parquet_schema
@@ -31,11 +32,6 @@ from specinn.output import replacing, sweep, write_error
 from specinn.plan import Plan, settings_of
 from specinn.run import AHEAD, Progress, Report, Run, file_source, prepare, unread
 from specinn.stages import ahead, behind
-
-try:
-    import fcntl
-except ImportError:  # not a Unix
-    fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -61,26 +57,17 @@ def held(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(exist_ok=True)
+        directory = os.open(folder, os.O_RDONLY)
     except OSError as error:
         raise write_error(folder, error) from error
     try:
-        if fcntl is None:
-            yield
-            return
-        directory = os.open(folder, os.O_RDONLY)
-        try:
-            try:
-                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise OutputError(
-                    f"another run is writing {folder} now: wait for it, or give another name to the catalogue"
-                ) from None
-            except OSError:  # a file system without locks
-                pass
-            yield
-        finally:
-            os.close(directory)
+        if lock_file(directory) is False:
+            raise OutputError(
+                f"another run is writing {folder} now: wait for it, or give another name to the catalogue"
+            )
+        yield
     finally:
+        os.close(directory)
         with contextlib.suppress(OSError):
             folder.rmdir()  # where nothing was done
 
@@ -189,8 +176,8 @@ def compute(
     shards: Iterable[int],
     run: Run,
     plugins: Plugins,
-    report: Report = lambda name, message: None,
-    progress: Progress = lambda spectra, files: None,
+    report: Report,
+    progress: Progress,
 ) -> None:
     """Do shards: a thread reads files ahead, this one infers, a third one writes."""
     if plan.settings["options"]["device"] == "cpu":
@@ -262,12 +249,7 @@ def _schema(fields: tuple[catalogue.Field, ...]) -> Any:
 _ONE_AT_A_TIME = threading.Lock()
 
 
-def compute_elsewhere(
-    folder: str,
-    shard: int,
-    report: Report = lambda name, message: None,
-    progress: Progress = lambda spectra, files: None,
-) -> None:
+def compute_elsewhere(folder: str, shard: int, report: Report, progress: Progress) -> None:
     """Do a shard in a process that knows nothing but where the manifest is. The model stays loaded."""
     with _ONE_AT_A_TIME:
         try:

@@ -40,17 +40,13 @@ def found(search: Search, folder: Path) -> list[dict[str, Any]]:
     rows = []
     for trial in open_study(search, folder).get_trials(deepcopy=False):
         losses = trial.intermediate_values
-        values = {
-            name: json.loads(value) if search.vary[name].choice is not None else value
-            for name, value in trial.params.items()
-        }
         rows.append(
             {
                 "trial": trial.number,
                 "state": "failed" if "message" in trial.user_attrs else _STATES[trial.state.name],
                 "validation": min(losses.values(), default=None),
                 "step": max(losses, default=None),
-                "values": {name: values.get(name) for name in search.vary},
+                "values": {name: key.value(trial.params.get(name)) for name, key in search.vary.items()},
                 "message": trial.user_attrs.get("message", ""),
             }
         )

@@ -141,23 +141,19 @@ class _Worker:
         """A trial whose process died, else a new one; None when there are enough."""
         from optuna.trial import TrialState
 
-        running = (TrialState.RUNNING,)
+        running = TrialState.RUNNING
         while True:
             with self.claims.turn:
-                for dead in self.study.get_trials(deepcopy=False, states=running):
+                for dead in self.study.get_trials(deepcopy=False, states=(running,)):
                     if (claim := self.claims.take(dead.number)) is not None:
-                        trial = trial_of(self.study, dead.number)
-                        if self._state(dead.number) == TrialState.RUNNING:
-                            return trial, claim
+                        if self.study.get_trials(deepcopy=False)[dead.number].state == running:
+                            return trial_of(self.study, dead.number), claim
                         claim.release()  # it ended meanwhile
                 if len(self.study.get_trials(deepcopy=False)) >= self.search.trials:
                     return None
                 trial = self.study.ask()
                 if (claim := self.claims.take(trial.number)) is not None:
                     return trial, claim
-
-    def _state(self, number: int) -> Any:
-        return self.study.get_trials(deepcopy=False)[number].state
 
     def attempt(self, trial: Trial, claim: Claim) -> str:
         """Train one configuration, from its checkpoint if it has one. Gives the sentence of a failure."""

@@ -8,6 +8,7 @@ deviation 1 on t the posterior is a Gaussian in closed form.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,16 @@ def specinn_preprocessors() -> list[Record]:
 @hookimpl
 def specinn_estimators() -> list[EstimatorRecord]:
     return [EstimatorRecord(name="toy", summary="exact and linear", factory="fake_plugin:Toy", models=MODELS)]
+
+
+def install(module: str, folder: Path) -> str:
+    """Make the plugin of a module here one that is installed in ``folder``; the PYTHONPATH that finds it."""
+    info = folder / f"{module}-0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 0\n")
+    (info / "entry_points.txt").write_text(f"[specinn]\n{module} = {module}\n")
+    here = Path(__file__).parent
+    return os.pathsep.join(str(path) for path in (folder, here, here.parent))
 
 
 def to_unit(labels: np.ndarray) -> np.ndarray:

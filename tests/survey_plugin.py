@@ -50,13 +50,7 @@ class Mortal(fake_plugin.Toy):
 
 
 def install(folder: Path) -> str:
-    """Make this plugin one that is installed in ``folder``; gives the PYTHONPATH that finds it."""
-    info = folder / "survey_plugin-0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: survey-plugin\nVersion: 0\n")
-    (info / "entry_points.txt").write_text("[specinn]\nsurvey = survey_plugin\n")
-    here = Path(__file__).parent
-    return os.pathsep.join(str(path) for path in (folder, here, here.parent))
+    return fake_plugin.install("survey_plugin", folder)
 
 
 def write_model(path: Path, n: int = 40) -> Path:

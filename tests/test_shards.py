@@ -560,11 +560,17 @@ def test_a_shard_that_kills_its_workers(
     assert same(tmp_path / "out.fits", reference / "out.fits")
 
 
-def test_ctrl_c_stops_all_processes(process: Start, tmp_path: Path) -> None:
-    child = process("-o", "out.fits", "--workers", "2", TOY_PAUSE="0.3")
-    while child.is_alive() and not done_parts(tmp_path / "out.fits.run"):
+def two_workers(process: Start, folder: Path, pause: float) -> tuple[Any, list[int]]:
+    """A run in the midst of its shards, and the numbers of its processes."""
+    child = process("-o", "out.fits", "--workers", "2", TOY_PAUSE=str(pause))
+    while child.is_alive() and not done_parts(folder / "out.fits.run"):
         time.sleep(0.01)
-    workers = multiprocessing_children(child.pid)
+    found = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
+    return child, [int(number) for number in found]
+
+
+def test_ctrl_c_stops_all_processes(process: Start, tmp_path: Path) -> None:
+    child, workers = two_workers(process, tmp_path, 0.3)
     assert len(workers) >= 2
     os.kill(child.pid, signal.SIGINT)
     child.join()
@@ -575,16 +581,8 @@ def test_ctrl_c_stops_all_processes(process: Start, tmp_path: Path) -> None:
             os.kill(pid, 0)
 
 
-def multiprocessing_children(pid: int) -> list[int]:
-    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for child in found]
-
-
 def test_workers_end_with_the_one_who_gives_them_work(process: Start, tmp_path: Path) -> None:
-    child = process("-o", "out.fits", "--workers", "2", TOY_PAUSE="0.05")
-    while child.is_alive() and not done_parts(tmp_path / "out.fits.run"):
-        time.sleep(0.01)
-    workers = multiprocessing_children(child.pid)
+    child, workers = two_workers(process, tmp_path, 0.05)
     os.kill(child.pid, signal.SIGKILL)
     child.join()
     for _ in range(1000):

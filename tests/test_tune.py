@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import attrs
+import fake_plugin
 import pytest
 import tiny_grid
 import tune_plugin
@@ -80,7 +81,7 @@ def tune(quick: None) -> Callable[..., Result]:
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return tune_plugin.install(tmp_path_factory.mktemp("packages"))
+    return fake_plugin.install("tune_plugin", tmp_path_factory.mktemp("packages"))
 
 
 @pytest.fixture

@@ -80,13 +80,3 @@ class Silent(Bowl):
     ) -> Silent:
         progress({"step": 1, "steps": 1, "loss": 0.0})
         return cls(config)
-
-
-def install(folder: Path) -> str:
-    """Make this plugin one that is installed in ``folder``; gives the PYTHONPATH that finds it."""
-    info = folder / "tune_plugin-0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tune-plugin\nVersion: 0\n")
-    (info / "entry_points.txt").write_text("[specinn]\ntune-test = tune_plugin\n")
-    here = Path(__file__).parent
-    return os.pathsep.join(str(path) for path in (folder, here, here.parent))

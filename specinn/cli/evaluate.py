@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import attrs
 import typer
+
+from specinn.cli.context import bar, plugins_of, print_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -71,7 +73,6 @@ def evaluate(
     import specinn
     from specinn import evaluate as work
     from specinn import models, report
-    from specinn.cli.context import plugins_of
     from specinn.errors import ConfigError
     from specinn.grids import load
     from specinn.published import PUBLISHED_LEVELS, PUBLISHED_SNR
@@ -97,140 +98,113 @@ def evaluate(
         "specinn": specinn.__version__, "model": chosen.name, "sha256": chosen.sha256(), "samples": samples,
         "seed": seed,
     }  # fmt: skip
+    task = _Task(meta, plugins, path, overwrite, as_json)
     if stars is not None:
         meta |= {"stars": stars.name, "snr": levels[0], "seeds": seeds}
-        _on_stars(estimator, stars, meta, plugins, path, overwrite, as_json)
+        _on_stars(task, estimator, stars)
         return
-    synthetic = load(grid or [], plugins=plugins)
-    meta |= {"grid": synthetic.hash, "models": len(synthetic.split(split)), "split": split}
+    models_of = load(grid or [], plugins=plugins)
+    meta |= {"grid": models_of.hash, "models": len(models_of.split(split)), "split": split}
     if strangers:
-        _on_strangers(estimator, synthetic, snr, meta, plugins, path, overwrite, as_json)
+        _on_strangers(task, estimator, models_of, snr or (50.0, 250.0))
         return
-    with _bar("spectra") as progress:
+    with bar("spectra") as progress:
         comparison = work.compare(
-            estimator, synthetic, snr=levels, split=split, n_samples=samples, seed=seed, plugins=plugins,
+            estimator, models_of, snr=levels, split=split, n_samples=samples, seed=seed, plugins=plugins,
             with_ranks=folder, progress=progress,
         )  # fmt: skip
-    _on_grid(comparison, meta, plugins, path, folder, overwrite, as_json)
+    _on_grid(task, comparison, folder)
 
 
-def _on_grid(
-    comparison: Comparison,
-    meta: dict[str, Any],
-    plugins: Plugins,
-    path: Path | None,
-    folder: bool,
-    overwrite: bool,
-    as_json: bool,
-) -> None:
+@attrs.frozen
+class _Task:
+    """What the ways to evaluate share: figures for the ``meta`` of the result, and where it goes."""
+
+    meta: dict[str, Any]
+    plugins: Plugins
+    path: Path | None
+    overwrite: bool
+    as_json: bool
+
+    def write(self, table: Any) -> None:
+        from specinn.evaluate import write
+
+        if self.path is not None:
+            write(table, self.path, overwrite=self.overwrite)
+
+    def show(self, found: dict[str, Any], display: Callable[[], None], page: str = "") -> None:
+        """``found`` as JSON, or what ``display`` prints and the place of what was written."""
+        if self.as_json:
+            print_json({"meta": self.meta, **found})
+            return
+        display()
+        if self.path is not None:
+            print(self.path / page)
+
+
+def _on_grid(task: _Task, comparison: Comparison, folder: bool) -> None:
     """Write a table or a report of what was inferred, and print it."""
     from specinn import evaluate as work
     from specinn import report
-    from specinn.cli.context import print_json
     from specinn.report import tables
 
     rows = {"metrics": comparison.metrics()}
     _fail_if_nothing_was_inferred(rows["metrics"], from_grid=True)
-    bounds, why = tables.limits(comparison, plugins)
+    bounds, why = tables.limits(comparison, task.plugins)
     if bounds is not None:
         rows["information"] = tables.information(comparison, bounds)
-    if path is not None and folder:
-        with _bar("figures") as progress:
+    if task.path is not None and folder:
+        with bar("figures") as progress:
             rows = report.write(
                 comparison,
-                path,
-                meta,
+                task.path,
+                task.meta,
                 bounds=bounds,
                 why_no_bounds=why,
-                overwrite=overwrite,
+                overwrite=task.overwrite,
                 progress=progress,
             )
-    elif path is not None:
-        work.write(work.grid_table(rows["metrics"], meta), path, overwrite=overwrite)
-    if as_json:
-        print_json({"meta": meta, **rows})
-        return
-    shown = [tables.reference_level(comparison.snr)] if folder else list(comparison.snr)
-    chosen = {name: [row for row in of if row["snr"] in shown] for name, of in rows.items()}
-    _show_grid(chosen["metrics"], meta["split"])
-    _show_information(chosen.get("information", []), why)
-    if path is not None:
-        print(path / report.PAGE if folder else path)
+    else:
+        task.write(work.grid_table(rows["metrics"], task.meta))
+
+    def display() -> None:
+        shown = [tables.reference_level(comparison.snr)] if folder else list(comparison.snr)
+        chosen = {name: [row for row in of if row["snr"] in shown] for name, of in rows.items()}
+        _show_grid(chosen["metrics"], task.meta["split"])
+        _show_information(chosen.get("information", []), why)
+
+    task.show(rows, display, report.PAGE if folder else "")
 
 
-def _on_strangers(
-    estimator: Estimator,
-    grid: Grid,
-    snr: Sequence[float] | None,
-    meta: dict[str, Any],
-    plugins: Plugins,
-    path: Path | None,
-    overwrite: bool,
-    as_json: bool,
-) -> None:
+def _on_strangers(task: _Task, estimator: Estimator, grid: Grid, snr: Sequence[float]) -> None:
     """Make strangers of the grid's split as ``meta`` says, write the table and print it."""
-    from rich.console import Console
-
-    from specinn import evaluate as work
-    from specinn.cli.context import print_json
     from specinn.strangers import strangers_table
 
-    with _bar("spectra") as progress:
+    meta = task.meta
+    with bar("spectra") as progress:
         table = strangers_table(
-            estimator, grid, plugins, snr or (50.0, 250.0), n_samples=meta["samples"], split=meta["split"],
+            estimator, grid, task.plugins, snr, n_samples=meta["samples"], split=meta["split"],
             seed=meta["seed"], progress=progress,
         )  # fmt: skip
     table.meta |= meta
-    if path is not None:
-        work.write(table, path, overwrite=overwrite)
+    task.write(table)
     rows = [{name: _plain(row[name]) for name in table.colnames} for row in table]
-    if as_json:
-        print_json({"meta": meta, "strangers": rows})
-        return
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    for value in dict.fromkeys(row["snr"] for row in rows):
-        console.print(f"S/N {value:g} per Angstrom, {meta['split']} split")
-        shown = _columns([""], ["bad", "stranger", "score", "68 %", "95 %"])
-        for row in (row for row in rows if row["snr"] == value):
-            fractions = [_figure(row[name], ".3f") for name in ("bad", "stranger")]
-            inside = [_figure(row[name], ".2f") for name in ("score", "inside_68", "inside_95")]
-            shown.add_row(row["kind"], *fractions, *inside)
-        console.print(shown)
-    console.print("\nbad, stranger: fractions with these flags; 68 %, 95 %: truths inside these intervals")
-    if path is not None:
-        print(path)
+    task.show({"strangers": rows}, lambda: _show_strangers(rows, meta["split"]))
 
 
-def _on_stars(
-    estimator: Estimator,
-    stars: Path,
-    meta: dict[str, Any],
-    plugins: Plugins,
-    path: Path | None,
-    overwrite: bool,
-    as_json: bool,
-) -> None:
+def _on_stars(task: _Task, estimator: Estimator, stars: Path) -> None:
     """Infer benchmark stars as ``meta`` says, write the table and print it."""
     from specinn import benchmarks as observed
-    from specinn import evaluate as work
-    from specinn.cli.context import print_json
 
-    catalogue = observed.read_benchmarks(stars, estimator.labels)
-    with _bar("spectra") as progress:
+    meta, catalogue = task.meta, observed.read_benchmarks(stars, estimator.labels)
+    with bar("spectra") as progress:
         rows = observed.star_metrics(
             estimator, catalogue, snr=meta["snr"], seeds=meta["seeds"], n_samples=meta["samples"],
-            seed=meta["seed"], plugins=plugins, progress=progress,
+            seed=meta["seed"], plugins=task.plugins, progress=progress,
         )  # fmt: skip
     summary = observed.star_summary(rows)
-    if path is not None:
-        table = observed.star_table(rows, estimator.labels, {**meta, "summary": summary})
-        work.write(table, path, overwrite=overwrite)
-    if as_json:
-        print_json({"meta": meta, "stars": rows, "summary": summary})
-    else:
-        _show_stars(rows, estimator, summary)
-        if path is not None:
-            print(path)
+    task.write(observed.star_table(rows, estimator.labels, {**meta, "summary": summary}))
+    task.show({"stars": rows, "summary": summary}, lambda: _show_stars(rows, estimator, summary))
     _fail_if_nothing_was_inferred(rows, from_grid=False)
 
 
@@ -244,19 +218,6 @@ def _fail_if_nothing_was_inferred(rows: Sequence[dict[str, Any]], from_grid: boo
     if not from_grid and all(row["flag_bad"] for row in rows):
         reason = next((row["message"] for row in rows if row["message"]), "see the flags")
         raise ModelError(f"none of the stars gave values: {reason}")
-
-
-@contextmanager
-def _bar(unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on standard error, if that is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _show_grid(rows: Sequence[dict[str, Any]], split: str) -> None:
@@ -322,6 +283,22 @@ def _show_information(rows: Sequence[dict[str, Any]], why: str) -> None:
         console.print(table)
     console.print("\nbound: median Cramer-Rao bound; error: median of |MAP - truth| over 0.6745")
     console.print("ratio: median of |MAP - truth| / bound over 0.6745, 1 at the information limit")
+
+
+def _show_strangers(rows: Sequence[dict[str, Any]], split: str) -> None:
+    """One table for each S/N."""
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    for snr in dict.fromkeys(row["snr"] for row in rows):
+        console.print(f"S/N {snr:g} per Angstrom, {split} split")
+        table = _columns([""], ["bad", "stranger", "score", "68 %", "95 %"])
+        for row in (row for row in rows if row["snr"] == snr):
+            fractions = [_figure(row[name], ".3f") for name in ("bad", "stranger")]
+            inside = [_figure(row[name], ".2f") for name in ("score", "inside_68", "inside_95")]
+            table.add_row(row["kind"], *fractions, *inside)
+        console.print(table)
+    console.print("\nbad, stranger: fractions with these flags; 68 %, 95 %: truths inside these intervals")
 
 
 def _show_stars(rows: Sequence[dict[str, Any]], estimator: Estimator, summary: dict[str, Any]) -> None:

@@ -36,8 +36,7 @@ def saliency(
     import specinn
     from specinn import models
     from specinn import saliency as work
-    from specinn.cli.context import plugins_of, print_json
-    from specinn.cli.evaluate import _bar
+    from specinn.cli.context import bar, plugins_of, print_json
     from specinn.evaluate import write
     from specinn.grids import load
     from specinn.output import check_folder, check_new, replacing
@@ -51,7 +50,7 @@ def saliency(
     chosen = models.find(plugins, model)
     estimator = models.load(plugins, chosen, device)
     synthetic = load(grid, plugins=plugins)
-    with _bar("spectra") as progress:
+    with bar("spectra") as progress:
         found = work.saliency(
             estimator, synthetic, snr=snr, split=split, n_spectra=spectra, n_samples=samples, seed=seed,
             plugins=plugins, progress=progress,
