@@ -77,9 +77,9 @@ def observe(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Encoded flux, context and physical labels of ``n`` simulated spectra."""
     repeats = setup.config.schedule.repeats
-    flux, sigma, mask, labels = setup.simulator(-(-n // repeats), repeats, generator)
-    x, context, _ = model.encoding(flux[:n], sigma[:n], mask[:n])
-    return x, context, labels[:n]
+    *spectra, labels = (v[:n] for v in setup.simulator(-(-n // repeats), repeats, generator))
+    x, context, _ = model.encoding(*spectra)
+    return x, context, labels
 
 
 @torch.no_grad()

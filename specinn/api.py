@@ -52,6 +52,7 @@ def infer(
     resolving_power: float | None = None,
     medium: Medium | None = None,
     degrade_snr: float | None = None,
+    synthetic: bool = False,
     corrections: Sequence[str | Path | Correction] = (),
     format: str = "auto",
     plugins: Plugins | None = None,
@@ -70,6 +71,8 @@ def infer(
     medium : ``"air"`` or ``"vacuum"`` wavelengths of specutils objects; the instrument's by default. Axes of
         frequency or energy are taken as vacuum.
     degrade_snr : add noise down to this S/N per Angstrom.
+    synthetic : the spectra were computed with the physics of the model's grid, so that no errors of the
+        physics need to be allowed for.
     corrections : files of corrections, or loaded ones, in the order to apply them.
     format : of files; recognised from their content by default.
 
@@ -87,6 +90,7 @@ def infer(
         rv=rv,
         resolving_power=resolving_power,
         degrade_snr=degrade_snr,
+        synthetic=synthetic,
         corrections=corrections,
         keep_samples=True,
     )

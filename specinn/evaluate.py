@@ -12,6 +12,7 @@ import numpy as np
 from astropy.table import Column, MaskedColumn, Table
 
 from specinn import calibration
+from specinn.config import structure
 from specinn.errors import ConfigError, GridError, ReadError
 from specinn.labels import SOLAR_LOG_EPS, Label, LabelSet, li_fe, with_derived_labels
 from specinn.output import check_output, replacing
@@ -25,6 +26,7 @@ from specinn.wavelengths import air_to_vacuum, vacuum_to_air
 if TYPE_CHECKING:
     from specinn.grids import Grid
     from specinn.interfaces import Estimator
+    from specinn.observe import Disturbances
 
 METAL_RICH = -1.5  # [Fe/H] above which stars are counted once more, by themselves
 BLOCK = 32  # stars at once: 4096 samples of 14 labels are 7 MB then
@@ -35,16 +37,28 @@ class Simulation:
     """Grid spectra as the model's instrument observes them: rotation, line-spread function, pixels and noise.
 
     Nothing else happens to them (no gaps, no slope, no error of velocity or resolving power), so what
-    is measured is the model, and not the disturbances of its training. ``vbroad (n_models,)`` in km/s is
+    is measured is the model, and not the disturbances of its training; or, if ``disturbed``, all that the
+    training drew: only then can posteriors, which allow for it, be found to be neither too wide nor too
+    narrow. ``vbroad (n_models,)`` in km/s is
     log-uniform between the bounds of the model; it is 0 for models without that label, and for grids that
     have it: their spectra are taken to be broadened already. ``masked (n_pix,)`` are pixels that the model
     is never given, since they lie outside the arms, in a telluric band or at a line of the night sky.
+    The estimator is told that the spectra are synthetic, unless ``as_observed``.
     """
 
-    def __init__(self, estimator: Estimator, grid: Grid, plugins: Plugins, seed: int = 0) -> None:
-        from specinn.observe import Disturbances, ModelGrid, Noise, Observer
+    def __init__(
+        self,
+        estimator: Estimator,
+        grid: Grid,
+        plugins: Plugins,
+        seed: int = 0,
+        *,
+        as_observed: bool = False,
+        disturbed: bool = False,
+    ) -> None:
+        from specinn.observe import ModelGrid, Noise, Observer
 
-        self.estimator, self.grid, self.seed = estimator, grid, seed
+        self.estimator, self.grid, self.seed, self.as_observed = estimator, grid, seed, as_observed
         instrument = estimator.instrument
         wavelength = grid.wavelength
         if grid.medium != instrument.medium:
@@ -58,15 +72,12 @@ class Simulation:
                 f"simulated from {model_grid.resolving_power.max():.0f} or more: use a grid that has it"
             ) from None
         self.observer = Observer(instrument, model_grid)
-        undisturbed = Disturbances(
-            snr_arm_scatter=0.0, noise_power=0.0, velocity=0.0, resolution=0.0, tilt=0.0, wave=0.0, gaps=0,
-            arm_loss=0.0,
-        )  # fmt: skip
-        self.noise = Noise(instrument, undisturbed)
+        self.plan = _disturbances(estimator, disturbed)
+        self.noise = Noise(instrument, self.plan)
         self.steps = _steps_on_arms(Pipeline(estimator, plugins, seed=seed).steps)
         self.vbroad = self._draw_vbroad()
         flat = np.ones((1, self.observer.wavelength.size))
-        self.masked = self._preprocess(np.zeros(1, int), flat, 1e-3 * flat).mask[0]
+        self.masked = self._preprocess(np.zeros(1, int), flat, 1e-3 * flat, flat < 0).mask[0]
 
     def _draw_vbroad(self) -> np.ndarray:
         """``(n_models,)`` km/s, the same for a model at every S/N and in every split."""
@@ -102,23 +113,31 @@ class Simulation:
         """
         import torch
 
+        errors = torch.Generator().manual_seed(self.seed)
         generators = [torch.Generator().manual_seed(self.seed) for _ in snr]
         for part, flux in self.grid.blocks(rows, BLOCK):
             model = torch.as_tensor(np.ascontiguousarray((self.operator @ flux.T).T), dtype=torch.float32)
             vbroad = torch.as_tensor(self.vbroad[part], dtype=torch.float32)
-            clean = self.observer(model, vbroad)
+            velocity, resolution = torch.randn(2, len(part), generator=errors)
+            clean = self.observer(
+                model, vbroad, self.plan.velocity * velocity, 1.0 + self.plan.resolution * resolution
+            )
             for i, (value, generator) in enumerate(zip(snr, generators, strict=True)):
                 level = torch.full((len(part), len(self.estimator.instrument.arms)), float(value))
-                noisy, sigma, _, _ = self.noise(clean, generator, level)
-                yield part, i, self._preprocess(part, noisy.double().numpy(), sigma.double().numpy())
+                noisy, sigma, lost, _ = self.noise(clean, generator, level)
+                batch = self._preprocess(part, noisy.double().numpy(), sigma.double().numpy(), lost.numpy())
+                yield part, i, batch
 
-    def _preprocess(self, rows: np.ndarray, flux: np.ndarray, sigma: np.ndarray) -> SpectrumBatch:
+    def _preprocess(
+        self, rows: np.ndarray, flux: np.ndarray, sigma: np.ndarray, lost: np.ndarray
+    ) -> SpectrumBatch:
         """The batch as the step to-arms would leave it, through the model's steps that follow."""
         n, instrument = len(rows), self.estimator.instrument
-        mask = np.repeat(~self.observer.inside[None], n, axis=0)
+        mask = lost | ~self.observer.inside
         meta = Table({
             "id": [str(name) for name in self.grid.ids[rows]], "path": [""] * n, "key": rows,
             "rv": np.zeros(n), "flags": np.zeros(n, np.uint32), "message": [""] * n,
+            "synthetic": np.full(n, not self.as_observed),
         })  # fmt: skip
         power = instrument.resolving_power_at(instrument.wavelength)
         batch = SpectrumBatch(
@@ -128,6 +147,23 @@ class Simulation:
         for _, step in self.steps:
             batch = step(batch)
         return batch
+
+
+def _disturbances(estimator: Estimator, disturbed: bool) -> Disturbances:
+    """Those of the estimator's training, or none. Raises ``ConfigError`` where its header has none."""
+    from specinn.observe import Disturbances
+
+    if not disturbed:
+        return Disturbances(
+            snr_arm_scatter=0.0, noise_power=0.0, velocity=0.0, resolution=0.0, tilt=0.0, wave=0.0, gaps=0,
+            arm_loss=0.0,
+        )  # fmt: skip
+    given = estimator.header.get("training", {}).get("disturbances")
+    if given is None:
+        raise ConfigError(
+            "the model does not say by what its training spectra were disturbed: leave --disturbed"
+        )
+    return structure(given, Disturbances, "the model's training.disturbances")
 
 
 def _steps_on_arms(steps: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
@@ -203,12 +239,16 @@ def compare(
     seed: int = 0,
     plugins: Plugins | None = None,
     with_ranks: bool = False,
+    as_observed: bool = False,
+    disturbed: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Comparison:
     """Infer the spectra of one split of a grid, each at every S/N.
 
-    ``snr`` are values per Angstrom, the same in all arms. ``progress`` is called with the number of spectra
-    done and to do. Memory stays bounded: samples are reduced to what a :class:`Comparison` holds.
+    ``snr`` are values per Angstrom, the same in all arms. ``as_observed`` and ``disturbed`` are those of the
+    :class:`Simulation`.
+    ``progress`` is called with the number of spectra done and to do. Memory stays bounded: samples are
+    reduced to what a :class:`Comparison` holds.
 
     Raises ``GridError`` where the grid does not suit the model, and ``ConfigError`` for wrong options.
     """
@@ -223,7 +263,7 @@ def compare(
     rows = grid.split(split)
     if not rows.size:
         raise GridError(f"none of the {len(grid)} models of the grid is in the split {split!r}")
-    simulation = Simulation(estimator, grid, plugins, seed)
+    simulation = Simulation(estimator, grid, plugins, seed, as_observed=as_observed, disturbed=disturbed)
     labels = with_derived_labels(estimator.labels)
     truth = simulation.truth(rows, labels)
     found = tuple(Summary.empty(estimator.labels, len(rows)) for _ in snr)

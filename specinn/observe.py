@@ -20,6 +20,7 @@ from specinn.wavelengths import C_KMS, FWHM_PER_SIGMA
 STEP_KMS = 4.0  # of the model grid: 3.7 points per FWHM at R = 20 000, where aliases are below 1e-5
 HEADROOM = 1.3  # resolving power of the model grid over the instrument's; the rest is applied star by star
 LIMB_DARKENING = 0.6
+STRETCH = (30, 400)  # pixels that are lost together
 
 
 def rotation_transfer(frequency: torch.Tensor, vbroad: torch.Tensor) -> torch.Tensor:
@@ -204,7 +205,9 @@ class Disturbances:
     function: a polynomial of ``tilt`` and waves of ``wave`` relative amplitude (standard deviations) with
     periods from 30 to 300 Angstrom; the zero level (scattered light, sky) is off by ``zero_level`` of the
     continuum (standard deviation); up to ``gaps`` stretches of up to ``gap_width`` Angstrom are lost in
-    a spectrum, a whole arm with probability ``arm_loss``.
+    a spectrum, a whole arm with probability ``arm_loss``; a fraction ``lost`` of spectra miss up to 70 % of
+    their pixels, one by one or in stretches. What masking leaves of cosmic rays: in a quarter of the spectra
+    up to ``hits`` pixels are too bright by up to ``hit_level`` of the continuum.
     """
 
     snr: tuple[float, float] = (10.0, 1000.0)
@@ -218,6 +221,9 @@ class Disturbances:
     gaps: int = 4
     gap_width: float = 60.0
     arm_loss: float = 0.03
+    lost: float = 0.0
+    hits: int = 0
+    hit_level: float = 0.25
     windows: tuple[tuple[float, float], ...] = ()
     window_velocity: float = 60.0
 
@@ -266,8 +272,12 @@ class Noise:
         for low, high in plan.windows:
             factor = 1.0 + plan.window_velocity / C_KMS * self._normal(n, 1, generator=generator)
             mask |= (self.wavelength >= low * factor) & (self.wavelength <= high * factor)
+        if plan.lost:
+            mask |= self._lost(n, generator)
         zero = plan.zero_level * self._normal(n, 1, generator=generator)
         level = (flux + zero) / (1.0 + zero)
+        if plan.hits:
+            level += self._hits(n, generator)
         noisy = (level + sigma * self._normal(*flux.shape, generator=generator)) * shape
         return noisy, sigma * shape, mask, torch.where(lost, 0.0, snr)
 
@@ -289,6 +299,25 @@ class Noise:
         width = self.plan.gap_width * self._uniform(n, 1, generator=generator) ** 3
         width = torch.where(self._uniform(n, 1, generator=generator) < 0.5, width, 0.0)
         return (self.wavelength - middle).abs() < 0.5 * width
+
+    def _lost(self, n: int, generator: torch.Generator) -> torch.Tensor:
+        """Pixels ``(n, n_pix)``, of which a spectrum loses many or none: one by one, or in stretches."""
+        n_pix = len(self.wavelength)
+        share = 0.7 * self._uniform(n, 1, generator=generator)
+        share = torch.where(self._uniform(n, 1, generator=generator) < self.plan.lost, share, 0.0)
+        alone = self._uniform(n, n_pix, generator=generator) < share
+        low, high = STRETCH
+        length = low + (high - low) * self._uniform(n, 1, generator=generator)
+        number = (torch.arange(n_pix, device=self.device) / length).long()
+        stretches = (self._uniform(n, n_pix // low + 1, generator=generator) < share).gather(1, number)
+        return torch.where(self._uniform(n, 1, generator=generator) < 0.5, alone, stretches)
+
+    def _hits(self, n: int, generator: torch.Generator) -> torch.Tensor:
+        share = self.plan.hits / len(self.wavelength) * self._uniform(n, 1, generator=generator)
+        share = torch.where(self._uniform(n, 1, generator=generator) < 0.25, share, 0.0)
+        hit = self._uniform(n, len(self.wavelength), generator=generator) < share
+        height = self.plan.hit_level * self._uniform(n, len(self.wavelength), generator=generator)
+        return torch.where(hit, height, 0.0)
 
     def _uniform(self, *shape: int, generator: torch.Generator) -> torch.Tensor:
         return torch.rand(*shape, generator=generator, device=self.device)

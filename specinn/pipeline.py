@@ -70,6 +70,8 @@ class Pipeline:
         what the file states and measures the rest.
     degrade_snr : add noise until this S/N per Angstrom.
     resolving_power : of the spectra, whatever their files say.
+    synthetic : the spectra were computed with the physics of the model's grid, so that no errors of the
+        physics need to be allowed for; ``meta["synthetic"]`` tells the estimator.
     corrections : applied to the samples in this order.
     keep_samples : whether results hold the samples and not only their summary.
     """
@@ -83,6 +85,7 @@ class Pipeline:
         rv: float | Literal["auto"] | None = None,
         degrade_snr: float | None = None,
         resolving_power: float | None = None,
+        synthetic: bool = False,
         corrections: Sequence[Correction] = (),
         n_samples: int = 4096,
         seed: int = 0,
@@ -91,7 +94,7 @@ class Pipeline:
         _check_options(rv, degrade_snr, resolving_power, n_samples, seed)
         self.estimator = estimator
         self.instrument = instrument if instrument is not None else estimator.instrument
-        self.resolving_power = resolving_power
+        self.resolving_power, self.synthetic = resolving_power, synthetic
         self.corrections = tuple(corrections)
         self.n_samples, self.seed, self.keep_samples = n_samples, seed, keep_samples
         self.steps = _chain(estimator, plugins, rv, degrade_snr, seed)
@@ -131,7 +134,9 @@ class Pipeline:
         if power is None:
             power = self.instrument.resolving_power_at(batch.wavelength)
         batch = batch.in_medium(self.estimator.instrument.medium)
-        return attrs.evolve(batch, resolving_power=power, meta=_complete(batch.meta))
+        meta = _complete(batch.meta)
+        meta["synthetic"] = np.full(len(batch), self.synthetic)
+        return attrs.evolve(batch, resolving_power=power, meta=meta)
 
     def _preprocess(self, batch: SpectrumBatch) -> SpectrumBatch:
         n = len(batch)

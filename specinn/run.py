@@ -292,6 +292,7 @@ def prepare(
     rv: Any = None,
     resolving_power: float | None = None,
     degrade_snr: float | None = None,
+    synthetic: bool = False,
     corrections: Sequence[str | Path | Correction] = (),
     keep_samples: bool = False,
 ) -> Run:
@@ -322,6 +323,7 @@ def prepare(
         rv=velocity,
         degrade_snr=degrade_snr,
         resolving_power=resolving_power,
+        synthetic=synthetic,
         corrections=[
             load_correction(plugins, c, sha256) if isinstance(c, (str, Path)) else c for c in corrections
         ],
@@ -333,6 +335,8 @@ def prepare(
     meta |= {"samples": samples, "seed": seed, "instrum": instrument}
     if degrade_snr is not None:
         meta["degraded"] = float(degrade_snr)
+    if synthetic:
+        meta["synthet"] = True
     if corrections:
         meta["correct"] = ", ".join(
             Path(c).name if isinstance(c, (str, Path)) else type(c).__name__ for c in corrections

@@ -331,6 +331,7 @@ def strangers_table(
     n_samples: int = 1024,
     split: str = "test",
     seed: int = 0,
+    as_observed: bool = False,
     kinds: Sequence[Kind] = KINDS,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Table:
@@ -338,21 +339,21 @@ def strangers_table(
     kind and S/N per Angstrom (:data:`COLUMNS`).
 
     The stars are at most ``n_stars`` of one split of the grid, those whose labels are within the bounds of
-    the model; every spectrum goes through the whole pipeline. ``progress`` is called with the number of
-    spectra done and to do. Raises ``GridError`` where the grid does not suit the model, ``ConfigError`` for
-    wrong options.
+    the model; every spectrum goes through the whole pipeline, as synthetic unless ``as_observed``.
+    ``progress`` is called with the number of spectra done and to do. Raises ``GridError`` where the grid does
+    not suit the model, ``ConfigError`` for wrong options.
     """
     values = [float(value) for value in snr]
     if not values or not all(0 < value < math.inf for value in values) or n_stars < 2:
         raise ConfigError(
             f"snr {snr}, stars {n_stars}: expected positive S/N per Angstrom and at least 2 stars"
         )
-    simulation = Simulation(estimator, grid, plugins, seed)
+    simulation = Simulation(estimator, grid, plugins, seed, as_observed=as_observed)
     rows = grid.split(split)
     rows = rows[estimator.labels.inside(simulation.truth(rows, estimator.labels))]
     if not rows.size:
         raise GridError(f"no model of the split {split!r} of the grid is within the bounds of the model")
-    pipeline = Pipeline(estimator, plugins, n_samples=n_samples, seed=seed)
+    pipeline = Pipeline(estimator, plugins, synthetic=not as_observed, n_samples=n_samples, seed=seed)
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.permutation(rows)[:n_stars])
     stars = {kind.name: kind.choose(simulation, rows, n_stars) if kind.choose else chosen for kind in kinds}

@@ -24,6 +24,7 @@ from specinn_cinn.training import (
     fit,
     loss_terms,
     prepare,
+    usable_pixels,
     validation_set,
 )
 from specinn_emulator.emulator import Emulator
@@ -119,10 +120,11 @@ def model(trained):
 def observed(setup, n=6, seed=5):
     """A preprocessed batch: simulated spectra with gaps, and their labels."""
     generator = torch.Generator().manual_seed(seed)
-    flux, sigma, mask, labels = setup.simulator(n, 1, generator)
+    flux, sigma, mask, synthetic, labels = setup.simulator(n, 1, generator)
     arrays = (v.double().numpy() for v in (flux, sigma))
     batch = SpectrumBatch(setup.instrument.wavelength, *arrays, mask.numpy(), arms=setup.instrument.slices,
                           resolving_power=20_000.0, meta=rows(n))  # fmt: skip
+    batch.meta["synthetic"] = synthetic.numpy()
     return batch, labels.numpy()
 
 
@@ -154,7 +156,7 @@ def test_flux_is_standardised_and_limited():
     flux[0, 20] = 1e6
     x, context, snr = encoding()(flux, sigma, mask)
     used = encoding().pixels
-    assert x.shape == (3, 300) and context.shape == (3, 2 * (1 + COVERAGE_BLOCKS)) and snr.shape == (3, 2)
+    assert x.shape == (3, 300) and context.shape == (3, 2 * (1 + COVERAGE_BLOCKS) + 1) and snr.shape == (3, 2)
     expected = (flux - torch.linspace(0.5, 1.0, 360))[:, used] / 0.1
     assert torch.allclose(x, expected.clamp(-20, 20)) and float(x[0, 10]) == 20.0
     assert context.shape[1] == encoding().n_context
@@ -186,10 +188,17 @@ def test_lost_pixels_change_no_other_pixel():
     lost = torch.isin(encoding().pixels, torch.arange(50, 90))
     assert torch.equal(after[:, ~lost], before[:, ~lost]) and not after[:, lost].any()
     assert torch.isfinite(now).all()
-    share = now[0, 2:].view(2, COVERAGE_BLOCKS)
+    share = now[0, 2:-1].view(2, COVERAGE_BLOCKS)
     assert not context[0, 2:].any() and not share[1].any()
     assert float(share[0].sum()) * 180 / COVERAGE_BLOCKS == pytest.approx(40, abs=1.5)
     assert (share[0] > 0).sum() <= 7 and float(share.max()) == 1.0
+
+
+def test_the_network_is_told_which_spectra_are_synthetic():
+    first, usual, _ = encoding()(*spectra())
+    again, told, _ = encoding()(*spectra(), torch.tensor([False, True, False]))
+    assert torch.equal(first, again) and torch.equal(usual[:, :-1], told[:, :-1])
+    assert not usual[:, -1].any() and told[:, -1].tolist() == [0.0, 1.0, 0.0]
 
 
 def test_an_arm_without_used_pixels_is_one_without_signal():
@@ -294,11 +303,30 @@ def test_the_paper_preset_has_the_sizes_of_the_paper():
 def test_training_learns_something(setup, model):
     found = model.header["training"]
     untrained = fresh(setup)
-    batches = [(*untrained.encoding(*s[:3])[:2], s[3]) for s in validation_set(setup, 2)]
+    batches = [(*untrained.encoding(*s[:4])[:2], s[4]) for s in validation_set(setup, 2)]
     with torch.no_grad():
         before = torch.cat([loss_terms(untrained, *b, setup.config.schedule)[0] for b in batches]).mean()
     assert found["validation_loss"] < float(before) - 1.0
     assert 0 < found["best_step"] <= 60 and found["pixels_used"] == int(setup.used.sum())
+
+
+def test_what_the_batch_says_of_synthetic_spectra_reaches_the_network(model, setup):
+    deaf = copy.deepcopy(model)
+    with torch.no_grad():
+        deaf.features.layers[0].weight[:, -1] = 0.0
+        model = copy.deepcopy(deaf)
+        model.features.layers[0].weight[:, -1] = 1.0
+    batch, labels = observed(setup, 4)
+
+    def density(model, synthetic):
+        batch.meta["synthetic"] = synthetic
+        return model.log_prob(batch, labels[:, None])[:, 0]
+
+    none, some = density(model, [False] * 4), density(model, [True, False, True, False])
+    assert ((none != some) == [True, False, True, False]).all()
+    assert np.array_equal(density(deaf, [True] * 4), density(deaf, [False] * 4))
+    batch.meta.remove_column("synthetic")
+    assert np.array_equal(model.log_prob(batch, labels[:, None])[:, 0], none)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -308,8 +336,8 @@ def test_gradients_reach_every_weight(trained, preset):
     for parameter in untrained.flow.parameters():  # the last layers start almost at nothing
         if parameter.dtype.is_floating_point and parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.1)
-    flux, sigma, mask, labels = setup.simulator(32, 1, torch.Generator().manual_seed(0))
-    x, context, _ = untrained.encoding(flux, sigma, mask)
+    *spectra, labels = setup.simulator(32, 1, torch.Generator().manual_seed(0))
+    x, context, _ = untrained.encoding(*spectra)
     for schedule in (setup.config.schedule, attrs.evolve(setup.config.schedule, backward=1.0, jitter=0.1)):
         untrained.features.zero_grad()
         untrained.flow.zero_grad()
@@ -322,8 +350,8 @@ def test_gradients_reach_every_weight(trained, preset):
 
 
 def test_the_backward_loss_is_the_distance_of_what_comes_back(setup, model):
-    flux, sigma, mask, labels = setup.simulator(8, 1, torch.Generator().manual_seed(0))
-    x, context, _ = model.encoding(flux, sigma, mask)
+    *spectra, labels = setup.simulator(8, 1, torch.Generator().manual_seed(0))
+    x, context, _ = model.encoding(*spectra)
 
     def backward(**changes):
         schedule = attrs.evolve(setup.config.schedule, **changes)
@@ -393,7 +421,8 @@ def test_training_does_not_change_its_random_numbers_with_the_global_state(train
     torch.manual_seed(77)
     again = setup.simulator(4, 2, torch.Generator().manual_seed(0))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    labels = first[3]
+    synthetic, labels = first[3:]
+    assert torch.equal(synthetic[0::2], synthetic[1::2])
     assert torch.equal(labels[0::2], labels[1::2]) and not torch.equal(first[0][0], first[0][1])
 
 
@@ -461,20 +490,25 @@ def test_errors_of_lines_alike_stars_show_are_taken_off(setup):
     parameters[1] += torch.tensor([3000.0, 2.0, 2.0])  # another kind of star
     kept = {"fe_h": torch.zeros(n, dtype=torch.bool)}
     exact = PhysicsError(
-        amplitude=0.0, pixel=0.0, reach=(300.0, 0.5, 0.5), excitation=0.0, overionisation=0.0, pure=0.0
+        amplitude=0.0,
+        pixel=0.0,
+        reach=(300.0, 0.5, 0.5),
+        excitation=0.0,
+        overionisation=0.0,
+        synthetic=0.0,
     )
     before = simulator.measured, simulator.physics
     simulator.measured = MeasuredErrors(residual, flux[:2], parameters, kept)
     simulator.physics = exact
     try:
         with torch.no_grad():
-            error = flux - simulator.disturb(flux, values, torch.Generator().manual_seed(2))
+            error = flux - simulator.disturb(flux, values, torch.Generator().manual_seed(2))[0]
             share = error[:, :1] / 0.01
             assert torch.allclose(error, share.expand(-1, n) * 0.01, atol=1e-5)
             assert (share > 0.5).all() and (share < 1.5).all() and share.std() > 0
             line = int((1.0 - flux[0]).argmax())
             kept["fe_h"][line] = True
-            blend = flux - simulator.disturb(flux, values, torch.Generator().manual_seed(2))
+            blend = flux - simulator.disturb(flux, values, torch.Generator().manual_seed(2))[0]
         assert (blend[:, line] < error[:, line]).all()  # without iron the line is shallow
         assert torch.equal(blend[:, ~kept["fe_h"]], error[:, ~kept["fe_h"]])
     finally:
@@ -573,6 +607,28 @@ def test_residuals_of_a_calibrator_mask_what_models_do_not_have(recipe, calibrat
     assert header[0]["name"] == "Sun" and header[0]["rms"] > 0
 
 
+def test_lines_that_no_star_has_are_masked_with_their_wings(recipe, calibrated):
+    star, plugins = calibrated
+    setup = prepare(recipe(calibrators=[star]), plugins)
+    wave, model_wave = setup.instrument.wavelength, setup.model_grid.wavelength
+
+    def lost(depth, **options):
+        residual = np.where(np.abs(model_wave - 5200.0) < 0.2, depth, 0.0)
+        fake = attrs.evolve(setup.residuals[0], residual=residual)
+        inside = setup_inside(setup)
+        masking = attrs.evolve(setup.config.masking, **options)
+        return inside & ~usable_pixels(setup.instrument, inside, setup.model_grid, [fake], masking)
+
+    reach = 30.0 / 299792.458 * 5200.0
+    near = np.abs(wave - 5200.0)
+    only_synthetic = lost(-0.5)
+    assert only_synthetic[near < reach].all() and not only_synthetic[near > reach + 0.25].any()
+    missing_from_the_list = lost(0.5)  # a line of the star: its wings are known to nobody, and stay
+    assert 0 < missing_from_the_list.sum() < only_synthetic.sum() / 2
+    assert lost(-0.1).sum() == lost(0.1).sum() > 0  # too deep by less than is wrong
+    assert not lost(-0.5, keep={"fe_h": (5190.0, 5210.0)}).any()
+
+
 def setup_inside(setup):
     return np.concatenate([arm.contains(arm.wavelength) for arm in setup.instrument.arms])
 
@@ -583,14 +639,15 @@ def test_calibrators_disturb_the_simulation(recipe, calibrated, setup):
     flux, values, _ = setup.simulator.noiseless(20, torch.Generator().manual_seed(0))
     wave = setup.model_grid.wavelength
     at, away = np.abs(wave - 5200.0) < 0.2, np.abs(wave - 5200.0) > 5
-    difference = (with_star.simulator.disturb(flux, values, torch.Generator().manual_seed(1)) - flux).numpy()
+    disturbed, synthetic = with_star.simulator.disturb(flux, values, torch.Generator().manual_seed(1))
+    difference = (disturbed - flux).numpy()
     assert difference[:, at].std() > 3 * difference[:, away].std() > 0
-    pure = (difference == 0).all(axis=1)
-    assert 0 < pure.sum() < 12  # a quarter of them
+    assert np.array_equal((difference == 0).all(axis=1), synthetic.numpy())
+    assert 0 < synthetic.sum() < 14  # 30 % of them
     without = attrs.evolve(setup.simulator.physics, excitation=0.0, overionisation=0.0)
     setup.simulator.physics, before = without, setup.simulator.physics
     try:
-        assert torch.equal(setup.simulator.disturb(flux, values, torch.Generator().manual_seed(1)), flux)
+        assert torch.equal(setup.simulator.disturb(flux, values, torch.Generator().manual_seed(1))[0], flux)
     finally:
         setup.simulator.physics = before
 

@@ -125,6 +125,35 @@ def test_without_rotation_and_noise_it_is_the_resampled_grid_spectrum(
     assert batch.medium == "air" and dict(batch.arms) == instrument.slices
 
 
+def test_its_spectra_are_called_synthetic_unless_asked_otherwise(
+    toy: fake_plugin.Toy, grid: Grid, plugins: Plugins
+) -> None:
+    assert first_batch(toy, grid, plugins, 50.0).meta["synthetic"].all()
+    observed = Simulation(toy, grid, plugins, as_observed=True)
+    assert not next(observed.batches(np.arange(8), [50.0]))[2].meta["synthetic"].any()
+
+
+def test_disturbed_spectra_have_what_the_training_drew(
+    toy: fake_plugin.Toy, grid: Grid, plugins: Plugins
+) -> None:
+    def first(**disturbances: Any) -> SpectrumBatch:
+        quiet = {"velocity": 0.0, "resolution": 0.0, "tilt": 0.0, "wave": 0.0, "gaps": 0, "arm_loss": 0.0}
+        toy.header["training"] = {"disturbances": {**quiet, "noise_power": 0.0, **disturbances}}
+        simulation = Simulation(toy, grid, plugins, disturbed=True)
+        return next(simulation.batches(np.arange(8), [1e7]))[2]
+
+    usual = first_batch(toy, grid, plugins, 1e7)
+    assert first().flux == pytest.approx(usual.flux, abs=1e-5)
+    assert np.abs(first(velocity=20.0).flux - usual.flux).max() > 0.05
+    assert np.abs(first(resolution=0.2).flux - usual.flux).max() > 0.01
+    lost = first(gaps=8, gap_width=40.0).mask & ~usual.mask
+    assert lost.any() and not lost.all(axis=1).any()
+    assert first(windows=[[5000.0, 5001.0]]).mask.shape == usual.mask.shape  # lists, as headers have them
+    del toy.header["training"]
+    with pytest.raises(ConfigError, match="leave --disturbed"):
+        Simulation(toy, grid, plugins, disturbed=True)
+
+
 def test_the_noise_is_what_the_snr_per_angstrom_says(
     toy: fake_plugin.Toy, grid: Grid, plugins: Plugins
 ) -> None:
@@ -503,6 +532,9 @@ def test_command_on_a_grid(
     assert (at_250["published_std"] == 33).all() and table["published_std"].mask.any()
     printed = json.loads(specinn(*options[:-2], "--json").stdout)
     assert printed["metrics"][0]["std"] == pytest.approx(table["std"][0])
+    assert printed["meta"]["observed"] is False
+    printed = json.loads(specinn(*options[:-2], "--json", "--as-observed").stdout)
+    assert printed["meta"]["observed"] is True
     sentence(specinn(*options), "m.ecsv exists", "--overwrite")
     assert specinn(*options, "--overwrite").exit_code == 0
 
@@ -538,6 +570,8 @@ def test_wrong_calls_of_the_command(specinn: Command, model: Path, table: Path) 
     sentence(specinn(model, "--grid", "g.h5"), "g.h5: no such file")
     sentence(specinn(model, "--stars", table, "--snr", 20, "--snr", 30), "--stars takes one --snr")
     sentence(specinn(model, "--stars", table, "--snr", -1), "positive S/N")
+    sentence(specinn(model, "--stars", table, "--as-observed"), "spectra of a grid: give --grid GRID")
+    sentence(specinn(model, "--grid", "g.h5", "--strangers", "--disturbed"), "leave --disturbed")
     sentence(specinn("best", "--stars", table), "no model or file is called 'best'")
     sentence(specinn(model, "--stars", table, "-o", "m.csv"), "'.csv'", ".ecsv")
     sentence(specinn(model, "--stars", "none.csv"), "none.csv: no such file")

@@ -1,5 +1,6 @@
 """Simulated observations: what rotation, line-spread function, velocity, noise and gaps do to spectra."""
 
+import attrs
 import numpy as np
 import pytest
 import torch
@@ -343,8 +344,30 @@ def test_windows_are_masked_wherever_the_star_moves():
     assert centres.std() == pytest.approx(5230 * 60 / C_KMS, rel=0.15)
 
 
+def test_many_pixels_are_lost_one_by_one_or_in_stretches():
+    plan = Disturbances(gaps=0, arm_loss=0.0, lost=0.5)
+    _, _, mask, _ = noisy(plan, n=600)
+    share = mask.float().mean(1)
+    assert 0.35 < float((share > 0).float().mean()) < 0.6
+    runs = (mask[:, 1:] & ~mask[:, :-1]).sum(1) / mask.sum(1).clamp(min=1)  # pixels by themselves: near 1
+    many = share > 0.3
+    alone = runs[many] > 0.2
+    assert 0.3 < float(alone.float().mean()) < 0.7 and 0.6 < float(share[many][alone].max()) < 0.75
+    assert float(runs[many][~alone].max()) < 1 / 25
+
+
+def test_hits_are_bright_pixels_that_nobody_knows_of():
+    quiet = attrs.evolve(QUIET, hits=10, hit_level=0.3)
+    noise, sigma, mask, _ = noisy(quiet, n=800, snr=1e5)
+    hit = (noise - 1.0) > 1e-3
+    count = hit.sum(1)
+    assert 0.15 < float((count > 0).float().mean()) < 0.27  # a quarter, some of which have none
+    assert 7 <= int(count.max()) <= 20 and 0.25 < float((noise - 1.0).max()) <= 0.301
+    assert not mask[hit].any() and float(sigma[hit].max()) < 1e-4
+
+
 def test_the_generator_determines_everything():
-    plan = Disturbances(arm_loss=0.2)
+    plan = Disturbances(arm_loss=0.2, lost=0.5, hits=20)
     first, again, other = (noisy(plan, n=20, seed=seed) for seed in (3, 3, 4))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not torch.equal(first[0], other[0])
@@ -374,7 +397,7 @@ def test_every_tensor_is_made_on_the_device():
         def _normal(self, *shape, generator):
             return torch.empty(*shape, device=self.device)
 
-    plan = Disturbances(arm_loss=0.2, windows=((5229.0, 5231.0),))
+    plan = Disturbances(arm_loss=0.2, windows=((5229.0, 5231.0),), hits=20)
     found = Anywhere(INSTRUMENT, plan, "meta")(torch.ones(3, N_PIX, device="meta"), None)
     assert all(tensor.device.type == "meta" for tensor in found)
     frequency, vbroad = (torch.ones(n, device="meta") for n in (9, 3))

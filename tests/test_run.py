@@ -159,6 +159,23 @@ def test_noise_is_added_down_to_the_asked_level(infer: Infer) -> None:
     assert noisy.meta["degraded"] == 50.0
 
 
+def test_estimators_are_told_which_spectra_are_synthetic(
+    monkeypatch: pytest.MonkeyPatch, infer: Infer
+) -> None:
+    told: list[list[bool]] = []
+    sample = fake_plugin.Toy.sample
+
+    def listen(toy: Any, batch: Any, *options: Any) -> Posterior:
+        told.append([bool(value) for value in batch.meta["synthetic"]])
+        return sample(toy, batch, *options)
+
+    monkeypatch.setattr(fake_plugin.Toy, "sample", listen)
+    batch = fake_plugin.simulate(TRUTH)
+    assert "synthet" not in infer(batch).catalogue.meta
+    assert infer(batch, synthetic=True).catalogue.meta["synthet"] is True
+    assert told == [[False] * 3, [True] * 3]
+
+
 def test_resolution_too_low_is_flagged_and_others_go_on(plugins: Plugins, tmp_path: Path) -> None:
     low = fake_plugin.simulate(TRUTH)
     low.resolving_power = 3000.0

@@ -46,7 +46,7 @@ class Encoding:
 
     @property
     def n_context(self) -> int:
-        return len(self.arms) * (1 + COVERAGE_BLOCKS)
+        return len(self.arms) * (1 + COVERAGE_BLOCKS) + 1
 
     def used(self, values: torch.Tensor) -> torch.Tensor:
         """The pixels in use ``(n, n_used)`` of ``values (n, n_pix)``; booleans as bytes, which is faster."""
@@ -55,13 +55,18 @@ class Encoding:
         return values.index_select(1, self.pixels)
 
     def __call__(
-        self, flux: torch.Tensor, sigma: torch.Tensor, mask: torch.Tensor
+        self,
+        flux: torch.Tensor,
+        sigma: torch.Tensor,
+        mask: torch.Tensor,
+        synthetic: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """``x (n, n_used)``, ``context (n, n_context)`` and the S/N per Angstrom of each arm ``(n, n_arms)``.
 
         ``x`` is 0 where a pixel is masked and limited to 20 units: one wild pixel must not decide. The
         S/N of an arm is the root mean square of 1 / (sigma sqrt(width)) of normalised flux over good pixels,
-        0 where there are none.
+        0 where there are none. ``synthetic (n,)`` tells which spectra have the very physics of the models
+        (none unless given).
         """
         good = ~self.used(mask)
         x = torch.where(good, (self.used(flux) - self.mean) / self.scale, 0.0).clamp(-20.0, 20.0)
@@ -72,4 +77,5 @@ class Encoding:
         running = torch.nn.functional.pad(good.to(x.dtype).cumsum(1), (1, 0))
         blocks = running[:, self._edges].diff(dim=1) / self._edges.diff().clamp(min=1)
         level = torch.where(snr > 0, (snr.clamp(*self.snr).log10() - 2.0) / 0.6, -2.5)
-        return x, torch.cat([level, 1.0 - blocks], dim=1), snr
+        exact = x.new_zeros(len(x), 1) if synthetic is None else synthetic.to(x)[:, None]
+        return x, torch.cat([level, 1.0 - blocks, exact], dim=1), snr

@@ -162,8 +162,8 @@ class CINN(Estimator):
         if self.strangers is None:
             return None
         with torch.no_grad():
-            flux, sigma, mask = self._inputs(batch)
-            x, context, snr = self.encoding(flux, sigma, mask)
+            flux, sigma, mask, synthetic = self._inputs(batch)
+            x, context, snr = self.encoding(flux, sigma, mask, synthetic)
             good = (~self.encoding.used(mask)).to(x.dtype)
             y = self.centre(self.features(x, context))
             signal = snr.amax(1) / self.encoding.snr[0]
@@ -177,8 +177,8 @@ class CINN(Estimator):
         )[0]
         return y
 
-    def _inputs(self, batch: SpectrumBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Flux, sigma and mask on the device; masked flux and sigma are 1."""
+    def _inputs(self, batch: SpectrumBatch) -> tuple[torch.Tensor, ...]:
+        """Flux, sigma, mask and which are synthetic, on the device; masked flux and sigma are 1."""
         if batch.flux.shape[1] != len(self.encoding.width):
             raise ModelError(
                 f"the batch has {batch.flux.shape[1]} pixels, the model {len(self.encoding.width)}: pass it "
@@ -186,7 +186,9 @@ class CINN(Estimator):
             )
         flux, sigma = (torch.as_tensor(np.where(batch.mask, fill, v), dtype=torch.float32, device=self.device)
                        for v, fill in ((batch.flux, 1.0), (batch.sigma, 1.0)))  # fmt: skip
-        return flux, sigma, torch.as_tensor(batch.mask, device=self.device)
+        known = "synthetic" in batch.meta.colnames
+        synthetic = np.asarray(batch.meta["synthetic"], bool) if known else np.zeros(len(batch), bool)
+        return flux, sigma, *(torch.as_tensor(v, device=self.device) for v in (batch.mask, synthetic))
 
     def forward(self, values: torch.Tensor, condition: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Latent ``(n, n_labels)`` of physical labels under the conditions ``(n, n_features)``, and the log
@@ -213,12 +215,12 @@ class CINN(Estimator):
         return summary
 
     def gradients(self, batch: SpectrumBatch, n_samples: int, seed: int) -> np.ndarray:
-        flux, sigma, mask = self._inputs(batch)
+        flux, *others = self._inputs(batch)
         flux.requires_grad_()
         keys = self._keys(batch)
         z = torch.stack([self.latent(seed, int(key), n_samples).T for key in keys])
         with torch.enable_grad():
-            x, context, _ = self.encoding(flux, sigma, mask)
+            x, context, _ = self.encoding(flux, *others)
             condition = self.features(x, context).repeat_interleave(n_samples, 0)
             y, _ = self.flow(z.flatten(0, 1), c=[condition], rev=True, jac=False)
             values = self.labels.from_network(y * self.spread + self.center)

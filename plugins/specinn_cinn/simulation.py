@@ -48,18 +48,19 @@ class PhysicsError:
     2013, ApJ 769, 57). Lines of neutral metals are weaker, as by an abundance lower by ``overionisation``
     dex per dex (Lind et al. 2012, MNRAS 427, 50; Bergemann et al. 2012, MNRAS 427, 27); 0 for a grid in NLTE.
 
-    A fraction ``pure`` of spectra has none of these errors but the emulator's: where a spectrum shows that
-    the physics holds, as synthetic ones do, the posterior may be as narrow as its noise allows.
+    A fraction ``synthetic`` of spectra has none of these errors but the emulator's, and the network is told:
+    what was computed with the physics of the grid may be as certain as its noise allows, and what was
+    observed may not.
     """
 
-    amplitude: float = 0.35
+    amplitude: float = 0.6
     common: float = 1.0
     reach: tuple[float, float, float] = (1100.0, 1.5, 1.8)
-    pixel: float = 0.7
+    pixel: float = 1.0
     emulator: float = 1.0
     excitation: float = 60.0
     overionisation: float = 0.08
-    pure: float = 0.25
+    synthetic: float = 0.3
 
 
 @attrs.frozen(eq=False)
@@ -75,7 +76,7 @@ class MeasuredErrors:
 
 
 class Simulator:
-    """Draws batches of (normalised flux, sigma, mask, labels in network units)."""
+    """Draws batches of (normalised flux, sigma, mask, whether synthetic, physical labels)."""
 
     def __init__(
         self,
@@ -195,21 +196,30 @@ class Simulator:
     @torch.no_grad()
     def __call__(
         self, n: int, repeats: int, generator: torch.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """``n * repeats`` spectra: flux, sigma, mask ``(n * repeats, n_pix)`` and physical labels.
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """``n * repeats`` spectra: flux, sigma, mask ``(n * repeats, n_pix)``, whether they have no errors of
+        the physics ``(n * repeats,)``, and physical labels.
 
         Each noiseless spectrum is observed ``repeats`` times with other noise, gaps and continuum errors.
         """
         flux, values, vbroad = self.noiseless(n, generator)
-        observed = self.observe(self.disturb(flux, values, generator), vbroad, generator)
-        labels = self.targets(values, vbroad).repeat_interleave(repeats, 0)
-        return *self.degrade(observed.repeat_interleave(repeats, 0), generator), labels
+        flux, synthetic = self.disturb(flux, values, generator)
+        observed = self.observe(flux, vbroad, generator)
+        synthetic, labels, observed = (
+            v.repeat_interleave(repeats, 0) for v in (synthetic, self.targets(values, vbroad), observed)
+        )
+        return *self.degrade(observed, generator), synthetic, labels
 
-    def disturb(self, flux: torch.Tensor, values: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """``flux (n, n_model)`` of stars with grid labels ``values`` with random errors of the physics."""
-        pure = torch.rand(len(flux), 1, generator=generator, device=self.device) < self.physics.pure
-        real = flux + self.departures(values, generator)
-        return torch.where(pure, flux, real - self._residual(real, values, generator))
+    def disturb(
+        self, flux: torch.Tensor, values: torch.Tensor, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """``flux (n, n_model)`` of stars with grid labels ``values`` with random errors of the physics, and
+        which of them have none ``(n,)``."""
+        synthetic = torch.rand(len(flux), generator=generator, device=self.device) < self.physics.synthetic
+        out, values = flux.clone(), values[~synthetic]
+        real = flux[~synthetic] + self.departures(values, generator)
+        out[~synthetic] = real - self._residual(real, values, generator)
+        return out, synthetic
 
     def _residual(self, flux: torch.Tensor, values: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Errors like those that calibrators showed, ``(n, n_model)``."""

@@ -81,7 +81,7 @@ class Strangers(nn.Module):
         self.sizes, self.n_arms, n_used = sizes, len(encoding.arms), len(encoding.pixels)
         self.floor = _DEPTH_FLOOR / encoding.scale
         n_arms = self.n_arms
-        n_claim, k = n_labels + 2 * n_arms, sizes.components
+        n_claim, k = n_labels + 2 * n_arms + 1, sizes.components
         for name, shape in (
             ("basis", (k, n_used)), ("rotation", (k, k)), ("mean", (n_used,)), ("coefficient_scale", (k,)),
             ("depth_error", (n_used,)), ("level", (n_used,)), ("low", (n_labels,)), ("high", (n_labels,)),
@@ -99,10 +99,11 @@ class Strangers(nn.Module):
         return torch.addmm(self.mean, self.decoder(inside) * self.coefficient_scale, self.basis)
 
     def raw_claim(self, y: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        """What the spectrum claims to be ``(n, n_claim)``: labels, S/N of the arms, what they lack."""
+        """What the spectrum claims to be ``(n, n_claim)``: labels, S/N of the arms, what they lack, and
+        whether it is synthetic."""
         n = self.n_arms
-        missing = context[:, n:].reshape(len(y), n, -1).mean(2)
-        return torch.cat([y.clamp(-6.0, 6.0), context[:, :n], missing], dim=1)
+        missing = context[:, n:-1].reshape(len(y), n, -1).mean(2)
+        return torch.cat([y.clamp(-6.0, 6.0), context[:, :n], missing, context[:, -1:]], dim=1)
 
     def claim(self, y: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """:meth:`raw_claim` in standard deviations of the training."""

@@ -11,8 +11,10 @@ import attrs
 import torch
 
 from specinn.errors import ConfigError
+from specinn.observe import Noise
 
 from .alterations import Alterations
+from .simulation import Simulator
 from .strangers import ALTERATIONS, FREEDOM, Sizes, Strangers
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 _BLOCK = 96  # stars simulated at once
 _BATCH = 256
+_LOST = 0.33  # of the spectra miss many pixels
 _RIPPLE, _RIPPLE_PERIODS = 0.02, (10.0, 100.0)  # of the continuum (standard deviation); Angstrom
 _SHARES = (1.0, 1.0, 1.0, 5.0)  # of the false alarms, for misfit, stretch, distance and likeness
 
@@ -116,6 +119,8 @@ class _Simulation:
     ) -> None:
         self.model, self.plan, self.generator, self.progress = model, plan, generator, progress
         self.simulator = setup.simulator
+        often = attrs.evolve(self.simulator.disturbances, lost=_LOST)
+        self.noise = Noise(self.simulator.observer.instrument, often, self.simulator.device)
         self.wider = copy.copy(setup.simulator)
         physics = setup.simulator.physics
         self.wider.physics = attrs.evolve(physics, amplitude=plan.wider * physics.amplitude,
@@ -129,7 +134,7 @@ class _Simulation:
         """Encoded spectra ``(n, n_used)`` without noise or gaps, in half precision; standardised labels."""
         model, simulator, out = self.model, self.simulator, []
         for n in self._blocks(self.plan.decoder):
-            flux, values, vbroad = self._stars(simulator, n)
+            flux, values, vbroad, _ = self._stars(simulator, n)
             spectra = simulator.observe(flux, vbroad, self.generator)
             mask, sigma = simulator.outside.expand_as(spectra), torch.full_like(spectra, 1e-3)
             x = model.encoding(spectra / simulator.continuum(spectra, sigma, mask)[0], sigma, mask)[0]
@@ -150,46 +155,37 @@ class _Simulation:
         usual, odd, family = [], [], []
         for i, n in enumerate(self._blocks(n_stars)):
             wide = widen and i % 2 == 1
-            flux, _, vbroad = self._stars(self.wider if wide else simulator, n)
+            flux, _, vbroad, synthetic = self._stars(self.wider if wide else simulator, n)
             spectra = simulator.observe(flux, vbroad, generator)
             if wide:  # blaze functions are not always removed as well as in training
                 height = _RIPPLE * torch.randn(n, generator=generator, device=device)
                 spectra = spectra * self.alterations.sine(height, _RIPPLE_PERIODS)
-            usual.append(self._encode(spectra))
+            usual.append(self._encode(spectra, synthetic))
             share = max(2, n * n_ways // len(ALTERATIONS))
             for number, alter in enumerate(self.alterations.families.values()):
                 chosen = torch.randperm(n, generator=generator, device=device)[:share]
-                odd.append(self._encode(alter(flux[chosen], vbroad[chosen])))
+                odd.append(self._encode(alter(flux[chosen], vbroad[chosen]), synthetic[chosen]))
                 family.append(torch.full((len(chosen),), number, device=device))
         return _Spectra.join(usual), _Spectra.join(odd), torch.cat(family)
 
-    def _stars(self, simulator: Any, n: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _stars(self, simulator: Simulator, n: int) -> tuple[torch.Tensor, ...]:
+        """Flux on the model grid, grid labels, vbroad, and which are without errors of the physics."""
         flux, values, vbroad = simulator.noiseless(n, self.generator)
-        return simulator.disturb(flux, values, self.generator), values, vbroad
+        flux, synthetic = simulator.disturb(flux, values, self.generator)
+        return flux, values, vbroad, synthetic
 
-    def _encode(self, spectra: torch.Tensor) -> _Spectra:
-        """Observed as in training, but with more gaps."""
+    def _encode(self, spectra: torch.Tensor, synthetic: torch.Tensor) -> _Spectra:
+        """Observed as in training, but more often with many pixels lost."""
         simulator = self.simulator
-        flux, sigma, mask, _ = simulator.noise(spectra, self.generator)
-        mask = mask | simulator.outside | self._lost(mask)
+        flux, sigma, mask, _ = self.noise(spectra, self.generator)
+        mask = mask | simulator.outside
         continuum = simulator.continuum(flux, sigma, mask)[0]
         flux, sigma = flux / continuum, sigma / continuum
         encoding = self.model.encoding
-        x, context, _ = encoding(flux, sigma, mask)
+        x, context, _ = encoding(flux, sigma, mask, synthetic)
         y = self.model.centre(self.model.features(x, context))
         noise = encoding.used(sigma) / encoding.scale
         return _Spectra(x.half(), noise.half(), (~encoding.used(mask)).half(), context, y)
-
-    def _lost(self, mask: torch.Tensor) -> torch.Tensor:
-        """For a third of the spectra up to 70 % of the pixels, one by one or in stretches of 100 pixels."""
-        n, n_pix = mask.shape
-        device, draw = mask.device, self.generator
-        share = 0.7 * torch.rand(n, 1, generator=draw, device=device)
-        share = torch.where(torch.rand(n, 1, generator=draw, device=device) < 0.33, share, 0.0)
-        alone = torch.rand(n, n_pix, generator=draw, device=device) < share
-        stretches = torch.rand(n, n_pix // 100 + 1, generator=draw, device=device) < share
-        stretches = stretches.repeat_interleave(100, 1)[:, :n_pix]
-        return torch.where(torch.rand(n, 1, generator=draw, device=device) < 0.5, alone, stretches)
 
     def _blocks(self, n: int) -> Iterator[int]:
         for start in range(0, n, _BLOCK):

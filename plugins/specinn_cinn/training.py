@@ -25,6 +25,7 @@ from specinn.labels import LabelSet, make_label
 from specinn.observe import Disturbances, ModelGrid, Observer
 from specinn.plugins import Plugins
 from specinn.resample import pixel_widths
+from specinn.wavelengths import C_KMS
 
 from .calibrators import Calibrator, Residual, broaden, measure
 from .encoding import Encoding
@@ -75,10 +76,14 @@ class Schedule:
 
 @attrs.frozen
 class Masking:
-    """Pixels at which any calibrator's residual exceeds ``limit`` are never used, but those of the windows
-    ``keep`` (label: low, high; Angstrom) always: 6707 is lithium's only line."""
+    """Pixels at which any calibrator's residual exceeds ``limit`` are never used, nor what lies within
+    ``around`` km/s of a synthetic line that is too deep by more than ``wrong``: no star has it, so rotation
+    would bring its wings in. Those of the windows ``keep`` (label: low, high; Angstrom) are used always: 6707
+    is lithium's only line."""
 
     limit: float = 0.05
+    wrong: float = 0.15
+    around: float = 30.0
     keep: dict[str, tuple[float, float]] = attrs.field(factory=lambda: {"a_li": (6706.5, 6709.0)})
 
 
@@ -276,6 +281,8 @@ def usable_pixels(
         keep |= (wave >= low) & (wave <= high)
     used = inside.copy()
     for star in residuals:
+        for line in model_grid.wavelength[np.nan_to_num(star.residual) < -masking.wrong]:
+            used &= (np.abs(wave - line) > masking.around / C_KMS * line) | keep
         for arm, piece in zip(instrument.arms, instrument.slices.values(), strict=True):
             source = model_grid.arms[arm.name]
             at = np.interp(
@@ -455,7 +462,8 @@ def _start_from(model: CINN, path: Path) -> None:
 
 
 def validation_set(setup: Setup, repeats: int = 8) -> list[tuple[torch.Tensor, ...]]:
-    """Grid spectra of the validation split, observed with fixed noise, as (flux, sigma, mask, labels)."""
+    """Grid spectra of the validation split, observed with fixed noise, as (flux, sigma, mask, whether
+    synthetic, labels)."""
     simulator = setup.simulator
     generator = torch.Generator(setup.config.device).manual_seed(12345)
     rows = setup.grid.split("validation")
@@ -464,8 +472,9 @@ def validation_set(setup: Setup, repeats: int = 8) -> list[tuple[torch.Tensor, .
     out: list[tuple[torch.Tensor, ...]] = []
     for _ in range(repeats):
         vbroad = simulator.vbroad(len(rows), generator)
-        observed = simulator.observe(simulator.disturb(flux, values, generator), vbroad, generator)
-        out.append((*simulator.degrade(observed, generator), simulator.targets(values, vbroad)))
+        disturbed, synthetic = simulator.disturb(flux, values, generator)
+        observed = simulator.observe(disturbed, vbroad, generator)
+        out.append((*simulator.degrade(observed, generator), synthetic, simulator.targets(values, vbroad)))
     return out
 
 
@@ -487,13 +496,13 @@ def fit(setup: Setup, model: CINN, folder: Path, progress: Callable[[dict[str, A
         modules.load_state_dict(state["modules"])
         optimiser.load_state_dict(state["optimiser"])
         average, best, first, stale = state["average"], state["best"], state["step"], state["stale"]
-    validation = [(*model.encoding(*spectra[:3])[:2], spectra[3]) for spectra in validation_set(setup)]
+    validation = [(*model.encoding(*spectra[:4])[:2], spectra[4]) for spectra in validation_set(setup)]
     generator = torch.Generator(device)
     started = time.monotonic()
     for step in range(first, plan.steps):
         generator.manual_seed(plan.seed * 1_000_000_007 + step)
-        flux, sigma, mask, labels = setup.simulator(plan.batch // plan.repeats, plan.repeats, generator)
-        x, context, _ = model.encoding(flux, sigma, mask)
+        *spectra, labels = setup.simulator(plan.batch // plan.repeats, plan.repeats, generator)
+        x, context, _ = model.encoding(*spectra)
         for group in optimiser.param_groups:
             group["lr"] = one_cycle(step / plan.steps, plan.learning_rate, warm=0.05)
         nll, backward = loss_terms(model, x, context, labels, plan, generator)

@@ -48,6 +48,21 @@ def evaluate(
             help="S/N per Angstrom, repeatable with --grid; default 250, for a report the paper's 19 values."
         ),
     ] = None,
+    as_observed: Annotated[
+        bool,
+        typer.Option(
+            "--as-observed",
+            help="With --grid: allow for errors of the physics, as in observed spectra.",
+        ),
+    ] = False,
+    disturbed: Annotated[
+        bool,
+        typer.Option(
+            "--disturbed",
+            help="With --grid: with the errors of velocity, resolving power and continuum and the gaps that "
+            "the training drew, so that posteriors can be as wide as they should be.",
+        ),
+    ] = False,
     split: Annotated[str, typer.Option(help="Part of the grid: test, validation or train.")] = "test",
     samples: Annotated[int, typer.Option(help="Posterior samples a spectrum.", min=2)] = 4096,
     seed: Annotated[int, typer.Option(help="The same seed gives the same figures.", min=0)] = 0,
@@ -81,8 +96,12 @@ def evaluate(
         raise ConfigError("say on what to evaluate the model: either --grid GRID or --stars STARS.csv")
     if stars is not None and snr and len(snr) > 1:
         raise ConfigError("--stars takes one --snr: call it once for each")
-    if strangers and not grid:
-        raise ConfigError("--strangers are made from a grid: give --grid GRID")
+    if (strangers or as_observed or disturbed) and not grid:
+        raise ConfigError(
+            "--strangers, --as-observed and --disturbed are for spectra of a grid: give --grid GRID"
+        )
+    if strangers and disturbed:
+        raise ConfigError("--strangers are made in their own ways: leave --disturbed")
     path = Path(output) if output is not None else None
     is_folder = path is not None and (str(output).endswith("/") or not path.suffix)
     folder = is_folder and bool(grid) and not strangers
@@ -105,13 +124,14 @@ def evaluate(
         return
     models_of = load(grid or [], plugins=plugins)
     meta |= {"grid": models_of.hash, "models": len(models_of.split(split)), "split": split}
+    meta |= {"observed": as_observed, "disturbed": disturbed}
     if strangers:
-        _on_strangers(task, estimator, models_of, snr or (50.0, 250.0))
+        _on_strangers(task, estimator, models_of, snr or (50.0, 250.0), as_observed)
         return
     with bar("spectra") as progress:
         comparison = work.compare(
             estimator, models_of, snr=levels, split=split, n_samples=samples, seed=seed, plugins=plugins,
-            with_ranks=folder, progress=progress,
+            with_ranks=folder, as_observed=as_observed, disturbed=disturbed, progress=progress,
         )  # fmt: skip
     _on_grid(task, comparison, folder)
 
@@ -176,7 +196,9 @@ def _on_grid(task: _Task, comparison: Comparison, folder: bool) -> None:
     task.show(rows, display, report.PAGE if folder else "")
 
 
-def _on_strangers(task: _Task, estimator: Estimator, grid: Grid, snr: Sequence[float]) -> None:
+def _on_strangers(
+    task: _Task, estimator: Estimator, grid: Grid, snr: Sequence[float], as_observed: bool
+) -> None:
     """Make strangers of the grid's split as ``meta`` says, write the table and print it."""
     from specinn.strangers import strangers_table
 
@@ -184,7 +206,7 @@ def _on_strangers(task: _Task, estimator: Estimator, grid: Grid, snr: Sequence[f
     with bar("spectra") as progress:
         table = strangers_table(
             estimator, grid, task.plugins, snr, n_samples=meta["samples"], split=meta["split"],
-            seed=meta["seed"], progress=progress,
+            seed=meta["seed"], as_observed=as_observed, progress=progress,
         )  # fmt: skip
     table.meta |= meta
     task.write(table)

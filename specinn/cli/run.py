@@ -53,6 +53,13 @@ def run(
     degrade_snr: Annotated[
         float | None, typer.Option(metavar="SNR", help="Add noise down to this S/N per Angstrom.")
     ] = None,
+    synthetic: Annotated[
+        bool,
+        typer.Option(
+            "--synthetic",
+            help="The spectra were computed with the physics of the model's grid: allow for no errors of it.",
+        ),
+    ] = False,
     correction: Annotated[
         list[str] | None,
         typer.Option(metavar="FILE", help="Apply a correction to the samples; may be given again."),
@@ -113,6 +120,7 @@ def run(
         "rv": rv,
         "resolving_power": resolving_power,
         "degrade_snr": degrade_snr,
+        "synthetic": synthetic,
         "corrections": correction or [],
     }
     job = prepare(plugins, **options, keep_samples=save_samples is not None)
