@@ -42,6 +42,7 @@ def tune(
 
     from specinn import trials as results
     from specinn import tune as work
+    from specinn.claims import Claims
     from specinn.cli.context import plugins_of
     from specinn.errors import ConfigError
     from specinn.searches import SEARCH, Search, begin
@@ -78,8 +79,9 @@ def tune(
     except KeyboardInterrupt:
         stopped = True
     finally:
-        rows = results.found(settings, folder)
-        results.write(settings, folder, rows)
+        with Claims(folder / "claims").turn:  # who writes last has seen the most
+            rows = results.found(settings, folder)
+            results.write(settings, folder, rows)
     if as_json:
         from specinn.cli.context import print_json
 
