@@ -34,7 +34,8 @@ class Benchmark:
     """An observed star whose parameters are known; ``literature`` by name of the label, in its unit.
 
     ``role`` is ``calibrator`` for stars that the model's training has seen, else ``validation``; ``in_range``
-    says whether the star's parameters are within reach of the model, so that it counts.
+    says whether the star's parameters are within reach of the model, so that it counts. ``errors`` are those
+    of the literature, where known.
     """
 
     star: str
@@ -44,14 +45,16 @@ class Benchmark:
     literature: Mapping[str, float]
     role: str = "validation"
     in_range: bool = True
+    errors: Mapping[str, float] = attrs.field(factory=dict)
 
 
 def read_benchmarks(path: str | Path, labels: LabelSet) -> list[Benchmark]:
     """The stars of a CSV table; names of files are relative to it.
 
     Columns: file, star, instrument, resolving_power, teff, logg, fe_h, and optionally role (calibrator or
-    validation), in_range (1 or 0) and the name of any other label of the model. An empty resolving power is
-    what file or instrument say, an empty parameter is not known. Raises ``ConfigError`` with the row.
+    validation), in_range (1 or 0), the name of any other label of the model and, for standard errors, e_NAME.
+    An empty resolving power is what file or instrument say, an empty parameter is not known. Raises
+    ``ConfigError`` with the row.
     """
     path = Path(path)
     try:
@@ -70,7 +73,8 @@ def read_benchmarks(path: str | Path, labels: LabelSet) -> list[Benchmark]:
         )
     if not rows:
         raise ConfigError(f"{path}: there are no stars in it")
-    known = [name for name in with_derived_labels(labels).names if name in columns]
+    names = with_derived_labels(labels).names
+    known = [name for name in (*names, *(f"e_{name}" for name in names)) if name in columns]
     return [_benchmark(row, path, known) for row in rows]
 
 
@@ -97,11 +101,21 @@ def _benchmark(row: Mapping[str, str | None], path: Path, known: Sequence[str]) 
     if in_range not in ("0", "1"):
         raise ConfigError(f"{path}: in_range {in_range!r} of {star}: expected 1 or 0")
     values = {name: number(name) for name in known}
-    literature = {name: value for name, value in values.items() if value is not None}
+    given = {name: value for name, value in values.items() if value is not None}
+    literature = {name: value for name, value in given.items() if not name.startswith("e_")}
+    errors = {name[2:]: value for name, value in given.items() if name.startswith("e_")}
+    if any(error < 0 for error in errors.values()):
+        raise ConfigError(f"{path}: a standard error of {star} is negative")
     power = number("resolving_power")
     return Benchmark(
-        star, path.parent / text["file"], text["instrument"], power, literature, role, in_range == "1"
+        star, path.parent / text["file"], text["instrument"], power, literature, role, in_range == "1", errors
     )
+
+
+def calibrators_of(estimator: Estimator) -> set[str]:
+    """Names, in lower case, of the stars whose residuals the training has seen."""
+    training = estimator.header.get("training", {})
+    return {str(star.get("name", "")).casefold() for star in training.get("calibrators", ())}
 
 
 def star_metrics(
@@ -128,8 +142,7 @@ def star_metrics(
         raise ConfigError(f"seeds {seeds}: at least 1 is needed, 3 are usual")
     for name in dict.fromkeys(star.instrument for star in stars):
         load_instrument(plugins, name)  # a misspelt one is said now and not after an hour
-    training = estimator.header.get("training", {})
-    seen = {str(star.get("name", "")).casefold() for star in training.get("calibrators", ())}
+    seen = calibrators_of(estimator)
     rows = []
     for i, star in enumerate(stars):
         draws = []

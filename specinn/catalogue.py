@@ -17,7 +17,7 @@ from specinn.flags import is_bad, is_warn
 from specinn.formats import READERS, WRITERS, Layout, from_arrow
 from specinn.labels import Label, LabelSet, with_derived_labels
 from specinn.output import check_folder, check_new, check_output, replacing
-from specinn.posterior import QUANTILES
+from specinn.posterior import QUANTILES, can_be_absent
 
 if TYPE_CHECKING:
     from specinn.pipeline import Result
@@ -39,7 +39,8 @@ class Field:
 def statistics(label: Label, *, corrected: bool = False) -> list[Field]:
     """The columns of one label: ``NAME`` (the MAP), ``NAME_median``, ``NAME_p2_5``, ..., ``NAME_std``.
 
-    When corrections were applied all of them hold corrected values and ``NAME_raw`` the MAP before.
+    When corrections were applied all of them hold corrected values and ``NAME_raw`` the MAP before. Labels
+    that may be undetected have ``NAME_upper`` (:attr:`specinn.posterior.Summary.undetected`).
     """
     what = label.description or label.name
     # astropy cannot mask a column in dex(cm s-2): the description says of what it is the logarithm
@@ -49,6 +50,8 @@ def statistics(label: Label, *, corrected: bool = False) -> list[Field]:
         text = f"{what}: maximum a posteriori before correction"
         fields.append(Field(f"{label.name}_raw", np.float32, unit, text))
     for key, level in QUANTILES.items():
+        if key == "upper":
+            continue
         text = (
             f"{what}: median of the posterior"
             if key == "median"
@@ -56,7 +59,11 @@ def statistics(label: Label, *, corrected: bool = False) -> list[Field]:
         )
         fields.append(Field(f"{label.name}_{key}", np.float32, unit, text))
     text = f"{what}: standard deviation of the posterior"
-    return [*fields, Field(f"{label.name}_std", np.float32, unit, text)]
+    fields.append(Field(f"{label.name}_std", np.float32, unit, text))
+    if can_be_absent(label.name):
+        text = f"{what}: upper limit, 95 percentile of the posterior, where nothing is detected"
+        fields.append(Field(f"{label.name}_upper", np.float32, unit, text))
+    return fields
 
 
 def schema(labels: LabelSet, arms: Sequence[str], *, corrected: bool = False) -> tuple[Field, ...]:
@@ -112,10 +119,13 @@ def summarise(result: Result, *, instrument: str, model: str) -> dict[str, np.nd
     quantiles = np.where(bad, np.nan, found.quantiles)
     best, std = np.where(bad, np.nan, found.map), np.where(bad, np.nan, found.std)
     raw = None if result.raw is None else np.where(bad, np.nan, result.raw.map)
+    # the bounds are those of uncorrected values
+    undetected = (found if result.raw is None else result.raw).undetected
     for i, name in enumerate(found.labels.names):
         columns[name], columns[f"{name}_std"] = best[:, i], std[:, i]
         for key, values in zip(QUANTILES, quantiles, strict=True):
-            columns[f"{name}_{key}"] = values[:, i]
+            limit = ~undetected[:, i] if key == "upper" else False
+            columns[f"{name}_{key}"] = np.where(limit, np.nan, values[:, i])
         if raw is not None:
             columns[f"{name}_raw"] = raw[:, i]
     return columns

@@ -325,7 +325,7 @@ def metrics_of(
     """What a row of :data:`METRICS` says of label ``k`` of the ``chosen (n_stars,)`` stars."""
     has = chosen & np.isfinite(found.map[:, k])
     residual = found.map[has, k] - truth[has, k]
-    _, low95, low68, high68, high95 = found.quantiles[:, has, k]
+    _, low95, low68, high68, high95, _ = found.quantiles[:, has, k]
 
     def inside(low: np.ndarray, high: np.ndarray) -> float | None:
         return _number(np.mean((truth[has, k] >= low) & (truth[has, k] <= high))) if has.any() else None

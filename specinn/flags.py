@@ -34,6 +34,8 @@ class Flag(enum.IntFlag):
     CORRECTION_OUT_OF_RANGE = 16384
     CONTINUUM_POOR = 32768
     STRANGER = 65536
+    UPPER_LIMIT = 131072
+    EPOCHS_DISAGREE = 262144
 
 
 @attrs.frozen
@@ -81,6 +83,10 @@ FLAGS: tuple[FlagInfo, ...] = (
         "bad",
         "the spectrum is unlike those of the training; the column message says in what",
     ),
+    FlagInfo(
+        Flag.UPPER_LIMIT, "info", "at least one label is not detected: its column <label>_upper has a limit"
+    ),
+    FlagInfo(Flag.EPOCHS_DISAGREE, "warn", "the combined spectra disagree: chi-square with p below 0.001"),
 )
 
 BAD = int(sum(info.flag for info in FLAGS if info.severity == "bad"))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
-from specinn.errors import ModelError
+from specinn.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
     from specinn.grids import Grid
@@ -181,8 +181,56 @@ class Estimator(ABC):
         """Log density ``(n_spec, n)`` in network label space of physical values ``(n_spec, n, n_labels)``."""
 
 
+@attrs.frozen(eq=False)
+class BenchmarkStars:
+    """What a model inferred for stars whose parameters are known: what a correction is fitted on.
+
+    ``posterior`` has a row for each spectrum, with at least one accepted sample; ``star (n_spec,)`` is the
+    name of its star. Spectra of one star share its weight. ``literature`` and ``errors`` have values and
+    their standard errors ``(n_spec,)`` by name of the label; NaN and 0 where not known. ``seen (n_spec,)``
+    marks the calibrators of the model's training. The stars were chosen from ``fe_h_min`` on, where that is
+    given; ``model`` is the SHA-256 of the model, and ``provenance`` says in words where all this comes from.
+    """
+
+    star: np.ndarray
+    posterior: Posterior
+    literature: Mapping[str, np.ndarray]
+    errors: Mapping[str, np.ndarray]
+    seen: np.ndarray
+    fe_h_min: float | None = None
+    model: str | None = None
+    provenance: str = ""
+
+    def __len__(self) -> int:
+        return len(self.star)
+
+    def __getitem__(self, rows: np.ndarray) -> BenchmarkStars:
+        """The chosen spectra, by number or by a mask."""
+        literature, errors = (
+            {name: values[rows] for name, values in of.items()} for of in (self.literature, self.errors)
+        )
+        chosen = {"star": self.star[rows], "posterior": self.posterior[rows], "seen": self.seen[rows]}
+        return attrs.evolve(self, literature=literature, errors=errors, **chosen)
+
+
+@attrs.frozen
+class LeaveOneOut:
+    """Errors of the MAP of ``n_stars`` that had no say in the fit, before and after it: median absolute and
+    root mean square, in the unit of the label."""
+
+    n_stars: int
+    median_before: float
+    median_after: float
+    rms_before: float
+    rms_after: float
+
+    @property
+    def helps(self) -> bool:
+        return self.median_after < self.median_before and self.rms_after < self.rms_before
+
+
 class Correction(ABC):
-    """Moves posterior samples; never applied silently."""
+    """Moves posterior samples; never applied silently. What is not abstract is for ``specinn calibrate``."""
 
     @abstractmethod
     def apply(self, posterior: Posterior) -> tuple[Posterior, np.ndarray]:
@@ -195,3 +243,27 @@ class Correction(ABC):
 
         Raises ``specinn.errors.ConfigError`` with the path to a wrong value.
         """
+
+    @classmethod
+    def fit(
+        cls, stars: BenchmarkStars, use: np.ndarray, leave_one_out: Mapping[str, LeaveOneOut] | None = None
+    ) -> Correction:
+        """The correction of every label in ``stars.literature``, from the spectra of the mask ``use``; its
+        range is that of all ``stars``. ``leave_one_out``, by label, is for the file.
+
+        Optional. Raises ``specinn.errors.ConfigError`` unless overridden.
+        """
+        raise ConfigError(f"the correction {cls.__name__} cannot be fitted: choose another with --kind")
+
+    def save(self, path: Path) -> None:
+        """Write the TOML file that :meth:`load` reads, whole or not at all."""
+        raise ConfigError(f"the correction {type(self).__name__} cannot be saved")
+
+    def terms(self) -> Mapping[str, Mapping[str, tuple[float, float]]]:
+        """By label, what was fitted: name of the term -> value and standard error."""
+        return {}
+
+    def bias(self, label: str, teff: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        """What is subtracted at ``teff (n,)`` in K, and its standard error; None if that is not all it
+        hangs on."""
+        return None

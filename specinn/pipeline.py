@@ -115,6 +115,10 @@ class Pipeline:
             flag = Flag.RESOLUTION_LOW if low else Flag.NOT_READ
             return self.failed(batch.meta, message, flag)
 
+    def preprocess(self, batch: SpectrumBatch) -> SpectrumBatch:
+        """The spectra as the estimator is given them. Raises what a step raises."""
+        return self._preprocess(self._prepare(batch))
+
     def failed(self, meta: Table, message: str, flag: Flag = Flag.NOT_READ) -> Result:
         """The result for spectra that have none: a flag and a sentence in every row of ``meta``."""
         meta = _complete(meta)
@@ -169,11 +173,11 @@ class Pipeline:
         good = np.flatnonzero(~is_bad(flags))
         if good.size and not self.keep_samples and not self.corrections:
             summary.put(good, self.estimator.summarise(batch[good], self.n_samples, self.seed))
-            flags |= _posterior_flags(summary, labels)
+            flags |= posterior_flags(summary, labels)
         elif good.size:
             found = self.estimator.sample(batch[good], self.n_samples, self.seed)
             summary.put(good, found.summary())
-            flags |= _posterior_flags(summary, labels)
+            flags |= posterior_flags(summary, labels)
             if raw is not None:
                 raw.put(good, summary[good])
                 for correction in self.corrections:
@@ -283,7 +287,7 @@ def _complete(meta: Table) -> Table:
     return meta
 
 
-def _posterior_flags(summary: Summary, labels: LabelSet) -> np.ndarray:
+def posterior_flags(summary: Summary, labels: LabelSet) -> np.ndarray:
     """Flags of samples: how many were rejected, and whether the MAP leans on a bound of the training."""
     rejected = summary.rejected_fraction
     flags = np.zeros(len(rejected), np.uint32)
@@ -294,4 +298,5 @@ def _posterior_flags(summary: Summary, labels: LabelSet) -> np.ndarray:
     best = labels.to_network(summary.map[:, : len(labels)])
     near = np.minimum(best - low, high - best) < _BOUND_MARGIN * (high - low)
     raise_flag(flags, near.any(axis=1), Flag.AT_BOUNDS)
+    raise_flag(flags, summary.undetected.any(axis=1), Flag.UPPER_LIMIT)
     return flags

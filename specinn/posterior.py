@@ -11,7 +11,14 @@ import numpy as np
 from specinn.errors import ModelError
 from specinn.labels import LabelSet, li_fe, with_derived_labels
 
-QUANTILES = {"median": 0.5, "p2_5": 0.025, "p16": 0.16, "p84": 0.84, "p97_5": 0.975}
+QUANTILES = {"median": 0.5, "p2_5": 0.025, "p16": 0.16, "p84": 0.84, "p97_5": 0.975, "upper": 0.95}
+_NEVER_ABSENT = ("teff", "logg", "fe_h", "vmic")  # labels whose lowest value does not mean: nothing is seen
+_LEANS = 0.1  # density at the lower bound over the highest, above which nothing is detected
+
+
+def can_be_absent(name: str) -> bool:
+    """Whether the label of that name may be undetected: an abundance [X/Fe] or A(Li), or vbroad."""
+    return name not in _NEVER_ABSENT
 
 
 @attrs.frozen(eq=False)
@@ -74,6 +81,33 @@ class Summary:
         low = ordered[:, below].astype(np.float64)
         high = ordered[:, np.minimum(below + 1, accepted - 1)]
         self.quantiles[:, row] = (low + (high - low) * (place - below)).T
+
+    @property
+    def undetected(self) -> np.ndarray:
+        """``(n_spec, n_labels)`` whether the posterior leans on the lower bound, so that the percentile
+        ``upper`` is a limit, and nothing else is known.
+
+        The mean density below the 2.5 percentile is more than a tenth of the highest between neighbouring
+        percentiles (a Gaussian whose mean is less than 2.5 standard deviations above the bound). Densities
+        are those in the variable in which the training prior is flat, where they are likelihoods: the
+        logarithm of labels learnt as such, else the label itself. Never for Teff, logg, [Fe/H] and vmic;
+        [Li/Fe] goes with A(Li).
+        """
+        order = np.argsort(list(QUANTILES.values()))
+        mass = np.diff([0.0, *np.array(list(QUANTILES.values()))[order], 1.0])
+        out = np.zeros(self.map.shape, bool)
+        for i, label in enumerate(self.labels):
+            if not can_be_absent(label.name):
+                continue
+            bounds = [np.full(len(self), bound) for bound in label.bounds]
+            ends = np.stack([bounds[0], *self.quantiles[order, :, i], bounds[1]])
+            if label.transform == "log10":
+                ends = np.log10(ends)
+            density = mass[:, None] / np.maximum(np.diff(ends, axis=0), 1e-6 * (ends[-1] - ends[0]))
+            out[:, i] = density[0] > _LEANS * density.max(axis=0)
+        if "li_fe" in self.labels and "a_li" in self.labels:
+            out[:, self.labels.index("li_fe")] = out[:, self.labels.index("a_li")]
+        return out
 
     @classmethod
     def join(cls, parts: Sequence[Summary]) -> Summary:

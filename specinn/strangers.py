@@ -406,7 +406,7 @@ def _row(kind: Kind, snr: float, result: Result, truth: np.ndarray, clean: np.nd
     }
     has = ~is_bad(flags)
     if kind.expected != "flag" and has.any():
-        _, low95, low68, high68, high95 = result.summary.quantiles[:, has]
+        _, low95, low68, high68, high95, _ = result.summary.quantiles[:, has]
         row["inside_68"] = float(np.mean((truth[has] >= low68) & (truth[has] <= high68)))
         row["inside_95"] = float(np.mean((truth[has] >= low95) & (truth[has] <= high95)))
     if flagged.any():

@@ -12,11 +12,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 
 from specinn.errors import ReadError, SpecinnError
 from specinn.instruments import Instrument
-from specinn.interfaces import Correction, Estimator, GridLoader, Preprocessor, Reader, Synthesizer
+from specinn.interfaces import (
+    BenchmarkStars,
+    Correction,
+    Estimator,
+    GridLoader,
+    Preprocessor,
+    Reader,
+    Synthesizer,
+)
 from specinn.posterior import Posterior
 from specinn.spectra import SpectrumBatch
 
@@ -386,6 +395,31 @@ def check_correction(correction: Correction, posterior: Posterior) -> Posterior:
         equal = alone[0] == applied[row] and _same(single.samples[0], out.samples[row], 0)
         _require(equal, anchor, f"star {row} comes out otherwise alone than in its batch")
     return out
+
+
+def check_fit(kind: type[Correction], stars: BenchmarkStars) -> Correction:
+    """A correction that can be fitted, on at least four stars: who has a say, and its file. Returns it."""
+    anchor = "corrections"
+    _require(len(set(stars.star.tolist())) > 3, anchor, "the check needs at least four stars")
+    kept, everyone = stars.posterior.samples.copy(), np.ones(len(stars), bool)
+    correction = kind.fit(stars, everyone)
+    _require(np.array_equal(stars.posterior.samples, kept), anchor, "fit changed its input")
+    model = getattr(correction, "model", None)
+    _require(model == stars.model, anchor, f"the correction is for the model {model}, not {stars.model}")
+    out = check_correction(correction, stars.posterior)
+    _require(correction.apply(stars.posterior)[1].all(), anchor, "a star of the fit is not within its range")
+    left = stars.star == stars.star[0]
+    literature = {name: np.where(left, values + 1, values) for name, values in stars.literature.items()}
+    first, second = (kind.fit(each, ~left) for each in (stars, attrs.evolve(stars, literature=literature)))
+    one, other = (each.apply(stars.posterior)[0].samples for each in (first, second))
+    _require(_same(one, other, 0), anchor, "a star that is not to be used has a say in the fit")
+    _require(first.apply(stars.posterior)[1].all(), anchor, "the range is not that of all stars")
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "correction.toml"
+        correction.save(path)
+        again = kind.load(path).apply(stars.posterior)[0].samples
+    _require(_same(again, out.samples, 0), anchor, "samples are corrected otherwise after save and load")
+    return correction
 
 
 def check_invertible(

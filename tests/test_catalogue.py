@@ -100,6 +100,28 @@ def test_a_row_without_result_is_masked_and_never_nan(table: Table) -> None:
     assert table["rv_error"].mask.all()
 
 
+def test_a_label_that_is_not_detected_has_a_limit(table: Table) -> None:
+    assert table["a_li_upper"].mask.all() and table["vbroad_upper"].mask.all()
+    given = result()
+    low = given.posterior.samples.copy()
+    low[0, :, 4] = np.random.default_rng(0).uniform(0.0, 1.0, len(low[0]))
+    summary = Posterior(LABELS, low, given.posterior.log_prob).summary()
+    for raw in (None, summary):  # corrected samples: the uncorrected ones decide, the limit is of the others
+        moved = Result(given.meta, summary if raw is None else given.summary, raw)
+        columns = [catalogue.summarise(moved, instrument="i", model="m")]
+        found = catalogue.build(columns, catalogue.schema(LABELS, ["green"]), {})
+        limit = np.percentile((low if raw is None else given.posterior.samples)[0, 50:, 4], 95)
+        assert found["a_li_upper"][0] == pytest.approx(limit, rel=1e-5)
+        assert found["a_li_upper"].mask.tolist() == found["li_fe_upper"].mask.tolist() == [False, True, True]
+    from rich.console import Console
+
+    console = Console(width=80)
+    with console.capture() as shown:
+        show(found, LABELS, console=console)
+    assert f"< {limit:.2f}" in shown.get()
+    assert not any(f"{name}_upper" in found.colnames for name in ("teff", "logg", "fe_h"))
+
+
 def test_a_result_with_a_bad_flag_gives_no_numbers() -> None:
     given = result()
     given.meta["flags"][0] |= np.uint32(Flag.ALL_REJECTED)

@@ -1,4 +1,4 @@
-"""Posterior: MAP, quantiles, moments and rejection."""
+"""Posterior: MAP, quantiles, moments, rejection, and what is not detected."""
 
 import numpy as np
 import pytest
@@ -99,3 +99,78 @@ def test_rows_keep_what_the_estimator_saw(rows):
 def test_shapes_are_checked(samples, log_prob, inside, message):
     with pytest.raises(ModelError, match=message):
         Posterior(LABELS, np.zeros(samples), np.zeros(log_prob), inside)
+
+
+ABUNDANCES = LabelSet((*(make_label(n, b) for n, b in (("fe_h", (-3, 0.5)), ("vbroad", (0.5, 100)))),
+                       make_label("a_li", (-0.5, 3.6)), make_label("mg_fe", (-0.4, 0.8))))  # fmt: skip
+
+
+def leaning(name, values):
+    """Whether samples of one label count as undetected; those of the others are in mid-range."""
+    middle = np.array([-1.0, 20.0, 2.0, 0.2])
+    samples = middle + np.random.default_rng(0).normal(size=(1, len(values), 4)) * [0.1, 1.0, 0.1, 0.05]
+    samples[0, :, ABUNDANCES.index(name)] = values
+    summary = Posterior(ABUNDANCES, samples, np.zeros((1, len(values)))).summary()
+    found = summary.undetected[0]
+    others = [i for i, n in enumerate(summary.labels.names) if n != name and (name, n) != ("a_li", "li_fe")]
+    assert not found[others].any()
+    return bool(found[ABUNDANCES.index(name)])
+
+
+@pytest.mark.parametrize(("name", "width"), [("a_li", 0.4), ("mg_fe", 0.05), ("vbroad", 0.1)])
+def test_a_label_is_detected_some_standard_deviations_above_its_bound(name, width):
+    label, normal = ABUNDANCES[name], np.random.default_rng(1).normal(size=4000)
+
+    def at(place):
+        if name == "vbroad":  # its prior is flat in the logarithm
+            return 10.0 ** (np.log10(label.bounds[0]) + width * (place + normal))
+        return label.bounds[0] + width * (place + normal)
+
+    assert [leaning(name, at(place)) for place in (-1.0, 0.0, 1.0, 2.0, 3.2, 5.0)] == 4 * [True] + 2 * [False]
+
+
+def test_a_posterior_that_is_the_prior_detects_nothing():
+    place = (np.arange(2000) + 0.5) / 2000
+    assert leaning("a_li", -0.5 + 4.1 * place)
+    assert leaning("vbroad", 0.5 * 200.0**place)
+
+
+def test_leaning_on_the_upper_bound_is_a_detection():
+    assert not leaning("a_li", 3.6 - np.abs(np.random.default_rng(0).normal(size=2000)) * 0.2)
+
+
+def test_limits_of_few_samples_and_of_none():
+    samples = np.full((2, 5, 4), [-1.0, 20.0, 0.0, 0.2])
+    samples[0, :, 2] = [-0.48, -0.3, 0.0, 0.4, 1.0]
+    samples[1] = np.nan
+    found = Posterior(ABUNDANCES, samples, np.zeros((2, 5))).summary().undetected
+    assert found[:, 2].tolist() == [True, False]
+
+
+def test_metallicity_is_never_a_limit_and_li_over_fe_goes_with_li():
+    samples = np.random.default_rng(0).uniform(0, 1, (1, 3000, 4)) * [0.1, 0, 0, 0] + [-3.0, 20.0, 2.0, 0.2]
+    samples[..., 2] = -0.5 + np.random.default_rng(1).uniform(0, 1, (1, 3000))
+    summary = Posterior(ABUNDANCES, samples, np.zeros((1, 3000))).summary()
+    flagged = dict(zip(summary.labels.names, summary.undetected[0], strict=True))
+    assert flagged == {"fe_h": False, "vbroad": False, "a_li": True, "mg_fe": False, "li_fe": True}
+
+
+def test_lithium_limits_of_simulated_stars(shared):
+    """Spectra of the smallest split: where the line is lost, a limit that holds; else a value."""
+    from specinn import models
+    from specinn.evaluate import compare
+    from specinn.grids import load
+    from specinn.plugins import Plugins
+
+    plugins = Plugins()
+    model = models.load(plugins, models.find(plugins, "4most-hr-gr"))
+    grid = load(sorted((shared / "data" / "grid").glob("*.h5")), plugins=plugins)
+    found = compare(model, grid, snr=[100.0], split="validation", n_samples=512, plugins=plugins)
+    i, teff = found.labels.index("a_li"), found.truth[:, found.labels.index("teff")]
+    truth, limit = found.truth[:, i], found.found[0].undetected[:, i]
+    lost = (truth < 0.3) & (teff > 5300)  # below 1 mA: nobody could see it
+    strong = (truth > 2.3) & (teff < 6100) & (found.truth[:, found.labels.index("vbroad")] < 20)
+    assert lost.sum() > 5 and strong.sum() > 5
+    assert limit[lost].mean() > 0.8
+    assert limit[strong].mean() < 0.05
+    assert (found.found[0].quantiles[-1, limit, i] > truth[limit]).mean() > 0.85  # 0.95, but for 44 stars

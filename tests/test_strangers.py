@@ -268,7 +268,7 @@ def test_strangers_are_flagged_and_have_no_values(toys, tmp_path, keep_samples):
 def test_an_estimator_that_cannot_tell(toys, tmp_path):
     toy = fake_plugin.Toy.train({}, tmp_path, lambda state: None)
     result = Pipeline(toy, toys, n_samples=64)(toy_batch(3))
-    assert np.isnan(result.meta["stranger"]).all() and not result.meta["flags"].any()
+    assert np.isnan(result.meta["stranger"]).all() and not is_bad(result.meta["flags"]).any()
     columns = catalogue.summarise(result, instrument="toy", model="toy")
     table = catalogue.build([columns], catalogue.schema(toy.labels, ["only"]), {})
     assert table["stranger"].mask.all()

@@ -1,17 +1,20 @@
 """The correction teff-bias: what moves, what stays, and how its file fails."""
 
+import attrs
 import numpy as np
 import pytest
 import specinn_teff_bias
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from specinn_teff_bias.correction import Line, Range, TeffBias
+from specinn_teff_bias.line import HUBER, Moments, fit_line
 
 from specinn.errors import ConfigError, ModelError, OutputError
+from specinn.interfaces import BenchmarkStars, LeaveOneOut
 from specinn.labels import LabelSet, make_label
 from specinn.plugins import Plugins
 from specinn.posterior import Posterior
-from specinn.testing import check_correction
+from specinn.testing import check_correction, check_fit
 
 LABELS = LabelSet(
     (
@@ -22,7 +25,10 @@ LABELS = LabelSet(
     )
 )
 BIAS = TeffBias(
-    {"logg": Line(2e-5, -0.15), "fe_h": Line(-1e-5, 0.02)}, Range((4500.0, 6500.0), -1.0), 21, "made up"
+    {"logg": Line(2e-5, -0.15), "fe_h": Line(-1e-5, 0.02)},
+    Range((4500.0, 6500.0), (-1.0, 0.5)),
+    21,
+    "made up",
 )
 
 TOML = """
@@ -32,7 +38,7 @@ provenance = "made up"
 
 [range]
 teff = [4500, 6500]
-fe_h_min = -1.0
+fe_h = [-1.0, 0.5]
 
 [labels.logg]
 a = 2e-5
@@ -100,8 +106,13 @@ def test_stars_out_of_range_or_without_samples_are_untouched():
 
 
 def test_bounds_of_the_range_belong_to_it():
-    samples = np.array([[[4.0, t, -1.0, 0.0]] for t in (4500.0, 6500.0, 4499.9, 6500.1)])
-    assert BIAS.apply(Posterior(LABELS, samples, np.zeros((4, 1))))[1].tolist() == [True, True, False, False]
+    places = [(4500.0, -1.0), (6500.0, 0.5), (4499.9, 0), (6500.1, 0), (5000, -1.001), (5000, 0.501)]
+    labels = LabelSet(
+        (*(LABELS[name] for name in ("logg", "teff")), make_label("fe_h", (-3, 1)), LABELS["mg_fe"])
+    )
+    samples = np.array([[[4.0, teff, fe_h, 0.0]] for teff, fe_h in places])
+    applied = BIAS.apply(Posterior(labels, samples, np.zeros((6, 1))))[1]
+    assert applied.tolist() == [True, True, False, False, False, False]
 
 
 def test_acceptance_and_density_are_what_the_estimator_saw():
@@ -135,19 +146,28 @@ def test_load(tmp_path):
 
 numbers = st.floats(-1e3, 1e3)
 names = st.sampled_from(["teff", "logg", "fe_h", "a_li", "mg_fe"])
+tested = st.builds(LeaveOneOut, st.integers(1, 99), numbers, numbers, numbers, numbers)
+lines = st.builds(
+    Line,
+    numbers,
+    numbers,
+    *[st.none() | numbers] * 4,
+    st.none() | st.integers(2, 99),
+    st.none() | tested,
+)
 
 
 @settings(max_examples=50)
 @given(
-    st.dictionaries(names, st.tuples(numbers, numbers), min_size=1),
-    st.none() | numbers,
+    st.dictionaries(names, lines, min_size=1),
+    st.none() | st.tuples(st.floats(-5, -1), st.floats(0, 1)),
     st.none() | st.from_regex("[0-9a-f]{8,64}", fullmatch=True),
     st.text(),
+    st.lists(st.text()).map(tuple),
 )
-def test_save_and_load_are_exact(tmp_path_factory, lines, fe_h_min, model, provenance):
+def test_save_and_load_are_exact(tmp_path_factory, labels, fe_h, model, provenance, stars):
     path = tmp_path_factory.mktemp("bias") / "bias.toml"
-    labels = {name: Line(*ab) for name, ab in lines.items()}
-    bias = TeffBias(labels, Range((4000.0, 7000.0), fe_h_min), 3, provenance, model)
+    bias = TeffBias(labels, Range((4000.0, 7000.0), fe_h), 3, provenance, model, stars, stars[:1])
     bias.save(path)
     assert TeffBias.load(path) == bias
     assert [p.name for p in path.parent.iterdir()] == ["bias.toml"]
@@ -173,7 +193,8 @@ def test_save_where_it_cannot(tmp_path):
             r"teff = \[6500.0, 4500.0\] is not an increasing pair.* @ \$\.range",
         ),
         ("[4500, 6500]", "[4500]", r"\$\.range\.teff"),
-        ("fe_h_min = -1.0", "fe_h_min = true", r"expected a number, found True @ \$\.range\.fe_h_min"),
+        ("[-1.0, 0.5]", "[true, 0.5]", r"expected a number, found True @ \$\.range\.fe_h"),
+        ("[-1.0, 0.5]", "[0.5, -1.0]", r"fe_h = \[0.5, -1.0\] is not an increasing pair.* @ \$\.range"),
         ("n_stars = 21", "n_stars = 0", r"n_stars = 0.* @ \$"),
         ("n_stars = 21", "n_stars = 2.5", r"expected an integer, found 2.5 @ \$\.n_stars"),
         ('"0123456789abcdef"', '"my model"', r"model = 'my model' is not the SHA-256 .* @ \$"),
@@ -196,3 +217,172 @@ def test_the_plugin_offers_it():
     plugins = Plugins([], {"teff-bias": specinn_teff_bias})
     assert not plugins.failures
     assert plugins.load("correction", "teff-bias") is TeffBias
+
+
+# The fit
+
+
+def observed(n=12, a=-4e-5, b=0.3, *, scatter=0.0, width=0.05, seed=0, n_samples=200):
+    """Stars from 4000 to 7000 K whose logg is off by a Teff + b and a scatter; all else is right."""
+    rng = np.random.default_rng(seed)
+    teff = np.linspace(4000, 7000, n) + rng.uniform(-100, 100, n)
+    true = np.column_stack([rng.uniform(1, 4, n), teff, rng.uniform(-1, 0.3, n), np.zeros(n)])
+    centre = true + rng.normal(size=(n, 4)) * [width, 0, 0, 0]
+    centre[:, 0] += a * teff + b + scatter * rng.normal(size=n)
+    samples = centre[:, None] + rng.normal(size=(n, n_samples, 4)) * [width, 20, 0.02, 0.05]
+    posterior = Posterior(LABELS, samples, rng.normal(size=(n, n_samples)))
+    known = {"logg": true[:, 0]}
+    return BenchmarkStars(
+        np.array([f"star {i}" for i in range(n)]), posterior, known, {"logg": np.zeros(n)},
+        np.zeros(n, bool), None, "0123456789abcdef", "made up",
+    )  # fmt: skip
+
+
+def fitted(stars, **changes):
+    stars = attrs.evolve(stars, **changes)
+    return TeffBias.fit(stars, np.ones(len(stars), bool))
+
+
+def test_the_contract_of_fits():
+    found = check_fit(TeffBias, observed(scatter=0.05))
+    assert found.model == "0123456789abcdef" and found.provenance == "made up" and found.n_stars == 12
+    assert found.stars[:2] == ("star 0", "star 1") and found.calibrators == ()
+
+
+class Deaf(TeffBias):
+    """Fits all stars, whatever it is told."""
+
+    @classmethod
+    def fit(cls, stars, use, leave_one_out=None):
+        return super().fit(stars, np.ones(len(stars), bool), leave_one_out)
+
+
+class Narrow(TeffBias):
+    """Has the range of the stars that are used."""
+
+    @classmethod
+    def fit(cls, stars, use, leave_one_out=None):
+        return super().fit(stars[use], np.ones(use.sum(), bool), leave_one_out)
+
+
+class Forgetful(TeffBias):
+    def save(self, path):
+        rounded = {name: Line(line.a, round(line.b, 2)) for name, line in self.labels.items()}
+        TeffBias(rounded, self.range, self.n_stars, "").save(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "rule"),
+    [
+        (Deaf, "a star that is not to be used has a say in the fit"),
+        (Narrow, "the range is not that of all stars"),
+        (Forgetful, "samples are corrected otherwise after save and load"),
+    ],
+)
+def test_a_fit_that_breaks_a_rule(kind, rule):
+    with pytest.raises(AssertionError, match=rule):
+        check_fit(kind, observed(scatter=0.05))
+
+
+def test_the_fit_is_least_squares_over_all_samples():
+    """Without outliers it is numpy's fit to all samples with the weights that the documentation states."""
+    stars = observed(8)
+    stars.literature["logg"][:] += 0.15 * np.array([1, -1, -1, 1, 1, -1, -1, 1])  # a scatter without outliers
+    stars.errors["logg"][:] = np.linspace(0.01, 0.1, 8)
+    moments = Moments.of(stars, "logg", range(8))
+    (b, a), covariance, scatter = fit_line(moments)
+    off = np.abs(moments.r - b - a * moments.t) / np.sqrt(moments.variance + scatter**2)
+    assert off.max() < HUBER and scatter > 0.02
+    x, y, w = [], [], []
+    for i in range(8):
+        samples = stars.posterior.samples[i, stars.posterior.inside[i]]
+        residual = samples[:, 0] - stars.literature["logg"][i]
+        x, y = [*x, *samples[:, 1]], [*y, *residual]
+        variance = residual.var() + stars.errors["logg"][i] ** 2 + scatter**2
+        w += [1 / np.sqrt(variance * residual.size)] * residual.size
+    expected, cov = np.polyfit(np.array(x) / 1e3, y, 1, w=w, cov="unscaled")
+    assert (a, b) == pytest.approx(expected, rel=1e-6)
+    assert covariance == pytest.approx(cov[::-1, ::-1], rel=1e-4)
+    line = fitted(stars).labels["logg"]
+    assert (line.a, line.b, line.n_stars) == (pytest.approx(a / 1e3), pytest.approx(b), 8)
+    assert line.a_error == pytest.approx(np.sqrt(cov[0, 0]) / 1e3, rel=1e-4)
+    assert line.covariance == pytest.approx(cov[0, 1] / 1e3, rel=1e-4)
+
+
+@pytest.mark.parametrize("scatter", [0.0, 0.1])
+def test_standard_errors_are_what_the_lines_scatter(scatter):
+    pulls, ratio = [], []
+    for seed in range(100):
+        line = fitted(observed(25, scatter=scatter, seed=seed, n_samples=50)).labels["logg"]
+        pulls.append([(line.a + 4e-5) / line.a_error, (line.b - 0.3) / line.b_error])
+        ratio.append(line.scatter)
+    assert np.abs(np.mean(pulls, axis=0)).max() < 0.25
+    assert np.std(pulls, axis=0) == pytest.approx([1, 1], abs=0.2)
+    assert np.median(ratio) == pytest.approx(scatter, abs=0.03)
+
+
+@pytest.mark.parametrize("bad", range(8))
+@pytest.mark.parametrize("by", [-2.0, 1.0, 30.0])
+def test_one_bad_star_spoils_nothing(bad, by):
+    """A star that is wrong by 20 standard deviations or 600, whichever it is of eight."""
+    stars = observed(8, scatter=0.0, seed=1)
+    literature = stars.literature["logg"].copy()
+    literature[bad] += by
+    teff = np.array([4000.0, 5500.0, 7000.0])
+    good, spoilt = (
+        fitted(stars, literature={"logg": each}) for each in (stars.literature["logg"], literature)
+    )
+    naive = np.polyval(np.polyfit(stars.posterior.map[:, 1], stars.posterior.map[:, 0] - literature, 1), teff)
+    off = np.abs(spoilt.bias("logg", teff)[0] - good.bias("logg", teff)[0])
+    assert off.max() < 0.15 < np.abs(naive - good.bias("logg", teff)[0]).max()
+
+
+def test_spectra_of_one_star_share_its_weight():
+    stars = observed(scatter=0.1)
+    rows = np.array([0, 0, 0, 0, *range(1, 12)])
+    once, often = fitted(stars), fitted(stars[rows])
+    assert often.labels["logg"].a == pytest.approx(once.labels["logg"].a)
+    assert often.labels["logg"].a_error == pytest.approx(once.labels["logg"].a_error)
+    assert often.n_stars == 12 and len(often.stars) == 12
+
+
+def test_rejected_samples_have_no_say():
+    stars = observed()
+    posterior = stars.posterior
+    inside = posterior.inside.copy()
+    inside[:, ::2] = False
+    samples = posterior.samples.copy()
+    samples[:, ::2] = np.nan
+    half = Posterior(LABELS, posterior.samples[:, 1::2], posterior.log_prob[:, 1::2])
+    mixed = Posterior(LABELS, samples, posterior.log_prob, inside)
+    assert fitted(stars, posterior=mixed).labels["logg"].a == fitted(stars, posterior=half).labels["logg"].a
+
+
+def test_the_range_is_that_of_the_stars():
+    stars = observed()
+    best = stars.posterior.map
+    found = fitted(stars).range
+    for (low, high), values, step in ((found.teff, best[:, 1], 50), (found.fe_h, best[:, 2], 0.1)):
+        assert values.min() - step < low <= values.min() and values.max() < high <= values.max() + step
+    limit = float(best[:, 2].min()) - 0.01
+    assert fitted(stars, fe_h_min=limit).range.fe_h == (limit, found.fe_h[1])
+    without = LabelSet(tuple(LABELS[name] for name in ("logg", "teff")))
+    posterior = Posterior(without, stars.posterior.samples[..., :2], stars.posterior.log_prob)
+    assert fitted(stars, posterior=posterior).range.fe_h is None
+
+
+def test_where_no_slope_can_be_fitted():
+    stars = observed()
+    with pytest.raises(ConfigError, match=r"the stars lie within \d+ K: a slope needs at least 300 K"):
+        fitted(stars[np.zeros(5, int)])
+    posterior = Posterior(
+        LabelSet((LABELS["logg"],)), stars.posterior.samples[..., :1], stars.posterior.log_prob
+    )
+    with pytest.raises(ModelError, match="does not infer teff"):
+        fitted(stars, posterior=posterior)
+
+
+def test_terms_and_bias_of_a_file_without_errors():
+    assert BIAS.terms()["logg"]["1000 a"] == (0.02, pytest.approx(np.nan, nan_ok=True))
+    bias, error = BIAS.bias("logg", np.array([5000.0]))
+    assert bias == pytest.approx([-0.05]) and np.isnan(error).all()

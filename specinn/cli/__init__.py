@@ -12,12 +12,16 @@ from typer.core import TyperGroup
 from specinn import __version__
 from specinn.cli import (
     benchmark,
+    calibrate,
+    combine,
     evaluate,
     flags,
     grid,
     instruments,
     models,
     plugins,
+    report,
+    resimulate,
     run,
     saliency,
     train,
@@ -87,8 +91,12 @@ app.command("flags")(flags.flags)
 app.command("train")(train.train)
 app.command("tune")(tune.tune)
 app.command("evaluate")(evaluate.evaluate)
+app.command("calibrate")(calibrate.calibrate)
+app.command("report")(report.report)
+app.command("resimulate")(resimulate.resimulate)
 app.command("saliency")(saliency.saliency)
 app.command("benchmark")(benchmark.benchmark)
+app.command("combine")(combine.combine)
 app.add_typer(grid.app, name="grid")
 
 

@@ -43,16 +43,20 @@ def show(table: Table, labels: LabelSet, *, limit: int = 10, console: Console | 
         grid.add_row("rv (km/s)", *(_number(row["rv"], 1) for row in rows))
         for label in shown:
             unit = {"km s-1": "km/s", "dex(cm s-2)": "dex"}.get(label.unit, label.unit)
-            cells = (
-                value_with_errors(*(row[f"{label.name}{end}"] for end in ("", "_p16", "_p84")))
-                for row in rows
-            )
-            grid.add_row(f"{label.name} ({unit})", *cells)
+            grid.add_row(f"{label.name} ({unit})", *(_cell(row, label.name) for row in rows))
         grid.add_row("flags", *("\n".join(names(row["flags"])) or "none" for row in rows))
         console.print(grid)
         console.print()
     if len(table) > n:
         console.print(f"and {len(table) - n} more in the catalogue")
+
+
+def _cell(row: Any, name: str) -> str:
+    """The value with its errors, or ``< 0.95`` where nothing but an upper limit is known."""
+    limit = row[f"{name}_upper"] if f"{name}_upper" in row.colnames else np.ma.masked
+    if limit is not np.ma.masked and np.isfinite(limit):
+        return f"< {float(limit):.2f}"
+    return value_with_errors(*(row[f"{name}{end}"] for end in ("", "_p16", "_p84")))
 
 
 def value_with_errors(value: Any, low: Any, high: Any) -> str:

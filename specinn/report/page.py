@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from html import escape
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,9 +14,25 @@ from specinn.labels import Label, LabelSet
 from specinn.report.figures import FIGURES_OF, abundance, unit_of
 from specinn.report.tables import SLOW, TARP, Rows, histogram_levels, reference_level, some_levels
 
+if TYPE_CHECKING:
+    from jinja2 import Template
+
 _HTML = {"teff": "<i>T</i><sub>eff</sub>", "logg": "log <i>g</i>", "vmic": "<i>v</i><sub>mic</sub>",
          "vbroad": "<i>v</i><sub>broad</sub>", "a_li": "A(Li)"}  # fmt: skip
 _DECIMALS = {"K": 0, "km/s": 2}
+
+
+def template(name: str) -> Template:
+    """A template of this package; those that it includes are of this package, too."""
+    import jinja2
+
+    def read(name: str) -> str:
+        return files("specinn.report").joinpath(name).read_text("utf-8")
+
+    loader, undefined = jinja2.FunctionLoader(read), jinja2.StrictUndefined
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True,
+                                     loader=loader, undefined=undefined)  # fmt: skip
+    return environment.get_template(name)
 
 
 def name_of(label: Label) -> str:
@@ -42,13 +58,8 @@ def render(
     why_no_bounds: str,
 ) -> str:
     """The page as one HTML document that needs nothing else; ``drawn`` are SVG elements by name."""
-    import jinja2
-
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True,
-                                     undefined=jinja2.StrictUndefined)  # fmt: skip
-    template = environment.from_string(files("specinn.report").joinpath("page.html").read_text("utf-8"))
     at = reference_level(comparison.snr)
-    return template.render(
+    return template("page.html").render(
         meta=meta,
         comparison=comparison,
         at=f"{at:g}",

@@ -1,0 +1,157 @@
+"""``specinn calibrate``: a correction fitted on benchmark stars."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from specinn.interfaces import BenchmarkStars, Correction, LeaveOneOut
+
+
+def calibrate(
+    ctx: typer.Context,
+    benchmarks: Annotated[
+        Path, typer.Argument(metavar="BENCHMARKS.csv", help="Table of stars whose parameters are known.")
+    ],
+    spectra: Annotated[
+        list[Path] | None, typer.Argument(help="Their spectra; without any, the files that the table names.")
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE.toml", help="The correction; figures beside it.")
+    ] = Path("correction.toml"),
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Name or file of a model.")] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="The correction to fit, where plugins offer several.")
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(help="Correct this label; repeatable. Default: all with literature values."),
+    ] = None,
+    fe_h_min: Annotated[float, typer.Option(help="Leave out stars of a lower inferred [Fe/H].")] = -1.5,
+    with_calibrators: Annotated[
+        bool, typer.Option("--with-calibrators", help="Fit to stars that the training has seen, too.")
+    ] = False,
+    with_out_of_range: Annotated[
+        bool, typer.Option("--with-out-of-range", help="Fit to stars that the table calls out of range, too.")
+    ] = False,
+    degrade_snr: Annotated[
+        float | None, typer.Option(metavar="SNR", help="Add noise down to this S/N per Angstrom.")
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Posterior samples a spectrum.", min=2)] = 4096,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same correction.", min=0)] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or cuda:N.")] = "cpu",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
+) -> None:
+    """Fit a correction to what a model infers for stars whose parameters are known.
+
+    The table prints the fit of each label, and the errors of stars left out of it before and after: use the
+    correction only if it helps them. FILE.pdf and FILE.png show residuals and fit. Apply it with specinn run
+    --correction FILE.toml.
+    """
+    import attrs
+
+    import specinn
+    from specinn import calibrate as work
+    from specinn import models
+    from specinn.benchmarks import read_benchmarks
+    from specinn.cli.context import bar, plugins_of
+    from specinn.errors import ConfigError
+    from specinn.output import check_new, check_output, replacing
+    from specinn.report.figures import style
+
+    check_output(output, (".toml",), overwrite=overwrite)
+    figures = [check_new(output.with_suffix(end), overwrite=overwrite) for end in (".pdf", ".png")]
+    plugins = plugins_of(ctx)
+    offered = [offer.record.name for offer in plugins.offers("correction")]
+    if kind is None and len(offered) != 1:
+        raise ConfigError(
+            f"say with --kind which correction to fit: {', '.join(offered) or 'none'} installed"
+        )
+    correction_kind = plugins.load("correction", kind or offered[0])
+    chosen_model = models.find(plugins, model)
+    estimator = models.load(plugins, chosen_model, device)
+    table = read_benchmarks(benchmarks, estimator.labels)
+    for name in label or ():
+        estimator.labels.index(name)  # says which there are
+    pairs, strange = work.pair(table, spectra or [], plugins)
+    with bar("spectra") as progress:
+        rows, stars, lost = work.infer(
+            estimator,
+            pairs,
+            plugins,
+            degrade_snr=degrade_snr,
+            n_samples=samples,
+            seed=seed,
+            progress=progress,
+        )
+    stars = attrs.evolve(
+        stars,
+        literature={k: v for k, v in stars.literature.items() if not label or k in label},
+        fe_h_min=fe_h_min,
+        model=chosen_model.sha256(),
+    )
+    used, why = work.choose(
+        rows, stars, with_calibrators=with_calibrators, with_out_of_range=with_out_of_range
+    )
+    why |= lost
+    reasons = {reason: [name for name in why if why[name] == reason] for reason in why.values()}
+    absent = {star.star: None for star in table} | {star.star: star for star, _ in pairs}
+    reasons["no spectrum given"] = [name for name, star in absent.items() if star is None]
+    left_out = [f"{', '.join(names)} ({reason})" for reason, names in reasons.items() if names]
+    for words, of in (("left out", left_out), ("of no star of the table", [", ".join(strange)])):
+        for text in filter(None, of):
+            _say(f"{words}: {text}")
+    how = f"{benchmarks.name}, inferred [Fe/H] from {fe_h_min:g} on"
+    how += f", S/N {degrade_snr:g} per Angstrom" if degrade_snr is not None else ""
+    how += f"; {chosen_model.name}, {samples} samples, seed {seed}, specinn {specinn.__version__}"
+    how += f"; left out: {'; '.join(left_out)}" if left_out else ""
+    stars = attrs.evolve(stars, provenance=how)
+    correction, tested = work.calibrate(correction_kind, stars[used])
+    with style():
+        figure = work.draw(correction, stars, used)
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # once is enough for two files
+        for path, meta in zip(figures, ({"CreationDate": None}, {}), strict=True):
+            with replacing(path) as temporary:
+                figure.savefig(temporary, dpi=200, facecolor="white", metadata=meta)
+    correction.save(output)
+    _show(correction, tested, stars[used])
+    _say(work.verdict(tested))
+    if seen := dict.fromkeys(stars.star[used & stars.seen].tolist()):
+        _say(f"in the fit but not among these, as the training has seen them: {', '.join(seen)}")
+    for path in (output, *figures):
+        print(path)
+
+
+def _say(text: str) -> None:
+    import textwrap
+
+    print(textwrap.fill(text, 80, subsequent_indent="  ", break_on_hyphens=False))
+
+
+def _show(correction: Correction, tested: Mapping[str, LeaveOneOut], stars: BenchmarkStars) -> None:
+    """A line for each label: terms with errors, stars in the fit, and errors of the stars left out of it."""
+    import numpy as np
+    from rich.console import Console
+
+    from specinn.cli.evaluate import _columns, _figure, _style
+
+    terms = correction.terms()
+    heads = dict.fromkeys(term for of in terms.values() for term in of)
+    grid = _columns([""], [*heads, "stars", "median", "after", "rms", "after"])
+    for name in terms or tested:
+        style = _style(stars.posterior.labels[name].unit, more=1)
+        cells = []
+        for term in heads:
+            value, error = terms[name].get(term, (None, None))
+            cells.append(f"{_figure(value, '+' + style)} ± {_figure(error, style)}")
+        cells.append(str(len(set(stars.star[np.isfinite(stars.literature[name])].tolist()))))
+        for key in ("median_before", "median_after", "rms_before", "rms_after"):
+            cells.append(_figure(getattr(tested.get(name), key, None), style))
+        grid.add_row(name, *cells)
+    Console(highlight=False, markup=False, soft_wrap=True).print(grid)
+    _say("median, rms: absolute errors (K, km/s, dex) of stars left out of the fit, before and after")

@@ -1,0 +1,88 @@
+"""``specinn report``: a catalogue as one page that needs no network."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def report(
+    ctx: typer.Context,
+    catalogue: Annotated[Path, typer.Argument(help="Of specinn run, in any of its formats.")],
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[SPECTRA]...", help="Spectra (default: the files that the catalogue names)."),
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE.html", help="The page.")] = Path(
+        "report.html"
+    ),
+    spectra: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="The same as SPECTRA; repeatable.")
+    ] = None,
+    samples: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.h5", help="Of specinn run --save-samples (default: drawn again)."),
+    ] = None,
+    stars: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ID", help="Star whose spectrum goes onto the page; repeatable."),
+    ] = None,
+    most: Annotated[
+        int,
+        typer.Option(help="Without --stars: so many spectra at most, of flagged and diverse stars.", min=0),
+    ] = 24,
+    synthesizer: Annotated[
+        str, typer.Option(metavar="NAME", help="What computes model spectra; see specinn plugins.")
+    ] = "emulator",
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Name or file (default: as the catalogue says).")
+    ] = None,
+    resolving_power: Annotated[
+        float | None, typer.Option(metavar="R", help="Of the spectra, as it was given to specinn run.")
+    ] = None,
+    format: Annotated[str, typer.Option(help="File format (default: recognised from the content).")] = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda, or cuda:N.")] = "cpu",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the page if it exists.")] = False,
+) -> None:
+    """Make one HTML page of a catalogue: diagrams, histograms, a table, and the spectra of some stars.
+
+    The page needs nothing else and works for ten thousand stars. Spectra are shown with the model at the MAP,
+    bands from posterior samples and a corner plot; where that is not possible the page says why.
+    """
+    from specinn import catalogue as tables
+    from specinn.cli.context import bar, plugins_of
+    from specinn.errors import SpecinnError
+    from specinn.report import stars as page
+
+    page.check(output, overwrite=overwrite)
+    table = tables.read(catalogue)
+    rows = page.choose(table, stars or (), most)
+    given = [*(spectra or []), *(files or [])]
+    asked = bool(given or samples or stars or model)
+    opened: dict[int, Any] = {}
+    pixels: dict[str, Any] = {}
+    why = "" if most or stars else "No spectra were asked for."
+    if rows:
+        from specinn.report.opened import arms, open_stars
+        from specinn.resimulate import Resimulator
+
+        try:
+            simulator = Resimulator(
+                table, plugins=plugins_of(ctx), model=model, synthesizer=synthesizer, samples=samples,
+                resolving_power=resolving_power, device=device,
+            )  # fmt: skip
+            with bar("spectra") as progress:
+                opened = open_stars(simulator, rows, given or None, format=format, progress=progress)
+            pixels = arms(simulator)
+        except SpecinnError as error:
+            if asked:
+                raise
+            why = f"No spectra are shown: {error}."
+    page.write(table, output, catalogue.name, opened=opened, pixels=pixels, why=why, overwrite=overwrite)
+    without = [star["why"] for star in opened.values() if "why" in star]
+    for reason in dict.fromkeys([*([why] if why and most else []), *without]):
+        print(f"specinn: {reason}", file=sys.stderr)
+    print(f"{len(table)} stars, {len(opened) - len(without)} with spectra: {output}")

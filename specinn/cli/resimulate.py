@@ -1,0 +1,126 @@
+"""``specinn resimulate``: model spectra of catalogued stars over the observed ones."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from specinn.report.resimulation import Outcome
+
+_SHOWN = 20  # stars on the terminal
+
+
+def resimulate(
+    ctx: typer.Context,
+    catalogue: Annotated[Path, typer.Argument(help="Of specinn run, in any of its formats.")],
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[SPECTRA]...", help="Spectra (default: the files that the catalogue names)."),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the table and the figures.")
+    ] = Path("resimulation"),
+    synthesizer: Annotated[
+        str, typer.Option(metavar="NAME", help="What computes model spectra; see specinn plugins.")
+    ] = "emulator",
+    samples: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.h5", help="Of specinn run --save-samples (default: drawn again)."),
+    ] = None,
+    draws: Annotated[
+        int, typer.Option(help="Posterior samples that make the bands; 0 for none.", min=0)
+    ] = 300,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Name or file (default: as the catalogue says).")
+    ] = None,
+    resolving_power: Annotated[
+        float | None, typer.Option(metavar="R", help="Of the spectra, as it was given to specinn run.")
+    ] = None,
+    format: Annotated[str, typer.Option(help="File format (default: recognised from the content).")] = "auto",
+    figures: Annotated[int, typer.Option(help="Stars that have figures of their own, at most.", min=0)] = 24,
+    save_spectra: Annotated[
+        bool, typer.Option("--save-spectra", help="Write all spectra and bands to DIR/spectra.h5, too.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or cuda:N.")] = "cpu",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show model spectra of what was inferred over the observed spectra, and how well the two agree.
+
+    DIR gets stars.ecsv, with the differences of each star, and figures (PDF and PNG): whole arms and windows
+    around lines of each element, with 68 and 95 % bands from posterior samples; several stars side by side;
+    the mean difference by wavelength. A star that fails costs its own row, which says why.
+    """
+    import specinn
+    from specinn import catalogue as tables
+    from specinn.cli.context import bar, plugins_of, print_json
+    from specinn.report import resimulation as work
+    from specinn.resimulate import Resimulator
+
+    work.check(output, overwrite=overwrite)
+    table = tables.read(catalogue)
+    simulator = Resimulator(
+        table, plugins=plugins_of(ctx), model=model, synthesizer=synthesizer, samples=samples, draws=draws,
+        resolving_power=resolving_power, device=device, respond=figures > 0,
+    )  # fmt: skip
+    n, estimator = len(table), simulator.estimator
+    if n > figures > 0 and not files:
+        print(
+            f"specinn: figures are made of the first {figures} of {n} stars; see --figures", file=sys.stderr
+        )
+    meta = {
+        "specinn": specinn.__version__, "model": simulator.model.name, "sha256": simulator.model.sha256(),
+        "catalogue": catalogue.name, "synthesizer": synthesizer, "draws": draws,
+    }  # fmt: skip
+    with bar("stars") as progress:
+        outcome = work.write(
+            simulator(files, format=format), output, estimator.instrument, estimator.used_pixels, meta,
+            drawn=figures, save_spectra=save_spectra, overwrite=overwrite,
+            report=_report,
+            progress=lambda done: progress(done, max(n, done)),
+        )  # fmt: skip
+    if as_json:
+        print_json({"meta": meta, "stars": outcome.rows, "overall": outcome.total})
+    else:
+        _show(outcome)
+        print(output)
+    if outcome.interrupted:
+        print("specinn: stopped; what was done by then is written", file=sys.stderr)
+        raise typer.Exit(130)
+    if outcome.failed == len(outcome.rows):
+        print("specinn: no star could be resimulated", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def _report(name: str, message: str) -> None:
+    print(f"specinn: {message}" if name in message else f"specinn: {name}: {message}", file=sys.stderr)
+
+
+def _show(outcome: Outcome) -> None:
+    """A line for each star and one for all of them."""
+    import shutil
+
+    from rich.console import Console
+    from rich.table import Table
+
+    width = max(100, shutil.get_terminal_size((100, 24)).columns)
+    console = Console(highlight=False, markup=False, soft_wrap=True, width=width)
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    heads = ("mean |O-M| %", "(used)", "mean O-M %", "(used)", "noise %", "chi2 (used)")
+    columns = ("mean_abs", "mean_abs_used", "mean", "mean_used", "noise", "chi2_used")
+    for head in ("", "pixels", *heads):
+        table.add_column(head, justify="right" if head else "left")
+    done = [row for row in outcome.rows if "mean" in row]
+    for row in [*done[:_SHOWN], {**outcome.total, "id": f"all {len(done)}"}]:
+        cells = (f"{row[name]:.2f}" if row.get(name) is not None else "-" for name in columns)
+        table.add_row(row["id"], f"{row['n_pixels']:.0f}", *cells)
+    console.print(table)
+    without = f", {outcome.failed} without a model spectrum" if outcome.failed else ""
+    more = f" ({len(done) - _SHOWN} more in the table)" if len(done) > _SHOWN else ""
+    console.print(
+        f"O-M: observed minus model flux in per cent of the continuum; {len(done)} stars{more}{without}"
+    )

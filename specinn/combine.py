@@ -1,0 +1,267 @@
+"""Several spectra of one star as one row: the product of their posteriors, the prior counted once.
+
+p(labels | d_1, ..., d_k) is proportional to the product of p(labels | d_i) over prior^(k - 1). Everything is
+Gaussian, in the variables of the network, where posteriors come closest to that; there, the prior of labels
+that are learnt as probits is a standard normal distribution, and that of the others is taken as flat. Labels
+that are not detected, whose likelihoods have one flank only, are combined by themselves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+import numpy as np
+from astropy.table import Table
+
+from specinn import catalogue
+from specinn.catalogue import Field
+from specinn.epochs import PERCENTILES, CatalogueSource, SampleSource, Source, has_samples
+from specinn.errors import ConfigError
+from specinn.flags import Flag, is_bad, names
+from specinn.labels import Label, LabelSet
+from specinn.pipeline import Result, posterior_flags
+from specinn.posterior import QUANTILES, Summary
+
+if TYPE_CHECKING:
+    from specinn.plugins import Plugins
+
+P_DISAGREE = 1e-3  # of the chi-square, below which spectra are said to disagree
+_DRAWS = 4096  # of a combined posterior, from which its columns are read
+_KNOWN = 0.1  # information in units of the prior's, from which it counts in the chi-square
+_MASSES = np.diff([0.0, *(QUANTILES[name] for name in PERCENTILES), 1.0])
+_GRID = 4000  # places between the bounds of a label
+_BLOCK = 1024  # stars whose columns are made together
+_OF_POSTERIORS = int(Flag.MANY_REJECTED | Flag.ALL_REJECTED | Flag.AT_BOUNDS | Flag.UPPER_LIMIT)
+
+
+# One star -----------------------------------------------------------------------------------------------
+
+
+def prior_precision(labels: LabelSet) -> np.ndarray:
+    """``(n_labels,)`` of the training prior in the variables of the network: 1 (about 0), or 0 for flat."""
+    return np.array([float(label.transform == "probit") for label in labels])
+
+
+@attrs.frozen(eq=False)
+class Combination:
+    """The Gaussian ``mean (n_labels,)`` and ``covariance (n_labels, n_labels)`` of several.
+
+    ``chi2`` is theirs about it, with ``dof`` degrees of freedom; ``label_chi2 (n_labels,)`` that of each
+    label by itself, with one degree less than there are Gaussians, NaN where not all of them know the label.
+    """
+
+    mean: np.ndarray
+    covariance: np.ndarray
+    chi2: float
+    dof: int
+    label_chi2: np.ndarray
+
+    @property
+    def p_value(self) -> float:
+        """Chance of a larger chi-square; NaN without degrees of freedom."""
+        from scipy.special import chdtrc
+
+        return float(chdtrc(self.dof, self.chi2)) if self.dof else np.nan
+
+
+def combine_gaussians(
+    mean: np.ndarray, covariance: np.ndarray, prior: np.ndarray, common: float = 0.0
+) -> Combination:
+    """The product of Gaussian posteriors over the prior to the power of their number less one.
+
+    ``mean (k, n_labels)``, ``covariance (k, n_labels, n_labels)``; ``prior (n_labels,)`` is the precision of
+    the prior, whose mean is 0. Where a posterior is wider than the prior it counts as knowing nothing.
+    ``common`` is the share of the variances that all k have together, and that does not average out:
+    likelihoods then enter with the power 1 / (1 + (k - 1) common), and k equal ones give the variance
+    common + (1 - common) / k of one.
+    """
+    k = len(mean)
+    # in units of the prior's width, or of the posterior's where it is flat, eigenvalues can be compared
+    variance = np.diagonal(covariance, axis1=1, axis2=2)
+    typical = np.sqrt(variance.mean(axis=0))
+    scale = np.where(prior > 0, 1.0 / np.sqrt(np.where(prior > 0, prior, 1.0)), typical)
+    unit = np.diag(prior * scale**2)
+    precision = np.linalg.inv(covariance / np.outer(scale, scale))
+    value, vector = np.linalg.eigh(precision - unit)  # the likelihood: directions, and what is known there
+    weighted = np.einsum("kji,kjl,kl->ki", vector, precision, mean / scale)
+
+    def pool(known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The sum of the likelihoods' precisions, and of precision times mean."""
+        return (
+            np.einsum("kij,kj,klj->il", vector, np.where(known, value, 0.0), vector),
+            np.einsum("kij,kj->i", vector, np.where(known, weighted, 0.0)),
+        )
+
+    power = 1.0 / (1.0 + (k - 1) * common)
+    total, given = pool(value > 0.0)
+    combined = np.linalg.inv(power * total + unit)
+
+    known = value > _KNOWN
+    total, where = pool(known)
+    best = where @ np.linalg.pinv(total, rcond=1e-10, hermitian=True) @ where
+    chi2 = np.sum(weighted[known] ** 2 / value[known]) - best
+    dof = int(known.sum()) - int(np.linalg.matrix_rank(total, tol=1e-6, hermitian=True))
+    return Combination(
+        combined @ (power * given) * scale,
+        combined * np.outer(scale, scale),
+        float(max(chi2, 0.0)) / (1.0 - common),
+        dof,
+        _by_label(mean / scale, variance / scale**2, prior * scale**2) / (1.0 - common),
+    )
+
+
+def _by_label(mean: np.ndarray, variance: np.ndarray, prior: np.ndarray) -> np.ndarray:
+    """Chi-squares of single labels, whatever the others are; NaN where a posterior is that of the prior."""
+    precision = 1.0 / variance - prior
+    known = (precision > _KNOWN).all(axis=0)
+    precision = np.where(known, precision, 1.0)
+    each = mean / variance / precision
+    centre = (precision * each).sum(axis=0) / precision.sum(axis=0)
+    return np.where(known, (precision * (each - centre) ** 2).sum(axis=0), np.nan)
+
+
+def combine_limits(
+    percentiles: np.ndarray, label: Label, common: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Values of a label, and the chance ``(n,)`` that it is below each, where likelihoods may be one-sided.
+
+    ``percentiles (k, 5)`` as :data:`PERCENTILES`, physical. In the variable in which the prior is flat
+    (:attr:`Summary.undetected`) posteriors are likelihoods; their mean densities between neighbouring
+    percentiles are multiplied. The lowest is joined with the next where it is denser: a network's posterior
+    that is a little wider than the prior piles up at the bound, and a product would make that a peak.
+    """
+    log = label.transform == "log10"
+    low, high = np.log10(label.bounds) if log else label.bounds
+    grid = low + (np.arange(_GRID) + 0.5) * (high - low) / _GRID
+    total = np.zeros(_GRID)
+    for inner in np.log10(percentiles) if log else percentiles:
+        edges, mass = np.concatenate([[low], inner, [high]]), _MASSES
+        if mass[0] * (edges[2] - edges[1]) > mass[1] * (edges[1] - edges[0]):
+            edges, mass = np.delete(edges, 1), np.append(mass[0] + mass[1], mass[2:])
+        density = mass / np.maximum(np.diff(edges), (high - low) / _GRID)
+        total += np.log(density)[np.searchsorted(edges[1:-1], grid)]
+    total /= 1.0 + (len(percentiles) - 1) * common
+    chance = np.exp(total - total.max()).cumsum()
+    return (10.0**grid if log else grid), (chance - 0.5 * chance[0]) / chance[-1]
+
+
+# All stars ------------------------------------------------------------------------------------------------
+
+
+def combine(
+    files: Sequence[str | Path],
+    plugins: Plugins,
+    *,
+    by: str = "id",
+    model_files: Sequence[Path] = (),
+    common: float = 0.0,
+    seed: int = 0,
+) -> Table:
+    """A catalogue with one row for each star, in the order in which stars first appear.
+
+    ``files`` are catalogues or files of samples; rows with the same value of the column ``by`` are of one
+    star, those without a value are stars of their own. ``model_files`` are models that catalogues name and
+    that are not installed; ``common`` is explained in :func:`combine_gaussians`. Rows with a bad flag take no
+    part; single ones pass unchanged. Samples are read star by star.
+
+    Raises ``ConfigError``, ``ModelError``, ``ReadError`` or ``OutputError``.
+    """
+    if not 0.0 <= common < 1.0:
+        raise ConfigError(f"common {common:g}: expected a share from 0 (nothing) to below 1")
+    paths = [Path(file) for file in files]
+    kinds = [has_samples(path) for path in paths]
+    if len(set(kinds)) > 1:
+        raise ConfigError("catalogues and files of samples cannot be combined: give files of one kind")
+    with contextlib.ExitStack() as stack:
+        source = (
+            SampleSource(paths, by, stack) if kinds[0] else CatalogueSource(paths, by, plugins, model_files)
+        )
+        draws = np.random.default_rng(seed).normal(size=(_DRAWS // 2, len(source.labels)))
+        draws[0] = 0.0  # the mode itself
+        z = np.concatenate([draws, -draws])
+        fields = fields_of(source)
+        stars = list(stars_of(source.keys))
+        blocks = [stars[i : i + _BLOCK] for i in range(0, len(stars), _BLOCK)]
+        chunks = [_columns(source, block, common, z) for block in blocks]
+    return catalogue.build(chunks, fields, source.meta | {"combined": by, "common": common})
+
+
+def fields_of(source: Source) -> tuple[Field, ...]:
+    """The columns that there are for one spectrum, then those of the combination."""
+    return (
+        *source.fields(),
+        Field("n_epochs", np.int64, "", "Spectra that were combined: those without a bad flag"),
+        Field("chi2", np.float32, "", "Chi-square of the spectra about their combination, over all labels"),
+        Field("dof", np.int64, "", "Degrees of freedom of chi2"),
+        Field("p_value", np.float32, "", "Chance of a larger chi2 if the spectra agree"),
+        *(
+            Field(f"{n}_chi2", np.float32, "", f"Chi-square of {n} alone; n_epochs - 1 degrees of freedom")
+            for n in source.labels.names
+        ),
+    )
+
+
+def stars_of(keys: np.ndarray) -> Iterator[np.ndarray]:
+    """The rows of each star, in the order of their first ones; rows without a key are stars of their own."""
+    _, first, star = np.unique(keys, return_index=True, return_inverse=True)
+    star = np.where(keys == "", np.arange(len(keys)), first[star])
+    order = np.argsort(star, kind="stable")
+    yield from np.split(order, np.flatnonzero(np.diff(star[order])) + 1) if len(order) else ()
+
+
+def _columns(
+    source: Source, stars: Sequence[np.ndarray], common: float, z: np.ndarray
+) -> dict[str, np.ndarray]:
+    """The columns of some stars, of which ``stars`` has the rows each."""
+    labels, n = source.labels, len(stars)
+    summary = Summary.empty(labels, n)
+    used = [rows[~is_bad(source.flags[rows])] for rows in stars]
+    told = [part if len(part) else rows for part, rows in zip(used, stars, strict=True)]
+    found: dict[int, Combination] = {}
+    for i, rows in enumerate(used):
+        if len(rows) == 1:
+            source.alone(summary, i, rows[0])
+        elif len(rows) > 1:
+            each = source.spectra(rows)
+            found[i] = combine_gaussians(each.mean, each.covariance, prior_precision(labels), common)
+            y = found[i].mean + z @ np.linalg.cholesky(found[i].covariance).T
+            values = np.ascontiguousarray(labels.from_network(y).T)
+            for j in np.flatnonzero(each.undetected.any(axis=0)):
+                # the draws keep their ranks, and so what hangs together
+                place = (np.argsort(np.argsort(y[:, j])) + 0.5) / len(y)
+                known, chance = combine_limits(each.percentiles[:, :, j], labels[j], common)
+                values[j] = np.interp(place, chance, known)
+            summary.put_star(i, values, -0.5 * (z**2).sum(axis=1), labels.inside(values.T))
+    flags = np.array([np.bitwise_or.reduce(source.flags[rows]) for rows in told])
+    several = list(found)
+    flags[several] &= ~np.uint32(_OF_POSTERIORS)
+    flags[several] |= posterior_flags(summary, labels)[several]
+    new = {
+        "chi2": np.full(n, np.nan),
+        "p_value": np.full(n, np.nan),
+        "dof": np.zeros(n, int),
+        "n_epochs": np.array([len(rows) for rows in used]),
+        **{f"{name}_chi2": np.full(n, np.nan) for name in labels.names},
+    }
+    messages = np.array([source.message(rows[0]) for rows in told], dtype=object)
+    for i, one in found.items():
+        new["chi2"][i], new["dof"][i], new["p_value"][i] = one.chi2, one.dof, one.p_value
+        for name, value in zip(labels.names, one.label_chi2, strict=True):
+            new[f"{name}_chi2"][i] = value
+        messages[i] = ", ".join(names(flags[i])) if is_bad(flags[i]) else ""
+        if one.p_value < P_DISAGREE:
+            flags[i] |= np.uint32(Flag.EPOCHS_DISAGREE)
+            worst = labels.names[int(np.nan_to_num(one.label_chi2, nan=-1.0).argmax())]
+            messages[i] = (
+                f"{len(used[i])} spectra disagree: chi-square {one.chi2:.0f} with {one.dof} degrees of "
+                f"freedom (p = {one.p_value:.1g}), most in {worst}"
+            )
+    first = np.array([rows[0] for rows in stars])
+    keys = np.where(source.keys[first] == "", source.ids[first], source.keys[first])
+    meta = Table({"id": keys, "flags": flags, "message": messages})
+    columns = catalogue.summarise(Result(meta, summary), instrument="", model="") | new
+    return columns | source.others(told, columns)

@@ -1,0 +1,233 @@
+"""Posteriors of spectra in catalogues and files of samples, as :mod:`specinn.combine` takes them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import numpy as np
+from astropy.table import vstack
+
+from specinn import catalogue, models
+from specinn.catalogue import Field
+from specinn.errors import ConfigError, ModelError
+from specinn.flags import is_bad, names
+from specinn.labels import Label, LabelSet, make_label
+from specinn.posterior import QUANTILES, Summary
+
+if TYPE_CHECKING:
+    from specinn.plugins import Plugins
+
+PERCENTILES = ("p2_5", "p16", "median", "p84", "p97_5")
+_NOT_IN_SAMPLES = ("path", "instrument", "rv", "rv_error", "stranger")  # columns of a catalogue
+_POOLED: dict[str, Callable[[np.ndarray], Any]] = {
+    "rv": np.mean,
+    "rv_error": lambda errors: np.sqrt(np.sum(errors**2)) / len(errors),
+    "stranger": np.max,
+    "snr": lambda snr: np.sqrt(np.sum(snr**2)),
+}
+
+
+@attrs.frozen(eq=False)
+class Spectra:
+    """Those of one star, k of them.
+
+    ``mean (k, n_labels)`` and ``covariance (k, n_labels, n_labels)`` in the variables of the network;
+    ``percentiles (k, 5, n_labels)`` as :data:`PERCENTILES`, physical; ``undetected (k, n_labels)``.
+    """
+
+    mean: np.ndarray
+    covariance: np.ndarray
+    percentiles: np.ndarray
+    undetected: np.ndarray
+
+
+class CatalogueSource:
+    """Rows of catalogues: Gaussians of median and half of the central 68 %, without correlations.
+
+    Percentiles go through the transforms of the labels as they are; means and standard deviations do not.
+    """
+
+    def __init__(self, paths: Sequence[Path], by: str, plugins: Plugins, files: Sequence[Path]) -> None:
+        tables = [catalogue.read(path) for path in paths]
+        for path, table in zip(paths, tables, strict=True):
+            for name in (by, "id", "flags", "model", "message"):
+                if name not in table.colnames:
+                    raise ConfigError(f"{path} has no column {name!r}: is it a catalogue of specinn run?")
+        self.table = table = vstack(tables, metadata_conflicts="silent")
+        self.meta = dict(tables[0].meta)
+        self.flags = np.asarray(table["flags"], np.uint32)
+        self.labels = labels_of({str(name) for name in table["model"]}, plugins, files)
+        self.keys = np.array(["" if v is np.ma.masked or v != v else str(v) for v in table[by]], np.str_)
+        self.ids = np.asarray(table["id"])
+        columns = [[self._of(f"{n}_{end}") for n in self.labels.names] for end in PERCENTILES]
+        self.percentiles = np.array(columns).transpose(2, 0, 1)
+        self.undetected = np.isfinite([self._of(f"{n}_upper") for n in self.labels.names]).T
+        low, self.mean, high = self.labels.to_network(self.percentiles[:, 1:4]).transpose(1, 0, 2)
+        self.sigma = np.maximum(0.5 * (high - low), 1e-6)
+        lost = ~is_bad(self.flags) & ~np.isfinite(self.percentiles).all(axis=(1, 2))
+        if lost.any():
+            raise ConfigError(
+                f"{self.ids[lost][0]} has no bad flag, but lacks percentiles of a label of its model: "
+                "combine catalogues as specinn run wrote them"
+            )
+
+    def _of(self, name: str) -> np.ndarray:
+        if name not in self.table.colnames:
+            return np.full(len(self.table), np.nan)
+        return np.ma.filled(np.ma.asarray(self.table[name], float), np.nan)
+
+    def fields(self) -> tuple[Field, ...]:
+        arms = [name.removeprefix("snr_") for name in self.table.colnames if name.startswith("snr_")]
+        return catalogue.schema(self.labels, arms)
+
+    def spectra(self, rows: np.ndarray) -> Spectra:
+        covariance = np.eye(len(self.labels)) * self.sigma[rows, None] ** 2
+        return Spectra(self.mean[rows], covariance, self.percentiles[rows], self.undetected[rows])
+
+    def alone(self, summary: Summary, star: int, row: int) -> None:
+        """Nothing: :meth:`others` takes the numbers of the row as they are."""
+
+    def message(self, row: int) -> str:
+        return str(self.table["message"][row])
+
+    def others(self, stars: Sequence[np.ndarray], columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """The columns that are not of the posterior, and all of those of stars with one row."""
+        out: dict[str, Any] = {}
+        for name in ("path", "instrument", "model"):
+            texts = np.asarray(self.table[name])
+            out[name] = [";".join(dict.fromkeys(str(v) for v in texts[rows])) for rows in stars]
+        first, single = np.array([rows[0] for rows in stars]), columns["n_epochs"] < 2
+        for name in [field.name for field in self.fields() if field.dtype is np.float32]:
+            values, pool = self._of(name), _POOLED.get(name.split("_")[0] if name[:4] == "snr_" else name)
+            found = columns.get(name) if pool is None else np.array([pool(values[rows]) for rows in stars])
+            out[name] = np.where(single, values[first], found)
+        return out
+
+
+class SampleSource:
+    """Files of samples: Gaussians with the mean and covariance of all samples, read star by star.
+
+    Samples outside the bounds count, because the network's density goes on there; the product is cut off.
+    """
+
+    def __init__(self, paths: Sequence[Path], by: str, stack: contextlib.ExitStack) -> None:
+        import h5py
+
+        if by != "id":
+            raise ConfigError(f"a file of samples has no column {by!r}, only id: give the catalogue instead")
+        self.files = [stack.enter_context(h5py.File(path)) for path in paths]
+        sets = [_labels_in(file) for file in self.files]
+        self.labels = sets[0]
+        for path, labels in zip(paths, sets, strict=True):
+            _check_same(self.labels, labels, str(paths[0]), str(path))
+        self.first = np.cumsum([0, *(len(file["id"]) for file in self.files)])
+        self.keys = self.ids = np.concatenate([file["id"].asstr()[:].astype(np.str_) for file in self.files])
+        self.flags = np.concatenate([file["flags"][:] for file in self.files]).astype(np.uint32)
+        self.meta = {"model": str(self.files[0].attrs.get("model", ""))}
+        few, needed = min(file["samples"].shape[1] for file in self.files), 2 * len(self.labels) + 2
+        if few < needed:
+            raise ConfigError(f"{few} samples a spectrum: at least {needed} are needed for their covariance")
+
+    def _at(self, row: int) -> tuple[Any, int]:
+        number = int(np.searchsorted(self.first, row, side="right")) - 1
+        return self.files[number], int(row - self.first[number])
+
+    def fields(self) -> tuple[Field, ...]:
+        return tuple(
+            field for field in catalogue.schema(self.labels, []) if field.name not in _NOT_IN_SAMPLES
+        )
+
+    def spectra(self, rows: np.ndarray) -> Spectra:
+        means, covariances, n = [], [], len(self.labels)
+        summary = Summary.empty(self.labels, len(rows))
+        for k, row in enumerate(rows):
+            file, i = self._at(row)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                y = self.labels.to_network(file["samples"][i])
+            y = y[np.isfinite(y).all(axis=1)]
+            means.append(y.mean(axis=0))
+            covariances.append(np.cov(y.T))
+            self.alone(summary, k, row)
+        percentiles = summary.quantiles[[list(QUANTILES).index(name) for name in PERCENTILES], :, :n]
+        return Spectra(
+            np.array(means), np.array(covariances), percentiles.swapaxes(0, 1), summary.undetected[:, :n]
+        )
+
+    def alone(self, summary: Summary, star: int, row: int) -> None:
+        """The statistics of the samples."""
+        file, i = self._at(row)
+        values = np.ascontiguousarray(file["samples"][i].T)
+        summary.put_star(star, values, file["log_prob"][i], file["inside"][i])
+
+    def message(self, row: int) -> str:
+        return ", ".join(names(self.flags[row])) if is_bad(self.flags[row]) else ""
+
+    def others(self, stars: Sequence[np.ndarray], columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """The model, which is all that the file knows beside posteriors."""
+        of = [[str(self._at(row)[0].attrs.get("model", "")) for row in rows] for rows in stars]
+        return {"model": [";".join(dict.fromkeys(part)) for part in of]}
+
+
+Source = CatalogueSource | SampleSource
+
+
+def _labels_in(file: Any) -> LabelSet:
+    """The labels of a file of samples; one that is of no known kind is taken as learnt as it is."""
+    out = []
+    for name, unit, bounds in zip(*(file.attrs[key] for key in ("labels", "units", "bounds")), strict=True):
+        try:
+            out.append(make_label(str(name), tuple(bounds)))
+        except ConfigError:
+            out.append(Label(str(name), str(unit), tuple(bounds)))
+    return LabelSet(tuple(out))
+
+
+def labels_of(names: set[str], plugins: Plugins, files: Sequence[Path]) -> LabelSet:
+    """The labels of models as catalogues name them, "NAME HASH", from ``files`` or from what is installed.
+
+    Raises ``ModelError`` where one is not found, or where their labels differ.
+    """
+    given = [models.find(plugins, path) for path in files]
+    sets: dict[str, LabelSet] = {}
+    for name in sorted(names):
+        short, _, digest = name.rpartition(" ")
+        candidates = list(given)
+        with contextlib.suppress(ModelError):
+            candidates.append(models.find(plugins, short or name))
+        fitting = [m for m in candidates if (m.sha256().startswith(digest) if short else m.name == name)]
+        if not fitting:
+            raise ModelError(
+                f"the bounds of the labels are those of the model {name}, which is not installed: give its "
+                "file with --model"
+            )
+        sets[name] = LabelSet.from_dicts(fitting[0].labels)
+        _check_same(next(iter(sets.values())), sets[name], next(iter(sets)), name)
+    return next(iter(sets.values()))
+
+
+def _check_same(one: LabelSet, other: LabelSet, first: str, second: str) -> None:
+    """Models may differ, but not in what their labels mean: then their priors are not the same."""
+
+    def essence(labels: LabelSet) -> list[tuple[Any, ...]]:
+        return [(label.name, *label.bounds, label.transform) for label in labels]
+
+    if essence(one) != essence(other):
+        differ = [a[0] for a, b in zip(essence(one), essence(other), strict=False) if a != b]
+        raise ModelError(
+            f"{first} and {second} differ in labels or bounds ({differ[0] if differ else 'their number'}), "
+            "so their posteriors have no common prior: combine spectra that one model was run on"
+        )
+
+
+def has_samples(path: Path) -> bool:
+    """Whether the file holds samples, and not a catalogue."""
+    import h5py
+
+    if not path.is_file() or not h5py.is_hdf5(path):
+        return False
+    with h5py.File(path) as file:
+        return "samples" in file

@@ -1,0 +1,80 @@
+"""Model spectra of inferred labels as an instrument observes them, by any synthesizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from specinn.errors import ConfigError
+from specinn.labels import li_fe
+from specinn.wavelengths import air_to_vacuum, vacuum_to_air
+
+if TYPE_CHECKING:
+    from specinn.instruments import Instrument
+    from specinn.interfaces import Synthesizer
+
+_ALPHA = ("mg_fe", "si_fe", "ca_fe", "ti_fe")  # whose mean oxygen follows
+_ROUNDING = 1e-4  # of a label's range: catalogues hold float32
+
+
+class Models:
+    """Model spectra by ``synthesizer`` as ``instrument`` observes them: rotation, resolving power, pixels."""
+
+    def __init__(self, synthesizer: Synthesizer, instrument: Instrument) -> None:
+        from specinn.observe import ModelGrid, Observer
+
+        self.labels, self.bounds = tuple(synthesizer.labels), np.asarray(synthesizer.bounds, float)
+        wavelength = np.asarray(synthesizer.wavelength, float)
+        if synthesizer.medium != instrument.medium:
+            wavelength = (vacuum_to_air if instrument.medium == "air" else air_to_vacuum)(wavelength)
+        arms = getattr(synthesizer, "arms", {"all": slice(0, wavelength.size)})
+        grid = ModelGrid.of(instrument, wavelength, arms)
+        operator = grid.operator(wavelength, arms, synthesizer.resolving_power)
+        if hasattr(synthesizer, "resampled"):  # once, and not once a spectrum
+            self._synthesise: Any = synthesizer.resampled(grid.wavelength, dict(grid.arms), operator)
+        else:
+            self._synthesise = lambda values: (operator @ np.asarray(synthesizer(values)).T).T
+        self._observer = Observer(instrument, grid)
+
+    def complete(self, values: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+        """The synthesizer's labels ``(n, n_labels)`` for values ``(n, n_names)``, and the names of those that
+        lay beyond its bounds and were taken at the bound.
+
+        What was not inferred is what the grid has on average for such a star: [O/Fe] the mean of the alpha
+        elements, all other [X/Fe] 0. A(Li) and [Li/Fe] come from each other. Raises ``ConfigError`` for a
+        label that can be had from none of these.
+        """
+        known = dict(zip(names, np.asarray(values, float).T, strict=True))
+        if {"a_li", "fe_h"} <= set(known):
+            known.setdefault("li_fe", li_fe(known["a_li"], known["fe_h"]))
+        elif {"li_fe", "fe_h"} <= set(known):
+            known["a_li"] = known["li_fe"] - li_fe(0.0, known["fe_h"])
+        alpha = [known[name] for name in _ALPHA if name in known]
+        out = np.zeros((len(values), len(self.labels)))
+        for column, name in zip(out.T, self.labels, strict=True):
+            if name in known:
+                column[:] = known[name]
+            elif name == "o_fe" and alpha:
+                column[:] = np.mean(alpha, axis=0)
+            elif not name.endswith("_fe"):
+                raise ConfigError(
+                    f"the synthesizer needs {name}, and the model infers {', '.join(names)}: use another one"
+                )
+        low, high = self.bounds.T
+        margin = _ROUNDING * (high - low)
+        beyond = ((out < low - margin) | (out > high + margin)).any(axis=0)
+        return out.clip(low, high), [n for n, b in zip(self.labels, beyond, strict=True) if b and n in known]
+
+    def __call__(self, values: np.ndarray, names: Sequence[str]) -> np.ndarray:
+        """Noiseless flux ``(n, n_pix)`` over the true continuum for values ``(n, n_names)``."""
+        import torch
+
+        completed = self.complete(values, names)[0]
+        vbroad = values[:, list(names).index("vbroad")] if "vbroad" in names else np.zeros(len(values))
+        if "vbroad" in self.labels:  # then the synthesizer has broadened already
+            vbroad = np.zeros(len(values))
+        flux = torch.as_tensor(np.ascontiguousarray(self._synthesise(completed)), dtype=torch.float32)
+        with torch.no_grad():
+            return self._observer(flux, torch.as_tensor(vbroad, dtype=torch.float32)).double().numpy()

@@ -1,0 +1,347 @@
+"""specinn calibrate: which stars, the errors of those left out, the command, and a run with what it wrote."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import fake_plugin
+import numpy as np
+import pytest
+import specinn_teff_bias
+from specinn_teff_bias.correction import TeffBias
+from typer.testing import CliRunner, Result
+
+from specinn import calibrate, catalogue, models
+from specinn.benchmarks import Benchmark, read_benchmarks
+from specinn.cli import app
+from specinn.errors import ConfigError, ReadError
+from specinn.flags import names
+from specinn.hookspecs import Record, hookimpl
+from specinn.interfaces import BenchmarkStars, Correction, LeaveOneOut
+from specinn.plugins import Plugins
+from specinn.posterior import Posterior
+
+HEAD = "file,star,instrument,resolving_power,teff,logg,fe_h,e_logg,role,in_range\n"
+A, B = -1e-4, 0.75  # the literature has another logg than the spectra: by 0.35 at 4000 K, 0.15 at 6000 K
+N = 8
+
+
+@attrs.frozen
+class Offset(Correction):
+    """A stranger's correction: one constant, of logg."""
+
+    by: float
+    model: str | None = None
+
+    @classmethod
+    def fit(cls, stars: BenchmarkStars, use: np.ndarray, leave_one_out: Any = None) -> Offset:
+        at = stars.posterior.labels.index("logg")
+        return cls(float((stars.posterior.map[:, at] - stars.literature["logg"])[use].mean()), stars.model)
+
+    def apply(self, posterior: Posterior) -> tuple[Posterior, np.ndarray]:
+        samples = posterior.samples.copy()
+        samples[..., 1] -= self.by
+        return attrs.evolve(posterior, samples=samples), np.ones(len(posterior), bool)
+
+    @classmethod
+    def load(cls, path: Path) -> Offset:
+        return cls(float(path.read_text()))
+
+    def save(self, path: Path) -> None:
+        path.write_text(str(self.by))
+
+
+class Unfit(Offset):
+    fit = classmethod(Correction.fit.__func__)  # type: ignore[attr-defined]
+
+
+class Strangers:
+    @hookimpl
+    def specinn_corrections(self) -> list[Record]:
+        return [
+            Record(name="offset", summary="", factory="test_calibrate:Offset"),
+            Record(name="unfit", summary="", factory="test_calibrate:Unfit"),
+        ]
+
+
+@pytest.fixture(scope="module")
+def plugins(tmp_path_factory: pytest.TempPathFactory) -> Plugins:
+    path = tmp_path_factory.mktemp("model") / "toy.safetensors"
+    toy = fake_plugin.Toy.train({}, path.parent, lambda state: None)
+    toy.header["training"]["calibrators"] = [{"name": "Star 1"}]
+    toy.save(path)
+    fake_plugin.MODELS["toy-model"] = path
+    return Plugins(entry=[], extra={"fake": fake_plugin, "bias": specinn_teff_bias})
+
+
+@pytest.fixture
+def specinn(plugins: Plugins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Runs a command in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: Any, given: Plugins | None = None) -> Result:
+        return CliRunner().invoke(app, [str(a) for a in arguments], obj=given or plugins)
+
+    return call
+
+
+Command = Callable[..., Result]
+ALL = ("--samples", 100, "-m", "toy-model")
+FAST = (*ALL, "--label", "logg")
+
+
+def sentence(result: Result, *words: str) -> None:
+    assert result.exit_code == 1, result.output
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("specinn: "), result.stderr
+    assert all(word in lines[0] for word in words), lines[0]
+
+
+def labels_of(n: int = N) -> np.ndarray:
+    """Truth of the spectra: 4300 to 6700 K, all [Fe/H] from -0.8 to 0, and one of -2."""
+    rng = np.random.default_rng(2)
+    fe_h = rng.uniform(-0.8, 0, n)
+    fe_h[-1] = -2.0
+    return np.column_stack([np.linspace(4300, 6700, n), rng.uniform(1.5, 4, n), fe_h, np.full(n, 1.5)])
+
+
+def line_of(i: int, labels: np.ndarray, rest: str = ",validation,1") -> str:
+    """A row of the table, whose logg differs from that of the spectrum as A and B say."""
+    teff, logg, fe_h, _ = labels
+    return f"star{i}.txt,Star {i},toy,,{teff},{logg - A * teff - B},{fe_h},{rest}\n"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("spectra")
+    for i, labels in enumerate(labels_of()):
+        batch = fake_plugin.simulate(labels[None], snr=300.0, seed=i)
+        fake_plugin.write_text(folder / f"star{i}.txt", batch)
+    return folder
+
+
+@pytest.fixture
+def table(tmp_path: Path, files: Path) -> Path:
+    """Eight stars: the training has seen Star 1, the table says so of Star 2; Star 7 is metal poor."""
+    truth = labels_of()
+    for i in range(N):
+        shutil.copy(files / f"star{i}.txt", tmp_path)
+    path = tmp_path / "stars.csv"
+    rows = [line_of(i, truth[i], f"0.02,{'calibrator' if i == 2 else 'validation'},1") for i in range(N)]
+    path.write_text(HEAD + "".join(rows))
+    return path
+
+
+def test_the_command(specinn: Command, table: Path, plugins: Plugins) -> None:
+    result = specinn("calibrate", table, *ALL)
+    assert result.exit_code == 0 and result.stderr == "", result.output
+    lines = result.stdout.splitlines()
+    assert lines[0] == "left out: Star 1, Star 2 (calibrator of the training)"
+    assert lines[1] == "left out: Star 7 (inferred [Fe/H] below -1.5)"
+    assert max(map(len, lines)) <= 80
+    assert re.search(r"better in (\w+, )?logg(, \w+)?\s+(but not|in every)", result.stdout)
+    assert {p.name for p in Path().iterdir() if "correction" in p.name} == {
+        "correction.toml", "correction.pdf", "correction.png",
+    }  # fmt: skip
+    found = TeffBias.load(Path("correction.toml"))
+    line = found.labels["logg"]
+    assert line.a == pytest.approx(A, abs=3 * line.a_error) and line.a_error < 5e-5  # type: ignore[operator]
+    assert found.bias("logg", np.array([4500.0]))[0] == pytest.approx([A * 4500 + B], abs=0.03)
+    assert line.n_stars == 5 and line.leave_one_out is not None and line.leave_one_out.n_stars == 5
+    assert line.leave_one_out.median_after < 0.5 * line.leave_one_out.median_before
+    assert found.stars == ("Star 0", "Star 3", "Star 4", "Star 5", "Star 6") and found.calibrators == ()
+    assert found.model == models.find(plugins, "toy-model").sha256()
+    assert "left out: Star 1, Star 2 (calibrator of the training)" in found.provenance
+    row = next(text for text in lines if text.startswith("logg")).split()
+    assert row[1:5] == [f"{1e3 * line.a:+.3f}", "±", f"{1e3 * line.a_error:.3f}", f"{line.b:+.3f}"]  # type: ignore[operator]
+    assert row[-5:-3] == ["5", f"{line.leave_one_out.median_before:.3f}"]
+    sentence(specinn("calibrate", table, *FAST), "correction.toml exists", "--overwrite")
+    assert specinn("calibrate", table, *FAST, "--overwrite").exit_code == 0
+    again = TeffBias.load(Path("correction.toml"))
+    assert again.labels == {"logg": line}  # the same seed gives the same, whatever else is fitted
+
+
+def test_a_run_keeps_raw_and_corrected_values(specinn: Command, table: Path) -> None:
+    """End to end: correct what calibrate wrote, and flag the star outside its range."""
+    assert specinn("calibrate", table, *FAST, "-o", "c.toml").exit_code == 0
+    files = [table.with_name(f"star{i}.txt") for i in (3, 5, 7)]
+    options = ("-i", "toy", "--samples", 500, "--quiet")
+    assert specinn("run", *files, *options, "-o", "raw.ecsv").exit_code == 0
+    assert specinn("run", *files, *options, "-o", "new.ecsv", "--correction", "c.toml").exit_code == 0
+    raw, new = catalogue.read("raw.ecsv"), catalogue.read("new.ecsv")
+    assert new["logg_raw"].tolist() == raw["logg"].tolist() and "logg_raw" not in raw.colnames
+    bias = TeffBias.load(Path("c.toml")).bias("logg", np.asarray(raw["teff"], float))[0]
+    assert new["logg"][:2] == pytest.approx(raw["logg"][:2] - bias[:2], abs=1e-4)
+    assert new["logg_p16"][:2] == pytest.approx(raw["logg_p16"][:2] - bias[:2], abs=5e-3)
+    assert (new["teff"] == raw["teff"]).all()
+    truth = labels_of()[[3, 5]]
+    assert new["logg"][:2] == pytest.approx(truth[:, 1] - A * truth[:, 0] - B, abs=0.1)
+    assert new["logg"][2] == raw["logg"][2]
+    assert ["correction_out_of_range" in names(flags) for flags in new["flags"]] == [False, False, True]
+    Path("c.toml").write_text(Path("c.toml").read_text().replace('model = "', 'model = "00000000'))
+    wrong = specinn("run", *files, *options, "-o", "x.ecsv", "--correction", "c.toml")
+    sentence(wrong, "is not the SHA-256")
+
+
+def test_stars_may_be_let_in(specinn: Command, table: Path) -> None:
+    table.write_text(table.read_text().replace("validation,1", "validation,0", 1))
+    result = specinn("calibrate", table, *FAST, "--fe-h-min", -3)
+    assert "Star 0 (out of range, says the table)" in result.stdout and "Star 7" not in result.stdout
+    result = specinn("calibrate", table, *FAST, "--overwrite", "--with-calibrators", "--with-out-of-range",
+                     "--fe-h-min", -3)  # fmt: skip
+    assert "left out" not in result.stdout.splitlines()[0]
+    assert "the training has seen them: Star 1, Star 2" in " ".join(result.stdout.split())
+    found = TeffBias.load(Path("correction.toml"))
+    assert found.n_stars == N and found.calibrators == ("Star 1", "Star 2")
+    assert found.labels["logg"].leave_one_out.n_stars == N - 2  # type: ignore[union-attr]
+    assert found.range.fe_h is not None and -2.3 < found.range.fe_h[0] < -1.8
+
+
+def test_spectra_by_file_name_and_by_id(specinn: Command, table: Path, tmp_path: Path) -> None:
+    """Two files by name, elsewhere and with another suffix; the others in one file, by id."""
+    assert specinn("calibrate", table, *FAST).exit_code == 0
+    first = TeffBias.load(Path("correction.toml"))
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    truth = labels_of()
+    for i in (0, 3):
+        (tmp_path / f"star{i}.txt").rename(folder / f"star{i}.{'txt' if i else 'dat'}")
+    batch = fake_plugin.simulate(truth[4:7], snr=300.0)
+    batch.meta["id"] = ["STAR 4", "star5.txt", "nobody"]
+    many = fake_plugin.write_text(folder / "many.txt", batch)
+    other = fake_plugin.write_text(folder / "other.txt", fake_plugin.simulate(truth[:1]))
+    (folder / "letter.txt").write_text("dear friend\n")
+    spectra = (folder / "star0.dat", folder / "star3.txt", many, other, folder / "letter.txt")
+    result = specinn("calibrate", table, *spectra, *FAST, "--overwrite")
+    assert result.exit_code == 0, result.output
+    text = " ".join(result.stdout.split())
+    assert "Star 1, Star 2, Star 6, Star 7 (no spectrum given)" in text
+    assert "of no star of the table: other.txt, letter.txt" in text
+    found = TeffBias.load(Path("correction.toml"))
+    assert found.stars == ("Star 0", "Star 3", "Star 4", "Star 5")
+    assert found.labels["logg"].b == pytest.approx(first.labels["logg"].b, abs=0.3)
+    sentence(specinn("calibrate", table, other, *FAST, "--overwrite"), "none of the 1 spectra is of a star")
+
+
+def test_too_few_stars_and_other_wrong_calls(specinn: Command, table: Path) -> None:
+    text = table.read_text()
+    table.write_text("".join(text.splitlines(keepends=True)[:5]))
+    sentence(specinn("calibrate", table, *FAST), "2 stars with literature values are left", "at least 3")
+    table.write_text(text.replace("\nstar", "\nlost"))
+    sentence(specinn("calibrate", table, *FAST), "none of the stars gave values", "lost0.txt: no such file")
+    table.write_text(text.replace("0.02", "-0.02"))
+    sentence(specinn("calibrate", table, *FAST), "standard error of Star 0 is negative")
+    table.write_text(text.replace("toy", "tox"))
+    sentence(specinn("calibrate", table, *FAST), "did you mean 'toy'")
+    table.write_text(text)
+    sentence(specinn("calibrate", table, *ALL, "--label", "log_g"), "no label 'log_g'")
+    sentence(specinn("calibrate", table, *ALL, "--label", "a_li"), "0 stars with literature values")
+    sentence(specinn("calibrate", table, "-o", "c.csv"), "'.csv'", ".toml")
+    sentence(specinn("calibrate", "none.csv", *FAST), "none.csv: no such file")
+    assert not list(Path().glob("correction*"))
+
+
+def test_a_bad_star_is_named_and_the_others_go_on(specinn: Command, table: Path) -> None:
+    table.with_name("star4.txt").unlink()
+    result = specinn("calibrate", table, *FAST)
+    assert result.exit_code == 0 and re.search(r"left out: Star 4\s+\(", result.stdout)
+    assert "star4.txt: no such file" in " ".join(result.stdout.split())
+    assert TeffBias.load(Path("correction.toml")).n_stars == 4
+
+
+def test_the_correction_of_a_stranger(specinn: Command, table: Path, plugins: Plugins) -> None:
+    extra = {"fake": fake_plugin, "bias": specinn_teff_bias, "strangers": Strangers()}
+    both = Plugins(entry=[], extra=extra)
+    sentence(specinn("calibrate", table, *FAST, given=both), "--kind", "offset", "teff-bias")
+    result = specinn("calibrate", table, *FAST, "--kind", "offset", given=both)
+    assert result.exit_code == 0, result.output
+    row = next(line for line in result.stdout.splitlines() if line.startswith("logg")).split()
+    assert len(row) == 6 and float(row[3]) < float(row[2])  # stars, then median before and after
+    assert Offset.load(Path("correction.toml")).by == pytest.approx(0.19, abs=0.05)
+    assert Path("correction.png").stat().st_size > 10_000
+    result = specinn("calibrate", table, *FAST, "--kind", "unfit", "--overwrite", given=both)
+    sentence(result, "the correction Unfit cannot be fitted", "--kind")
+
+
+# Stars left out
+
+
+def known(n: int = 6, seen: Any = ()) -> BenchmarkStars:
+    """logg is off by i for star i, with two spectra of the last star."""
+    values = np.array([[5000.0 + 100 * i, 2.0 + i, 0.0, 1.0] for i in range(n)])[:, None].repeat(4, axis=1)
+    posterior = Posterior(fake_plugin.LABELS, values, np.zeros((n, 4)), np.ones((n, 4), bool))
+    star = np.array([f"s{i}" for i in range(n)])
+    star[-1] = star[-2]
+    literature = {"logg": np.full(n, 2.0)}
+    return BenchmarkStars(
+        star, posterior, literature, {"logg": np.zeros(n)}, np.isin(np.arange(n), list(seen))
+    )
+
+
+def test_leave_one_out_is_what_it_says() -> None:
+    """The constant of a stranger: the mean of the other stars' errors, by hand."""
+    found = calibrate.leave_one_out(Offset, known())["logg"]
+    off = np.array([0.0, 1, 2, 3, 4, 5])
+    before = np.array([0, 1, 2, 3, 4.5])
+    after = [off[i] - np.delete(off, i).mean() for i in range(4)] + [4.5 - off[:4].mean()]
+    assert found.n_stars == 5
+    assert found.median_before == 2 and found.rms_before == pytest.approx(np.sqrt((before**2).mean()))
+    assert found.median_after == pytest.approx(np.median(np.abs(after)))
+    assert found.rms_after == pytest.approx(np.sqrt(np.mean(np.square(after))))
+
+
+def test_calibrators_are_not_counted() -> None:
+    found = calibrate.leave_one_out(Offset, known(seen=(0, 1)))["logg"]
+    assert found.n_stars == 3 and found.median_before == 3
+    assert calibrate.leave_one_out(Offset, known(seen=range(6))) == {}
+    assert "nothing says whether" in calibrate.verdict({})
+
+
+def test_labels_with_too_few_stars_are_not_fitted() -> None:
+    stars = known()
+    few = np.array([1.0, 1.0, *[np.nan] * 4])
+    stars = attrs.evolve(stars, literature={**stars.literature, "fe_h": few})
+    assert list(calibrate.calibrate(Offset, stars)[1]) == ["logg"]
+    with pytest.raises(ConfigError, match="2 stars with literature values are left for the fit, at least 3"):
+        calibrate.calibrate(Offset, attrs.evolve(stars, literature={"fe_h": few}))
+    with pytest.raises(ConfigError, match=r"^0 stars"):
+        calibrate.calibrate(Offset, attrs.evolve(stars, literature={}))
+
+
+@pytest.mark.parametrize(
+    ("after", "n", "words"),
+    [
+        (((1, 1), (1, 1)), 20, "in every label: the correction helps."),
+        (((1, 1), (1, 3)), 20, r"better in teff but not in logg: fit only the former, with --label\."),
+        (((3, 1), (2, 2)), 20, r"in no label: do not use this correction\."),
+        (((1, 1), (1, 1)), 4, r"helps \(4 stars are few"),
+    ],
+)
+def test_the_sentence(after: Any, n: int, words: str) -> None:
+    tested = {
+        name: LeaveOneOut(n, 2.0, median, 2.0, rms)
+        for name, (median, rms) in zip(("teff", "logg"), after, strict=True)
+    }
+    assert re.search(words, calibrate.verdict(tested))
+
+
+def test_a_file_with_several_spectra_is_no_star(plugins: Plugins, tmp_path: Path) -> None:
+    path = fake_plugin.write_text(tmp_path / "two.txt", fake_plugin.simulate(labels_of()[:2]))
+    star = Benchmark("Two", path, "toy", None, {"logg": 2.0})
+    toy = models.load(plugins, models.find(plugins, "toy-model"))
+    pairs, _ = calibrate.pair([star], [], plugins)
+    with pytest.raises(ConfigError, match=r"two.txt holds 2 spectra: a benchmark star is one spectrum"):
+        calibrate.infer(toy, pairs, plugins, n_samples=10)
+    with pytest.raises(ReadError, match="none of the stars gave values"):
+        lost = attrs.evolve(star, file=tmp_path / "lost.txt")
+        calibrate.infer(toy, calibrate.pair([lost], [], plugins)[0], plugins, n_samples=10)
+
+
+def test_errors_of_the_literature(table: Path) -> None:
+    stars = read_benchmarks(table, fake_plugin.LABELS)
+    assert stars[0].errors == {"logg": 0.02} and set(stars[0].literature) == {"teff", "logg", "fe_h"}
