@@ -21,7 +21,7 @@ from specinn.plugins import Plugins
 from specinn.posterior import Posterior, Summary
 from specinn.published import PUBLISHED_SNR, PUBLISHED_STD, published_nrmse
 from specinn.spectra import SpectrumBatch
-from specinn.wavelengths import air_to_vacuum, vacuum_to_air
+from specinn.wavelengths import to_medium
 
 if TYPE_CHECKING:
     from specinn.grids import Grid
@@ -60,9 +60,7 @@ class Simulation:
 
         self.estimator, self.grid, self.seed, self.as_observed = estimator, grid, seed, as_observed
         instrument = estimator.instrument
-        wavelength = grid.wavelength
-        if grid.medium != instrument.medium:
-            wavelength = (vacuum_to_air if instrument.medium == "air" else air_to_vacuum)(wavelength)
+        wavelength = to_medium(grid.wavelength, grid.medium, instrument.medium)
         model_grid = ModelGrid.of(instrument, wavelength, grid.arms)
         try:
             self.operator = model_grid.operator(wavelength, grid.arms, grid.resolving_power)

@@ -13,7 +13,7 @@ import numpy as np
 
 from specinn.errors import ConfigError, GridError
 from specinn.labels import LabelSet
-from specinn.wavelengths import air_to_vacuum, vacuum_to_air
+from specinn.wavelengths import to_medium
 
 if TYPE_CHECKING:
     from specinn.evaluate import Simulation
@@ -90,9 +90,7 @@ class _Derivatives:
                 f"{', '.join(grid.labels)}: the information limit needs an emulator of the grid itself"
             )
         instrument = estimator.instrument
-        wavelength = np.asarray(emulator.wavelength)
-        if emulator.medium != instrument.medium:
-            wavelength = (vacuum_to_air if instrument.medium == "air" else air_to_vacuum)(wavelength)
+        wavelength = to_medium(np.asarray(emulator.wavelength), emulator.medium, instrument.medium)
         model_grid = ModelGrid.of(instrument, wavelength, emulator.arms)
         operator = model_grid.operator(wavelength, emulator.arms, emulator.resolving_power)
         self.emulate = emulator.resampled(model_grid.wavelength, dict(model_grid.arms), operator)

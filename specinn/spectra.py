@@ -11,7 +11,7 @@ from astropy.table import Table, vstack
 
 from specinn.errors import ReadError
 from specinn.instruments import Medium
-from specinn.wavelengths import air_to_vacuum, to_angstrom, vacuum_to_air
+from specinn.wavelengths import to_angstrom, to_medium
 
 
 @attrs.define(eq=False)
@@ -178,8 +178,7 @@ class SpectrumBatch:
         """The same spectra with wavelengths in air or in vacuum."""
         if medium == self.medium:
             return self
-        convert = vacuum_to_air if medium == "air" else air_to_vacuum
-        return attrs.evolve(self, wavelength=convert(self.wavelength), medium=medium)
+        return attrs.evolve(self, wavelength=to_medium(self.wavelength, self.medium, medium), medium=medium)
 
     def fill(self) -> np.ndarray:
         """Flux with masked pixels replaced by linear interpolation over good ones (per spectrum and arm)."""

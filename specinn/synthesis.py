@@ -9,7 +9,7 @@ import numpy as np
 
 from specinn.errors import ConfigError
 from specinn.labels import li_fe
-from specinn.wavelengths import air_to_vacuum, vacuum_to_air
+from specinn.wavelengths import to_medium
 
 if TYPE_CHECKING:
     from specinn.instruments import Instrument
@@ -26,9 +26,9 @@ class Models:
         from specinn.observe import ModelGrid, Observer
 
         self.labels, self.bounds = tuple(synthesizer.labels), np.asarray(synthesizer.bounds, float)
-        wavelength = np.asarray(synthesizer.wavelength, float)
-        if synthesizer.medium != instrument.medium:
-            wavelength = (vacuum_to_air if instrument.medium == "air" else air_to_vacuum)(wavelength)
+        wavelength = to_medium(
+            np.asarray(synthesizer.wavelength, float), synthesizer.medium, instrument.medium
+        )
         arms = getattr(synthesizer, "arms", {"all": slice(0, wavelength.size)})
         grid = ModelGrid.of(instrument, wavelength, arms)
         operator = grid.operator(wavelength, arms, synthesizer.resolving_power)

@@ -43,6 +43,13 @@ def air_to_vacuum(air: np.ndarray) -> np.ndarray:
     return vacuum
 
 
+def to_medium(wavelength: np.ndarray, given: str, wanted: str) -> np.ndarray:
+    """Wavelengths in Angstrom in the medium ``wanted`` (``air`` or ``vacuum``) of those in ``given``."""
+    if given == wanted:
+        return wavelength
+    return (vacuum_to_air if wanted == "air" else air_to_vacuum)(wavelength)
+
+
 def doppler(wavelength: Any, velocity: Any) -> Any:
     """Observed wavelength of a source that recedes at ``velocity`` km/s (relativistic, radial)."""
     beta = velocity / C_KMS

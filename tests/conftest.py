@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
+from typer.testing import CliRunner, Result
+
+from specinn.cli import app
+from specinn.plugins import Plugins
 
 settings.register_profile("specinn", deadline=None)  # tests share machines with other work
 settings.load_profile("specinn")
@@ -20,3 +26,14 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip(f"no development data at {folder}: set SPECINN_SHARED to the folder that has them")
     return folder
+
+
+@pytest.fixture
+def specinn(plugins: Plugins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Runs a command in an empty folder, with the fixture ``plugins`` of the tests that ask for it."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: Any, given: Plugins | None = None) -> Result:
+        return CliRunner().invoke(app, [str(a) for a in arguments], obj=given or plugins)
+
+    return call

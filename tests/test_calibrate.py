@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,11 @@ import fake_plugin
 import numpy as np
 import pytest
 import specinn_teff_bias
+from commands import Command, sentence
 from specinn_teff_bias.correction import TeffBias
-from typer.testing import CliRunner, Result
 
 from specinn import calibrate, catalogue, models
 from specinn.benchmarks import Benchmark, read_benchmarks
-from specinn.cli import app
 from specinn.errors import ConfigError, ReadError
 from specinn.flags import names
 from specinn.hookspecs import Record, hookimpl
@@ -79,27 +77,8 @@ def plugins(tmp_path_factory: pytest.TempPathFactory) -> Plugins:
     return Plugins(entry=[], extra={"fake": fake_plugin, "bias": specinn_teff_bias})
 
 
-@pytest.fixture
-def specinn(plugins: Plugins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """Runs a command in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: Any, given: Plugins | None = None) -> Result:
-        return CliRunner().invoke(app, [str(a) for a in arguments], obj=given or plugins)
-
-    return call
-
-
-Command = Callable[..., Result]
 ALL = ("--samples", 100, "-m", "toy-model")
 FAST = (*ALL, "--label", "logg")
-
-
-def sentence(result: Result, *words: str) -> None:
-    assert result.exit_code == 1, result.output
-    lines = result.stderr.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("specinn: "), result.stderr
-    assert all(word in lines[0] for word in words), lines[0]
 
 
 def labels_of(n: int = N) -> np.ndarray:

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,9 @@ import fake_plugin
 import h5py
 import numpy as np
 import pytest
-from typer.testing import CliRunner, Result
+from commands import Command, sentence
 
 from specinn import __version__, catalogue
-from specinn.cli import app
 from specinn.errors import ConfigError
 from specinn.hookspecs import hookimpl
 from specinn.plugins import Plugins
@@ -35,34 +33,10 @@ def plugins(tmp_path_factory: pytest.TempPathFactory) -> Plugins:
 
 
 @pytest.fixture
-def specinn(plugins: Plugins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """Runs a command in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: Any, given: Plugins | None = None) -> Result:
-        return CliRunner().invoke(app, [str(a) for a in arguments], obj=given or plugins)
-
-    return call
-
-
-Command = Callable[..., Result]
-
-
-@pytest.fixture
 def stars(tmp_path: Path) -> Path:
     folder = tmp_path / "stars"
     folder.mkdir()
     return fake_plugin.write_text(folder / "stars.txt", fake_plugin.simulate(TRUTH))
-
-
-def sentence(result: Result, *words: str) -> None:
-    """The command failed with one sentence on standard error that has these words, and no traceback."""
-    assert result.exit_code == 1, result.output
-    lines = result.stderr.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("specinn: "), result.stderr
-    for word in words:
-        assert word in lines[0]
-    assert "Traceback" not in result.output
 
 
 def test_run_writes_a_catalogue_and_shows_a_table(specinn: Command, stars: Path) -> None:

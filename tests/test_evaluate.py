@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 import specinn_turbospectrum
 from astropy import units as u
 from astropy.table import Table
+from commands import Command, sentence
 from typer.testing import CliRunner, Result
 
 from specinn import api, models
@@ -496,8 +496,6 @@ def test_bad_tables_of_stars(tmp_path: Path, text: str, words: str) -> None:
 
 # The command
 
-Command = Callable[..., Result]
-
 
 @pytest.fixture
 def specinn(plugins: Plugins, model: Path) -> Command:
@@ -505,13 +503,6 @@ def specinn(plugins: Plugins, model: Path) -> Command:
         return CliRunner().invoke(app, ["evaluate", *map(str, arguments)], obj=plugins)
 
     return call
-
-
-def sentence(result: Result, *words: str) -> None:
-    assert result.exit_code == 1, result.output
-    lines = result.stderr.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("specinn: "), result.stderr
-    assert all(word in lines[0] for word in words), lines[0]
 
 
 def test_command_on_a_grid(

@@ -8,24 +8,20 @@ from typing import Annotated, Any
 
 import typer
 
+from specinn.cli.resimulate import Catalogue, Model, ResolvingPower, Samples, Spectra, Synthesizer
+
 
 def report(
     ctx: typer.Context,
-    catalogue: Annotated[Path, typer.Argument(help="Of specinn run, in any of its formats.")],
-    files: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="[SPECTRA]...", help="Spectra (default: the files that the catalogue names)."),
-    ] = None,
+    catalogue: Catalogue,
+    files: Spectra = None,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE.html", help="The page.")] = Path(
         "report.html"
     ),
     spectra: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="The same as SPECTRA; repeatable.")
     ] = None,
-    samples: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.h5", help="Of specinn run --save-samples (default: drawn again)."),
-    ] = None,
+    samples: Samples = None,
     stars: Annotated[
         list[str] | None,
         typer.Option(metavar="ID", help="Star whose spectrum goes onto the page; repeatable."),
@@ -34,15 +30,9 @@ def report(
         int,
         typer.Option(help="Without --stars: so many spectra at most, of flagged and diverse stars.", min=0),
     ] = 24,
-    synthesizer: Annotated[
-        str, typer.Option(metavar="NAME", help="What computes model spectra; see specinn plugins.")
-    ] = "emulator",
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Name or file (default: as the catalogue says).")
-    ] = None,
-    resolving_power: Annotated[
-        float | None, typer.Option(metavar="R", help="Of the spectra, as it was given to specinn run.")
-    ] = None,
+    synthesizer: Synthesizer = "emulator",
+    model: Model = None,
+    resolving_power: ResolvingPower = None,
     format: Annotated[str, typer.Option(help="File format (default: recognised from the content).")] = "auto",
     device: Annotated[str, typer.Option(help="cpu, cuda, or cuda:N.")] = "cpu",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the page if it exists.")] = False,

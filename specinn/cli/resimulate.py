@@ -13,33 +13,41 @@ if TYPE_CHECKING:
 
 _SHOWN = 20  # stars on the terminal
 
+# What specinn report takes, too.
+Catalogue = Annotated[Path, typer.Argument(help="Of specinn run, in any of its formats.")]
+Spectra = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="[SPECTRA]...", help="Spectra (default: the files that the catalogue names)."),
+]
+Synthesizer = Annotated[
+    str, typer.Option(metavar="NAME", help="What computes model spectra; see specinn plugins.")
+]
+Samples = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE.h5", help="Of specinn run --save-samples (default: drawn again)."),
+]
+Model = Annotated[
+    str | None, typer.Option("--model", "-m", help="Name or file (default: as the catalogue says).")
+]
+ResolvingPower = Annotated[
+    float | None, typer.Option(metavar="R", help="Of the spectra, as it was given to specinn run.")
+]
+
 
 def resimulate(
     ctx: typer.Context,
-    catalogue: Annotated[Path, typer.Argument(help="Of specinn run, in any of its formats.")],
-    files: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="[SPECTRA]...", help="Spectra (default: the files that the catalogue names)."),
-    ] = None,
+    catalogue: Catalogue,
+    files: Spectra = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the table and the figures.")
     ] = Path("resimulation"),
-    synthesizer: Annotated[
-        str, typer.Option(metavar="NAME", help="What computes model spectra; see specinn plugins.")
-    ] = "emulator",
-    samples: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.h5", help="Of specinn run --save-samples (default: drawn again)."),
-    ] = None,
+    synthesizer: Synthesizer = "emulator",
+    samples: Samples = None,
     draws: Annotated[
         int, typer.Option(help="Posterior samples that make the bands; 0 for none.", min=0)
     ] = 300,
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Name or file (default: as the catalogue says).")
-    ] = None,
-    resolving_power: Annotated[
-        float | None, typer.Option(metavar="R", help="Of the spectra, as it was given to specinn run.")
-    ] = None,
+    model: Model = None,
+    resolving_power: ResolvingPower = None,
     format: Annotated[str, typer.Option(help="File format (default: recognised from the content).")] = "auto",
     figures: Annotated[int, typer.Option(help="Stars that have figures of their own, at most.", min=0)] = 24,
     save_spectra: Annotated[
