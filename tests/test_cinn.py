@@ -32,6 +32,7 @@ from specinn_emulator.training import Config as EmulatorConfig
 from typer.testing import CliRunner
 
 from specinn.errors import ConfigError, GridError, ModelError, PluginError
+from specinn.observe import STEP_KMS
 from specinn.posterior import QUANTILES
 from specinn.spectra import SpectrumBatch
 from specinn.testing import check_estimator, check_invertible, check_log_density
@@ -477,6 +478,46 @@ def test_departures_grow_as_metals_get_rare(setup):
         simulator.physics = physics
 
 
+def test_errors_wander_along_the_spectrum(setup):
+    """Standard normal everywhere, alike within the coherence and independent beyond it and between arms."""
+    simulator = setup.simulator
+    field = simulator._field(4000, 100.0, torch.Generator().manual_seed(5))
+    assert field.shape == (4000, setup.model_grid.wavelength.size)
+    assert (field.std(0) - 1.0).abs().max() < 0.06 and field.mean(0).abs().max() < 0.08
+    first = next(iter(setup.model_grid.arms.values()))
+    steps = round(100.0 / STEP_KMS)
+
+    def alike(i, j):
+        return float((field[:, i] * field[:, j]).mean())
+
+    assert alike(first.start + 1, first.start + 3) > 0.9
+    assert abs(alike(first.start, first.start + 3 * steps)) < 0.08
+    assert abs(alike(first.stop - 1, first.stop)) < 0.08
+
+
+def test_errors_where_no_line_is_go_with_the_mean_depth(setup):
+    """What a calibrator shows outside the models' lines is weaker in a star whose lines are weaker."""
+    simulator, n = setup.simulator, setup.model_grid.wavelength.size
+    values = torch.tensor((tiny_grid.LOW + tiny_grid.HIGH)[None] / 2, dtype=torch.float32)
+    flux = torch.full((1, n), 0.9)
+    flux[:, ::4] = 0.5
+    weak = 1.0 - 0.25 * (1.0 - flux)
+    flux[:, 1], weak[:, 1] = 1.0, 1.0
+    parameters = values[:, [setup.grid.labels.index(k) for k in ("teff", "logg", "fe_h")]]
+    before = simulator.measured, simulator.physics
+    simulator.measured = MeasuredErrors(torch.full((1, n), 0.01), flux, parameters, {})
+    simulator.physics = PhysicsError(amplitude=0.0, line=0.0)
+    try:
+        own, weaker = (
+            simulator._residual(star, values, torch.Generator().manual_seed(2)) for star in (flux, weak)
+        )
+    finally:
+        simulator.measured, simulator.physics = before
+    ratio = weaker / own
+    assert float(ratio[0, 1]) == pytest.approx(0.25**1.5, rel=0.01)
+    assert 0.23 < float(ratio[0, 4]) < 0.25  # in a line nearly as its depth
+
+
 def test_errors_of_lines_alike_stars_show_are_taken_off(setup):
     """The star itself gets its own residual; a kept window errs with the blend, not with its line."""
     n = setup.model_grid.wavelength.size
@@ -491,7 +532,7 @@ def test_errors_of_lines_alike_stars_show_are_taken_off(setup):
     kept = {"fe_h": torch.zeros(n, dtype=torch.bool)}
     exact = PhysicsError(
         amplitude=0.0,
-        pixel=0.0,
+        line=0.0,
         reach=(300.0, 0.5, 0.5),
         excitation=0.0,
         overionisation=0.0,

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from specinn.continuum import ContinuumFit, ContinuumOptions
-from specinn.observe import Disturbances, ModelGrid, Noise, Observer
+from specinn.observe import STEP_KMS, Disturbances, ModelGrid, Noise, Observer
 
-FLOOR = 0.03  # line depth below which an error of the physics is taken as one of the continuum
+FLOOR = 0.03  # line depth below which an error of the physics is taken as one of lines that the models lack
+WEAK = 1.5  # power of the mean depth with which these go: they are weak, and saturate less than the mean does
 BALMER = (4101.7, 4340.5, 4861.3, 6562.8)  # Angstrom
 BALMER_WIDTH = 25.0  # Angstrom, beyond which metal lines decide
 
@@ -35,12 +36,18 @@ class PhysicsError:
     """Structured errors of model spectra: without them every real star comes out 0.4 dex low in logg.
 
     The residuals, synthetic minus observed, of calibrator stars are scaled with the depth of a simulated
-    star's own lines. Every simulated spectrum gets their mean, weighted with likeness (a Gaussian of
-    ``reach`` in Teff, logg and [Fe/H]), times a share between 0.5 and 1.5 of ``common``: errors that stars
-    alike show are errors of line data, and will be in this one; a random combination of them (normal
-    weights, standard deviation ``amplitude``); noise pixel by pixel of ``pixel`` times their root mean
-    square, but for the windows that are kept in spite of large residuals; and, if it was emulated,
-    ``emulator`` times the error of the emulator for a star alike.
+    star's own lines, and where it has none with their mean depth: lines that the models lack or have too
+    many of are weak in a star poor in metals. Every simulated spectrum gets
+
+    - their mean, weighted with likeness (a Gaussian of ``reach`` in Teff, logg and [Fe/H]), times a share
+      between 0.5 and 1.5 of ``common``: errors that stars alike show are errors of line data, and will be in
+      this one;
+    - a random combination of them, whose normal weights (standard deviation ``amplitude``) wander along the
+      spectrum with a coherence of ``wander`` km/s: weights that are the same everywhere the network would
+      find out and subtract;
+    - an error of every line of its own, ``line`` times their root mean square and coherent over ``width``
+      km/s (neither of these two in the windows that are kept in spite of large residuals);
+    - if it was emulated, ``emulator`` times the error of the emulator for a star alike.
 
     Two more errors grow with -[Fe/H] and have a known sign; each is drawn between 0 and twice what is
     given. Metal lines excite as in a cooler star, by ``excitation`` K per dex: in LTE the temperature from
@@ -53,10 +60,12 @@ class PhysicsError:
     observed may not.
     """
 
-    amplitude: float = 0.6
+    amplitude: float = 0.4
     common: float = 1.0
     reach: tuple[float, float, float] = (1100.0, 1.5, 1.8)
-    pixel: float = 1.0
+    wander: float = 1500.0
+    line: float = 0.4
+    width: float = 25.0
     emulator: float = 1.0
     excitation: float = 60.0
     overionisation: float = 0.08
@@ -111,6 +120,7 @@ class Simulator:
         wave = torch.as_tensor(model_grid.wavelength, dtype=torch.float32, device=device)
         near = [torch.exp(-0.5 * ((wave - line) / BALMER_WIDTH) ** 2) for line in BALMER]
         self.metallic = 1.0 - torch.stack(near).amax(0)
+        self.arms = model_grid.arms
         self.outside = ~torch.as_tensor(observer.inside, device=device)
         self.spectra, self.real_fraction = spectra, real_fraction
         self.measured, self.emulator_errors = measured, emulator_errors
@@ -226,24 +236,49 @@ class Simulator:
         if self.measured is None:
             return torch.zeros((), device=self.device)
         measured, physics, n = self.measured, self.physics, len(flux)
-        depth = (1.0 - self._without_kept(flux, values)).clamp(min=0.0) + FLOOR
-        reference = (1.0 - measured.flux).clamp(min=0.0) + FLOOR
+        depth = (1.0 - self._without_kept(flux, values)).clamp(min=0.0)
+        reference = (1.0 - measured.flux).clamp(min=0.0)
+        mean = (1.0 - flux) @ self.metallic
+        floor = FLOOR * (mean[:, None] / (reference @ self.metallic)).clamp(min=0.0) ** WEAK
         parameters = [self.grid_names.index(name) for name in ("teff", "logg", "fe_h")]
         distance = (values[:, None, parameters] - measured.parameters) / values.new_tensor(physics.reach)
         likeness = torch.softmax(-0.5 * distance.square().sum(2), dim=1)
         share = 0.5 + torch.rand(n, 1, generator=generator, device=self.device)
         weight = physics.common * share * likeness
-        weight = weight + physics.amplitude * self._normal(*likeness.shape, generator=generator)
         error, squares = torch.zeros_like(flux), torch.zeros_like(flux)
         for star, residual in enumerate(measured.residual):
-            own = (depth / reference[star]).clamp(max=1.5).mul_(residual)
-            error.addcmul_(own, weight[:, star : star + 1])
+            own = (depth + floor[:, star : star + 1]).div_(reference[star] + FLOOR)
+            own.clamp_(max=1.5).mul_(residual)
+            wandering = self._field(n, physics.wander, generator).mul_(physics.amplitude)
+            for kept in measured.kept.values():
+                wandering[:, kept] = 0.0
+            error.addcmul_(own, wandering.add_(weight[:, star : star + 1]))
             squares.addcmul_(own, own)
         rms = squares.div_(len(measured.residual)).sqrt_()
         for kept in measured.kept.values():
             rms[:, kept] = 0.0
-        error.addcmul_(rms, self._normal(*flux.shape, generator=generator), value=physics.pixel)
+        error.addcmul_(rms, self._field(n, physics.width, generator), value=physics.line)
         return error
+
+    def _field(self, n: int, coherence: float, generator: torch.Generator) -> torch.Tensor:
+        """Standard normal numbers ``(n, n_model)`` that change along the spectrum over ``coherence`` km/s:
+        independent at knots as far apart, and interpolated between them."""
+        left, share = self._knots(coherence)
+        knots = self._normal(n, int(left[-1]) + 2, generator=generator)
+        start = knots[:, left]
+        return start.lerp_(knots[:, left + 1], share).div_((share.square() + (1.0 - share).square()).sqrt())
+
+    def _knots(self, coherence: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """The knot to the left of every pixel of the model grid, and the share of the one to its right; arms
+        have none in common."""
+        left, share, first = [], [], 0
+        for arm in self.arms.values():
+            place = torch.arange(arm.stop - arm.start, device=self.device) * (STEP_KMS / coherence)
+            whole = place.floor().long()
+            left.append(first + whole)
+            share.append(place - whole)
+            first += int(whole[-1]) + 2
+        return torch.cat(left), torch.cat(share)
 
     def _without_kept(self, flux: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         """The flux with the lines for whose sake windows are kept at their weakest.

@@ -124,7 +124,7 @@ class _Simulation:
         self.wider = copy.copy(setup.simulator)
         physics = setup.simulator.physics
         self.wider.physics = attrs.evolve(physics, amplitude=plan.wider * physics.amplitude,
-                                          pixel=plan.wider * physics.pixel)  # fmt: skip
+                                          line=plan.wider * physics.line)  # fmt: skip
         wave = torch.as_tensor(setup.model_grid.wavelength, dtype=torch.float32, device=setup.config.device)
         self.alterations = Alterations(setup.simulator, wave, generator)
         self.done, self.total = 0, plan.decoder + plan.signs + plan.thresholds
