@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,39 +81,58 @@ def compute_there(
     Raises ``SpecinnError`` for a scheduler that cannot be reached or vanishes, an error of a worker, and for
     a shard that kills its workers.
     """
+    again = "what is done is kept, the same command with --resume goes on"
+    there = spread(task, str(folder.resolve()), shards, scheduler=scheduler, cluster=cluster, again=again)
+    with contextlib.closing(there) as answers:
+        for shard, told in answers:
+            if told is None:
+                raise SpecinnError(
+                    f"workers died one after another over {plan.describe(shard)}, most likely because "
+                    f"memory ran out: {again}, on workers with more memory"
+                )
+            for said in told["reports"]:
+                report(*said)
+            progress(*told["done"])
+
+
+def spread(
+    function: Callable[[str, int], Any],
+    folder: str,
+    numbers: Sequence[int],
+    *,
+    scheduler: str | None = None,
+    cluster: str | Path | None = None,
+    again: str,
+) -> Generator[tuple[int, Any]]:
+    """Each of ``numbers``, as it is done, with ``function(folder, number)`` of a worker of the cluster, or
+    with None where workers died one after another over it. What is left when this is closed is cancelled.
+
+    ``again`` says how to go on after an error. Raises ``SpecinnError``.
+    """
     from dask.distributed import CancelledError, as_completed
     from distributed.comm import CommClosedError
 
-    again = "what is done is kept, the same command with --resume goes on"
     with _client(scheduler, cluster) as client, client.as_current():
         address, mark = client.scheduler.address, secrets.token_hex(4)
         gone = f"the scheduler at {address} is gone: {again}"
         futures = {
-            client.submit(
-                task, str(folder.resolve()), shard, key=f"specinn-{mark}-{shard}", pure=False
-            ): shard
-            for shard in shards
+            client.submit(function, folder, number, key=f"specinn-{mark}-{number}", pure=False): number
+            for number in numbers
         }
         try:
             for future in as_completed(futures):
-                shard = futures[future]
                 if future.status == "cancelled":
                     raise SpecinnError(gone)
                 error = future.exception() if future.status == "error" else None
                 if isinstance(error, SpecinnError):
                     raise error
                 if type(error).__name__ == "KilledWorker":
-                    raise SpecinnError(
-                        f"workers died one after another over {plan.describe(shard)}, most likely because "
-                        f"memory ran out: {again}, on workers with more memory"
-                    )
-                if error is not None:
+                    yield futures[future], None
+                elif error is not None:
                     raise SpecinnError(f"unexpected {type(error).__name__} in a worker: {error}; {again}")
-                told = future.result()
-                for said in told["reports"]:
-                    report(*said)
-                progress(*told["done"])
-                future.release()
+                else:
+                    yield futures[future], future.result()
+                    future.release()
         except BaseException as error:
             with contextlib.suppress(Exception):  # there may be nobody left to tell
                 client.cancel(list(futures), force=True)

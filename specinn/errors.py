@@ -27,3 +27,7 @@ class PluginError(SpecinnError):
 
 class OutputError(SpecinnError):
     """A result that cannot be written."""
+
+
+class SynthesisError(SpecinnError):
+    """A spectrum that a synthesis code did not compute, or a code that is not installed."""

@@ -251,20 +251,21 @@ class Grid:
     def _usable(self, rows: np.ndarray, skip_bad: bool) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
         """The rows that can be stored, their flux, and the defects of the others."""
         try:
-            return rows, self._storable(rows), {}
+            return rows, self.storable(rows), {}
         except GridError:
             if not skip_bad:
                 raise
         good, flux, bad = [], [np.empty((0, self.wavelength.size), np.float32)], {}
         for row in rows:
             try:
-                flux.append(self._storable(np.array([row])))
+                flux.append(self.storable(np.array([row])))
                 good.append(row)
             except GridError as error:
                 bad[str(self.ids[row])] = str(error)
         return np.array(good, int), np.concatenate(flux), bad
 
-    def _storable(self, rows: np.ndarray) -> np.ndarray:
+    def storable(self, rows: np.ndarray) -> np.ndarray:
+        """As :meth:`flux`, if :meth:`save` can write it. Raises ``GridError`` that names the model."""
         flux = self.flux(rows)
         outside = ((flux < 0) | (flux > FLUX_LIMIT)).any(axis=1)
         if outside.any():

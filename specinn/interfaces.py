@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -76,11 +77,25 @@ class GridLoader(ABC):
         """
 
 
+@attrs.frozen
+class Component:
+    """A part of a synthesis code that is installed apart: whether it is there, where or why not, and the
+    command that gets it ("" where nothing is to be done)."""
+
+    name: str
+    present: bool
+    detail: str
+    remedy: str = ""
+
+
 class Synthesizer(ABC):
     """Labels in, noiseless spectra out: normalised flux at the resolving power ``resolving_power``.
 
     ``labels`` are the names it takes, in order; ``bounds (n_labels, 2)`` where it is valid; ``wavelength``
-    ``(n_pix,)`` Angstrom in ``medium``.
+    ``(n_pix,)`` Angstrom in ``medium``; where that is in pieces, ``arms`` names them (name -> slice).
+    ``provenance`` is the physics, which goes into the header of grids, models and catalogues (JSON values):
+    ``code``, ``version``, ``nlte`` (by element), ``atmospheres``, ``line_lists`` (name -> SHA-256),
+    ``solar_scale``, and what else it takes to compute the same again.
     """
 
     labels: tuple[str, ...]
@@ -88,10 +103,25 @@ class Synthesizer(ABC):
     wavelength: np.ndarray
     resolving_power: float
     medium: str
+    provenance: Mapping[str, Any] = MappingProxyType({})
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], labels: Sequence[str]) -> Synthesizer:
+        """As ``config``, the ``[synthesizer]`` table of a TOML file without its ``kind``, says, for stars
+        that differ in ``labels``. Paths are relative to the working folder.
+
+        Raises ``specinn.errors.ConfigError`` with the path to a wrong key. Unless overridden there are none.
+        """
+        for key in config:
+            raise ConfigError(f"[synthesizer]: $.{key} is not known: {cls.__name__} has no keys")
+        return cls()
 
     @abstractmethod
     def __call__(self, labels: Any) -> Any:
-        """``(n_spec, n_labels)`` physical values to flux ``(n_spec, n_pix)``; torch tensors give tensors."""
+        """``(n_spec, n_labels)`` physical values to flux ``(n_spec, n_pix)``; torch tensors give tensors.
+
+        A spectrum that cannot be computed raises an exception that says why.
+        """
 
 
 @attrs.frozen(eq=False)

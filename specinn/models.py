@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,6 +72,34 @@ def read_header(path: str | Path) -> dict[str, Any]:
             "upgrade specinn or train again"
         )
     return header
+
+
+_PHYSICS = {  # names of the provenance of grids, and FITS keywords
+    "code": "code",
+    "version": "codever",
+    "nlte": "nlte",
+    "atmospheres": "atmosph",
+    "line_lists": "linelist",
+    "solar_scale": "solar",
+}
+_DIGITS = 12  # of a checksum in the header of a catalogue; those of the grid and the model are whole
+
+
+def physics(header: Mapping[str, Any]) -> dict[str, str]:
+    """What the header of a model says about the physics of its grid, a line each, for that of a catalogue."""
+    grid = header.get("grid")
+    told = grid.get("provenance", grid) if isinstance(grid, Mapping) else {}
+    return {key: line for name, key in _PHYSICS.items() if name in told and (line := _line(told[name]))}
+
+
+def _line(value: Any) -> str:
+    """ASCII, as FITS needs it."""
+    if isinstance(value, Mapping):
+        value = ", ".join(f"{name} {_line(inner)}" for name, inner in value.items()) or "none"
+    elif isinstance(value, (list, tuple)):
+        value = ", ".join(map(_line, value))
+    text = " ".join(str(value).split()).encode("ascii", "backslashreplace").decode()
+    return re.sub(rf"\b([0-9a-f]{{{_DIGITS}}})[0-9a-f]{{{64 - _DIGITS}}}\b", r"\1", text)
 
 
 def installed(plugins: Plugins) -> list[Model]:

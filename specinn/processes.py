@@ -6,7 +6,8 @@ import contextlib
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, Self, TypeVar
 
@@ -92,6 +93,53 @@ class Children(Generic[C]):
             child.process.terminate()
         for child in list(self._living):
             self.end(child)
+
+
+def spread(
+    function: Callable[[str, int], Any], folder: str, numbers: Sequence[int], n_processes: int
+) -> Generator[tuple[int, Any]]:
+    """Each of ``numbers``, as it is done, with ``function(folder, number)`` of one of ``n_processes``
+    processes, which have one thread, or with None where ``TRIES`` of them died over it.
+
+    Raises the ``SpecinnError`` of any of them; what else a function raises becomes one.
+    """
+    waiting, deaths = deque(numbers), Counter[int]()
+    with Children(Child, _answer, function, folder, environment=dict.fromkeys(THREADS, "1")) as children:
+
+        def give(child: Child) -> None:
+            if not waiting:
+                return children.end(child)
+            child.task = waiting.popleft()
+            with contextlib.suppress(OSError):  # it has died: that is seen when it should answer
+                child.connection.send(child.task)
+
+        for _ in range(min(n_processes, len(waiting))):
+            give(children.start())
+        for child, word, values in children.told():
+            if word == "done":
+                yield child.task, values[0]
+                give(child)
+                continue
+            deaths[child.task] += 1
+            if deaths[child.task] < TRIES:
+                waiting.appendleft(child.task)
+            else:
+                yield child.task, None
+            if waiting:
+                give(children.start())
+
+
+def _answer(connection: Connection, function: Callable[[str, int], Any], folder: str) -> None:
+    """What a process of :func:`spread` does, until nobody gives it anything more to do."""
+    with contextlib.suppress(EOFError):
+        while True:
+            number = connection.recv()
+            try:
+                connection.send(("done", function(folder, number)))
+            except (BrokenPipeError, ConnectionResetError, SpecinnError):
+                raise
+            except Exception as error:
+                raise SpecinnError(f"unexpected {type(error).__name__} in a worker: {error}") from error
 
 
 @contextlib.contextmanager

@@ -332,6 +332,7 @@ def prepare(
         keep_samples=keep_samples,
     )
     # names of eight characters, so that they are FITS keywords; nothing that changes from run to run
+    meta |= models.physics(estimator.header)
     meta |= {"samples": samples, "seed": seed, "instrum": instrument}
     if degrade_snr is not None:
         meta["degraded"] = float(degrade_snr)

@@ -63,7 +63,7 @@ def held(folder: Path) -> Iterator[None]:
     try:
         if lock_file(directory) is False:
             raise OutputError(
-                f"another run is writing {folder} now: wait for it, or give another name to the catalogue"
+                f"another run is writing {folder} now: wait for it, or give another name to the output"
             )
         yield
     finally:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from specinn.interfaces import Synthesizer
 
 _ALPHA = ("mg_fe", "si_fe", "ca_fe", "ti_fe")  # whose mean oxygen follows
+_BEYOND = 6.0  # Angstrom on either side of an arm, for the broadening and the motion of its pixels
 _ROUNDING = 1e-4  # of a label's range: catalogues hold float32
 
 
@@ -25,6 +26,8 @@ class Models:
     def __init__(self, synthesizer: Synthesizer, instrument: Instrument) -> None:
         from specinn.observe import ModelGrid, Observer
 
+        if hasattr(synthesizer, "covering"):
+            synthesizer = synthesizer.covering(_needed(instrument, synthesizer.medium))
         self.labels, self.bounds = tuple(synthesizer.labels), np.asarray(synthesizer.bounds, float)
         wavelength = to_medium(
             np.asarray(synthesizer.wavelength, float), synthesizer.medium, instrument.medium
@@ -78,3 +81,12 @@ class Models:
         flux = torch.as_tensor(np.ascontiguousarray(self._synthesise(completed)), dtype=torch.float32)
         with torch.no_grad():
             return self._observer(flux, torch.as_tensor(vbroad, dtype=torch.float32)).double().numpy()
+
+
+def _needed(instrument: Instrument, medium: str) -> dict[str, tuple[float, float]]:
+    """The wavelengths of each arm that model spectra must reach over, in the medium of the synthesizer."""
+    out = {}
+    for arm in instrument.arms:
+        ends = to_medium(np.array(arm.range, float), instrument.medium, medium)
+        out[arm.name] = (float(ends[0]) - _BEYOND, float(ends[1]) + _BEYOND)
+    return out

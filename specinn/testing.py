@@ -6,6 +6,7 @@ They take what a plugin's factory makes, together with data that the author choo
 
 from __future__ import annotations
 
+import json
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -224,6 +225,10 @@ def check_synthesizer(
     _require((np.diff(wavelength) != 0).all() and (wavelength > 0).all(), anchor, "wavelengths repeat")
     _require(synthesizer.resolving_power > 1, anchor, f"resolving power is {synthesizer.resolving_power}")
     _require(synthesizer.medium in ("air", "vacuum"), anchor, f"medium is {synthesizer.medium!r}")
+    try:
+        json.dumps(dict(synthesizer.provenance), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        _require(False, anchor, f"the provenance is not of JSON values ({error})")
     if values is None:
         values = low + np.linspace(0.35, 0.65, 3)[:, None] * (high - low)
     values = np.asarray(values, float)

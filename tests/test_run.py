@@ -76,6 +76,7 @@ def test_result_has_units_and_samples(infer: Infer, tmp_path: Path) -> None:
     assert found.catalogue["teff"][1].value == pytest.approx(found.posterior.map[1, 0])
     assert found.catalogue["id"].tolist() == ["star-0", "star-1", "star-2"]
     assert found.catalogue.meta["seed"] == 0 and found.catalogue.meta["model"] == "toy-model"
+    assert found.catalogue.meta["code"] == "straight lines"
     found.write(tmp_path / "out.fits")
     assert len(catalogue.read(tmp_path / "out.fits")) == 3
 

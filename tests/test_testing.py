@@ -290,6 +290,10 @@ class Detached(Lines):
         return 0.3 * t.detach() / 5000.0, 0.1 * g.detach()
 
 
+class Secretive(Lines):
+    provenance = {"line_lists": {"lines.txt"}}  # noqa: RUF012 (a set is no JSON)
+
+
 class Bright(Lines):
     def depths(self, t, g):
         return -t, g
@@ -306,6 +310,7 @@ def test_synthesizer():
         (Deaf, "the flux does not depend on logg"),
         (Detached, "the flux has no gradient"),
         (Bright, "not normalised"),
+        (Secretive, "the provenance is not of JSON values"),
         (Sociable, "a spectrum alone differs"),
     ]:
         with broken(rule, "synthesizers"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from specinn.config import structure
 from specinn.errors import ModelError
 from specinn.interfaces import Synthesizer
 from specinn.weights import load_weights, save_weights
@@ -52,6 +53,13 @@ class CoefficientNetwork(nn.Module):
         return torch.stack([member(x) for member in self.members]).mean(0)
 
 
+@attrs.frozen
+class Settings:
+    """The table ``[synthesizer]`` of a grid that an emulator makes: the file of its weights."""
+
+    path: str = ""
+
+
 @attrs.define(eq=False)
 class Emulator(Synthesizer):
     """``flux = mean + (scale * network(standardised features)) @ basis``, on any device, differentiable.
@@ -86,6 +94,21 @@ class Emulator(Synthesizer):
         from .training import train
 
         return train(config, folder, progress)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], labels: Sequence[str]) -> Emulator:
+        """Its weights are those in the file ``path``, by default the bundled ones."""
+        settings = structure(dict(config), Settings, "[synthesizer]")
+        return cls.load(Path(settings.path) if settings.path else None)
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:  # type: ignore[override]
+        """The physics of the grid that it was trained on."""
+        grid = self.header.get("grid", {})
+        told = grid.get("provenance", {}).items()
+        physics = {key: value for key, value in told if not isinstance(value, list)}
+        code = f"emulator of {physics.get('code', 'an unknown code')} (grid {grid.get('hash', 'unknown')})"
+        return {**physics, "code": code}
 
     @classmethod
     def load(cls, path: Path | None = None, device: str = "cpu") -> Emulator:

@@ -1,4 +1,4 @@
-"""Grids of synthetic spectra as Turbospectrum and its drivers write them."""
+"""Turbospectrum: the code as a synthesizer, and grids of spectra as it and its drivers write them."""
 
 from __future__ import annotations
 
@@ -29,4 +29,15 @@ def specinn_grid_loaders() -> list[Record]:
             summary="folder of .spec files as bsyn_lu writes them, with labels in a .csv",
             factory=f"{here}.raw:RawTurbospectrum",
         ),
+    ]
+
+
+@hookimpl
+def specinn_synthesizers() -> list[Record]:
+    return [
+        Record(
+            name="turbospectrum",
+            summary="Turbospectrum 2020 between MARCS models, seconds a spectrum (specinn synthesis setup)",
+            factory="specinn_turbospectrum.synthesizer:Turbospectrum",
+        )
     ]

@@ -14,6 +14,7 @@ from specinn.cli import (
     benchmark,
     calibrate,
     combine,
+    doctor,
     evaluate,
     flags,
     grid,
@@ -24,6 +25,7 @@ from specinn.cli import (
     resimulate,
     run,
     saliency,
+    synthesis,
     train,
     tune,
 )
@@ -97,7 +99,9 @@ app.command("resimulate")(resimulate.resimulate)
 app.command("saliency")(saliency.saliency)
 app.command("benchmark")(benchmark.benchmark)
 app.command("combine")(combine.combine)
+app.command("doctor")(doctor.doctor)
 app.add_typer(grid.app, name="grid")
+app.add_typer(synthesis.app, name="synthesis")
 
 
 def main(argv: list[str] | None = None, plugins: Plugins | None = None) -> None:

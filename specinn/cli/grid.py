@@ -1,4 +1,4 @@
-"""``specinn grid``: import grids of synthetic spectra, and look at them."""
+"""``specinn grid``: make or import grids of synthetic spectra, and look at them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from specinn.grids import Grid
 
-app = typer.Typer(no_args_is_help=True, help="Import grids of synthetic spectra, and look at them.")
+app = typer.Typer(no_args_is_help=True, help="Make or import grids of synthetic spectra, and look at them.")
 
 _MODELS_LISTED = 20  # of those left out, on the terminal; the file lists all
 
@@ -82,6 +82,65 @@ def import_(
         console.print(f"{len(left_out)} spectra were left out:\n  {reasons}")
 
 
+@app.command("make")
+def make(
+    ctx: typer.Context,
+    recipe: Annotated[Path, typer.Argument(help="What to make: tables [grid], [[prior]] and [synthesizer].")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The grid to write (default: RECIPE.h5).")
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(metavar="N", help="Processes on this machine, of one core each.", min=1)
+    ] = 1,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Run on the Dask cluster with this scheduler.")
+    ] = None,
+    cluster: Annotated[
+        Path | None, typer.Option(metavar="FILE.toml", help="Run in jobs of a batch system; see the guide.")
+    ] = None,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="Going on, compute again what failed the last time.")
+    ] = False,
+    give_up: Annotated[
+        int, typer.Option(metavar="N", help="Stop after N failures one after another.", min=1)
+    ] = 20,
+    show: Annotated[bool, typer.Option("--show", help="Only show what would be made.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Draw labels from a prior, compute their spectra, and write them as one grid in HDF5.
+
+    Interrupt it at will: the same command goes on where it was. A spectrum that fails costs itself only, and
+    is listed with its labels and the reason in RECIPE.failures.csv, beside the grid.
+    """
+    from specinn import gridmake
+    from specinn.cli.context import plugins_of
+    from specinn.cli.watch import Watch
+    from specinn.cluster import check as check_cluster
+    from specinn.gridrecipe import Recipe
+
+    plugins = plugins_of(ctx)
+    wanted = Recipe.read(recipe)
+    if show:
+        _show(recipe, describe(wanted.lazy(plugins)))
+        return
+    output = output or recipe.with_suffix(".h5")
+    if scheduler is not None or cluster is not None:
+        check_cluster(scheduler, cluster)
+    with Watch(quiet, "spectra") as watch:
+        try:
+            made = gridmake.make(
+                wanted, output, plugins, watch, workers=workers, scheduler=scheduler, cluster=cluster,
+                overwrite=overwrite, retry=retry, give_up=give_up,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            watch.say("stopped; the same command goes on")
+            raise typer.Exit(130) from None
+    rate = f", {60 * made.computed / made.seconds:.3g} spectra a minute" if made.computed else ""
+    failed = f", {made.failed} more failed and are listed in {made.table}" if made.failed else ""
+    print(f"{output}: {made.models} models{failed}{rate}")
+
+
 @app.command("info")
 def info(
     grid: Annotated[Path, typer.Argument(help="A grid, or any layout that can be imported.")],
@@ -96,12 +155,17 @@ def info(
     if json_:
         typer.echo(json.dumps(about, indent=2))
         return
+    _show(grid, about)
+
+
+def _show(path: Path, about: dict[str, Any]) -> None:
+    """What :func:`describe` gives, on the terminal."""
     from rich.console import Console
     from rich.table import Table
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
     splits = ", ".join(f"{name} {count}" for name, count in about["splits"].items())
-    console.print(f"{grid}: {about['n_models']} models ({splits}), hash {about['hash']}")
+    console.print(f"{path}: {about['n_models']} models ({splits}), hash {about['hash']}")
     console.print(f"R = {about['resolving_power']}, {about['medium']} wavelengths")
     arms = Table("arm", "from A", "to A", "step A", "pixels", box=None)
     for name, arm in about["arms"].items():
@@ -193,4 +257,6 @@ def _some(items: list[Any], separator: str) -> str:
 
 
 def _plain(value: Any) -> str:
-    return ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {v}" for k, v in value.items()) or "none"
+    return str(value)

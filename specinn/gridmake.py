@@ -1,0 +1,413 @@
+"""Grids made by a synthesizer: labels from a prior, spectra from many processes, one file at the end.
+
+A process that is killed while it writes HDF5 may leave a file that nobody can open, and only one can write to
+it at a time. So each spectrum is a small file of its own in the folder ``GRID.h5.run``, which gets its name
+when it is whole: what is done is what is there, whoever was killed, and processes on any machine need no
+word with one another. A spectrum that failed has a file, too, with the reason. When all are there one process
+writes the grid, in the order of the sequence, and the folder goes. Until then a pixel takes four bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import json
+import os
+import re
+import socket
+import threading
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import attrs
+import numpy as np
+
+from specinn.errors import ConfigError, GridError, OutputError, SpecinnError
+from specinn.gridrecipe import Recipe
+from specinn.grids import Grid
+from specinn.output import check_output, replacing, sweep
+from specinn.recipes import merged
+
+if TYPE_CHECKING:
+    from specinn.plugins import Plugins
+
+FORMAT, VERSION = "specinn grid in the making", 1
+MANIFEST = "_manifest.json"
+AGAIN = "what is done is kept, the same command goes on"
+_OURS = re.compile(rf"{MANIFEST}|grid\.h5|(flux|failed)-\d+\.(npy|json)|\..+\.(partial|tmp)(\.\w+)?")
+_PATIENCE = 60.0  # seconds until a file that another machine wrote is seen here
+
+
+class Watch(Protocol):
+    """Who is told how it goes on; see :class:`specinn.survey.Watch`."""
+
+    def start(self, files: int, done: int) -> None: ...
+    def report(self, name: str, message: str) -> None: ...
+    def progress(self, spectra: int, files: int) -> None: ...
+    def say(self, sentence: str) -> None: ...
+
+
+# The folder -------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Work:
+    """The folder of a grid in the making; models have the number that they have in the sequence."""
+
+    folder: Path
+
+    def flux_file(self, number: int) -> Path:
+        return self.folder / f"flux-{number:09d}.npy"
+
+    def failed_file(self, number: int) -> Path:
+        return self.folder / f"failed-{number:09d}.json"
+
+    def keep(self, number: int, flux: np.ndarray) -> None:
+        with replacing(self.flux_file(number)) as temporary:
+            np.save(temporary, flux.astype(np.float32), allow_pickle=False)
+
+    def fail(self, number: int, message: str) -> None:
+        with replacing(self.failed_file(number)) as temporary:
+            temporary.write_text(json.dumps({"message": message}), encoding="utf-8")
+
+    def flux(self, number: int) -> np.ndarray:
+        path = self.flux_file(number)
+        try:
+            return np.asarray(np.load(path, allow_pickle=False))
+        except (OSError, ValueError, EOFError) as error:
+            raise GridError(f"{path} is damaged ({error}): delete it, and {AGAIN}") from None
+
+    def done(self) -> set[int]:
+        return {int(path.stem[5:]) for path in self.folder.glob("flux-*.npy")}
+
+    def failures(self) -> dict[int, str]:
+        """The reasons by number."""
+        out = {}
+        for path in sorted(self.folder.glob("failed-*.json")):
+            try:
+                out[int(path.stem[7:])] = str(json.loads(path.read_text(encoding="utf-8"))["message"])
+            except (OSError, ValueError, KeyError) as error:
+                raise GridError(f"{path} is damaged ({error}): delete it, and {AGAIN}") from None
+        return out
+
+    def is_over(self, output: Path) -> bool:
+        """Whether the grid was written, and this run was killed before the folder was removed."""
+        then = self.manifest()
+        return then is not None and output.exists() and _mark(output) != then["replaces"]
+
+    def begin(self, recipe: Recipe, grid: Grid, output: Path, *, anew: bool) -> None:
+        """Begin, or go on where the recipe is that of the folder; more models may be asked for than then.
+
+        Raises ``ConfigError`` that names what differs; with ``anew`` the folder is emptied then.
+        """
+        then = self.manifest()
+        now = described(recipe, grid) | {"replaces": then["replaces"] if then else _mark(output)}
+        if then is not None and (different := difference(then, now)):
+            if not anew:
+                raise ConfigError(
+                    f"{self.folder} holds spectra of another recipe: {different}; give it back what it had, "
+                    "give another --output, or start anew with --overwrite"
+                )
+            then = None
+        if then is None:
+            self.clear(but_folder=True)
+        if then != now:
+            with replacing(self.folder / MANIFEST) as temporary:
+                temporary.write_text(json.dumps(now, indent=1), encoding="utf-8")
+
+    def manifest(self) -> dict[str, Any] | None:
+        try:
+            found = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
+            if (found["format"], found["version"]) != (FORMAT, VERSION):
+                raise ValueError(f"it has format {found['format']!r}, version {found['version']}")
+            return dict(found)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise OutputError(f"{self.folder / MANIFEST} is damaged ({error}): delete the folder") from None
+
+    def clear(self, *, but_folder: bool = False) -> None:
+        """Remove what is in the folder, and it; raises ``OutputError`` where anything else is in it."""
+        names = sorted(path.name for path in self.folder.iterdir())
+        foreign = [name for name in names if not _OURS.fullmatch(name)]
+        if foreign:
+            raise OutputError(f"{self.folder} holds {foreign[0]}, which is not of specinn: move it elsewhere")
+        for name in sorted(names, key=lambda name: name == MANIFEST):  # last: it may be killed meanwhile
+            (self.folder / name).unlink(missing_ok=True)
+        if not but_folder:
+            with contextlib.suppress(
+                OSError
+            ):  # an orphan of a killed run has ended its last spectrum just now
+                self.folder.rmdir()
+
+
+def described(recipe: Recipe, grid: Grid) -> dict[str, Any]:
+    """What spectra hang on, for the manifest; labels are rounded, as machines differ in the last digit."""
+    physics = {key: value for key, value in grid.provenance.items() if key != "recipe"}
+    first = {name: f"{value:.9g}" for name, value in zip(grid.labels, grid.values[0], strict=True)}
+    wavelength = hashlib.sha256(np.round(grid.wavelength, 6).tobytes()).hexdigest()[:16]
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "folder": str(Path.cwd()),
+        "recipe": recipe.tables,
+        "provenance": physics,
+        "wavelength": wavelength,
+        "first model": first,
+    }
+
+
+def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The first key in which two manifests differ, but for the number of models; "" for none."""
+    same = {"recipe": {"grid": {"n": 0}}, "replaces": None}
+    a, b = (dict(_flat(merged(told, same))) for told in (then, now))
+    for key in sorted(a.keys() | b.keys(), key=lambda key: (not key.startswith("recipe"), key)):
+        if a.get(key) != b.get(key):
+            return f"{key.replace('recipe', '$', 1)} was {a.get(key)!r}, is {b.get(key)!r}"
+    return ""
+
+
+def _mark(path: Path) -> list[int] | None:
+    """What tells a file from the one that takes its place; None for no file."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return [found.st_ino, found.st_mtime_ns, found.st_size]
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{name}.{key}" if name else key)
+    elif isinstance(value, list) and any(isinstance(inner, Mapping) for inner in value):
+        for i, inner in enumerate(value):
+            yield from _flat(inner, f"{name}[{i}]")
+    else:
+        yield name, value
+
+
+# Making it --------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Made:
+    """What became of it: ``computed`` spectra now, in so many seconds; ``table`` lists those that failed."""
+
+    models: int
+    failed: int
+    computed: int
+    seconds: float
+    table: Path | None
+
+
+def make(
+    recipe: Recipe,
+    output: Path,
+    plugins: Plugins,
+    watch: Watch,
+    *,
+    workers: int = 1,
+    scheduler: str | None = None,
+    cluster: str | Path | None = None,
+    overwrite: bool = False,
+    retry: bool = False,
+    give_up: int = 20,
+) -> Made:
+    """Make the grid, or go on with it: spectra that are done, or failed, are not computed again.
+
+    With ``retry`` those that failed are. ``give_up`` failures one after another stop it, and so does a run in
+    which nothing comes of any model. Raises a ``SpecinnError``; it can go on then.
+    """
+    from specinn.shards import folder_of, held
+
+    folder = folder_of(output)
+    begun = folder.is_dir()  # then it may be that all is done but for the last step
+    check_output(output, (".h5", ".hdf5"), overwrite=overwrite or begun)
+    grid = recipe.lazy(plugins)
+    with held(folder):
+        work = Work(folder)
+        if work.is_over(output):
+            same = not difference(work.manifest() or {}, described(recipe, grid))
+            work.clear(but_folder=not same)
+            if same:
+                return Made(len(Grid.open(output)), 0, 0, 0.0, None)
+        if output.exists() and not overwrite:
+            raise OutputError(f"{output} exists: give another name, or --overwrite to replace it")
+        for path in (output, table_of(output)):
+            sweep(path)
+        work.begin(recipe, grid, output, anew=overwrite)
+        began, first, ids = time.monotonic(), recipe.grid.first, grid.ids
+        done, failures = work.done(), work.failures()
+        for number in done & failures.keys() if not retry else failures:
+            work.failed_file(number).unlink(missing_ok=True)
+        old = done | (set() if retry else failures.keys())
+        to_do = [number for number in range(first, first + len(grid)) if number not in old]
+        watch.start(len(grid), len(grid) - len(to_do))
+        in_a_row = 0
+        with contextlib.closing(_computed(work, to_do, grid, first, workers, scheduler, cluster)) as results:
+            for number, message in results:
+                in_a_row = in_a_row + 1 if message else 0
+                if message:
+                    watch.report(ids[number - first], _short(message))
+                if in_a_row == give_up:
+                    table = _list_failures(work, grid, first, output)
+                    raise GridError(
+                        f"{give_up} spectra failed one after another, the last one so: {_short(message)}; "
+                        f"all are in {table}: mend the cause, then the same command with --retry goes on"
+                    )
+                watch.progress(1, 1)
+        _see(work, to_do)
+        table = _list_failures(work, grid, first, output)
+        failures = work.failures()
+        rows = np.array([row for row in range(len(grid)) if row + first not in failures], int)
+        if not rows.size:
+            raise GridError(
+                f"none of the {len(grid)} spectra could be computed, the first one so: "
+                f"{_short(failures[first])}; all are in {table}: mend the cause, then the same command with "
+                "--retry goes on"
+            )
+        _write(work, grid, rows, first, output)
+        work.clear()
+        failed = len(grid) - len(rows)
+        return Made(len(rows), failed, len(to_do), time.monotonic() - began, table)
+
+
+def _computed(
+    work: Work,
+    numbers: Sequence[int],
+    grid: Grid,
+    first: int,
+    workers: int,
+    scheduler: str | None,
+    cluster: str | Path | None,
+) -> Generator[tuple[int, str]]:
+    """The numbers as they are done, each with the reason why it failed, or "": here, in processes, or on a
+    cluster."""
+    from specinn import processes
+
+    if scheduler is not None or cluster is not None:
+        from specinn.cluster import spread
+
+        folder = str(work.folder.resolve())
+        pairs: Iterator[tuple[int, Any]] = spread(
+            compute_elsewhere, folder, numbers, scheduler=scheduler, cluster=cluster, again=AGAIN
+        )
+    elif workers > 1 and len(numbers) > 1:
+        pairs = processes.spread(compute_elsewhere, str(work.folder.resolve()), numbers, workers)
+    else:
+        pairs = ((number, compute(work, grid, number - first, number)) for number in numbers)
+    for number, message in pairs:
+        if message is None:
+            message = f"{processes.TRIES} processes died one after another over it"
+            work.fail(number, message)
+        yield number, message
+
+
+def compute(work: Work, grid: Grid, row: int, number: int) -> str:
+    """Compute a spectrum and keep it, or keep the reason why there is none; "" or that reason.
+
+    Whatever a synthesizer raises is a failure of its star. Raises ``OutputError`` where it cannot be written.
+    """
+    try:
+        flux = grid.storable(np.array([row]))[0]
+    except SpecinnError as error:
+        message = str(error) or type(error).__name__
+    except Exception as error:
+        message = f"unexpected {type(error).__name__}: {error}"
+    else:
+        work.keep(number, flux)
+        return ""
+    work.fail(number, message)
+    return message
+
+
+def compute_elsewhere(folder: str, number: int) -> str:
+    """:func:`compute` in a process that knows nothing but the folder. The synthesizer stays loaded."""
+    try:
+        manifest = (Path(folder) / MANIFEST).stat()
+    except FileNotFoundError:
+        raise SpecinnError(
+            f"the worker on {socket.gethostname()} sees no {Path(folder) / MANIFEST}: all machines need the "
+            "same files under the same paths"
+        ) from None
+    with _ONE_AT_A_TIME:
+        there, grid, first = _opened(folder, manifest.st_mtime_ns)
+        with contextlib.chdir(there):
+            return compute(Work(Path(folder)), grid, number - first, number)
+
+
+_ONE_AT_A_TIME = threading.Lock()  # a worker of a cluster may have several threads
+
+
+@lru_cache(maxsize=1)
+def _opened(folder: str, _mtime: int) -> tuple[str, Grid, int]:
+    from specinn.plugins import Plugins
+
+    told = Work(Path(folder)).manifest() or {}
+    recipe = Recipe.of(told["recipe"], folder)
+    with contextlib.chdir(told["folder"]):
+        grid = recipe.lazy(Plugins())
+        different = difference(told, described(recipe, grid))
+    if different:
+        raise SpecinnError(f"the worker on {socket.gethostname()} would make another grid: {different}")
+    return told["folder"], grid, recipe.grid.first
+
+
+def _see(work: Work, numbers: Sequence[int]) -> None:
+    """Wait until what other machines wrote is seen here. Raises ``OutputError``."""
+    patience = time.monotonic() + _PATIENCE
+    while lost := set(numbers) - work.done() - work.failures().keys():
+        if time.monotonic() > patience:
+            raise OutputError(
+                f"{work.flux_file(min(lost))} was computed, but is not seen here: do all machines share that "
+                f"folder? {AGAIN}"
+            )
+        time.sleep(1.0)
+
+
+def _write(work: Work, grid: Grid, kept: np.ndarray, first: int, output: Path) -> None:
+    """The grid of what did not fail, first within the folder, so that nothing is left beside it."""
+
+    def flux_of(rows: np.ndarray) -> np.ndarray:
+        numbers = kept[rows] + first
+        flux = [work.flux(int(number)) for number in numbers]
+        for values, number in zip(flux, numbers, strict=True):
+            if values.shape != grid.wavelength.shape:
+                raise GridError(f"{work.flux_file(int(number))} is damaged: delete it, and {AGAIN}")
+        return np.stack(flux)
+
+    whole = attrs.evolve(grid, values=grid.values[kept], ids=grid.ids[kept], flux_of=flux_of)
+    whole.save(work.folder / "grid.h5", overwrite=True)
+    with replacing(output) as temporary:
+        os.replace(work.folder / "grid.h5", temporary)
+
+
+def table_of(output: Path) -> Path:
+    """The table of failures beside a grid."""
+    return output.with_name(f"{output.stem}.failures.csv")
+
+
+def _list_failures(work: Work, grid: Grid, first: int, output: Path) -> Path | None:
+    """Write id, labels and reason of every failure to a table beside the grid; its name, or None."""
+    table = table_of(output)
+    failures = {number: why for number, why in work.failures().items() if 0 <= number - first < len(grid)}
+    if not failures:
+        table.unlink(missing_ok=True)
+        return None
+    with replacing(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", *grid.labels, "message"])
+        for number, message in failures.items():
+            row = number - first
+            writer.writerow([grid.ids[row], *(f"{value:.6g}" for value in grid.values[row]), message])
+    return table
+
+
+def _short(message: str, most: int = 300) -> str:
+    text = " ".join(message.split())
+    return text if len(text) <= most else f"{text[:most]}..."
