@@ -23,7 +23,7 @@ from specinn.run import file_sources, load_instrument, prepare
 if TYPE_CHECKING:
     from astropy.table import Table
 
-    from specinn.interfaces import Estimator
+    from specinn.interfaces import Correction, Estimator
 
 _REQUIRED = ("file", "star", "instrument", "resolving_power", "teff", "logg", "fe_h")
 _ROLES = ("calibrator", "validation")
@@ -126,14 +126,16 @@ def star_metrics(
     seeds: int = 3,
     n_samples: int = 4096,
     seed: int = 0,
+    corrections: Sequence[Correction] = (),
     plugins: Plugins | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[dict[str, Any]]:
     """A row (of JSON values) for each star: inferred as ``specinn run`` does, with noise added.
 
     ``snr`` is per Angstrom. Values are means over ``seeds`` draws of the noise, from ``seed`` on; ``flags``
-    has the bits of all. A star that the model's header lists among its calibrators is one, whatever the
-    table says. What does not exist is None, and ``message`` says why.
+    has the bits of all. With ``corrections`` they are corrected, and ``NAME_raw`` has them before. A star
+    that the model's header lists among its calibrators is one, whatever the table says. What does not exist
+    is None, and ``message`` says why.
 
     Raises ``ConfigError`` for a file with several spectra, ``PluginError`` for an unknown instrument.
     """
@@ -149,7 +151,7 @@ def star_metrics(
         for number in range(seed, seed + seeds):
             job = prepare(
                 plugins, instrument=star.instrument, model=estimator, samples=n_samples, seed=number,
-                resolving_power=star.resolving_power, degrade_snr=snr,
+                resolving_power=star.resolving_power, degrade_snr=snr, corrections=corrections,
             )  # fmt: skip
             result = Result.join(list(job.results(file_sources([star.file], plugins))))
             if len(result) != 1:
@@ -186,9 +188,16 @@ def _star_row(
     }
     for name in with_derived_labels(estimator.labels).names:
         row |= {name: mean(name), f"{name}_std": mean(f"{name}_std")}
+        if any(f"{name}_raw" in draw for draw in draws):
+            row[f"{name}_raw"] = mean(f"{name}_raw")
         if name in star.literature:
-            difference = None if row[name] is None else row[name] - star.literature[name]
-            row |= {f"{name}_literature": star.literature[name], f"{name}_difference": difference}
+            known = star.literature[name]
+            row[f"{name}_literature"] = known
+            if name in star.errors:
+                row[f"{name}_literature_error"] = star.errors[name]
+            for found in (name, f"{name}_raw"):
+                if found in row:
+                    row[f"{found}_difference"] = None if row[found] is None else row[found] - known
     row |= {
         "rejected_fraction": mean("rejected_fraction"),
         "flags": flags,
@@ -202,25 +211,32 @@ def star_summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]
     """Median and maximum absolute difference by label, over validation stars in range.
 
     ``n`` is their number and ``worst`` the star of the maximum; ``failed`` are those that count but have no
-    value. Calibrators, which the training has seen, never count.
+    value. Calibrators, which the training has seen, never count. Of corrected values ``raw`` has the same
+    before the correction.
     """
     counted = [row for row in rows if row["role"] == "validation" and row["in_range"]]
-    summary: dict[str, dict[str, Any]] = {}
     names = dict.fromkeys(
         key.removesuffix("_difference") for row in rows for key in row if key.endswith("_difference")
     )
-    for name in names:
-        mine = [row for row in counted if f"{name}_difference" in row]
-        have = [row for row in mine if row[f"{name}_difference"] is not None]
-        size = np.array([abs(row[f"{name}_difference"]) for row in have])
-        summary[name] = {
-            "n": len(have),
-            "median": float(np.median(size)) if have else None,
-            "maximum": float(size.max()) if have else None,
-            "worst": have[int(size.argmax())]["star"] if have else None,
-            "failed": [row["star"] for row in mine if row[f"{name}_difference"] is None],
-        }
-    return summary
+    found = {name: _over_stars(counted, f"{name}_difference") for name in names}
+    return {
+        name: {**summary, "raw": found[f"{name}_raw"]} if f"{name}_raw" in found else summary
+        for name, summary in found.items()
+        if not name.endswith("_raw")
+    }
+
+
+def _over_stars(rows: Sequence[Mapping[str, Any]], key: str) -> dict[str, Any]:
+    """One label of :func:`star_summary`."""
+    have = [row for row in rows if row.get(key) is not None]
+    size = np.array([abs(row[key]) for row in have])
+    return {
+        "n": len(have),
+        "median": float(np.median(size)) if have else None,
+        "maximum": float(size.max()) if have else None,
+        "worst": have[int(size.argmax())]["star"] if have else None,
+        "failed": [row["star"] for row in rows if key in row and row[key] is None],
+    }
 
 
 def star_table(rows: Sequence[Mapping[str, Any]], labels: LabelSet, meta: Mapping[str, Any]) -> Table:
@@ -246,9 +262,12 @@ def star_table(rows: Sequence[Mapping[str, Any]], labels: LabelSet, meta: Mappin
         unit, what = "dex" if label.unit.startswith("dex") else label.unit, label.description or label.name
         for end, text in {
             "": "maximum a posteriori, mean over draws of the noise",
+            "_raw": "the same before correction",
             "_std": "standard deviation of the posterior, mean over draws of the noise",
             "_literature": "literature value",
+            "_literature_error": "standard error of the literature value",
             "_difference": "inferred minus literature",
+            "_raw_difference": "inferred before correction minus literature",
         }.items():
             if any(f"{label.name}{end}" in row for row in rows):
                 notes[f"{label.name}{end}"] = (unit, f"{what}: {text}")

@@ -193,6 +193,36 @@ def test_noise_that_the_file_does_not_state_is_measured(snr):
     assert has(out, Flag.SNR_ESTIMATED) == [True] * 5
 
 
+def test_noise_that_differs_along_the_spectrum_is_measured_as_such():
+    """What is not normalised and has no errors: bright and noisy here, faint and quiet there."""
+    batch = observe(np.zeros(3), snr=30.0, step=0.004)
+    wave = batch.wavelength
+    light = np.where(wave < 6000, 2.0 + np.sin((wave - 5480) / 45.0), 0.3 * (1.2 - (wave - 6230) / 140.0))
+    expected = batch.sigma * light
+    batch = attrs.evolve(batch, flux=batch.flux * light, sigma=np.full_like(batch.sigma, np.nan))
+    batch.mask[1, 9000:15000] = True  # more than a stretch
+    found = np.where((out := MASK(batch)).mask, np.nan, out.sigma) / expected
+    for arm in batch.arms.values():
+        for part in np.array_split(np.arange(arm.start, arm.stop), 12):
+            level = np.nanmedian(found[[0, 2]][:, part], axis=1)
+            assert level == pytest.approx(1.0, abs=0.1)
+    assert np.nanmedian(np.abs(found - 1.0)) < 0.04
+    assert np.isfinite(out.sigma).all()  # also where the noise had to come from beside
+
+
+def test_one_arm_that_holds_two_of_very_different_light():
+    """A file that calls everything one piece, as most do: each arm of the model has the S/N that it has."""
+    batch = observe(np.zeros(2), snr=20.0, step=0.01)
+    light = np.where(batch.wavelength < 6000, 5.0, 1.0)
+    batch = attrs.evolve(
+        batch, flux=batch.flux * light, sigma=np.full_like(batch.sigma, np.nan),
+        arms={"all": slice(0, batch.wavelength.size)},
+    )  # fmt: skip
+    out = Continuum(INSTRUMENT)(ToArms(INSTRUMENT)(MASK(batch)))
+    for arm in ("green", "red"):
+        assert np.asarray(out.meta[f"snr_{arm}"]) == pytest.approx(20.0, rel=0.1)
+
+
 def test_noise_is_left_alone_where_it_is_known():
     batch = observe((0.0, 0.0))
     batch.sigma[0] = np.nan

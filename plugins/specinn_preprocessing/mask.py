@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 import attrs
 import numpy as np
@@ -20,7 +21,7 @@ TELLURIC_BANDS = ((6276.0, 6318.0),)
 _SKY_HALF_WIDTH = 0.6
 _SPIKE_SIGMA = 8.0
 _SPIKE_LEVEL = 0.25
-_ENOUGH = 4096  # pixels for the noise of an arm, good to 2 %; a quarter of it for quantiles
+_ENOUGH = 4096  # pixels for the noise of a stretch, good to 2 %; a quarter of it for quantiles
 _FEW = 64  # of them, below which all are taken
 _ROWS = 8  # spectra at a time, so that they stay in the cache
 
@@ -32,7 +33,8 @@ class Mask(Preprocessor):
     ``sky_lines`` (Angstrom, +-0.6) and ``bands`` are in the observer's frame; spectra come in the barycentric
     frame, at most 30 km/s from it, so the windows are wide enough for strong features and not for more.
     Cosmic rays are pixels 8 sigma and a quarter of the median flux above the median of their 7 neighbours.
-    A missing sigma is the scatter of second differences over every arm (as DER_SNR, Stoehr et al. 2008).
+    A missing sigma is the scatter of second differences (as DER_SNR, Stoehr et al. 2008) in stretches of some
+    4000 pixels: a spectrum that is not normalised is brighter and noisier in some of them than in others.
     """
 
     instrument: Instrument
@@ -72,7 +74,7 @@ class Mask(Preprocessor):
             here, bad = flux[:, arm], mask[:, arm]
             bad |= _runs_of_zero(here)
             if not known.all():
-                sigma[~known, arm] = _noise(here[~known], bad[~known])[:, None]
+                sigma[~known, arm] = _noise_along(here[~known], bad[~known])
             if self.cosmic_rays:
                 bad |= _spikes(here, bad, sigma[:, arm])
         lost = ~np.isfinite(sigma)  # masked, or too few pixels to measure it
@@ -93,6 +95,21 @@ def _runs_of_zero(flux: np.ndarray, length: int = 3) -> np.ndarray:
     out = run.copy()
     for shift in range(1, length):
         out[:, :-shift] |= run[:, shift:]
+    return out
+
+
+def _noise_along(flux: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """``(n_spec, n_pix)`` sigma: that of stretches, linearly interpolated between the middles of those in
+    which it can be measured."""
+    n_pix = flux.shape[1]
+    edges = np.linspace(0, n_pix, max(1, round(n_pix / _ENOUGH)) + 1).astype(int)
+    found = np.stack([_noise(flux[:, i:j], mask[:, i:j]) for i, j in pairwise(edges)], axis=1)
+    middle, pixels = 0.5 * (edges[:-1] + edges[1:]), np.arange(n_pix)
+    out = np.full(flux.shape, np.inf)
+    for row, sigma in zip(out, found, strict=True):
+        measured = np.isfinite(sigma)
+        if measured.any():
+            row[:] = np.interp(pixels, middle[measured], sigma[measured])
     return out
 
 

@@ -138,20 +138,20 @@ def _show(correction: Correction, tested: Mapping[str, LeaveOneOut], stars: Benc
     import numpy as np
     from rich.console import Console
 
-    from specinn.cli.evaluate import _columns, _figure, _style
+    from specinn.cli.columns import columns, decimals, figure
 
     terms = correction.terms()
     heads = dict.fromkeys(term for of in terms.values() for term in of)
-    grid = _columns([""], [*heads, "stars", "median", "after", "rms", "after"])
+    grid = columns([""], [*heads, "stars", "median", "after", "rms", "after"])
     for name in terms or tested:
-        style = _style(stars.posterior.labels[name].unit, more=1)
+        style = decimals(stars.posterior.labels[name].unit, more=1)
         cells = []
         for term in heads:
             value, error = terms[name].get(term, (None, None))
-            cells.append(f"{_figure(value, '+' + style)} ± {_figure(error, style)}")
+            cells.append(f"{figure(value, '+' + style)} ± {figure(error, style)}")
         cells.append(str(len(set(stars.star[np.isfinite(stars.literature[name])].tolist()))))
         for key in ("median_before", "median_after", "rms_before", "rms_after"):
-            cells.append(_figure(getattr(tested.get(name), key, None), style))
+            cells.append(figure(getattr(tested.get(name), key, None), style))
         grid.add_row(name, *cells)
     Console(highlight=False, markup=False, soft_wrap=True).print(grid)
     _say("median, rms: absolute errors (K, km/s, dex) of stars left out of the fit, before and after")

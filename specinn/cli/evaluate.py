@@ -9,18 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import attrs
 import typer
 
+from specinn.cli.columns import columns, decimals, figure, with_unit
 from specinn.cli.context import bar, plugins_of, print_json
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from specinn.evaluate import Comparison
     from specinn.grids import Grid
     from specinn.interfaces import Estimator
-    from specinn.labels import Label
     from specinn.plugins import Plugins
-
-_UNITS = {"km s-1": "km/s", "dex(cm s-2)": "dex"}
 
 
 def evaluate(
@@ -42,6 +38,18 @@ def evaluate(
             help="With --grid: make spectra unlike those of the training, and count those that are flagged.",
         ),
     ] = False,
+    robustness: Annotated[
+        bool,
+        typer.Option(
+            "--robustness",
+            help="With --stars: normalise and un-normalise the spectra, move them by up to 200 km/s, add "
+            "noise, and compare what is inferred.",
+        ),
+    ] = False,
+    correction: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="With --stars: apply a correction, too; may be given again."),
+    ] = None,
     snr: Annotated[
         list[float] | None,
         typer.Option(
@@ -66,7 +74,9 @@ def evaluate(
     split: Annotated[str, typer.Option(help="Part of the grid: test, validation or train.")] = "test",
     samples: Annotated[int, typer.Option(help="Posterior samples a spectrum.", min=2)] = 4096,
     seed: Annotated[int, typer.Option(help="The same seed gives the same figures.", min=0)] = 0,
-    seeds: Annotated[int, typer.Option(help="Draws of the noise for each benchmark star.", min=1)] = 3,
+    seeds: Annotated[
+        int | None, typer.Option(help="Draws of the noise for each benchmark star; default 3.", min=1)
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, or cuda:N.")] = "cpu",
     output: Annotated[
         str | None,
@@ -74,7 +84,7 @@ def evaluate(
             "--output",
             "-o",
             metavar="FILE.ecsv|DIR",
-            help="Table to write, or with --grid a folder for a report: a page, figures and tables.",
+            help="Table to write, or a folder: figures and tables, with --grid a page, too.",
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
@@ -83,33 +93,28 @@ def evaluate(
     """Compare what a model infers with the truth: of held-out grid spectra (--grid) or of stars (--stars).
 
     Grid spectra are observed with the model's instrument, rotation and noise. Stars go the way of specinn
-    run, with noise added down to the S/N; calibrators of the training are marked and do not count.
+    run, with noise added down to the S/N; calibrators of the training are marked and do not count. With
+    --robustness every star comes in 60 ways: three shapes, five velocities, four S/N.
     """
     import specinn
     from specinn import evaluate as work
     from specinn import models, report
-    from specinn.errors import ConfigError
+    from specinn.benchmarks import read_benchmarks
+    from specinn.cli.evaluate_stars import on_stars, on_stars_in_many_ways
     from specinn.grids import load
     from specinn.published import PUBLISHED_LEVELS, PUBLISHED_SNR
+    from specinn.run import load_correction
 
-    if bool(grid) == (stars is not None):
-        raise ConfigError("say on what to evaluate the model: either --grid GRID or --stars STARS.csv")
-    if stars is not None and snr and len(snr) > 1:
-        raise ConfigError("--stars takes one --snr: call it once for each")
-    if (strangers or as_observed or disturbed) and not grid:
-        raise ConfigError(
-            "--strangers, --as-observed and --disturbed are for spectra of a grid: give --grid GRID"
-        )
-    if strangers and disturbed:
-        raise ConfigError("--strangers are made in their own ways: leave --disturbed")
+    _check_calls(bool(grid), stars is not None, strangers, as_observed or disturbed, disturbed)
+    _check_calls_on_stars(stars is not None, robustness, snr, seeds, correction)
     path = Path(output) if output is not None else None
     is_folder = path is not None and (str(output).endswith("/") or not path.suffix)
-    folder = is_folder and bool(grid) and not strangers
+    folder = is_folder and not strangers
     if path is not None and folder:
         report.check(path, overwrite=overwrite)
     elif path is not None:
         work.check(path, overwrite=overwrite)
-    levels = snr or (PUBLISHED_LEVELS if folder else [PUBLISHED_SNR])
+    levels = snr or (PUBLISHED_LEVELS if folder and grid else [PUBLISHED_SNR])
     plugins = plugins_of(ctx)
     chosen = models.find(plugins, model)
     estimator = models.load(plugins, chosen, device)
@@ -117,10 +122,17 @@ def evaluate(
         "specinn": specinn.__version__, "model": chosen.name, "sha256": chosen.sha256(), "samples": samples,
         "seed": seed,
     }  # fmt: skip
-    task = _Task(meta, plugins, path, overwrite, as_json)
+    task = Task(meta, plugins, path, folder, overwrite, as_json)
     if stars is not None:
-        meta |= {"stars": stars.name, "snr": levels[0], "seeds": seeds}
-        _on_stars(task, estimator, stars)
+        meta["stars"] = stars.name
+        table = read_benchmarks(stars, estimator.labels)
+        if robustness:
+            on_stars_in_many_ways(task, estimator, table)
+            return
+        meta |= {"snr": levels[0], "seeds": seeds or 3}
+        on_stars(
+            task, estimator, table, [load_correction(plugins, c, meta["sha256"]) for c in correction or ()]
+        )
         return
     models_of = load(grid or [], plugins=plugins)
     meta |= {"grid": models_of.hash, "models": len(models_of.split(split)), "split": split}
@@ -133,16 +145,49 @@ def evaluate(
             estimator, models_of, snr=levels, split=split, n_samples=samples, seed=seed, plugins=plugins,
             with_ranks=folder, as_observed=as_observed, disturbed=disturbed, progress=progress,
         )  # fmt: skip
-    _on_grid(task, comparison, folder)
+    _on_grid(task, comparison)
+
+
+def _check_calls(grid: bool, stars: bool, strangers: bool, observed: bool, disturbed: bool) -> None:
+    """Raises ``ConfigError`` for options that do not go together."""
+    from specinn.errors import ConfigError
+
+    if grid == stars:
+        raise ConfigError("say on what to evaluate the model: either --grid GRID or --stars STARS.csv")
+    if (strangers or observed) and not grid:
+        raise ConfigError(
+            "--strangers, --as-observed and --disturbed are for spectra of a grid: give --grid GRID"
+        )
+    if strangers and disturbed:
+        raise ConfigError("--strangers are made in their own ways: leave --disturbed")
+
+
+def _check_calls_on_stars(
+    stars: bool,
+    robustness: bool,
+    snr: Sequence[float] | None,
+    seeds: int | None,
+    correction: Sequence[str] | None,
+) -> None:
+    """Raises ``ConfigError`` for options that do not go together."""
+    from specinn.errors import ConfigError
+
+    if (robustness or correction) and not stars:
+        raise ConfigError("--robustness and --correction are for benchmark stars: give --stars STARS.csv")
+    if robustness and (snr or seeds or correction):
+        raise ConfigError("--robustness has its own S/N and noise: leave --snr, --seeds and --correction")
+    if stars and snr and len(snr) > 1:
+        raise ConfigError("--stars takes one --snr: call it once for each")
 
 
 @attrs.frozen
-class _Task:
+class Task:
     """What the ways to evaluate share: figures for the ``meta`` of the result, and where it goes."""
 
     meta: dict[str, Any]
     plugins: Plugins
     path: Path | None
+    folder: bool
     overwrite: bool
     as_json: bool
 
@@ -162,18 +207,22 @@ class _Task:
             print(self.path / page)
 
 
-def _on_grid(task: _Task, comparison: Comparison, folder: bool) -> None:
+def _on_grid(task: Task, comparison: Comparison) -> None:
     """Write a table or a report of what was inferred, and print it."""
     from specinn import evaluate as work
     from specinn import report
+    from specinn.errors import ModelError
     from specinn.report import tables
 
     rows = {"metrics": comparison.metrics()}
-    _fail_if_nothing_was_inferred(rows["metrics"], from_grid=True)
+    if not any(row["n"] for row in rows["metrics"]):
+        raise ModelError(
+            "all samples of all stars lie outside the training bounds: the model does not suit the grid"
+        )
     bounds, why = tables.limits(comparison, task.plugins)
     if bounds is not None:
         rows["information"] = tables.information(comparison, bounds)
-    if task.path is not None and folder:
+    if task.path is not None and task.folder:
         with bar("figures") as progress:
             rows = report.write(
                 comparison,
@@ -188,16 +237,16 @@ def _on_grid(task: _Task, comparison: Comparison, folder: bool) -> None:
         task.write(work.grid_table(rows["metrics"], task.meta))
 
     def display() -> None:
-        shown = [tables.reference_level(comparison.snr)] if folder else list(comparison.snr)
+        shown = [tables.reference_level(comparison.snr)] if task.folder else list(comparison.snr)
         chosen = {name: [row for row in of if row["snr"] in shown] for name, of in rows.items()}
         _show_grid(chosen["metrics"], task.meta["split"])
         _show_information(chosen.get("information", []), why)
 
-    task.show(rows, display, report.PAGE if folder else "")
+    task.show(rows, display, report.PAGE if task.folder else "")
 
 
 def _on_strangers(
-    task: _Task, estimator: Estimator, grid: Grid, snr: Sequence[float], as_observed: bool
+    task: Task, estimator: Estimator, grid: Grid, snr: Sequence[float], as_observed: bool
 ) -> None:
     """Make strangers of the grid's split as ``meta`` says, write the table and print it."""
     from specinn.strangers import strangers_table
@@ -212,34 +261,6 @@ def _on_strangers(
     task.write(table)
     rows = [{name: _plain(row[name]) for name in table.colnames} for row in table]
     task.show({"strangers": rows}, lambda: _show_strangers(rows, meta["split"]))
-
-
-def _on_stars(task: _Task, estimator: Estimator, stars: Path) -> None:
-    """Infer benchmark stars as ``meta`` says, write the table and print it."""
-    from specinn import benchmarks as observed
-
-    meta, catalogue = task.meta, observed.read_benchmarks(stars, estimator.labels)
-    with bar("spectra") as progress:
-        rows = observed.star_metrics(
-            estimator, catalogue, snr=meta["snr"], seeds=meta["seeds"], n_samples=meta["samples"],
-            seed=meta["seed"], plugins=task.plugins, progress=progress,
-        )  # fmt: skip
-    summary = observed.star_summary(rows)
-    task.write(observed.star_table(rows, estimator.labels, {**meta, "summary": summary}))
-    task.show({"stars": rows, "summary": summary}, lambda: _show_stars(rows, estimator, summary))
-    _fail_if_nothing_was_inferred(rows, from_grid=False)
-
-
-def _fail_if_nothing_was_inferred(rows: Sequence[dict[str, Any]], from_grid: bool) -> None:
-    from specinn.errors import ModelError
-
-    if from_grid and not any(row["n"] for row in rows):
-        raise ModelError(
-            "all samples of all stars lie outside the training bounds: the model does not suit the grid"
-        )
-    if not from_grid and all(row["flag_bad"] for row in rows):
-        reason = next((row["message"] for row in rows if row["message"]), "see the flags")
-        raise ModelError(f"none of the stars gave values: {reason}")
 
 
 def _show_grid(rows: Sequence[dict[str, Any]], split: str) -> None:
@@ -265,14 +286,14 @@ def _show_grid(rows: Sequence[dict[str, Any]], split: str) -> None:
             "95 %",
             *(["published"] if published else []),
         ]
-        table = _columns([""], heads)
+        table = columns([""], heads)
         for row in mine:
-            style = _style(row["unit"], more=1)
-            cells = [_figure(row["mean_residual"], f"+{style}")]
-            cells += [_figure(row[key], style) for key in ("std", "robust_std", "posterior_std")]
-            cells += [_figure(row["nrmse"], ".3f"), *(_figure(row[f"inside_{q}"], ".2f") for q in (68, 95))]
-            cells += [_figure(row["published_std"], ".3g")] if published else []
-            table.add_row(_with_unit(row["label"], row["unit"]), *cells)
+            style = decimals(row["unit"], more=1)
+            cells = [figure(row["mean_residual"], f"+{style}")]
+            cells += [figure(row[key], style) for key in ("std", "robust_std", "posterior_std")]
+            cells += [figure(row["nrmse"], ".3f"), *(figure(row[f"inside_{q}"], ".2f") for q in (68, 95))]
+            cells += [figure(row["published_std"], ".3g")] if published else []
+            table.add_row(with_unit(row["label"], row["unit"]), *cells)
         console.print(table)
         console.print()
     console.print("mean, std, robust: of MAP minus truth; width: median standard deviation of the posteriors")
@@ -294,14 +315,14 @@ def _show_information(rows: Sequence[dict[str, Any]], why: str) -> None:
         console.print(
             f"\nS/N {snr:g} per Angstrom, errors and the information limit of {scopes[-1]}, and ratios"
         )
-        table = _columns([""], ["error", "bound", "ratio", *(f"ratio, {scope}" for scope in scopes[:-1])])
+        table = columns([""], ["error", "bound", "ratio", *(f"ratio, {scope}" for scope in scopes[:-1])])
         for name in dict.fromkeys(row["label"] for row in rows):
             mine = {row["scope"]: row for row in rows if (row["snr"], row["label"]) == (snr, name)}
             last = mine[scopes[-1]]
-            style = _style(last["unit"], more=1)
-            cells = [_figure(last[key], style) for key in ("error", "bound")]
-            cells += [_figure(mine[scope]["ratio"], ".2f") for scope in (scopes[-1], *scopes[:-1])]
-            table.add_row(_with_unit(name, last["unit"]), *cells)
+            style = decimals(last["unit"], more=1)
+            cells = [figure(last[key], style) for key in ("error", "bound")]
+            cells += [figure(mine[scope]["ratio"], ".2f") for scope in (scopes[-1], *scopes[:-1])]
+            table.add_row(with_unit(name, last["unit"]), *cells)
         console.print(table)
     console.print("\nbound: median Cramer-Rao bound; error: median of |MAP - truth| over 0.6745")
     console.print("ratio: median of |MAP - truth| / bound over 0.6745, 1 at the information limit")
@@ -314,83 +335,15 @@ def _show_strangers(rows: Sequence[dict[str, Any]], split: str) -> None:
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for snr in dict.fromkeys(row["snr"] for row in rows):
         console.print(f"S/N {snr:g} per Angstrom, {split} split")
-        table = _columns([""], ["bad", "stranger", "score", "68 %", "95 %"])
+        table = columns([""], ["bad", "stranger", "score", "68 %", "95 %"])
         for row in (row for row in rows if row["snr"] == snr):
-            fractions = [_figure(row[name], ".3f") for name in ("bad", "stranger")]
-            inside = [_figure(row[name], ".2f") for name in ("score", "inside_68", "inside_95")]
+            fractions = [figure(row[name], ".3f") for name in ("bad", "stranger")]
+            inside = [figure(row[name], ".2f") for name in ("score", "inside_68", "inside_95")]
             table.add_row(row["kind"], *fractions, *inside)
         console.print(table)
     console.print("\nbad, stranger: fractions with these flags; 68 %, 95 %: truths inside these intervals")
 
 
-def _show_stars(rows: Sequence[dict[str, Any]], estimator: Estimator, summary: dict[str, Any]) -> None:
-    """A line for each star and label that has a literature value, and the summary."""
-    from itertools import zip_longest
-
-    from rich.console import Console
-
-    from specinn.flags import names
-    from specinn.labels import with_derived_labels
-
-    labels = with_derived_labels(estimator.labels)
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    table = _columns(["star", ""], ["inferred", "std", "literature", "difference"], ["flags"])
-    for row in rows:
-        head = [
-            row["star"],
-            row["role"] if row["role"] == "calibrator" or row["in_range"] else "out of range",
-        ]
-        known = [label for label in labels if f"{label.name}_literature" in row]
-        cells = [[label.name, *_cells(row, label)] for label in known]
-        for left, middle, flag in zip_longest(head, cells, names(row["flags"])):
-            table.add_row(left or "", *(middle or [""] * 5), flag or "")
-        table.add_row()
-    console.print(table)
-    for row in rows:
-        if row["message"]:
-            console.print(f"{row['star']}: {row['message']}")
-    console.print("\nabsolute differences of the validation stars in range; calibrators are not counted")
-    table = _columns([""], ["stars", "median", "maximum"], ["of"])
-    for name, found in summary.items():
-        style = _style(labels[name].unit)
-        figures = (_figure(found[key], style) for key in ("median", "maximum"))
-        table.add_row(_with_unit(name, labels[name].unit), str(found["n"]), *figures, found["worst"] or "-")
-    console.print(table)
-    failed = list(dict.fromkeys(star for found in summary.values() for star in found["failed"]))
-    if failed:
-        console.print(f"without values, and so not counted: {', '.join(failed)}")
-
-
-def _columns(left: Sequence[str], right: Sequence[str], last: Sequence[str] = ()) -> Table:
-    """A table without lines: columns of words, of numbers, of words."""
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for title in (*left, *right, *last):
-        table.add_column(title, justify="right" if title in right else "left", no_wrap=True)
-    return table
-
-
-def _cells(row: dict[str, Any], label: Label) -> list[str]:
-    """Inferred, std, literature and difference of one label."""
-    style = _style(label.unit)
-    cells = [_figure(row[f"{label.name}{end}"], style) for end in ("", "_std", "_literature")]
-    return [*cells, _figure(row[f"{label.name}_difference"], f"+{style}")]
-
-
-def _with_unit(name: str, unit: str) -> str:
-    return f"{name} ({_UNITS.get(unit, unit)})"
-
-
-def _style(unit: str, more: int = 0) -> str:
-    """The decimals that the unit deserves, and some ``more``."""
-    return f".{ {'K': 0, 'km s-1': 1}.get(unit, 2) + more }f"
-
-
 def _plain(value: Any) -> Any:
     """A cell of a table for JSON: None where it is masked."""
     return value.tolist() if hasattr(value, "tolist") else value
-
-
-def _figure(value: float | None, style: str) -> str:
-    return "-" if value is None else f"{value:{style}}"

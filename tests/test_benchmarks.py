@@ -1,0 +1,159 @@
+"""specinn evaluate --stars: its folder with the figure, and corrections."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import fake_plugin
+import numpy as np
+import pytest
+from astropy.table import Table
+from commands import Command, sentence
+from test_calibrate import Offset, Strangers
+
+from specinn import models
+from specinn.benchmarks import read_benchmarks, star_metrics, star_summary
+from specinn.plugins import Plugins
+from specinn.report import benchmarks as report
+
+HEAD = "file,star,instrument,resolving_power,teff,logg,fe_h,e_logg,in_range,role\n"
+TRUTH = np.array([[5772.0, 4.44, 0.0, 1.05], [4500.0, 2.0, -1.2, 2.0], [6300.0, 4.0, -0.3, 2.0]])
+
+
+@pytest.fixture(scope="module")
+def plugins(tmp_path_factory: pytest.TempPathFactory) -> Plugins:
+    path = tmp_path_factory.mktemp("model") / "toy.safetensors"
+    fake_plugin.Toy.train({}, path.parent, lambda state: None).save(path)
+    fake_plugin.MODELS["toy-model"] = path
+    return Plugins(entry=[], extra={"fake": fake_plugin, "strangers": Strangers()})
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """Literature that is 0.2 below what is inferred of logg; one star without [Fe/H]."""
+    rows = []
+    for i, (teff, logg, fe_h, _) in enumerate(TRUTH):
+        fake_plugin.write_text(tmp_path / f"{i}.txt", fake_plugin.simulate(TRUTH[i : i + 1], snr=1000.0))
+        rest = f"{fe_h},0.03,1," if i else ",,1,calibrator"
+        rows.append(f"{i}.txt,Star {i},toy,,{teff},{logg - 0.2:.3f},{rest}\n")
+    path = tmp_path / "stars.csv"
+    path.write_text(HEAD + "".join(rows))
+    return path
+
+
+@pytest.fixture
+def options(table: Path) -> tuple[Any, ...]:
+    return ("evaluate", "toy-model", "--stars", table, "--samples", 200, "--seeds", 2)
+
+
+def test_a_folder_with_table_and_figure(specinn: Command, options: tuple[Any, ...]) -> None:
+    result = specinn(*options, "-o", "out")
+    assert result.exit_code == 0 and result.stderr == "", result.output
+    assert result.stdout.splitlines()[-1] == "out"
+    files = sorted(str(path) for path in Path("out").rglob("*.*"))
+    assert files == ["out/figures/stars.pdf", "out/figures/stars.png", "out/tables/stars.ecsv"]
+    assert Path(files[0]).read_bytes().startswith(b"%PDF") and Path(files[1]).stat().st_size > 20_000
+    found = Table.read(files[2])
+    assert found["logg_literature_error"].tolist() == [None, 0.03, 0.03]
+    assert "teff_literature_error" not in found.colnames and "logg_raw" not in found.colnames
+    assert found.meta["stars"] == "stars.csv" and found.meta["seeds"] == 2
+    sentence(specinn(*options, "-o", "out"), "out exists", "--overwrite")
+    assert specinn(*options, "-o", "out", "--overwrite").exit_code == 0
+    assert specinn(*options, "-o", "stars.ecsv").exit_code == 0 and Path("stars.ecsv").is_file()
+
+
+def test_raw_corrected_and_literature(specinn: Command, options: tuple[Any, ...]) -> None:
+    Path("by.txt").write_text("0.2")
+    plain = json.loads(specinn(*options, "--json").stdout)
+    options += ("--correction", "offset:by.txt")
+    result = specinn(*options, "-o", "out")
+    assert result.exit_code == 0 and result.stderr == "", result.output
+    row = next(line for line in result.stdout.splitlines() if re.match(r"validation +logg", line))
+    raw, corrected, _, literature, before, after = map(float, re.findall(r"[-+]?\d+\.\d+", row))
+    assert corrected == pytest.approx(raw - 0.2, abs=0.011)
+    assert before == pytest.approx(raw - literature, abs=0.011)
+    assert after == pytest.approx(corrected - literature, abs=0.011)
+    for words in ("raw diff", "raw median", "raw maximum"):
+        assert words in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 100 and "…" not in result.stdout
+
+    found = Table.read("out/tables/stars.ecsv")
+    for star, was in zip(found, plain["stars"], strict=True):
+        assert star["logg_raw"] == pytest.approx(was["logg"])
+        assert star["logg"] == pytest.approx(was["logg"] - 0.2, abs=1e-6)
+        assert star["logg_raw_difference"] == pytest.approx(was["logg_difference"])
+        assert star["logg_difference"] == pytest.approx(was["logg_difference"] - 0.2, abs=1e-6)
+        assert star["teff"] == star["teff_raw"] == pytest.approx(was["teff"])
+    summary = json.loads(specinn(*options, "--json").stdout)["summary"]["logg"]
+    assert summary["raw"] == plain["summary"]["logg"] and "raw" not in plain["summary"]["logg"]
+    assert summary["median"] < 0.1 < summary["raw"]["median"] and summary["n"] == 2
+
+
+def test_wrong_corrections(specinn: Command, options: tuple[Any, ...]) -> None:
+    sentence(specinn(*options, "--correction", "by.txt"), "say which correction it is", "KIND:FILE")
+    sentence(
+        specinn("evaluate", "toy-model", "--grid", "g.h5", "--correction", "x"), "give --stars STARS.csv"
+    )
+
+
+def test_a_correction_for_another_model_is_refused(
+    specinn: Command, options: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Offset, "load", classmethod(lambda cls, path: cls(0.2, "f" * 64)))
+    sentence(specinn(*options, "--correction", "offset:by.txt"), "was fitted for the model ffffffffffff")
+
+
+@pytest.fixture
+def rows(plugins: Plugins, table: Path) -> list[dict[str, Any]]:
+    toy = models.load(plugins, models.find(plugins, "toy-model"))
+    return star_metrics(
+        toy, read_benchmarks(table, toy.labels), seeds=1, n_samples=100, corrections=[Offset(0.2)],
+        plugins=plugins,
+    )  # fmt: skip
+
+
+def drawn(axes: Any) -> set[tuple[float, float]]:
+    """Points of the error bars of a panel."""
+    return {(float(bar[0].get_xdata()[0]), float(bar[0].get_ydata()[0])) for bar in axes.containers}
+
+
+def test_what_the_figure_shows(rows: list[dict[str, Any]]) -> None:
+    figure = report.against_literature(rows, fake_plugin.LABELS)
+    assert len(figure.axes) == 2 * 3
+    above, below = next(
+        pair for pair in zip(*[iter(figure.axes)] * 2, strict=True) if "log" in pair[0].get_title()
+    )
+    known = [(row["logg_literature"], row) for row in rows]
+    assert drawn(above) == {(x, row[key]) for x, row in known for key in ("logg", "logg_raw")}
+    assert drawn(below) == {(x, row[f"{key}_difference"]) for x, row in known for key in ("logg", "logg_raw")}
+    faces = {
+        float(bar[0].get_xdata()[0]): bar[0].get_markerfacecolor() for bar in above.containers
+    }  # by literature value
+    assert faces[rows[0]["logg_literature"]] == "white"  # the calibrator
+    assert "white" not in [faces[row["logg_literature"]] for row in rows[1:]]
+    iron = next(axes for axes in figure.axes if "[Fe/H]" in axes.get_title())
+    assert len(drawn(iron)) == 2
+    (legend,) = figure.legends
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names == ["Star 0 (calibrator)", "Star 1", "Star 2", "before correction"]
+
+
+def test_many_stars_are_not_named(rows: list[dict[str, Any]]) -> None:
+    figure = report.against_literature(
+        [{**row, "star": f"{i}"} for i in range(5) for row in rows], fake_plugin.LABELS
+    )
+    (legend,) = figure.legends
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names == ["calibrator of the training", "validation", "before correction"]
+
+
+def test_a_star_without_values(rows: list[dict[str, Any]]) -> None:
+    for name in ("logg", "logg_raw", "logg_std", "logg_difference", "logg_raw_difference"):
+        rows[1][name] = None
+    figure = report.against_literature(rows, fake_plugin.LABELS)
+    axes = next(axes for axes in figure.axes if "log" in axes.get_title())
+    assert len(drawn(axes)) == 4
+    assert star_summary(rows)["logg"]["raw"]["failed"] == ["Star 1"]
