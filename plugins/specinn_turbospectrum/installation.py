@@ -21,6 +21,7 @@ EXECUTABLES = ("babsma_lu", "bsyn_lu")
 HYDROGEN = "Hlinedata"
 SETUP = "specinn synthesis setup"
 _VARIABLE = "SPECINN_TURBOSPECTRUM"
+CONVERSIONS = {"line lists": "2"}  # to be raised when set-up makes something else of the same packages
 GAIA_ESO, BLUE = "gaia-eso-nlte", "atoms-below-4200"  # names of line lists
 
 
@@ -126,10 +127,18 @@ def components(prefix: Path | None = None) -> list[Component]:
     out = []
     for name in ("code", "atmospheres", "line lists"):
         entry = recorded.get(name, {})
-        fault = damage(prefix, entry, quick=True) if entry else f"not installed under {prefix}"
+        fault = f"not installed under {prefix}"
+        if entry:
+            fault = outdated(name, entry) or damage(prefix, entry, quick=True)
         detail = fault or f"{entry['summary']} in {prefix}"
         out.append(Component(f"turbospectrum {name}", not fault, detail, SETUP if fault else ""))
     return out
+
+
+def outdated(name: str, entry: Mapping[str, Any]) -> str:
+    """Whether an earlier version of specinn made a component in another way; "" if not."""
+    same = entry.get("conversion", "") == CONVERSIONS.get(name, "")
+    return "" if same else f"{name} were made by an earlier version of specinn, which made mistakes in them"
 
 
 def damage(prefix: Path, entry: Mapping[str, Any], quick: bool = False) -> str:

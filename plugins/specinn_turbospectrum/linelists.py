@@ -22,6 +22,19 @@ _THETA = 5040.0 / 4000.0  # at which molecular lines are compared
 _KEPT = {"TiO": 3.0}  # dex below the strongest line of the molecule, at installation
 _KEPT_ELSE = 6.0
 WEAKEST = 3.0  # dex below the strongest line of the molecule in a window, for a spectrum
+ENDS = {"SiH": 4700.0}  # Angstrom, above which no line is within 1.5 dex of the strongest of the molecule
+# Damping of the atoms that MOOG's table of it lacks. By radiation: the classical constant of oscillators, in
+# Angstrom^2 / s, as in MOOG (Turbospectrum's own default needs the weight of the upper level). By hydrogen:
+# times Unsoeld's value; for the lines at 4200 to 5000 Angstrom that have cross-sections (Barklem et al. 2000,
+# A&AS 142, 467) in the Gaia-ESO list, the median is 1.4 in Fe I and 1.3 to 1.9 in 11 species of 14.
+_CLASSICAL = 2.223e15
+_UNSOELD = 1.4
+# CH levels near dissociation: by electronic and vibrational state, N above which lines are left out.
+_LAST_BOUND = {"A5": 15, "B0": 20, "B1": 11}
+# eV above the ground state, up to which SiH has upper levels here: in Arcturus lines to lower levels are 0.7
+# to 0.9 times as strong as the list says, lines to levels at 3.6 to 3.8 eV 0.2 times.
+_SIH_UPPER = 3.6
+_EV_ANGSTROM = 12398.4
 _ELEMENTS = (
     "H", "He", "Li", "Be", "B", "C", "N", "O", "F", "Ne", "Na", "Mg", "Al", "Si", "P", "S", "Cl", "Ar",
     "K", "Ca", "Sc", "Ti", "V", "Cr", "Mn", "Fe", "Co", "Ni", "Cu", "Zn", "Ga", "Ge", "As", "Se", "Br",
@@ -157,12 +170,15 @@ def cut_hydrogen(path: Path, low: float, high: float, target: Path) -> int:
 # From MOOG -----------------------------------------------------------------------------------------
 
 
-def convert(source: str, lines: Iterable[str]) -> dict[str, str]:
+def convert(source: str, lines: Iterable[str], damping: Iterable[str] = ()) -> dict[str, str]:
     """Lists in Turbospectrum's format, by name, from one of :data:`SOURCES` in MOOG's (wavelength, species,
-    excitation potential in eV, log gf). Atoms are those below 4200 Angstrom, molecules those below 10 000;
-    lines 6 dex weaker than the strongest of the molecule (TiO, with millions of them: 3) are left out."""
+    excitation potential in eV, log gf); ``damping`` are the lines of its table ``Barklem.dat`` (wavelength,
+    species, log gamma per hydrogen atom at 10 000 K, alpha, gamma of radiation).
+
+    Atoms are those below 4200 Angstrom, molecules those below 10 000; lines 6 dex weaker than the strongest
+    of the molecule (TiO, with millions of them: 3) are left out."""
     if source == "moogatom":
-        return {BLUE: "".join(map(str, _atoms(lines)))}
+        return {BLUE: "".join(map(str, _atoms(lines, _damping(damping))))}
     found = _molecules(lines)
     return {name: "".join(map(str, _strongest(species))) for name, species in found.items()}
 
@@ -184,9 +200,21 @@ def _rows(lines: Iterable[str]) -> Iterator[tuple[str, str, float, float, float]
             )
 
 
-def _atoms(lines: Iterable[str]) -> list[Species]:
-    """Neutral and ionized atoms; a line that stands twice counts once. MOOG's list says nothing of damping:
-    Turbospectrum estimates it (Unsoeld with 2.5, radiation from the gf value)."""
+def _damping(lines: Iterable[str]) -> dict[tuple[str, int], tuple[float, float]]:
+    """By species such as ``26.0`` and wavelength in 0.001 Angstrom, within 0.004: log gamma per hydrogen atom
+    at 10 000 K, and gamma of radiation (0 where the table has none)."""
+    found: dict[tuple[str, int], tuple[float, float]] = {}
+    rows = [line.split() for line in lines]
+    for shift in sorted(range(-4, 5), key=abs, reverse=True):  # the nearest last
+        for wavelength, code, gamma, _, *radiation in rows:
+            at = (code, round(1000.0 * float(wavelength)) + shift)
+            found[at] = (float(gamma), float(radiation[0]) if radiation else 0.0)
+    return found
+
+
+def _atoms(lines: Iterable[str], damping: Mapping[tuple[str, int], tuple[float, float]]) -> list[Species]:
+    """Neutral and ionized atoms; a line that stands twice counts once. Where Turbospectrum has cross-sections
+    for collisions with hydrogen (Ca II H and K, Al I 3944), it takes these."""
     found: dict[tuple[int, int, str], dict[tuple[float, float, float], None]] = {}
     for code, _, wavelength, chi, gf in _rows(lines):
         if wavelength >= _ATOMS_BELOW:
@@ -199,13 +227,19 @@ def _atoms(lines: Iterable[str]) -> list[Species]:
         if not 2 <= element <= 92 or ion > 3:
             continue
         ordered = sorted(rows)
-        text = tuple(
-            f"{wave:10.3f} {chi:6.3f} {gf:7.3f}    2.500    1.0  0.00E+00 'x' 'x'   0.0    1.0 ''"
-            for wave, chi, gf in ordered
-        )
+        text = []
+        for wave, chi, gf in ordered:
+            gamma, radiation = damping.get((f"{element}.{ion - 1}", round(1000.0 * wave)), (_UNSOELD, 0.0))
+            radiation = radiation or _CLASSICAL / wave**2
+            text.append(
+                f"{wave:10.3f} {chi:6.3f} {gf:7.3f}   {gamma:6.3f}    1.0  {radiation:.2E} "
+                "'x' 'x'   0.0    1.0 ''"
+            )
         name = f"{_ELEMENTS[element - 1]} {'I' * ion}"
         out.append(
-            Species(f"{element:2d}.{isotope}", ion, name, np.array([wave for wave, *_ in ordered]), text)
+            Species(
+                f"{element:2d}.{isotope}", ion, name, np.array([wave for wave, *_ in ordered]), tuple(text)
+            )
         )
     return out
 
@@ -218,6 +252,8 @@ def _molecules(lines: Iterable[str]) -> dict[str, dict[str, np.ndarray]]:
         name = _NUMBER.get(int(number))
         if name is None or len(fraction) < 5 or (name == "CH" and _unbound(label)):
             continue
+        if name == "SiH" and chi + _EV_ANGSTROM / wavelength > _SIH_UPPER:
+            continue
         isotopes = f"0{fraction[1:3]}0{fraction[3:5]}"
         rows = found.setdefault(name, {}).setdefault(f"{int(number):04d}.{isotopes}", [])
         rows.append((wavelength, chi, gf))
@@ -228,10 +264,14 @@ def _molecules(lines: Iterable[str]) -> dict[str, dict[str, np.ndarray]]:
 
 
 def _unbound(label: str) -> bool:
-    """Whether a CH line, labelled such as ``BX10R285``, ends in a level near dissociation (A v = 5, B v = 1,
-    N above 15). For these the list has log gf up to 1.7, with which they would be the strongest of all; those
-    of the bound levels end at -0.6."""
-    return label[:3] in ("AX5", "BX1") and label[5:7].isdigit() and int(label[5:7]) > 15
+    """Whether a CH line, labelled such as ``BX10R285`` (electronic states, v of the upper and the lower one,
+    branch, N, component), ends in a level near dissociation: A v = 5 with N above 15, B v = 0 above 20,
+    B v = 1 above 11. There the list goes on although the levels dissociate, and for some has log gf up to
+    1.7 (those of bound levels end at -0.6), with which they would be the strongest of all. Arcturus has no
+    such lines at 4030 to 4220 Angstrom, and those up to N = 20 (B v = 0) and 11 (B v = 1) as strong as here.
+    """
+    last = _LAST_BOUND.get(label[:1] + label[2:3])
+    return last is not None and label[5:7].isdigit() and int(label[5:7]) > last
 
 
 def _strongest(isotopologues: Mapping[str, np.ndarray]) -> list[Species]:

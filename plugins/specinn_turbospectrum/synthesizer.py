@@ -21,7 +21,7 @@ from specinn_turbospectrum import abundances, installation
 from specinn_turbospectrum.atmospheres import Atmospheres
 from specinn_turbospectrum.departures import DepartureGrid, Departures, read_departures
 from specinn_turbospectrum.installation import BLUE, GAIA_ESO, HYDROGEN, Installation
-from specinn_turbospectrum.linelists import ATOMIC_NUMBER, cut, cut_hydrogen
+from specinn_turbospectrum.linelists import ATOMIC_NUMBER, ENDS, cut, cut_hydrogen
 from specinn_turbospectrum.runner import Star, Window, synthesise
 
 _EDGE = 5.0  # Angstrom beyond a window from which lines are taken; the code takes those within 2
@@ -49,7 +49,7 @@ class Settings:
     data: str = ""
     atmospheres: str = ""
     line_lists: list[str] = attrs.field(factory=list)
-    molecules: list[str] = attrs.field(factory=lambda: ["C2", "CN", "CH", "NH", "MgH"])
+    molecules: list[str] = attrs.field(factory=lambda: ["C2", "CN", "CH", "NH", "MgH", "SiH"])
     segments: dict[str, list[float]] = attrs.field(
         factory=lambda: {"green": [5146.0, 5742.0], "red": [6092.0, 6797.0]}
     )
@@ -109,7 +109,8 @@ class Settings:
         """The names of the line lists of a window that begins at ``low``."""
         if self.line_lists:
             return [Path(name).stem for name in self.line_lists]
-        return [*([BLUE] if low - _EDGE < 4200.0 else []), GAIA_ESO, *self.molecules]
+        molecules = [name for name in self.molecules if low < ENDS.get(name, np.inf)]
+        return [*([BLUE] if low - _EDGE < 4200.0 else []), GAIA_ESO, *molecules]
 
 
 @attrs.frozen
