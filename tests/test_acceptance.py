@@ -65,9 +65,9 @@ def test_every_star_in_range(stars):
 
 def test_medians_of_stars_that_are_no_calibrators(stars):
     summary = star_summary(stars)
-    assert summary["teff"]["median"] < 80
-    assert summary["logg"]["median"] < 0.15
-    assert summary["fe_h"]["median"] < 0.10
+    assert summary["teff"]["median"] < 60
+    assert summary["logg"]["median"] < 0.10
+    assert summary["fe_h"]["median"] < 0.07
 
 
 def test_held_out_grid_spectra(shared: Path, plugins, model):

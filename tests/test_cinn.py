@@ -728,6 +728,17 @@ def test_samples_hang_on_spectrum_row_and_seed(setup, model):
     assert not np.array_equal(model.sample(batch[2], 50, seed=2).samples, whole.samples[2:3])
 
 
+def test_the_map_of_many_samples_is_not_left_to_luck(setup, model):
+    """One of them is at the centre of the latent space, where the density is as high as any draw's."""
+    assert not model.latent(3, 5, 1000)[:, -1].any()
+    assert model.latent(3, 5, 1000)[:, :-1].all() and model.latent(3, 5, 999).all()
+    batch, _ = observed(setup)
+    posterior = model.sample(batch, 1000, seed=3)
+    best = np.where(posterior.inside, posterior.log_prob, -np.inf)
+    higher = (best >= best[:, -1:]).sum(axis=1)[posterior.inside[:, -1]]
+    assert higher.size and (higher < 60).all()
+
+
 def test_samples_have_the_density_and_the_latent_that_the_flow_gives_them(setup, model):
     batch, _ = observed(setup)
     found = model.sample(batch, 64, seed=3)

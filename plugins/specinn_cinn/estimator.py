@@ -26,6 +26,7 @@ from .strangers import Strangers
 
 FORMAT = "specinn model"
 _STARS_ON_GPU = 64  # times 4096 samples pass the flow together
+_MANY = 1000  # samples, of which one that is not random changes nothing but the MAP
 
 
 @attrs.define(eq=False)
@@ -281,9 +282,16 @@ class CINN(Estimator):
 
     def latent(self, seed: int, key: int, n: int) -> torch.Tensor:
         """Normal draws ``(n_labels, n)`` of one star: they hang on the seed, the star's key and the kind of
-        device alone (a GPU draws its own: those of a processor would take longer than all the rest)."""
+        device alone (a GPU draws its own: those of a processor would take longer than all the rest).
+
+        The last of many is 0, where the density is highest or nearly so: of 4096 draws in 13 dimensions
+        the best is still off by a third of a standard deviation in each, which the MAP need not be.
+        """
         generator = torch.Generator(self.device).manual_seed((seed * 1_000_003 + key) % 2**63)
-        return torch.randn(len(self.labels), n, generator=generator, device=self.device)
+        z = torch.randn(len(self.labels), n, generator=generator, device=self.device)
+        if n >= _MANY:
+            z[:, -1] = 0.0
+        return z
 
     def log_prob(self, batch: SpectrumBatch, labels: np.ndarray) -> np.ndarray:
         return self._latent_and_density(batch, labels)[1]

@@ -62,7 +62,7 @@ class PhysicsError:
 
     amplitude: float = 0.4
     common: float = 1.0
-    reach: tuple[float, float, float] = (1100.0, 1.5, 1.8)
+    reach: tuple[float, float, float] = (700.0, 2.5, 2.5)
     wander: float = 1500.0
     line: float = 0.4
     width: float = 25.0

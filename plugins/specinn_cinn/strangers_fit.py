@@ -38,12 +38,12 @@ class StrangersPlan:
     is trained for ``steps`` of ``learning_rate``. With ``signs = 0`` a model gets none of this."""
 
     decoder: int = 6144
-    signs: int = 8192
+    signs: int = 16384
     alterations: int = 4
     thresholds: int = 4096
     false_alarms: float = 0.01
     wider: float = 1.5
-    steps: int = 2500
+    steps: int = 4000
     learning_rate: float = 2e-3
     seed: int = 0
 
