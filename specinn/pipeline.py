@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 import numpy as np
 from astropy.table import Table, vstack
 
-from specinn.errors import ConfigError, PluginError, ReadError, SpecinnError
+from specinn.errors import ConfigError, ModelError, PluginError, ReadError, SpecinnError
 from specinn.flags import FLAGS, Flag, is_bad, raise_flag
 from specinn.posterior import Posterior, Summary
 from specinn.resample import R_TOLERANCE
@@ -111,7 +112,8 @@ class Pipeline:
             message = str(error)
             if not isinstance(error, SpecinnError):
                 log.error("%s: unexpected error", batch.meta["id"][0], exc_info=True)
-                message = f"could not be processed: {type(error).__name__}: {error}"
+                where = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+                message = f"could not be processed: {type(error).__name__}: {error}{where}"
             flag = Flag.RESOLUTION_LOW if low else Flag.NOT_READ
             return self.failed(batch.meta, message, flag)
 
@@ -145,7 +147,8 @@ class Pipeline:
     def _preprocess(self, batch: SpectrumBatch) -> SpectrumBatch:
         n = len(batch)
         for name, step in self.steps:
-            batch = step(batch)
+            with _blame(f"the step {name!r}"):
+                batch = step(batch)
             if len(batch) != n:
                 raise PluginError(f"the step {name!r} returned {len(batch)} spectra for {n}")
         return batch
@@ -172,18 +175,23 @@ class Pipeline:
         posterior = Posterior.empty(labels, n, self.n_samples) if self.keep_samples else None
         good = np.flatnonzero(~is_bad(flags))
         if good.size and not self.keep_samples and not self.corrections:
-            summary.put(good, self.estimator.summarise(batch[good], self.n_samples, self.seed))
+            with _blame(self._name):
+                own = self.estimator.summarise(batch[good], self.n_samples, self.seed)
+                summary.put(good, _whole(own, good.size))
             flags |= posterior_flags(summary, labels)
         elif good.size:
-            found = self.estimator.sample(batch[good], self.n_samples, self.seed)
-            summary.put(good, found.summary())
+            with _blame(self._name):
+                found = self.estimator.sample(batch[good], self.n_samples, self.seed)
+                summary.put(good, _whole(found.summary(), good.size))
             flags |= posterior_flags(summary, labels)
             if raw is not None:
                 raw.put(good, summary[good])
                 for correction in self.corrections:
-                    found, within = correction.apply(found)
+                    with _blame(f"the correction {type(correction).__name__!r}"):
+                        found, within = correction.apply(found)
+                        corrected = _whole(found.summary(), good.size)
                     raise_flag(flags, good[~within], Flag.CORRECTION_OUT_OF_RANGE)
-                summary.put(good, found.summary())
+                summary.put(good, corrected)
             if posterior is not None:
                 posterior.put(good, found)
         meta["flags"] = flags
@@ -196,10 +204,15 @@ class Pipeline:
         )
         return Result(meta, summary, raw, posterior)
 
+    @property
+    def _name(self) -> str:
+        return f"the estimator {self.estimator.header.get('estimator', type(self.estimator).__name__)!r}"
+
     def _strangeness(self, batch: SpectrumBatch, rows: np.ndarray) -> tuple[np.ndarray, list[str]]:
         """The score of every spectrum, NaN for those not in ``rows``, and the sentence of those above 1."""
         score, reasons = np.full(len(batch), np.nan), [""] * len(batch)
-        found = self.estimator.strangeness(batch[rows]) if rows.size else None
+        with _blame(self._name):
+            found = self.estimator.strangeness(batch[rows]) if rows.size else None
         if found is not None:
             score[rows] = found.score
             for row, reason in zip(rows, found.reasons, strict=True):
@@ -228,6 +241,30 @@ class Pipeline:
             raise_flag(flags, (present & (snr < low)).any(axis=1), Flag.SNR_LOW)
             raise_flag(flags, (present & (snr > high)).any(axis=1), Flag.SNR_HIGH)
         return flags
+
+
+@contextlib.contextmanager
+def _blame(who: str) -> Iterator[None]:
+    """What a plugin's code raises says whose it is."""
+    try:
+        yield
+    except (ModelError, PluginError) as error:
+        raise PluginError(f"{who} failed: {error}") from error
+    except SpecinnError:
+        raise
+    except Exception as error:
+        error.add_note(f"in {who}")
+        raise
+
+
+def _whole(summary: Summary, n: int) -> Summary:
+    """The summary, if it is of ``n`` spectra of which numbers are known; else a ``PluginError``."""
+    if len(summary) != n:
+        raise PluginError(f"it returned {len(summary)} posteriors for {n} spectra")
+    accepted = summary.rejected_fraction < 1.0
+    if np.isnan(summary.rejected_fraction).any() or np.isnan(summary.map[accepted]).any():
+        raise PluginError("its samples are not numbers")
+    return summary
 
 
 def _check_options(rv: Any, degrade_snr: Any, resolving_power: Any, n_samples: int, seed: int) -> None:

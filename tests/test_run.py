@@ -336,7 +336,8 @@ def test_an_unexpected_failure_costs_one_spectrum_and_is_logged(
     with caplog.at_level(logging.ERROR, "specinn"):
         result = pipeline(fake_plugin.simulate(TRUTH))
     assert [names(f) for f in result.meta["flags"]] == [[], ["not_read"], []]
-    assert result.meta["message"][1] == "could not be processed: ZeroDivisionError: of all things"
+    message = "could not be processed: ZeroDivisionError: of all things (in the estimator 'toy')"
+    assert result.meta["message"][1] == message
     assert np.isfinite(result.posterior.map[[0, 2]]).all() and np.isnan(result.posterior.map[1]).all()
     assert "ZeroDivisionError" in caplog.text
     reference = Pipeline(
