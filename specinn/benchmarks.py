@@ -218,7 +218,12 @@ def star_summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]
     names = dict.fromkeys(
         key.removesuffix("_difference") for row in rows for key in row if key.endswith("_difference")
     )
-    found = {name: _over_stars(counted, f"{name}_difference") for name in names}
+
+    def sizes(key: str) -> list[tuple[str, float | None]]:
+        values = [(row["star"], row[key]) for row in counted if key in row]
+        return [(star, None if value is None else abs(value)) for star, value in values]
+
+    found = {name: over_stars(sizes(f"{name}_difference")) for name in names}
     return {
         name: {**summary, "raw": found[f"{name}_raw"]} if f"{name}_raw" in found else summary
         for name, summary in found.items()
@@ -226,16 +231,16 @@ def star_summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]
     }
 
 
-def _over_stars(rows: Sequence[Mapping[str, Any]], key: str) -> dict[str, Any]:
-    """One label of :func:`star_summary`."""
-    have = [row for row in rows if row.get(key) is not None]
-    size = np.array([abs(row[key]) for row in have])
+def over_stars(sizes: Sequence[tuple[str, float | None]]) -> dict[str, Any]:
+    """Number, median and maximum of what stars have, the star of the maximum, and those that have nothing."""
+    known = [(star, size) for star, size in sizes if size is not None]
+    worst, largest = max(known, key=lambda pair: pair[1], default=(None, None))
     return {
-        "n": len(have),
-        "median": float(np.median(size)) if have else None,
-        "maximum": float(size.max()) if have else None,
-        "worst": have[int(size.argmax())]["star"] if have else None,
-        "failed": [row["star"] for row in rows if key in row and row[key] is None],
+        "n": len(known),
+        "median": float(np.median([size for _, size in known])) if known else None,
+        "maximum": largest,
+        "worst": worst,
+        "failed": [star for star, size in sizes if size is None],
     }
 
 

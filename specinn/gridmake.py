@@ -328,15 +328,11 @@ def compute(work: Work, grid: Grid, row: int, number: int) -> str:
 
 def compute_elsewhere(folder: str, number: int) -> str:
     """:func:`compute` in a process that knows nothing but the folder. The synthesizer stays loaded."""
-    try:
-        manifest = (Path(folder) / MANIFEST).stat()
-    except FileNotFoundError:
-        raise SpecinnError(
-            f"the worker on {socket.gethostname()} sees no {Path(folder) / MANIFEST}: all machines need the "
-            "same files under the same paths"
-        ) from None
+    from specinn.shards import time_of
+
+    written = time_of(Path(folder) / MANIFEST)
     with _ONE_AT_A_TIME:
-        there, grid, first = _opened(folder, manifest.st_mtime_ns)
+        there, grid, first = _opened(folder, written)
         with contextlib.chdir(there):
             return compute(Work(Path(folder)), grid, number - first, number)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
-from specinn.benchmarks import Benchmark, calibrators_of
+from specinn.benchmarks import Benchmark, calibrators_of, over_stars
 from specinn.catalogue import summarise
 from specinn.errors import ConfigError, SpecinnError
 from specinn.evaluate import tabulate
@@ -230,19 +230,20 @@ def robustness_summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
         }
         for factor, variant, against, snr, pairs in comparisons():
             for name in (RV, *names):
-                sizes, off = {}, {}
-                for star, of in counted.items():
+                sizes: list[tuple[str, float | None]] = []
+                off: list[tuple[str, float | None]] = []
+                for (star, _), of in counted.items():
                     if name == RV:
-                        sizes[star] = _largest([of[one]["rv_difference"] for one, _ in pairs])
+                        sizes.append((star, _largest([of[one]["rv_difference"] for one, _ in pairs])))
                         continue
-                    sizes[star] = _largest([change(of[one], of[other], name) for one, other in pairs])
+                    sizes.append((star, _largest([change(of[a], of[b], name) for a, b in pairs])))
                     if f"{name}_difference" in of[BASE]:
-                        off[star] = _largest([of[one][f"{name}_difference"] for one, _ in pairs])
-                known = _over_stars(off)
+                        off.append((star, _largest([of[one][f"{name}_difference"] for one, _ in pairs])))
+                found, known = over_stars(sizes), over_stars(off)
                 out.append({
                     "factor": factor, "variant": variant, "against": against, "snr": snr, "scope": scope,
-                    "label": name, **_over_stars(sizes), "literature_median": known["median"],
-                    "literature_maximum": known["maximum"],
+                    "label": name, **found, "worst": found["worst"] or "",
+                    "literature_median": known["median"], "literature_maximum": known["maximum"],
                 })  # fmt: skip
     return out
 
@@ -250,18 +251,6 @@ def robustness_summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
 def _largest(values: Sequence[float | None]) -> float | None:
     known = [abs(value) for value in values if value is not None]
     return max(known) if len(known) == len(values) else None
-
-
-def _over_stars(sizes: Mapping[tuple[str, str], float | None]) -> dict[str, Any]:
-    known = {star: size for star, size in sizes.items() if size is not None}
-    worst = max(known, key=known.__getitem__, default=("", ""))
-    return {
-        "n": len(known),
-        "median": float(np.median(list(known.values()))) if known else None,
-        "maximum": known.get(worst),
-        "worst": worst[0],
-        "failed": [star for (star, _), size in sizes.items() if size is None],
-    }
 
 
 def robustness_table(rows: Sequence[Mapping[str, Any]], labels: LabelSet, meta: Mapping[str, Any]) -> Table:

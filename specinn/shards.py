@@ -252,16 +252,20 @@ _ONE_AT_A_TIME = threading.Lock()
 def compute_elsewhere(folder: str, shard: int, report: Report, progress: Progress) -> None:
     """Do a shard in a process that knows nothing but where the manifest is. The model stays loaded."""
     with _ONE_AT_A_TIME:
-        try:
-            manifest = (Path(folder) / MANIFEST).stat()
-        except FileNotFoundError:
-            raise SpecinnError(
-                f"the worker on {socket.gethostname()} sees no {Path(folder) / MANIFEST}: all machines need "
-                "the same files under the same paths"
-            ) from None
-        plan, plugins, run = _opened(folder, manifest.st_mtime_ns)
+        plan, plugins, run = _opened(folder, time_of(Path(folder) / MANIFEST))
         with contextlib.chdir(plan.settings["folder"]):
             compute(plan, Path(folder), [shard], run, plugins, report, progress)
+
+
+def time_of(manifest: Path) -> int:
+    """When a manifest was written, in ns; raises ``SpecinnError`` where a worker does not see it."""
+    try:
+        return manifest.stat().st_mtime_ns
+    except FileNotFoundError:
+        raise SpecinnError(
+            f"the worker on {socket.gethostname()} sees no {manifest}: all machines need the same files "
+            "under the same paths"
+        ) from None
 
 
 @lru_cache(maxsize=1)
