@@ -6,17 +6,19 @@ They take what a plugin's factory makes, together with data that the author choo
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
 
-from specinn.errors import ReadError, SpecinnError
+from specinn.errors import ConfigError, PluginError, ReadError, SpecinnError
 from specinn.instruments import Instrument
 from specinn.interfaces import (
     BenchmarkStars,
@@ -29,6 +31,23 @@ from specinn.interfaces import (
 )
 from specinn.posterior import Posterior
 from specinn.spectra import SpectrumBatch
+
+if TYPE_CHECKING:
+    from specinn.plugins import Offer
+
+_INTERFACES: dict[str, tuple[type, str]] = {
+    "reader": (Reader, "readers"),
+    "preprocessor": (Preprocessor, "preprocessors"),
+    "grid loader": (GridLoader, "grid-loaders"),
+    "synthesizer": (Synthesizer, "synthesizers"),
+    "estimator": (Estimator, "estimators"),
+    "correction": (Correction, "corrections"),
+}  # of each kind of record what its factory must be, and where that is documented
+_CALLED_WITH: dict[str, tuple[str, ...]] = {
+    "reader": (),
+    "grid loader": (),
+    "preprocessor": ("instrument", "templates"),
+}
 
 
 def _require(ok: Any, anchor: str, broken: str) -> None:
@@ -66,6 +85,68 @@ def _equal_column(first: Any, second: Any) -> bool:
         a is b or np.all(a == b) or (np.all(a != a) and np.all(b != b))
         for a, b in zip(first, second, strict=True)
     )
+
+
+# Records -----------------------------------------------------------------------------------------
+
+
+def check_plugin(plugin: Any) -> list[Offer]:
+    """A plugin, by its module (or object) with the hooks: it loads, and every record of it leads to what it
+    names. Imports all that the records name. Returns the offers.
+    """
+    from specinn.plugins import Plugins
+
+    anchor = "hooks-and-records"
+    plugins = Plugins(entry=[], extra={"plugin": plugin})
+    for failure in plugins.failures:
+        _require(False, anchor, f"the plugin does not load: {failure.reason}")
+    offers = plugins.offers()
+    _require(offers, anchor, "the plugin offers nothing: is a hook without @hookimpl?")
+    seen = set()
+    for offer in offers:
+        record = offer.record
+        what = f"{offer.kind} {record.name!r}"
+        _require(
+            re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", record.name),
+            anchor,
+            f"{what}: a name is of small letters, digits and hyphens",
+        )
+        _require((offer.kind, record.name) not in seen, anchor, f"{what} is there twice")
+        seen.add((offer.kind, record.name))
+        one_line = record.summary.strip() and "\n" not in record.summary
+        _require(one_line, anchor, f"{what}: the summary is not one line")
+        if offer.kind == "instrument":
+            instrument = check_instrument(record.toml)
+            _require(instrument.name == record.name, anchor, f"{what} is {instrument.name!r} in its TOML")
+        else:
+            _check_factory(record, offer.kind, what)
+    return offers
+
+
+def _check_factory(record: Any, kind: str, what: str) -> None:
+    from specinn.models import read_header
+    from specinn.plugins import load_factory
+
+    interface, anchor = _INTERFACES[kind]
+    try:
+        factory = load_factory(record)
+    except PluginError as cause:
+        raise AssertionError(f"{what}: {cause} (the rule: docs/plugins.md#hooks-and-records)") from cause
+    good = isinstance(factory, type) and issubclass(factory, interface)
+    _require(good, anchor, f"{what}: {record.factory} is no specinn.interfaces.{interface.__name__}")
+    missing = ", ".join(sorted(getattr(factory, "__abstractmethods__", ())))
+    _require(not missing, anchor, f"{what}: {record.factory} lacks {missing}")
+    if kind in _CALLED_WITH:
+        given = _CALLED_WITH[kind]
+        error = _failure(lambda: inspect.signature(factory).bind(**dict.fromkeys(given)))
+        names = " and ".join(given) or "no arguments"
+        _require(error is None, anchor, f"{what}: {record.factory} cannot be called with {names} ({error})")
+    for name, path in getattr(record, "models", {}).items():
+        try:
+            owner = read_header(path)["estimator"]
+        except SpecinnError as cause:
+            _require(False, "hooks-and-records", f"{what}: its model {name!r}: {cause}")
+        _require(owner == record.name, anchor, f"{what}: its model {name!r} is one of {owner!r}")
 
 
 # Spectra -----------------------------------------------------------------------------------------
@@ -333,6 +414,44 @@ def check_estimator(estimator: Estimator, batch: SpectrumBatch, n_samples: int =
     if hasattr(estimator, "to_latent"):
         _check_flow(estimator, batch[:1], posterior.samples[0][usable[0]])
     return posterior
+
+
+def check_training(kind: type[Estimator], config: Mapping[str, Any], folder: str | Path) -> Estimator:
+    """A training by ``config``, the ``[estimator]`` table of a recipe without its ``kind``.
+
+    What a wrong key gives, what ``progress`` hears, and that an interrupted training goes on. It is
+    interrupted when three quarters are done, so a checkpoint should come before. Checkpoints are left in
+    ``folder``, which should be empty. Returns the model.
+    """
+    anchor = "estimators"
+    folder = Path(folder)
+    error = _failure(lambda: kind.train({**config, "no_such_key": 1}, folder, lambda state: None))
+    named = isinstance(error, ConfigError) and "no_such_key" in str(error)
+    _require(named, anchor, f"an unknown key raised {error!r}, no ConfigError that names it")
+
+    def run(until: float) -> tuple[Estimator | None, list[int]]:
+        heard: list[int] = []
+
+        def progress(state: dict[str, Any]) -> None:
+            key = "step" if "step" in state else "epoch"
+            told = {key, f"{key}s"} <= set(state)
+            _require(told, anchor, f"progress heard {state}: expected step and steps, or epoch and epochs")
+            heard.append(state[key])
+            if heard[-1] >= until * state[f"{key}s"]:
+                raise KeyboardInterrupt
+
+        try:
+            return kind.train(dict(config), folder, progress), heard
+        except KeyboardInterrupt:
+            return None, heard
+
+    model, before = run(0.75)
+    _require(model is None and before, anchor, "progress was not called, or an interruption went unheard")
+    model, after = run(np.inf)
+    _require(isinstance(model, kind), anchor, f"train gave {type(model).__name__}, no {kind.__name__}")
+    _require(after and after[0] > before[0], anchor, "an interrupted training began anew")
+    assert model is not None
+    return model
 
 
 def _check_posterior(posterior: Posterior, estimator: Estimator, n_spec: int, n_samples: int) -> None:

@@ -1,19 +1,31 @@
 """The contract checks pass what keeps the rules, and name the rule that is broken."""
 
+import importlib
+
 import attrs
 import numpy as np
 import pytest
 from astropy.table import Table
 
 from specinn import testing
-from specinn.errors import ReadError
+from specinn.errors import ConfigError, ReadError
 from specinn.grids import Grid
+from specinn.hookspecs import EstimatorRecord, InstrumentRecord, Record, hookimpl
 from specinn.instruments import Instrument
 from specinn.interfaces import Correction, Estimator, GridLoader, Preprocessor, Reader, Synthesizer
 from specinn.labels import LabelSet, make_label
+from specinn.plugins import Plugins
 from specinn.posterior import Posterior
 from specinn.spectra import SpectrumBatch
 
+SHIPPED = [
+    "specinn_instruments",
+    "specinn_preprocessing",
+    "specinn_turbospectrum",
+    "specinn_emulator",
+    "specinn_cinn",
+    "specinn_teff_bias",
+]
 INSTRUMENT = Instrument.from_dict(
     {"name": "x", "summary": "", "arms": [{"name": "a", "range": [5000, 5049], "resolving_power": 20000}]}
 )
@@ -565,3 +577,122 @@ def test_correction():
 def test_correction_that_breaks_a_rule(correction, rule):
     with broken(rule, "corrections"):
         testing.check_correction(correction(), posterior())
+
+
+# Plugins
+
+
+class Offering:
+    """A plugin that offers one record for each of the fields."""
+
+    def __init__(self, hook, *records):
+        setattr(self, hook, hookimpl(lambda: list(records)))
+
+
+def step(name="mask", factory="specinn_preprocessing.mask:Mask", summary="masks", **fields):
+    return Record(name=name, factory=factory, summary=summary, **fields)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_our_own_plugins(name):
+    assert testing.check_plugin(importlib.import_module(name))
+
+
+@pytest.mark.parametrize(
+    ("records", "rule", "section"),
+    [
+        ([], "the plugin offers nothing", "hooks-and-records"),
+        ([step(name="My_Step")], "small letters, digits and hyphens", "hooks-and-records"),
+        ([step(), step()], "preprocessor 'mask' is there twice", "hooks-and-records"),
+        ([step(summary="two\nlines")], "the summary is not one line", "hooks-and-records"),
+        ([step(api_version=99)], "the plugin does not load: .*version 99", "hooks-and-records"),
+        ([step(factory="specinn_preprocessing.mask:Masks")], "cannot be used", "hooks-and-records"),
+        ([step(factory="test_testing:Shift")], "is no specinn.interfaces.Preprocessor", "preprocessors"),
+        ([step(factory="test_testing:Lazy")], "lacks __call__", "preprocessors"),
+        ([step(factory="test_testing:Scaled")], "cannot be called with instrument", "preprocessors"),
+    ],
+)
+def test_plugin_that_breaks_a_rule(records, rule, section):
+    with broken(rule, section):
+        testing.check_plugin(Offering("specinn_preprocessors", *records))
+
+
+class Lazy(Preprocessor):
+    pass
+
+
+class Scaled(Preprocessor):
+    def __init__(self, instrument):
+        pass
+
+    def __call__(self, batch):
+        return batch
+
+
+def test_records_that_lead_elsewhere(tmp_path):
+    toml = tmp_path / "x.toml"
+    toml.write_text(
+        'name = "x"\nsummary = "for tests"\n'
+        '[[arms]]\nname = "green"\nrange = [5160, 5170]\nresolving_power = 20000\n'
+    )
+    record = InstrumentRecord(name="y", summary="for tests", toml=toml)
+    with broken("instrument 'y' is 'x' in its TOML", "hooks-and-records"):
+        testing.check_plugin(Offering("specinn_instruments", record))
+    fields = {"name": "other", "summary": "for tests", "factory": "specinn_cinn.estimator:CINN"}
+    (weights,) = Plugins([], {"cinn": importlib.import_module("specinn_cinn")}).offers("estimator")
+    for models, rule in (
+        (weights.record.models, "its model '4most-hr-gr' is one of 'cinn'"),
+        ({"gone": tmp_path / "gone.safetensors"}, "its model 'gone': .*no such model file"),
+    ):
+        with pytest.raises(AssertionError, match=rule):
+            testing.check_plugin(Offering("specinn_estimators", EstimatorRecord(models=models, **fields)))
+
+
+# Training
+
+
+class Trained(LinearGaussian):
+    """Trains in eight steps of nothing."""
+
+    keeps, careless, mute = True, False, False
+
+    @classmethod
+    def train(cls, config, folder, progress):
+        if set(config) - {"name"} and not cls.careless:
+            raise ConfigError(f"[estimator]: {sorted(set(config) - {'name'})} is not known")
+        path = folder / "checkpoint"
+        first = int(path.read_text()) if path.exists() else 0
+        for i in range(first, 8):
+            if cls.keeps:
+                path.write_text(str(i + 1))
+            progress({"loss": 1.0} if cls.mute else {"step": i + 1, "steps": 8})
+        return cls(INSTRUMENT, ())
+
+
+class Forgets(Trained):
+    keeps = False
+
+
+class Careless(Trained):
+    careless = True
+
+
+class Mute(Trained):
+    mute = True
+
+
+def test_training(tmp_path):
+    assert isinstance(testing.check_training(Trained, {"name": "x"}, tmp_path), Trained)
+
+
+@pytest.mark.parametrize(
+    ("kind", "rule"),
+    [
+        (Forgets, "an interrupted training began anew"),
+        (Careless, "an unknown key raised None, no ConfigError"),
+        (Mute, "progress heard {'loss': 1.0}: expected step and steps"),
+    ],
+)
+def test_training_that_breaks_a_rule(tmp_path, kind, rule):
+    with broken(rule, "estimators"):
+        testing.check_training(kind, {"name": "x"}, tmp_path)

@@ -20,6 +20,7 @@ from specinn.cli import (
     grid,
     instruments,
     models,
+    new_plugin,
     plugins,
     report,
     resimulate,
@@ -87,6 +88,7 @@ def root(
 
 app.command("run")(run.run)
 app.command("plugins")(plugins.plugins)
+app.command("new-plugin")(new_plugin.new_plugin)
 app.command("instruments")(instruments.instruments)
 app.command("models")(models.models)
 app.command("flags")(flags.flags)

@@ -1,0 +1,15 @@
+"""A step from spectra to spectra."""
+
+import attrs
+
+from specinn.interfaces import Preprocessor
+
+
+class Step(Preprocessor):
+    """Masks pixels brighter than ``limit`` times the continuum: put it after the step ``continuum``."""
+
+    def __init__(self, instrument, templates=None, limit=1.5):
+        self.limit = limit
+
+    def __call__(self, batch):
+        return attrs.evolve(batch, mask=batch.mask | (batch.flux > self.limit))

@@ -1,0 +1,8 @@
+"""Has a hook that does not exist."""
+
+from specinn.hookspecs import hookimpl
+
+
+@hookimpl
+def specinn_preprocesors():
+    return []

@@ -1,0 +1,157 @@
+"""A neural spline flow (Durkan et al. 2019, arXiv:1906.04032) on principal components of spectra."""
+
+import attrs
+import numpy as np
+import torch
+import zuko
+
+from specinn.errors import ModelError
+from specinn.instruments import Instrument
+from specinn.interfaces import Estimator, Templates
+from specinn.labels import LabelSet
+from specinn.posterior import Posterior
+from specinn.weights import load_weights, save_weights
+
+STEPS = (
+    ("mask", {}),
+    ("rest-frame", {}),
+    ("to-arms", {}),
+    ("trim-edges", {"angstrom": 1.0}),
+    ("continuum", {}),
+)
+
+
+class Network(torch.nn.Module):
+    """From an encoded spectrum ``(n, n_inputs)`` to the distribution of standardised labels."""
+
+    def __init__(self, n_inputs, n_labels, width=64):
+        super().__init__()
+        self.features = torch.nn.Sequential(
+            torch.nn.Linear(n_inputs, width), torch.nn.SiLU(), torch.nn.Linear(width, width), torch.nn.SiLU()
+        )
+        self.flow = zuko.flows.NSF(n_labels, width, transforms=3, hidden_features=(width, width))
+
+    def forward(self, inputs):
+        return self.flow(self.features(inputs))
+
+
+@attrs.define(eq=False)
+class SplineFlow(Estimator):
+    """``tensors``: ``mean (n_pix,)`` and ``basis (n_components, n_pix)`` of the spectra, ``scale`` of the
+    components, ``center`` and ``spread`` ``(n_labels,)`` of the labels in network units."""
+
+    labels: LabelSet
+    instrument: Instrument
+    preprocessing: tuple
+    templates: Templates
+    header: dict
+    tensors: dict
+    network: Network
+    device: str = "cpu"
+
+    @classmethod
+    def train(cls, config, folder, progress):
+        from specinn_giraffe.training import train
+
+        return train(cls, config, folder, progress)
+
+    @classmethod
+    def untrained(cls, labels, instrument, preprocessing, templates, header, tensors, device="cpu"):
+        tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
+        network = Network(len(tensors["basis"]) + 1, len(labels)).to(device)
+        return cls(labels, instrument, preprocessing, templates, header, tensors, network, device)
+
+    def encode(self, batch):
+        """Scaled components, and the logarithm of the S/N a pixel ``(n_spec, n_components + 1)``."""
+        if batch.flux.shape[1] != len(self.tensors["mean"]):
+            raise ModelError(
+                f"the batch has {batch.flux.shape[1]} pixels: pass it through the preprocessing first"
+            )
+        mask = torch.as_tensor(batch.mask)
+        flux = torch.as_tensor(np.where(batch.mask, 0.0, batch.flux), dtype=torch.float32)
+        sigma = torch.as_tensor(np.where(batch.mask, 1.0, batch.sigma), dtype=torch.float32)
+        mask, flux, sigma = (each.to(self.device) for each in (mask, flux, sigma))
+        off = torch.where(mask, 0.0, flux - self.tensors["mean"])
+        weight = (~mask).sum(1, keepdim=True).clamp(min=1) / mask.shape[1]
+        components = off @ self.tensors["basis"].T / self.tensors["scale"] / weight
+        noise = torch.where(mask, 0.0, sigma).sum(1, keepdim=True) / mask.shape[1] / weight
+        return torch.cat([components, -noise.clamp(min=1e-4).log10()], dim=1)
+
+    def standardised(self, labels):
+        """Physical values, an array, as tensor of standardised network labels."""
+        y = torch.as_tensor(
+            self.labels.to_network(np.asarray(labels)), dtype=torch.float32, device=self.device
+        )
+        return (y - self.tensors["center"]) / self.tensors["spread"]
+
+    @torch.no_grad()
+    def sample(self, batch, n_samples, seed):
+        keys = batch.meta["key"] if "key" in batch.meta.colnames else range(len(batch))
+        z = torch.stack([self._draws(seed, int(key), n_samples) for key in keys], dim=1)
+        flow = self.network(self.encode(batch))
+        y = flow.transform.inv(z)  # (n_samples, n_spec, n_labels)
+        density = self._density(flow, y).T.cpu().numpy()
+        y = (y * self.tensors["spread"] + self.tensors["center"]).transpose(0, 1).double().cpu().numpy()
+        return Posterior(self.labels, self.labels.from_network(y).astype(np.float32), density)
+
+    def _draws(self, seed, key, n):
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + key) % 2**63)
+        return torch.randn(n, len(self.labels), generator=generator).to(self.device)
+
+    def _density(self, flow, y):
+        """In network label space, of standardised labels."""
+        return flow.log_prob(y) - self.tensors["spread"].log().sum()
+
+    @torch.no_grad()
+    def log_prob(self, batch, labels):
+        y = self.standardised(labels).transpose(0, 1)
+        return self._density(self.network(self.encode(batch)), y).T.cpu().numpy()
+
+    @torch.no_grad()
+    def to_latent(self, batch, labels):
+        y = self.standardised(labels).transpose(0, 1)
+        return self.network(self.encode(batch)).transform(y).transpose(0, 1).cpu().numpy()
+
+    def save(self, path):
+        tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        tensors |= {
+            "templates.wavelength": torch.as_tensor(self.templates.wavelength),
+            "templates.flux": torch.as_tensor(self.templates.flux),
+        }
+        arms = {name: [arm.start, arm.stop] for name, arm in self.templates.arms.items()}
+        header = {
+            **self.header,
+            "format": "specinn model",
+            "version": 1,
+            "estimator": "spline-flow",
+            "labels": self.labels.to_dicts(),
+            "instrument": self.instrument.to_dict(),
+            "preprocessing": [[name, options] for name, options in self.preprocessing],
+            "templates": {"arms": arms, "resolving_power": self.templates.resolving_power},
+        }
+        save_weights(path, self.tensors | tensors, header)
+
+    @classmethod
+    def load(cls, path, device="cpu"):
+        tensors, header = load_weights(path, "specinn model")
+        try:
+            arms = {name: slice(*ends) for name, ends in header["templates"]["arms"].items()}
+            wavelength, flux = (
+                tensors.pop(f"templates.{name}").double().numpy() for name in ("wavelength", "flux")
+            )
+            templates = Templates(wavelength, flux, arms, header["templates"]["resolving_power"])
+            weights = {name: tensors.pop(name) for name in list(tensors) if name.startswith("network.")}
+            model = cls.untrained(
+                LabelSet.from_dicts(header["labels"]),
+                Instrument.from_dict(header["instrument"], str(path)),
+                tuple((name, options) for name, options in header["preprocessing"]),
+                templates,
+                header,
+                tensors,
+                device,
+            )
+            model.network.load_state_dict({name.removeprefix("network."): w for name, w in weights.items()})
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ModelError(f"{path}: its weights do not fit its header ({error})") from None
+        model.network.requires_grad_(False).eval()
+        return model
