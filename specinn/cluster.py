@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 
 from specinn.config import read_toml, structure
-from specinn.errors import ConfigError, SpecinnError
+from specinn.errors import ConfigError, SpecinnError, near
 from specinn.plan import Plan
 from specinn.run import Progress, Report
 from specinn.shards import compute_elsewhere
@@ -44,7 +44,7 @@ class ClusterFile:
         """Raises ``ConfigError``."""
         found = structure(read_toml(path), cls, str(path))
         if found.kind not in KINDS:
-            raise ConfigError(f"{path}: kind {found.kind!r}: expected one of {', '.join(KINDS)}")
+            raise ConfigError(f"{path}: no kind {found.kind!r}; {near(found.kind, KINDS)}")
         if found.jobs < 1:
             raise ConfigError(f"{path}: jobs {found.jobs}: at least 1 is needed")
         return found

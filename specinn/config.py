@@ -10,7 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
-from specinn.errors import ConfigError
+import attrs
+
+from specinn.errors import ConfigError, near
 
 T = TypeVar("T")
 
@@ -55,7 +57,13 @@ def _converter() -> Any:
             raise ConfigError(f"expected true or false, found {value!r}")
         return value
 
+    def strict_choice(value: Any, kind: Any) -> Any:
+        if value not in get_args(kind):
+            raise ConfigError(f"found {value!r}; {near(str(value), map(str, get_args(kind)))}")
+        return value
+
     converter = cattrs.Converter(forbid_extra_keys=True)
+    converter.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, strict_choice)
     converter.register_structure_hook(float, strict_float)
     converter.register_structure_hook(int, strict_int)
     converter.register_structure_hook(str, strict_str)
@@ -88,8 +96,9 @@ def _describe(error: BaseException, expected: Any) -> str:
 
     if isinstance(error, ConfigError):
         return str(error)
-    if get_origin(expected) is Literal:
-        return f"expected one of {', '.join(map(repr, get_args(expected)))}"
+    if isinstance(error, cattrs.ForbiddenExtraKeysError):
+        keys = [field.name for field in attrs.fields(error.cl)]
+        return ", ".join(f"unknown key {key!r}; {near(key, keys)}" for key in sorted(error.extra_fields))
     if isinstance(error, AttributeError):
         return "expected a table"
     if type(error) in (TypeError, ValueError) and (expected is None or get_origin(expected)):

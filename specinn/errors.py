@@ -1,5 +1,10 @@
 """The exceptions that specinn raises on purpose; each message says what was found and what to do."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 
 class SpecinnError(Exception):
     """Base of every error that is the user's to mend; the command line prints it without a traceback."""
@@ -31,3 +36,17 @@ class OutputError(SpecinnError):
 
 class SynthesisError(SpecinnError):
     """A spectrum that a synthesis code did not compute, or a code that is not installed."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that was probably meant, or None; capitals do not matter."""
+    by_lower = {str(word).lower(): str(word) for word in reversed(list(known))}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    return by_lower[close[0]] if close else None
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """What a message says after an unknown name: ``did you mean 'teff'?``, or ``there are teff, logg``."""
+    known = list(known)
+    close = nearest(name, known)
+    return f"did you mean {close!r}?" if close else f"there are {', '.join(known) or 'none'}"

@@ -13,7 +13,7 @@ import attrs
 import h5py
 import numpy as np
 
-from specinn.errors import GridError, PluginError
+from specinn.errors import GridError, PluginError, near
 
 if TYPE_CHECKING:
     from specinn.plugins import Plugins
@@ -97,7 +97,7 @@ class Grid:
         """Rows of ``train`` (75 %), ``test`` (20 %) or ``validation`` (5 %): by a hash of the id, so that a
         model keeps its side when the grid grows."""
         if name not in SPLITS:
-            raise GridError(f"no split {name!r}: there are {', '.join(SPLITS)}")
+            raise GridError(f"no split {name!r}; {near(name, SPLITS)}")
         edges = np.cumsum([0.0, *SPLITS.values()])
         edges[-1] = np.inf  # whatever the rounding of the sum
         at = list(SPLITS).index(name)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import attrs
 import numpy as np
 
-from specinn.errors import ConfigError
+from specinn.errors import ConfigError, near
 
 Transform = Literal["linear", "log10", "probit"]
 
@@ -93,8 +93,9 @@ def make_label(name: str, bounds: tuple[float, float]) -> Label:
         return Label(name, unit, bounds, transform, text)  # type: ignore[arg-type]
     element, _, reference = name.partition("_")
     if reference != "fe" or not element.isalpha():
-        known = ", ".join(_FIXED)
-        raise ConfigError(f"unknown label {name!r}: expected one of {known}, or an abundance such as mg_fe")
+        raise ConfigError(
+            f"unknown label {name!r}, which is no abundance such as mg_fe either; {near(name, _FIXED)}"
+        )
     learnt: Transform = "probit" if name in _BOUNDED else "linear"
     return Label(name, "dex", bounds, learnt, f"Abundance ratio [{element.capitalize()}/Fe]")
 
@@ -135,7 +136,7 @@ class LabelSet:
         try:
             return self.names.index(name)
         except ValueError:
-            raise ConfigError(f"no label {name!r}; there are {', '.join(self.names)}") from None
+            raise ConfigError(f"no label {name!r}; {near(name, self.names)}") from None
 
     def __len__(self) -> int:
         return len(self.labels)

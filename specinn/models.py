@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import re
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from specinn import weights
-from specinn.errors import ModelError
+from specinn.errors import ModelError, near
 
 if TYPE_CHECKING:
     from specinn.interfaces import Estimator
@@ -132,9 +131,7 @@ def find(plugins: Plugins, name: str | Path | None, instrument: str = _COMMON_IN
     models = installed(plugins)
     known = [model.name for model in models]
     if name is not None:
-        near = difflib.get_close_matches(str(name), known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"installed are {', '.join(known) or 'none'}"
-        raise ModelError(f"no model or file is called {str(name)!r}; {hint}")
+        raise ModelError(f"no model or file is called {str(name)!r}; {near(str(name), known)}")
     for wanted in (instrument, _COMMON_INSTRUMENT):
         for model in models:
             if model.instrument == wanted:

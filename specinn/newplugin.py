@@ -6,14 +6,13 @@ The folder ``skeleton`` holds a small working part of each kind, with its test, 
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import re
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
-from specinn.errors import ConfigError
+from specinn.errors import ConfigError, near
 from specinn.output import check_folder, replacing_folder
 
 # kind: its hook, its record, and what that names
@@ -66,9 +65,7 @@ def write(name: str, kinds: Sequence[str], folder: Path) -> list[Path]:
     """
     for kind in kinds:
         if kind not in KINDS:
-            near = difflib.get_close_matches(kind, KINDS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(KINDS)}"
-            raise ConfigError(f"no kind of plugin is called {kind!r}; {hint}")
+            raise ConfigError(f"no kind of plugin is called {kind!r}; {near(kind, KINDS)}")
     module, target = name.replace("-", "_"), folder / name
     if not re.fullmatch("[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
         raise ConfigError(f"{name!r} is no name for a plugin: use small letters, digits and hyphens")

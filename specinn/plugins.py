@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import sys
 import traceback
@@ -14,7 +13,7 @@ import attrs
 import pluggy
 
 from specinn import hookspecs
-from specinn.errors import PluginError
+from specinn.errors import PluginError, near
 from specinn.hookspecs import API_VERSION, PROJECT, EstimatorRecord, InstrumentRecord, ReaderRecord, Record
 
 KINDS = {
@@ -123,8 +122,7 @@ class Plugins:
         if claims:
             return claims[0].record
         known = [offer.record.name for offer in self.offers(kind)]
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known) or 'none'}"
+        hint = f"; {near(name, known)}"
         broken = [f for f in self.failures if name in (f.plugin, f.distribution)] or self.failures
         if broken:
             first = broken[0]

@@ -14,6 +14,9 @@ from typer.testing import CliRunner, Result
 from specinn.cli import app
 from specinn.plugins import Plugins
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # processes already share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 settings.register_profile("specinn", deadline=None)  # tests share machines with other work
 settings.load_profile("specinn")
 

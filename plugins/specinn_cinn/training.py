@@ -225,7 +225,7 @@ def architecture(settings: Config) -> Architecture:
     Raises ``ConfigError`` for an unknown preset or size.
     """
     if settings.preset not in PRESETS:
-        raise ConfigError(f"$.preset is {settings.preset!r}: expected one of {', '.join(PRESETS)}")
+        raise ConfigError(f"$.preset is {settings.preset!r}; {near(settings.preset, PRESETS)}")
     sizes = {**attrs.asdict(PRESETS[settings.preset]), **settings.architecture}
     return structure({"architecture": sizes}, _Sizes, "training configuration").architecture
 
