@@ -17,8 +17,10 @@ import numpy as np
 import torch
 from specinn_cinn.estimator import CINN
 from specinn_cinn.network import PRESETS
+from specinn_cinn.preparation import Setup, prepare
+from specinn_cinn.recipe import Schedule
 from specinn_cinn.sampler import Sampler
-from specinn_cinn.training import Schedule, Setup, build, loss_terms, prepare
+from specinn_cinn.training import build, loss_terms
 
 from specinn.checkpoint import one_cycle
 from specinn.config import read_toml

@@ -5,13 +5,32 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["SpectrumBatch", "__version__", "infer", "load_model", "read"]
+__all__ = [
+    "Inference",
+    "Posterior",
+    "SpectrumBatch",
+    "__version__",
+    "example_files",
+    "infer",
+    "load_model",
+    "read",
+    "register_loaders",
+]
 
 if TYPE_CHECKING:
-    from specinn.api import infer, load_model, read
+    from specinn.api import Inference, infer, load_model, read
+    from specinn.exchange import register_loaders
+    from specinn.posterior import Posterior
+    from specinn.run import example_files
     from specinn.spectra import SpectrumBatch
 
-_LAZY = dict.fromkeys(("infer", "load_model", "read"), "specinn.api") | {"SpectrumBatch": "specinn.spectra"}
+_LAZY = {
+    **dict.fromkeys(("Inference", "infer", "load_model", "read"), "specinn.api"),
+    "Posterior": "specinn.posterior",
+    "SpectrumBatch": "specinn.spectra",
+    "example_files": "specinn.run",
+    "register_loaders": "specinn.exchange",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -21,3 +40,8 @@ def __getattr__(name: str) -> Any:
 
         return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'specinn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """With what is imported when it is first used, which notebooks complete."""
+    return sorted({*globals(), *__all__})

@@ -4,40 +4,187 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 import numpy as np
 from astropy.table import QTable, Table
 
 from specinn import catalogue, models
-from specinn.errors import ReadError
+from specinn.errors import ConfigError, ModelError, ReadError
+from specinn.exchange import make_spectrum, to_batch
+from specinn.flags import is_bad
 from specinn.instruments import Medium
+from specinn.notebook import Small, catalogue_table
 from specinn.pipeline import Result
 from specinn.plugins import Plugins
 from specinn.posterior import Posterior
 from specinn.readers import read as read_batches
-from specinn.run import DEFAULT_INSTRUMENT, Source, file_sources, prepare, unread
+from specinn.resimulate import DRAWS, Simulator
+from specinn.resimulated import LEVELS, Resimulation
+from specinn.run import DEFAULT_INSTRUMENT, Run, Source, file_sources, prepare, unread
 from specinn.spectra import SpectrumBatch
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from specutils import SpectrumList
+
     from specinn.interfaces import Correction, Estimator
 
 
 @attrs.frozen(eq=False)
+class _Origin:
+    """What the results were made from, to come back to a spectrum: how, from where, which (the ``key`` of
+    every row), and the catalogue as it was made, whatever the user does to his."""
+
+    run: Run
+    plugins: Plugins
+    sources: Sequence[Source]
+    keys: np.ndarray
+    table: Table
+
+    def spectrum(self, row: int) -> SpectrumBatch:
+        """The spectrum of a row as it was read, from its file where it has one. Raises ``ReadError``."""
+        key = self.keys[row]
+        source = max((s for s in self.sources if s.first_key <= key), key=lambda s: s.first_key)
+        for piece in self.run.pieces([source]):
+            if piece.batch is None:
+                raise ReadError(piece.message)
+            here = np.flatnonzero(piece.batch.meta["key"] == key)
+            if here.size:
+                return piece.batch[here]
+        raise ReadError(f"{self.table['id'][row]} is no longer in {source.name}")
+
+
+@attrs.frozen(eq=False, repr=False)
 class Inference:
     """What :func:`infer` found.
 
     ``catalogue``: one row a spectrum with units, the columns of ``specinn run``. ``posterior``: the samples
-    of all spectra in the same order; those without a result hold NaN, none of them accepted.
+    of all spectra in the same order; those without a result hold NaN, none of them accepted. Methods on one
+    star take its number, from 0, or its id.
     """
 
     catalogue: QTable
     posterior: Posterior
+    _origin: _Origin | None = None
+    _models: dict[str, Simulator] = attrs.field(factory=dict, init=False)
+    _last: dict[tuple[int, str], tuple[int, bool, Resimulation]] = attrs.field(factory=dict, init=False)
+
+    def __len__(self) -> int:
+        return len(self.posterior)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What goes to another process or into a copy: the results, without the way back to the spectra."""
+        return Inference, (self.catalogue, self.posterior)
+
+    def __repr__(self) -> str:
+        return self._small().text()
+
+    def _repr_html_(self) -> str:
+        return self._small().html()
+
+    def _small(self) -> Small:
+        model = str(self.catalogue.meta.get("model", ""))
+        table = Table(self.catalogue) if self._origin is None else self._origin.table
+        return catalogue_table(table, f"Inference by {model}" if model else "Inference")
 
     def write(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """The catalogue as a file (.fits, .ecsv, .parquet, .h5). Raises ``OutputError``."""
+        """The catalogue as a file (.fits, .ecsv, .parquet, .h5), in place of one that is there if
+        ``overwrite``.
+
+        Raises ``OutputError``.
+        """
         catalogue.write(Table(self.catalogue), path, overwrite=overwrite)
+
+    def spectrum(
+        self,
+        star: int | str = 0,
+        what: Literal["model", "observed", "bands"] = "model",
+        *,
+        synthesizer: str = "emulator",
+        draws: int = DRAWS,
+    ) -> SpectrumList:
+        """A spectrum of one star as a ``specutils.SpectrumList``, a ``Spectrum`` for each arm of the model.
+
+        Parameters
+        ----------
+        what : ``"model"``, the model spectrum at the MAP; ``"observed"``, the spectrum as the network was
+            given it, with errors; ``"bands"``, 68 and 95 per cent of ``draws`` model spectra of posterior
+            samples, flux ``(4, n_pix)`` at the quantiles that ``meta["levels"]`` names.
+        synthesizer : name of the plugin that computes model spectra.
+
+        All have the pixels and the resolving power of the model, at rest, in Angstrom, flux over the
+        pseudo-continuum (docs/resimulate.md); ``meta`` says ``id``, ``arm``, ``medium``, ``rv`` (0: at rest),
+        ``rv_removed`` (km/s), and for the model ``labels`` and a ``note`` where there is something to know.
+        Masked pixels are NaN. Files are read again. Raises ``ModelError`` for a star without values, and
+        ``ReadError`` where its file is gone, and ``ConfigError`` for another ``what``.
+        """
+        if what not in ("model", "observed", "bands"):
+            raise ConfigError(f"what {what!r}: expected 'model', 'observed' or 'bands'")
+        if what == "bands" and draws < 1:
+            raise ConfigError(f"draws {draws}: bands need some, {DRAWS} are usual")
+        found = self.resimulate(star, synthesizer=synthesizer, draws=draws if what == "bands" else 0)
+        return _arms(found, what, float(self._begun.table["rv"][found.row]))
+
+    def plot(
+        self,
+        star: int | str = 0,
+        *,
+        lines: bool = False,
+        synthesizer: str = "emulator",
+        draws: int = DRAWS,
+    ) -> Figure:
+        """The observed spectrum of one star with the model spectrum and its bands, and the difference below.
+
+        With ``lines`` windows around lines of every element; ``synthesizer`` and ``draws`` are those of
+        :meth:`spectrum`. The matplotlib figure shows itself in a
+        notebook and has ``savefig``. Raises as :meth:`spectrum` does.
+        """
+        from specinn.report import figures, spectra
+
+        found = self._resimulate(star, synthesizer, draws, True)
+        with figures.style():
+            return (spectra.lines if lines else spectra.whole)(found)
+
+    def resimulate(
+        self,
+        star: int | str = 0,
+        *,
+        synthesizer: str = "emulator",
+        draws: int = DRAWS,
+    ) -> Resimulation:
+        """What :meth:`spectrum` and :meth:`plot` show, as arrays, and how well the two agree (``numbers()``).
+
+        ``synthesizer`` and ``draws`` as there; without draws there may be no bands. The last one is kept.
+        Raises as :meth:`spectrum`.
+        """
+        return self._resimulate(star, synthesizer, draws, False)
+
+    def _resimulate(self, star: int | str, synthesizer: str, draws: int, respond: bool) -> Resimulation:
+        """``respond``: with the change of the flux by element, by which windows around lines are chosen."""
+        begun, row = self._begun, self.posterior.row(star)
+        respond = respond or draws > 0  # then it costs little
+        kept = self._last.get((row, synthesizer))
+        if kept is None or draws not in (0, kept[0]) or respond > kept[1]:
+            if is_bad(begun.table["flags"][row]):  # then its file need not be read
+                why = str(begun.table["message"][row])
+                raise ModelError(f"{self.posterior.name(row)} has no values, so no model spectrum: {why}")
+            if synthesizer not in self._models:
+                self._models[synthesizer] = Simulator(
+                    begun.run, begun.table, begun.plugins, synthesizer=synthesizer, samples=self.posterior
+                )
+            simulator = self._models[synthesizer]
+            found = simulator.star(begun.spectrum(row), row, draws=draws, respond=respond)
+            self._last.clear()
+            kept = self._last[row, synthesizer] = (draws, respond, found)
+        return kept[2]
+
+    @property
+    def _begun(self) -> _Origin:
+        if self._origin is None:
+            raise ConfigError("these results do not know their spectra: specinn.infer gives some that do")
+        return self._origin
 
 
 def infer(
@@ -67,9 +214,12 @@ def infer(
     model : name or path of a trained model, or a loaded one (:func:`load_model`).
     rv : radial velocity in km/s for all, ``"auto"`` to measure it always, or a table (path or mapping) by
         id; None takes what the spectra state and measures the rest.
+    samples : posterior samples of each spectrum.
+    seed : of the random numbers; the same seed gives the same samples.
+    device : of torch, on which the network computes.
     resolving_power : of the spectra, where it is not what they or the instrument say.
-    medium : ``"air"`` or ``"vacuum"`` wavelengths of specutils objects; the instrument's by default. Axes of
-        frequency or energy are taken as vacuum.
+    medium : ``"air"`` or ``"vacuum"`` wavelengths of specutils objects; by default what their
+        ``meta["medium"]`` says, else the instrument's. Axes of frequency or energy are taken as vacuum.
     degrade_snr : add noise down to this S/N per Angstrom.
     synthetic : the spectra were computed with the physics of the model's grid, so that no errors of the
         physics need to be allowed for.
@@ -95,33 +245,44 @@ def infer(
         keep_samples=True,
     )
     assert run.pipeline.instrument is not None
-    sources = list(_sources(spectra, medium or run.pipeline.instrument.medium, plugins, format))
+    sources = list(_sources(spectra, medium, run.pipeline.instrument.medium, plugins, format))
     if not sources:
         raise ReadError("there are no spectra to infer: the list is empty")
     results: list[Result] = []
     table = run.catalogue(sources, keep=results.append)
     if unread(table).all():
         raise ReadError(str(table["message"][0]))
-    posterior = Result.join(results).posterior
-    assert posterior is not None
-    return Inference(QTable(table), posterior)
+    joined = Result.join(results)
+    assert joined.posterior is not None
+    posterior = attrs.evolve(joined.posterior, ids=table["id"])
+    return Inference(
+        QTable(table), posterior, _Origin(run, plugins, sources, np.asarray(joined.meta["key"]), table)
+    )
 
 
 def load_model(
     name: str | Path | None = None, device: str = "cpu", plugins: Plugins | None = None
 ) -> Estimator:
-    """A trained model by name or path; by default the one that ships with specinn. Raises ``ModelError``."""
+    """A trained model by name or path, on a ``device`` of torch; by default the one that ships with specinn.
+
+    Raises ``ModelError``.
+    """
     plugins = Plugins() if plugins is None else plugins
     return models.load(plugins, models.find(plugins, name), device)
 
 
 def read(path: str | Path, format: str = "auto", plugins: Plugins | None = None) -> list[SpectrumBatch]:
-    """The spectra of a file, those on one wavelength grid as one batch. Raises ``ReadError``."""
+    """The spectra of a file, those on one wavelength grid as one batch.
+
+    ``format`` names a reader; by default it is recognised from the content. Raises ``ReadError``.
+    """
     batches = read_batches(Path(path), Plugins() if plugins is None else plugins, format)
     return list(_merge(batches))
 
 
-def _sources(spectra: Any, medium: Medium, plugins: Plugins, format: str) -> Iterator[Source]:
+def _sources(
+    spectra: Any, medium: Medium | None, otherwise: Medium, plugins: Plugins, format: str
+) -> Iterator[Source]:
     """Sources of whatever the user holds; neighbours on one wavelength grid travel as one batch."""
     if isinstance(spectra, (str, Path, SpectrumBatch)) or hasattr(spectra, "spectral_axis"):
         spectra = [spectra]
@@ -138,7 +299,9 @@ def _sources(spectra: Any, medium: Medium, plugins: Plugins, format: str) -> Ite
     for i, item in enumerate(items):
         for j, member in enumerate(members := _members(item)):
             name = f"spectrum-{i}" if len(members) == 1 else f"spectrum-{i}#{j}"
-            batches.append(member if isinstance(member, SpectrumBatch) else to_batch(member, medium, name))
+            if not isinstance(member, SpectrumBatch):
+                member = to_batch(member, medium, name, otherwise=otherwise)
+            batches.append(member)
     first = 0
     for batch in _merge(batches):
         yield Source(str(batch.meta["id"][0]), lambda batch=batch: [batch], first)  # type: ignore[misc]
@@ -153,91 +316,24 @@ def _members(item: Any) -> list[Any]:
     return [item]
 
 
-def to_batch(spectrum: Any, medium: Medium = "air", name: str = "spectrum") -> SpectrumBatch:
-    """A specutils ``Spectrum``, ``Spectrum1D``, or ``SpectrumCollection`` with one spectral axis, as a batch.
+def _arms(star: Resimulation, what: str, rv: float) -> SpectrumList:
+    """An array of a star as spectra, an arm each."""
+    from specutils import SpectrumList
 
-    The last axis of ``flux (..., n_pix)``, or the one that specutils names, is the spectral one; the others
-    are counted through. The spectral axis may be in any unit of length, frequency or energy; uncertainties
-    may be standard deviations, variances or inverse variances. A radial velocity other than zero on the
-    spectral axis is taken as the star's. Raises ``ReadError``.
-    """
-    if not (hasattr(spectrum, "spectral_axis") and hasattr(spectrum, "flux")):
-        raise ReadError(f"expected a specutils Spectrum, found {type(spectrum).__name__}")
-    from astropy import units as u
-
-    axis = u.Quantity(spectrum.spectral_axis)
-    try:
-        wavelength = axis.to_value(u.AA, equivalencies=u.spectral())
-    except u.UnitConversionError:
-        raise ReadError(
-            f"the spectral axis is in {axis.unit}: expected a wavelength, frequency or energy"
-        ) from None
-    if not axis.unit.is_equivalent(u.AA):
-        medium = "vacuum"
-    if isinstance(spectrum.flux, u.LogQuantity) or spectrum.flux.unit.is_equivalent(u.mag):
-        raise ReadError(f"the flux is in {spectrum.flux.unit}: expected a linear unit, not magnitudes")
-    along = getattr(spectrum, "spectral_axis_index", None)
-    along = -1 if along is None else along
-
-    def rows(values: Any) -> np.ndarray:
-        array = np.moveaxis(np.asarray(values), along, -1)
-        return array.reshape(-1, array.shape[-1])
-
-    flux = rows(spectrum.flux.value)
-    ids = _ids(spectrum, name, len(flux))
-    batch = SpectrumBatch.from_arrays(
-        wavelength,
-        flux,
-        _sigma(spectrum, rows),
-        None if spectrum.mask is None else rows(spectrum.mask) != 0,
-        ids=ids,
-        medium=medium,
-    )
-    batch.meta["rv"] = np.full(len(batch), _velocity(spectrum))
-    return batch
-
-
-def _ids(spectrum: Any, name: str, n: int) -> list[str]:
-    """The object's name where the metadata have it, counted where there are several spectra."""
-    meta = getattr(spectrum, "meta", None) or {}
-    for source in (meta, meta.get("header") or {}):
-        names = [str(source.get(key) or "").strip() for key in ("id", "ID", "OBJECT")]
-        if any(names):
-            name = next(filter(None, names))
-            break
-    return [name] if n == 1 else [f"{name}#{i}" for i in range(n)]
-
-
-def _sigma(spectrum: Any, rows: Any) -> np.ndarray | None:
-    """Standard deviations in the unit of the flux; None where the spectrum has none that we understand."""
-    uncertainty = spectrum.uncertainty
-    if uncertainty is None:
-        return None
-    unit = spectrum.flux.unit
-    given = np.asarray(uncertainty.array, dtype=float)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        if uncertainty.uncertainty_type == "std":
-            scale, sigma = uncertainty.unit, given
-        elif uncertainty.uncertainty_type == "var":
-            scale, sigma = _root(uncertainty.unit, 0.5), np.sqrt(given)
-        elif uncertainty.uncertainty_type == "ivar":
-            scale, sigma = _root(uncertainty.unit, -0.5), 1.0 / np.sqrt(given)  # ivar 0 gives inf: masked
-        else:
-            return None
-    return rows(sigma * (1.0 if scale is None else scale.to(unit)))
-
-
-def _root(unit: Any, power: float) -> Any:
-    return None if unit is None else unit**power
-
-
-def _velocity(spectrum: Any) -> float:
-    """The star's velocity in km/s where the spectrum states one, else NaN."""
-    velocity = getattr(spectrum, "radial_velocity", None)
-    if velocity is None:
-        return np.nan
-    value = float(np.ravel(velocity.to_value("km/s"))[0])
-    return value if value != 0 and np.isfinite(value) else np.nan
+    flux = {"model": star.model, "observed": star.flux, "bands": star.bands}[what]
+    meta: dict[str, Any] = {"id": star.id, "path": star.path, "what": what, "medium": star.instrument.medium}
+    meta |= {"rv": 0.0, "rv_removed": rv}
+    if what != "observed":
+        meta |= {"labels": dict(star.labels), "note": star.note}
+    if what == "bands":
+        meta["levels"] = LEVELS
+    out = SpectrumList()
+    for arm, (name, pixels) in zip(star.instrument.arms, star.instrument.slices.items(), strict=True):
+        power = arm.resolving_power.at(star.wavelength[pixels])
+        sigma = star.sigma[pixels] if what == "observed" else None
+        its = {**meta, "arm": name, "resolving_power": power}
+        out.append(make_spectrum(star.wavelength[pixels], flux[..., pixels], sigma, None, 0.0, its))
+    return out
 
 
 def _merge(batches: Iterable[SpectrumBatch]) -> Iterator[SpectrumBatch]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +13,13 @@ import numpy as np
 
 from specinn.catalogue import summarise
 from specinn.errors import ConfigError
-from specinn.evaluate import PUBLISHED_SNR, tabulate
+from specinn.evaluate import tabulate
 from specinn.flags import is_bad
 from specinn.labels import LabelSet, with_derived_labels
 from specinn.pipeline import Result
 from specinn.plugins import Plugins
-from specinn.run import file_sources, load_instrument, prepare
+from specinn.published import PUBLISHED_SNR
+from specinn.run import Run, Source, file_sources, load_instrument, prepare
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -118,6 +119,20 @@ def calibrators_of(estimator: Estimator) -> set[str]:
     return {str(star.get("name", "")).casefold() for star in training.get("calibrators", ())}
 
 
+def check_instruments(stars: Iterable[Benchmark], plugins: Plugins) -> None:
+    """Raises ``PluginError`` for an instrument that is not known: now, and not after an hour of others."""
+    for name in dict.fromkeys(star.instrument for star in stars):
+        load_instrument(plugins, name)
+
+
+def of_one_spectrum(job: Run, source: Source) -> Result:
+    """What the run finds for a star. Raises ``ConfigError`` where the source does not hold one spectrum."""
+    result = Result.join(list(job.results([source])))
+    if len(result) != 1:
+        raise ConfigError(f"{source.name} holds {len(result)} spectra: a benchmark star is one spectrum")
+    return result
+
+
 def star_metrics(
     estimator: Estimator,
     stars: Sequence[Benchmark],
@@ -142,8 +157,7 @@ def star_metrics(
     plugins = Plugins() if plugins is None else plugins
     if seeds < 1:
         raise ConfigError(f"seeds {seeds}: at least 1 is needed, 3 are usual")
-    for name in dict.fromkeys(star.instrument for star in stars):
-        load_instrument(plugins, name)  # a misspelt one is said now and not after an hour
+    check_instruments(stars, plugins)
     seen = calibrators_of(estimator)
     rows = []
     for i, star in enumerate(stars):
@@ -153,11 +167,8 @@ def star_metrics(
                 plugins, instrument=star.instrument, model=estimator, samples=n_samples, seed=number,
                 resolving_power=star.resolving_power, degrade_snr=snr, corrections=corrections,
             )  # fmt: skip
-            result = Result.join(list(job.results(file_sources([star.file], plugins))))
-            if len(result) != 1:
-                raise ConfigError(
-                    f"{star.file} holds {len(result)} spectra: a benchmark star is one spectrum"
-                )
+            (source,) = file_sources([star.file], plugins)
+            result = of_one_spectrum(job, source)
             draws.append(summarise(result, instrument=star.instrument, model=job.model))
             progress(i * seeds + len(draws), len(stars) * seeds)
         if star.star.casefold() in seen:

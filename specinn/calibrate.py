@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING
 import attrs
 import numpy as np
 
-from specinn.benchmarks import Benchmark, calibrators_of
+from specinn.benchmarks import Benchmark, calibrators_of, check_instruments, of_one_spectrum
 from specinn.errors import ConfigError, ReadError
 from specinn.flags import is_bad, names
 from specinn.interfaces import BenchmarkStars, Correction, Estimator, LeaveOneOut
-from specinn.pipeline import Result
 from specinn.posterior import Posterior
 from specinn.readers import read
-from specinn.run import Source, file_source, load_instrument, prepare
+from specinn.run import Source, file_source, prepare
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -84,8 +83,7 @@ def infer(
 
     Raises ``ConfigError`` for a file with several spectra, ``PluginError`` for an unknown instrument.
     """
-    for name in dict.fromkeys(star.instrument for star, _ in pairs):
-        load_instrument(plugins, name)  # a misspelt one is said now and not after an hour
+    check_instruments((star for star, _ in pairs), plugins)
     rows: list[Benchmark] = []
     posteriors: list[Posterior] = []
     lost: dict[str, str] = {}
@@ -94,9 +92,7 @@ def infer(
             plugins, instrument=star.instrument, model=estimator, samples=n_samples, seed=seed,
             resolving_power=star.resolving_power, degrade_snr=degrade_snr, keep_samples=True,
         )  # fmt: skip
-        result = Result.join(list(job.results([source])))
-        if len(result) != 1:
-            raise ConfigError(f"{source.name} holds {len(result)} spectra: a benchmark star is one spectrum")
+        result = of_one_spectrum(job, source)
         flags = np.asarray(result.meta["flags"], np.uint32)
         if is_bad(flags)[0]:
             lost[star.star] = str(result.meta["message"][0]) or ", ".join(names(int(flags[0])))

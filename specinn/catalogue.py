@@ -221,7 +221,11 @@ def read(path: str | Path) -> Table:
     elif not path.is_file():
         raise OutputError(f"{path}: no such file")
     else:
-        table = READERS[path.suffix.lower()](path)
+        try:
+            table = READERS[path.suffix.lower()](path)
+        except Exception as error:  # each format has errors of its own
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise OutputError(f"{path} is no catalogue that specinn run wrote: {reason}") from error
     for name in table.colnames:  # astropy reads an empty string as a missing one
         if table[name].dtype.kind in "US":
             filled = np.ma.filled(table[name].data, "")

@@ -18,7 +18,7 @@ FORMAT = "specinn checkpoint"
 
 
 def fingerprint(config: Any) -> str:
-    """Identifies a configuration, so that a checkpoint of another one is not taken up by mistake."""
+    """Identifies ``config`` (JSON values), so that a checkpoint of another one is not taken up by mistake."""
     return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -31,7 +31,7 @@ def save_checkpoint(path: Path, state: Mapping[str, Any], of: str) -> None:
 def load_checkpoint(path: Path, of: str) -> dict[str, Any] | None:
     """The state that was saved, or None where there is no checkpoint yet.
 
-    Raises ``ConfigError`` if the checkpoint belongs to another configuration.
+    Raises ``ConfigError`` if the checkpoint is that of another configuration than ``of``.
     """
     if not path.exists():
         return None
@@ -41,7 +41,8 @@ def load_checkpoint(path: Path, of: str) -> dict[str, Any] | None:
             f"{path} is the checkpoint of a training with another configuration: delete it to start anew, or "
             "give another folder"
         )
-    return _restore(header["state"], tensors)
+    state: dict[str, Any] = _restore(header["state"], tensors)
+    return state
 
 
 def _flatten(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
@@ -71,7 +72,8 @@ def _restore(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
 
 
 def one_cycle(fraction: float, peak: float, warm: float = 0.1) -> float:
-    """Learning rate at a fraction of the training: linear rise, then a cosine down to nothing."""
+    """Learning rate at a ``fraction`` of the training: a linear rise over the fraction ``warm`` to ``peak``,
+    then a cosine down to nothing."""
     if fraction < warm:
         return peak * (0.04 + 0.96 * fraction / warm)
     angle = torch.tensor((fraction - warm) / (1.0 - warm) * torch.pi)

@@ -110,7 +110,7 @@ def spread(
     ``again`` says how to go on after an error. Raises ``SpecinnError``.
     """
     from dask.distributed import CancelledError, as_completed
-    from distributed.comm import CommClosedError
+    from distributed.comm.core import CommClosedError
 
     with _client(scheduler, cluster) as client, client.as_current():
         address, mark = client.scheduler.address, secrets.token_hex(4)

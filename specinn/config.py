@@ -23,7 +23,11 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except IsADirectoryError:
+        raise ConfigError(f"{path} is a folder: give a TOML file") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not valid TOML: it is no text in UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
@@ -62,8 +66,11 @@ def _converter() -> Any:
             raise ConfigError(f"found {value!r}; {near(str(value), map(str, get_args(kind)))}")
         return value
 
+    def is_choice(kind: Any) -> bool:
+        return get_origin(kind) is Literal
+
     converter = cattrs.Converter(forbid_extra_keys=True)
-    converter.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, strict_choice)
+    converter.register_structure_hook_func(is_choice, strict_choice)
     converter.register_structure_hook(float, strict_float)
     converter.register_structure_hook(int, strict_int)
     converter.register_structure_hook(str, strict_str)
@@ -84,9 +91,10 @@ def _converter() -> Any:
 
         return hook
 
-    converter.register_structure_hook_factory(
-        lambda kind: get_origin(kind) is list and kind not in inside, strict_list
-    )
+    def is_list(kind: Any) -> bool:
+        return get_origin(kind) is list and kind not in inside
+
+    converter.register_structure_hook_factory(is_list, strict_list)
     return converter
 
 
@@ -99,7 +107,7 @@ def _describe(error: BaseException, expected: Any) -> str:
     if isinstance(error, cattrs.ForbiddenExtraKeysError):
         keys = [field.name for field in attrs.fields(error.cl)]
         return ", ".join(f"unknown key {key!r}; {near(key, keys)}" for key in sorted(error.extra_fields))
-    if isinstance(error, AttributeError):
+    if isinstance(error, AttributeError) or (isinstance(error, TypeError) and attrs.has(expected)):
         return "expected a table"
     if type(error) in (TypeError, ValueError) and (expected is None or get_origin(expected)):
         return f"expected {expected} ({error})" if expected else str(error)
@@ -107,13 +115,17 @@ def _describe(error: BaseException, expected: Any) -> str:
 
 
 def structure(data: Any, cls: type[T], source: str) -> T:
-    """``data`` (from TOML or JSON) as an instance of the attrs class; errors name ``source`` and the key."""
+    """``data`` (from TOML or JSON) as an instance of the attrs class ``cls``.
+
+    Raises ``ConfigError`` that names ``source`` and the path of a wrong key or value.
+    """
     import cattrs
 
     if not isinstance(data, Mapping):
         raise ConfigError(f"{source}: expected a table, found {data!r}")
     try:
-        return _converter().structure(data, cls)
+        result: T = _converter().structure(data, cls)
+        return result
     except cattrs.BaseValidationError as group:
         lines = cattrs.transform_error(group, path="$", format_exception=_describe)
         lines = [

@@ -25,6 +25,8 @@ class ContinuumOptions:
 class ContinuumFit:
     """Fits the upper envelope of every spectrum of a batch, an arm (or order) at a time, all at once.
 
+    Built for ``wavelength (n_pix,)`` (Angstrom) in the pieces ``arms``, to compute on a ``device`` of torch.
+
     A Chebyshev polynomial (at least quadratic) is fitted by least squares to the means of bins, bins below
     the envelope are left out, and the fit is repeated (:class:`ContinuumOptions`). The scatter that decides
     is the larger of the noise of a bin, the standard deviation of the bins in use, and 0.2 %. The result is

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import attrs
 
 from specinn import models
+from specinn.models import Model
 from specinn.plugins import Plugins
 
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
 State = Literal["ok", "missing", "broken"]
-_LIBRARIES = ("torch", "numpy", "scipy", "astropy", "specutils", "h5py", "safetensors")
-_OPTIONAL = {"distributed": "cluster", "dask-jobqueue": "cluster", "optuna": "tune"}  # -> extra of specinn
+_OF_DEVELOPERS = ("test", "docs")  # extras that nobody needs who runs specinn
+_AGAIN = "install {} again"
 
 
 @attrs.frozen
@@ -50,96 +55,134 @@ def examine(plugins: Plugins) -> list[Finding]:
 def _versions(plugins: Plugins) -> list[Finding]:
     import specinn
 
-    version = platform.python_version()
+    system = f"{platform.python_version()} on {platform.system()} {platform.machine()} ({sys.executable})"
     out = [
-        Finding("versions", "specinn", "ok", specinn.__version__),
-        Finding(
-            "versions",
-            "python",
-            "ok",
-            f"{version} on {platform.system()} {platform.machine()} ({sys.executable})",
-        ),
+        Finding("versions", "specinn", "ok", f"{specinn.__version__} ({Path(specinn.__file__).parent})"),
+        Finding("versions", "python", "ok", system),
     ]
-    for name in _LIBRARIES:
-        if found := _version(name):
-            out.append(Finding("versions", name, "ok", found))
-        else:
-            out.append(Finding("versions", name, "broken", "not installed", f"pip install {name}"))
-    for name, extra in _OPTIONAL.items():
-        if found := _version(name):
-            out.append(Finding("versions", name, "ok", found))
-        else:
-            out.append(
-                Finding("versions", name, "missing", "not installed", f'pip install "specinn[{extra}]"')
-            )
+    from packaging.requirements import Requirement
+
+    try:
+        stated = [Requirement(line) for line in metadata.requires("specinn") or ()]
+    except metadata.PackageNotFoundError:
+        found = "there is only its source, so that nothing says which versions it needs"
+        return [*out, Finding("versions", "package specinn", "broken", found, "pip install . in its folder")]
+    out += [_library(needed, "") for needed in stated if needed.marker is None]
+    extras = metadata.metadata("specinn").get_all("Provides-Extra") or ()
+    for extra in (extra for extra in extras if extra not in _OF_DEVELOPERS):
+        for needed in stated:
+            if needed.marker is not None and needed.marker.evaluate({"extra": extra}):
+                out.append(_library(needed, extra))
     return out
 
 
-def _version(name: str) -> str:
+def _library(needed: Requirement, extra: str) -> Finding:
+    """A library in the version that specinn asks for; that of an ``extra`` may be missing."""
+    remedy = f'pip install "specinn[{extra}]"' if extra else f'pip install "{needed.name}{needed.specifier}"'
     try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
+        version = metadata.version(needed.name)
+    except metadata.PackageNotFoundError:
+        state: State = "missing" if extra else "broken"
+        return Finding("versions", needed.name, state, "not installed", remedy)
+    if not needed.specifier.contains(version, prereleases=True):
+        detail = f"{version}, but specinn needs {needed.specifier}"
+        return Finding("versions", needed.name, "broken", detail, remedy)
+    return Finding("versions", needed.name, "ok", version)
 
 
 def _device(plugins: Plugins) -> list[Finding]:
     import torch
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    out = [Finding("device", "cpu", "ok", f"{cores} cores for this process")]
-    if torch.cuda.is_available():
-        for number in range(torch.cuda.device_count()):
-            found = torch.cuda.get_device_properties(number)
-            memory = f"{found.total_memory / 2**30:.0f} GiB"
-            out.append(Finding("device", f"cuda:{number}", "ok", f"{found.name}, {memory}"))
-    else:
-        out.append(Finding("device", "cuda", "missing", "torch sees no GPU: everything runs on the CPU"))
+    threads = torch.get_num_threads()
+    out = [Finding("device", "cpu", "ok", f"{cores} cores for this process, {threads} threads of torch")]
+    with warnings.catch_warnings(record=True) as said:  # a driver that is too old is a warning
+        warnings.simplefilter("always")
+        found = range(torch.cuda.device_count()) if torch.cuda.is_available() else range(0)
+    for number in found:
+        about = torch.cuda.get_device_properties(number)
+        detail = f"{about.name}, {about.total_memory / 2**30:.0f} GiB"
+        try:
+            torch.ones(1, device=f"cuda:{number}").add_(1).cpu()
+            out.append(Finding("device", f"cuda:{number}", "ok", detail))
+        except (RuntimeError, AssertionError) as error:  # the latter where torch has no CUDA
+            detail += f": {str(error).splitlines()[0]}"
+            out.append(Finding("device", f"cuda:{number}", "broken", detail, "run on --device cpu"))
+    if not found:
+        detail = "torch sees no GPU: everything runs on the CPU"
+        if torch.version.cuda is None:
+            detail = "this torch is built for the CPU, on which everything runs"
+        detail += "".join(f" ({str(warning.message).splitlines()[0]})" for warning in said[:1])
+        out.append(Finding("device", "cuda", "missing", detail))
     return out
 
 
 def _plugins(plugins: Plugins) -> list[Finding]:
-    kinds: dict[str, list[str]] = {}
+    """Names by kind, and what is offered but cannot be had."""
+    names: dict[str, list[str]] = {}
+    broken = []
     for offer in plugins.offers():
-        kinds.setdefault(offer.kind, []).append(offer.record.name)
-    out = [Finding("plugins", kind, "ok", ", ".join(names)) for kind, names in kinds.items()]
+        name = offer.record.name
+        if name in names.setdefault(offer.kind, []):
+            continue  # a name that is claimed twice
+        names[offer.kind].append(name)
+        try:
+            if offer.kind == "instrument":
+                from specinn.instruments import Instrument
+
+                Instrument.from_toml(plugins.record(offer.kind, name).toml)
+            else:
+                plugins.load(offer.kind, name)
+        except Exception as error:
+            remedy = _AGAIN.format(offer.distribution)
+            broken.append(Finding("plugins", f"{offer.kind} {name}", "broken", str(error), remedy))
     for failure in plugins.failures:
         what = f"of {failure.distribution} could not be loaded: {failure.reason}"
-        out.append(Finding("plugins", failure.plugin, "broken", what, "specinn plugins --failed"))
-    if not out:
-        out.append(
-            Finding(
-                "plugins", "", "broken", "no plugin is installed", "pip install --force-reinstall specinn"
-            )
-        )
-    return out
+        broken.append(Finding("plugins", failure.plugin, "broken", what, "specinn plugins --failed"))
+    if not names and not broken:
+        remedy = "pip install --force-reinstall specinn"
+        broken.append(Finding("plugins", "", "broken", "no plugin is installed", remedy))
+    return [*(Finding("plugins", kind, "ok", ", ".join(of)) for kind, of in names.items()), *broken]
 
 
 def _models(plugins: Plugins) -> list[Finding]:
-    found = models.installed(plugins)
-    out = [
-        Finding("models", model.name, "ok", f"{model.instrument}, {model.size / 1e6:.0f} MB")
-        for model in found
-    ]
-    whole = {model.path for model in found}
+    """Those that are installed, each loaded once."""
+    out = []
     for offer in plugins.offers("estimator"):
-        for name, path in offer.record.models.items():
-            if Path(path) not in whole:
-                remedy = f"install {offer.distribution} again"
-                out.append(Finding("models", name, "broken", f"{path} is no model", remedy))
-    return out or [Finding("models", "", "missing", "no trained model is installed", "specinn train")]
+        for name, path in sorted(offer.record.models.items()):
+            try:
+                model = Model(name, Path(path), models.read_header(path))
+                models.load(plugins, model)
+                about = f"{model.instrument}, {model.size / 1e6:.0f} MB, SHA-256 {model.sha256()[:12]}"
+                out.append(Finding("models", name, "ok", about))
+            except Exception as error:
+                remedy = _AGAIN.format(offer.distribution)
+                out.append(Finding("models", name, "broken", str(error), remedy))
+    none = "no trained model is installed"
+    return out or [Finding("models", "", "missing", none, "specinn train, or --model FILE.safetensors")]
 
 
 def _writing(plugins: Plugins) -> list[Finding]:
+    """The temporary folder is needed; caches (of astropy and matplotlib) save time; results go anywhere."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    while not cache.exists():  # it is made when it is needed
+        cache = cache.parent
+    try:
+        temporary = Path(tempfile.gettempdir())
+    except FileNotFoundError:  # it looks for one that can be written to
+        temporary = Path(os.environ.get("TMPDIR", "/tmp"))
+    folders: tuple[tuple[str, Path, State, str], ...] = (
+        ("working folder", Path.cwd(), "missing", "work in another folder, or give one with --output"),
+        ("temporary folder", temporary, "broken", "set TMPDIR to a folder of yours"),
+        ("cache folder", cache, "missing", "set XDG_CACHE_HOME to a folder of yours"),
+    )
     out = []
-    for name, folder in (("working folder", Path.cwd()), ("temporary folder", Path(tempfile.gettempdir()))):
+    for name, folder, state, remedy in folders:
         try:
             with tempfile.TemporaryFile(dir=folder):
                 out.append(Finding("write access", name, "ok", str(folder)))
         except OSError as error:
-            remedy = (
-                "set TMPDIR to a folder of yours" if name.startswith("temp") else "work in another folder"
-            )
-            out.append(Finding("write access", name, "broken", f"{folder}: {error.strerror}", remedy))
+            out.append(Finding("write access", name, state, f"{folder}: {error.strerror}", remedy))
     return out
 
 

@@ -13,7 +13,7 @@ from astropy.table import vstack
 
 from specinn import catalogue, models
 from specinn.catalogue import Field
-from specinn.errors import ConfigError, ModelError
+from specinn.errors import ConfigError, ModelError, near
 from specinn.flags import is_bad, names
 from specinn.labels import Label, LabelSet, make_label
 from specinn.posterior import QUANTILES, Summary
@@ -56,7 +56,10 @@ class CatalogueSource:
         for path, table in zip(paths, tables, strict=True):
             for name in (by, "id", "flags", "model", "message"):
                 if name not in table.colnames:
-                    raise ConfigError(f"{path} has no column {name!r}: is it a catalogue of specinn run?")
+                    hint = ": is it a catalogue of specinn run?"
+                    if name == by:
+                        hint = f"; {near(name, table.colnames)}"
+                    raise ConfigError(f"{path} has no column {name!r}{hint}")
         self.table = table = vstack(tables, metadata_conflicts="silent")
         self.meta = dict(tables[0].meta)
         self.flags = np.asarray(table["flags"], np.uint32)
@@ -229,5 +232,8 @@ def has_samples(path: Path) -> bool:
 
     if not path.is_file() or not h5py.is_hdf5(path):
         return False
-    with h5py.File(path) as file:
-        return "samples" in file
+    try:
+        with h5py.File(path) as file:
+            return "samples" in file
+    except OSError as error:
+        raise ConfigError(f"{path} is damaged ({error}): write or copy it again") from None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_BEGINNING = 3  # letters of a name that may stand for it
+
 
 class SpecinnError(Exception):
     """Base of every error that is the user's to mend; the command line prints it without a traceback."""
@@ -39,14 +41,16 @@ class SynthesisError(SpecinnError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that was probably meant, or None; capitals do not matter."""
+    """The known name that was probably meant, or None: capitals do not matter, and its beginning may do."""
     by_lower = {str(word).lower(): str(word) for word in reversed(list(known))}
     close = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    close += [word for word in by_lower if len(name) >= _BEGINNING and word.startswith(name.lower())]
     return by_lower[close[0]] if close else None
 
 
 def near(name: str, known: Iterable[str]) -> str:
-    """What a message says after an unknown name: ``did you mean 'teff'?``, or ``there are teff, logg``."""
+    """What a message says after an unknown name: ``did you mean 'teff'?``, or of all that are known
+    ``there are teff, logg``."""
     known = list(known)
     close = nearest(name, known)
     return f"did you mean {close!r}?" if close else f"there are {', '.join(known) or 'none'}"

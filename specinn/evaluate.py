@@ -159,7 +159,7 @@ def _disturbances(estimator: Estimator, disturbed: bool) -> Disturbances:
     given = estimator.header.get("training", {}).get("disturbances")
     if given is None:
         raise ConfigError(
-            "the model does not say by what its training spectra were disturbed: leave --disturbed"
+            "the model does not say by what its training spectra were disturbed: leave --disturbed out"
         )
     return structure(given, Disturbances, "the model's training.disturbances")
 

@@ -40,6 +40,8 @@ class Flag(enum.IntFlag):
 
 @attrs.frozen
 class FlagInfo:
+    """A bit of the column ``flags``: its ``meaning`` and its ``severity`` (``bad``, ``warn``, ``info``)."""
+
     flag: Flag
     severity: Severity
     meaning: str
@@ -94,26 +96,28 @@ WARN = int(sum(info.flag for info in FLAGS if info.severity == "warn"))
 
 
 def is_bad(flags: np.ndarray) -> np.ndarray:
-    """``flag_bad``: the row has no trustworthy values."""
-    return (np.asarray(flags) & BAD) != 0
+    """``flag_bad`` of ``flags (n_spec,)``: the row has no trustworthy values."""
+    bad: np.ndarray = (np.asarray(flags) & BAD) != 0
+    return bad
 
 
 def is_warn(flags: np.ndarray) -> np.ndarray:
-    """``flag_warn``: look before you use the row (every bad row warns too)."""
-    return (np.asarray(flags) & (WARN | BAD)) != 0
+    """``flag_warn`` of ``flags (n_spec,)``: look before you use the row (every bad row warns too)."""
+    warn: np.ndarray = (np.asarray(flags) & (WARN | BAD)) != 0
+    return warn
 
 
 def names(flags: int) -> list[str]:
-    """The names of the bits that are set, in lower case."""
+    """The names of the bits that are set in ``flags``, in lower case."""
     return [info.flag.name.lower() for info in FLAGS if int(flags) & info.flag and info.flag.name]
 
 
 def flags_of(meta: Table) -> np.ndarray:
-    """``(n_spec,)`` the bits set so far (a copy to go on with), 0 where no step has set any."""
+    """``(n_spec,)`` the bits in the table ``meta`` of a batch (a copy), 0 where no step has set any."""
     given = meta["flags"] if "flags" in meta.colnames else np.zeros(len(meta))
     return np.array(given, dtype=np.uint32)
 
 
 def raise_flag(flags: np.ndarray, where: np.ndarray | np.bool_, flag: Flag) -> None:
-    """Set a bit of the chosen rows in place."""
+    """Set a bit of ``flags (n_spec,)`` in place, in the rows ``where (n_spec,)`` is True."""
     flags[where] |= np.uint32(flag)

@@ -269,6 +269,11 @@ def _read_hdf5(path: Path) -> Table:
 
 
 def _read_fits(path: Path) -> Table:
+    from astropy.io import fits
+
+    with fits.open(path) as file:
+        if "CATALOGUE" not in file:  # astropy would read another table
+            raise ValueError("it has no table CATALOGUE")
     table = Table.read(path, format="fits", hdu="CATALOGUE")
     foreign = ("EXTNAME", "comments")
     table.meta = {key.lower(): value for key, value in table.meta.items() if key not in foreign}

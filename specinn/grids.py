@@ -40,7 +40,7 @@ class Grid:
     ``resolving_power`` is lambda / FWHM, infinite for spectra that were not convolved. ``provenance`` says
     code, LTE or NLTE, atmospheres, line lists, solar scale (JSON values; lists tell what went in, everything
     else what the spectra are). ``defects`` names models known to be unusable, with the reason: they stay
-    in the tables, but their flux is refused.
+    in the tables, but their flux is refused. Raises ``GridError`` where the parts do not fit one another.
     """
 
     labels: tuple[str, ...]
@@ -74,7 +74,10 @@ class Grid:
         return len(self.ids)
 
     def flux(self, rows: Any = slice(None)) -> np.ndarray:
-        """``(n_rows, n_pix)`` float32 normalised flux of the chosen models; checked to be finite."""
+        """``(n_rows, n_pix)`` float32 normalised flux of the chosen models.
+
+        Raises ``GridError`` that names a model with a defect, or with flux that is not finite.
+        """
         rows = np.atleast_1d(np.arange(len(self))[rows])
         for name in self.ids[rows] if self.defects else ():
             if name in self.defects:
@@ -88,14 +91,15 @@ class Grid:
         return flux
 
     def blocks(self, rows: np.ndarray, size: int = 64) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """The chosen models a few at a time: (rows, flux), so that memory stays bounded."""
+        """Rows ``(n,)`` and flux ``(n, n_pix)`` of the chosen models, ``size`` at a time to save memory."""
         for start in range(0, len(rows), size):
             part = rows[start : start + size]
             yield part, self.flux(part)
 
     def split(self, name: str) -> np.ndarray:
-        """Rows of ``train`` (75 %), ``test`` (20 %) or ``validation`` (5 %): by a hash of the id, so that a
-        model keeps its side when the grid grows."""
+        """Rows ``(n,)`` of ``train`` (75 %), ``test`` (20 %) or ``validation`` (5 %), the ``name`` of the
+        split: by a hash of the id, so that a model keeps its side when the grid grows. Raises ``GridError``
+        for another name."""
         if name not in SPLITS:
             raise GridError(f"no split {name!r}; {near(name, SPLITS)}")
         edges = np.cumsum([0.0, *SPLITS.values()])
@@ -107,7 +111,7 @@ class Grid:
         return np.flatnonzero((np.array(digest) >= edges[at]) & (np.array(digest) < edges[at + 1]))
 
     def column(self, name: str) -> np.ndarray:
-        """``(n_models,)`` values of one label."""
+        """``(n_models,)`` values of the label of this name. Raises ``GridError`` where the grid has none."""
         try:
             return self.values[:, self.labels.index(name)]
         except ValueError:
@@ -123,7 +127,7 @@ class Grid:
 
     @classmethod
     def concatenate(cls, grids: Sequence[Grid], names: Sequence[str] = ()) -> Grid:
-        """Several shards of one grid as one; they must agree in all but their models.
+        """Several shards of one grid, ``grids``, as one; they must agree in all but their models.
 
         Raises ``GridError`` that names (by ``names``, files or folders) two that differ, and in what.
         """
@@ -170,10 +174,12 @@ class Grid:
         skip_bad: bool = False,
         progress: Callable[[int], None] | None = None,
     ) -> dict[str, str]:
-        """Write specinn's HDF5 layout (16-bit flux, chunked and compressed), streaming, then rename.
+        """Write specinn's HDF5 layout (16-bit flux, chunked and compressed), ``block`` models at a time,
+        then rename.
 
-        A model with a defect is an error, or with ``skip_bad`` is left out and listed in the provenance as
-        ``left_out``. Returns what was left out, id to reason. ``progress`` hears how many models are done.
+        A model with a defect is a ``GridError``, or with ``skip_bad`` is left out and listed in the
+        provenance as ``left_out``. A file that is there already is a ``GridError``, unless ``overwrite``.
+        Returns what was left out, id to reason. ``progress`` hears how many models are done.
         """
         path = Path(path)
         if path.exists() and not overwrite:
@@ -278,7 +284,10 @@ class Grid:
 
     @classmethod
     def open(cls, path: Path) -> Grid:
-        """A grid in specinn's HDF5 layout; flux is read when asked for."""
+        """A grid in specinn's HDF5 layout; flux is read when asked for.
+
+        Raises ``GridError`` for other files.
+        """
         with open_hdf5(path) as file:
             if file.attrs.get("format") != FORMAT:
                 raise GridError(f"{path} is not a specinn grid: import it first with specinn grid import")
@@ -305,7 +314,7 @@ class Grid:
 
 
 def load(paths: Sequence[Path], loader: str | None = None, plugins: Plugins | None = None) -> Grid:
-    """The grid in files or folders of any layout that a plugin reads, joined where there are several.
+    """The grid in ``paths``, files or folders of any layout that a plugin reads, several joined to one.
 
     ``loader`` names the plugin's loader; without it each path is shown to all of them.
     """
@@ -334,7 +343,7 @@ def _loader_for(path: Path, name: str | None, plugins: Plugins) -> Any:
         raise GridError(f"{path} could be {' or '.join(takers)}: say which with --loader")
     raise GridError(
         f"{path} is in no layout of synthetic spectra known here ({', '.join(loaders) or 'no loader'}): "
-        f"name one with --loader to hear what it misses{broken}"
+        f"specinn grid import --loader NAME says what one of them misses{broken}"
     )
 
 

@@ -17,7 +17,11 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @attrs.frozen(kw_only=True)
 class Record:
-    """What a plugin offers: ``factory`` is ``"package.module:Name"``, imported when it is first used."""
+    """What a plugin offers: ``factory`` is ``"package.module:Name"``, imported when it is first used.
+
+    ``name`` is of small letters, digits and hyphens, ``summary`` one line; ``api_version`` is the version of
+    this interface that the plugin needs.
+    """
 
     name: str
     summary: str
@@ -27,7 +31,8 @@ class Record:
 
 @attrs.frozen(kw_only=True)
 class InstrumentRecord:
-    """An instrument by its TOML file; ``readers`` are file formats tried in order for ``--format auto``."""
+    """An instrument by its file ``toml``; ``name`` and ``summary`` are those of the file, ``api_version`` as
+    in :class:`Record`."""
 
     name: str
     summary: str
@@ -37,14 +42,15 @@ class InstrumentRecord:
 
 @attrs.frozen(kw_only=True)
 class ReaderRecord(Record):
-    """A file format. Formats are tried by ``priority``, highest first; catch-alls have the lowest."""
+    """A :class:`Record` of a file format. Formats are tried by ``priority``, highest first; catch-alls have
+    the lowest."""
 
     priority: int = 0
 
 
 @attrs.frozen(kw_only=True)
 class EstimatorRecord(Record):
-    """A kind of estimator and the trained models that come with it (name of the model -> file).
+    """A :class:`Record` of a kind of estimator, and the trained models that come with it (name -> file).
 
     ``speed`` is ``"package.module:name"`` of what ``specinn benchmark`` should compare, if there is anything.
     """

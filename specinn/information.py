@@ -13,7 +13,7 @@ import numpy as np
 
 from specinn.errors import ConfigError, GridError
 from specinn.labels import LabelSet
-from specinn.wavelengths import to_medium
+from specinn.synthesis import Models
 
 if TYPE_CHECKING:
     from specinn.evaluate import Simulation
@@ -80,8 +80,6 @@ class _Derivatives:
     def __init__(self, simulation: Simulation, plugins: Plugins) -> None:
         import torch
 
-        from specinn.observe import ModelGrid, Observer
-
         estimator, grid = simulation.estimator, simulation.grid
         emulator = plugins.load("synthesizer", "emulator").load()
         if set(emulator.labels) != set(grid.labels):
@@ -90,11 +88,8 @@ class _Derivatives:
                 f"{', '.join(grid.labels)}: the information limit needs an emulator of the grid itself"
             )
         instrument = estimator.instrument
-        wavelength = to_medium(np.asarray(emulator.wavelength), emulator.medium, instrument.medium)
-        model_grid = ModelGrid.of(instrument, wavelength, emulator.arms)
-        operator = model_grid.operator(wavelength, emulator.arms, emulator.resolving_power)
-        self.emulate = emulator.resampled(model_grid.wavelength, dict(model_grid.arms), operator)
-        self.observe = Observer(instrument, model_grid)
+        models = Models(emulator, instrument)
+        self.emulate, self.observe = models.synthesise, models.observer
         order = [grid.labels.index(name) for name in emulator.labels]
         self.values = torch.as_tensor(grid.values[:, order], dtype=torch.float32)
         self.vbroad = torch.as_tensor(simulation.vbroad, dtype=torch.float32)

@@ -40,13 +40,14 @@ class ResolvingPower:
         return cls(tuple(table[:, 0].tolist()), tuple(table[:, 1].tolist()))
 
     def to_toml(self) -> float | list[list[float]]:
+        """What :meth:`parse` reads: a number, or ``[wavelength, R]`` pairs."""
         if len(self.value) == 1:
             return self.value[0]
         return [[w, r] for w, r in zip(self.wavelength, self.value, strict=True)]
 
     def at(self, wavelength: np.ndarray) -> np.ndarray:
         """R at wavelengths in Angstrom; the ends of the table hold beyond it."""
-        return np.interp(wavelength, self.wavelength, self.value)
+        return np.asarray(np.interp(wavelength, self.wavelength, self.value))
 
     def __str__(self) -> str:
         low, high = min(self.value), max(self.value)
@@ -95,12 +96,19 @@ class Arm:
         return np.polynomial.polynomial.polyval(u, self.pixels.polynomial)
 
     def contains(self, wavelength: np.ndarray) -> np.ndarray:
+        """Whether wavelengths ``(n,)`` in Angstrom are within ``range``."""
         return (wavelength >= self.range[0]) & (wavelength <= self.range[1])
 
 
 @attrs.frozen(slots=False)
 class Instrument:
-    """A spectrograph as its TOML file describes it."""
+    """A spectrograph as its TOML file describes it.
+
+    ``name`` and ``summary`` (one line) are shown by ``specinn instruments``; ``arms`` are its wavelength
+    ranges, with pixels and resolving power; wavelengths are in ``medium`` (``air`` or ``vacuum``);
+    ``source`` says where the numbers come from. Raises ``ConfigError`` where arms are missing or share a
+    name.
+    """
 
     name: str
     summary: str
@@ -115,13 +123,17 @@ class Instrument:
 
     @classmethod
     def from_toml(cls, path: str | Path) -> Instrument:
+        """Read a TOML file. Raises ``ConfigError`` with the path to a wrong value."""
         return cls.from_dict(read_toml(path), source=str(path))
 
     @classmethod
     def from_dict(cls, data: dict[str, Any], source: str = "instrument") -> Instrument:
+        """From ``data``, tables as TOML has them; errors (``ConfigError``) name ``source``."""
         return structure(data, cls, source)
 
     def to_dict(self) -> dict[str, Any]:
+        """What :meth:`from_dict` reads, as JSON values."""
+
         def plain(_inst: Any, _field: Any, value: Any) -> Any:
             return value.to_toml() if isinstance(value, ResolvingPower) else value
 
@@ -132,10 +144,11 @@ class Instrument:
         return data
 
     def select(self, names: tuple[str, ...] | list[str]) -> Instrument:
-        """The same instrument with only the named arms, in the given order."""
+        """The same instrument with only the arms of these ``names``, in the given order."""
         return attrs.evolve(self, arms=tuple(self.arm(name) for name in names))
 
     def arm(self, name: str) -> Arm:
+        """The arm of that name. Raises ``ConfigError`` where there is none."""
         for arm in self.arms:
             if arm.name == name:
                 return arm
@@ -148,11 +161,12 @@ class Instrument:
         distance = np.maximum(low[:, None] - wavelength, wavelength - high[:, None]).clip(min=0)
         nearest = distance.argmin(axis=0)
         tables = np.stack([arm.resolving_power.at(wavelength) for arm in self.arms])
-        return tables[nearest, np.arange(wavelength.size)]
+        resolving_power: np.ndarray = tables[nearest, np.arange(wavelength.size)]
+        return resolving_power
 
     @cached_property
     def wavelength(self) -> np.ndarray:
-        """``(n_pix,)`` pixel centres of all arms, one after the other."""
+        """``(n_pix,)`` pixel centres of all arms in Angstrom, one after the other."""
         return np.concatenate([arm.wavelength for arm in self.arms])
 
     @cached_property

@@ -79,8 +79,9 @@ class GridLoader(ABC):
 
 @attrs.frozen
 class Component:
-    """A part of a synthesis code that is installed apart: whether it is there, where or why not, and the
-    command that gets it ("" where nothing is to be done)."""
+    """A part of a synthesis code that is installed apart: its ``name``, whether it is ``present``, in
+    ``detail`` where, or why not, and as ``remedy`` the command that gets it ("" where nothing is to be
+    done)."""
 
     name: str
     present: bool
@@ -165,7 +166,7 @@ class Estimator(ABC):
     @classmethod
     @abstractmethod
     def load(cls, path: Path, device: str = "cpu") -> Estimator:
-        """Read a model that :meth:`save` wrote; never unpickles.
+        """Read a model that :meth:`save` wrote, to compute on a ``device`` of torch; never unpickles.
 
         Raises ``specinn.errors.ModelError`` for a file that is not such a model.
         """
@@ -181,7 +182,8 @@ class Estimator(ABC):
         """
 
     def summarise(self, batch: SpectrumBatch, n_samples: int, seed: int) -> Summary:
-        """The summary of what :meth:`sample` draws; faster where no samples need to leave."""
+        """The summary of what :meth:`sample` draws for the same ``n_samples`` and ``seed``; faster where no
+        samples need to leave."""
         return self.sample(batch, n_samples, seed).summary()
 
     @property
@@ -192,7 +194,7 @@ class Estimator(ABC):
     def gradients(self, batch: SpectrumBatch, n_samples: int, seed: int) -> np.ndarray:
         """How each label changes with the flux of each pixel: derivatives ``(n_spec, n_labels, n_pix)`` of
         the mean of ``n_samples`` samples, inside the bounds or not, in physical units for a change of the
-        normalised flux by 1; sigma and random numbers held, 0 where a pixel has no say.
+        normalised flux by 1; sigma and the random numbers of ``seed`` held, 0 where a pixel has no say.
 
         Optional. Raises ``specinn.errors.ModelError`` unless overridden.
         """
@@ -245,8 +247,9 @@ class BenchmarkStars:
 
 @attrs.frozen
 class LeaveOneOut:
-    """Errors of the MAP of ``n_stars`` that had no say in the fit, before and after it: median absolute and
-    root mean square, in the unit of the label."""
+    """Errors of the MAP of ``n_stars`` that had no say in the fit, in the unit of the label: median absolute
+    ones (``median_before`` and ``median_after`` the correction) and root mean square (``rms_before``,
+    ``rms_after``)."""
 
     n_stars: int
     median_before: float
@@ -256,6 +259,7 @@ class LeaveOneOut:
 
     @property
     def helps(self) -> bool:
+        """Whether both errors are smaller after it."""
         return self.median_after < self.median_before and self.rms_after < self.rms_before
 
 
@@ -278,15 +282,19 @@ class Correction(ABC):
     def fit(
         cls, stars: BenchmarkStars, use: np.ndarray, leave_one_out: Mapping[str, LeaveOneOut] | None = None
     ) -> Correction:
-        """The correction of every label in ``stars.literature``, from the spectra of the mask ``use``; its
-        range is that of all ``stars``. ``leave_one_out``, by label, is for the file.
+        """The correction of every label in ``stars.literature``, from the spectra that the mask
+        ``use (n_spec,)`` names; its range is that of all ``stars``. ``leave_one_out``, by label, is for the
+        file.
 
         Optional. Raises ``specinn.errors.ConfigError`` unless overridden.
         """
         raise ConfigError(f"the correction {cls.__name__} cannot be fitted: choose another with --kind")
 
     def save(self, path: Path) -> None:
-        """Write the TOML file that :meth:`load` reads, whole or not at all."""
+        """Write the TOML file that :meth:`load` reads, whole or not at all.
+
+        Optional. Raises ``specinn.errors.ConfigError`` unless overridden.
+        """
         raise ConfigError(f"the correction {type(self).__name__} cannot be saved")
 
     def terms(self) -> Mapping[str, Mapping[str, tuple[float, float]]]:
@@ -294,6 +302,6 @@ class Correction(ABC):
         return {}
 
     def bias(self, label: str, teff: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-        """What is subtracted at ``teff (n,)`` in K, and its standard error; None if that is not all it
-        hangs on."""
+        """What is subtracted from ``label`` at ``teff (n,)`` in K, and its standard error; None if that is
+        not all it hangs on."""
         return None

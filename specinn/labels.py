@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import attrs
@@ -12,7 +12,7 @@ from specinn.errors import ConfigError, near
 
 Transform = Literal["linear", "log10", "probit"]
 
-# Solar abundances log eps on the scale of Magg et al. (2022, A&A 661, A140); design.md section 5.
+# Solar abundances log eps on the scale of Magg et al. (2022, A&A 661, A140); the table of docs/method.md.
 SOLAR_LOG_EPS = {
     "Fe": 7.50,
     "Li": 1.05,
@@ -42,6 +42,10 @@ _BOUNDED = ("c_fe", "mn_fe", "n_fe")
 _PROBIT_MARGIN = 1e-6  # of the range: the bounds themselves would be infinite
 
 
+def _pair(bounds: Sequence[float]) -> tuple[float, float]:
+    return float(bounds[0]), float(bounds[1])
+
+
 @attrs.frozen
 class Label:
     """One stellar parameter.
@@ -53,7 +57,7 @@ class Label:
 
     name: str
     unit: str
-    bounds: tuple[float, float] = attrs.field(converter=lambda b: (float(b[0]), float(b[1])))
+    bounds: tuple[float, float] = attrs.field(converter=_pair)
     transform: Transform = "linear"
     description: str = ""
 
@@ -87,7 +91,10 @@ class Label:
 
 
 def make_label(name: str, bounds: tuple[float, float]) -> Label:
-    """The label of that name with the field's unit and transform: ``teff``, ..., or ``mg_fe`` for [Mg/Fe]."""
+    """The label of that name with the field's unit and transform: ``teff``, ..., or ``mg_fe`` for [Mg/Fe].
+
+    ``bounds`` are those of the training set in that unit. Raises ``ConfigError`` for an unknown name.
+    """
     if name in _FIXED:
         unit, transform, text = _FIXED[name]
         return Label(name, unit, bounds, transform, text)  # type: ignore[arg-type]
@@ -106,7 +113,10 @@ def _as_tuple(labels: Iterable[Label]) -> tuple[Label, ...]:
 
 @attrs.frozen
 class LabelSet:
-    """An ordered set of labels; converts between physical units and the network's label space."""
+    """An ordered set of labels; converts between physical units and the network's label space.
+
+    Raises ``ConfigError`` where a name is there twice.
+    """
 
     labels: tuple[Label, ...] = attrs.field(converter=_as_tuple)
 
@@ -117,13 +127,16 @@ class LabelSet:
 
     @classmethod
     def from_dicts(cls, rows: Iterable[dict[str, Any]]) -> LabelSet:
+        """The labels of ``rows``, tables of a model's header, as :meth:`to_dicts` gives them."""
         return cls(tuple(Label(**row) for row in rows))
 
     def to_dicts(self) -> list[dict[str, Any]]:
+        """The fields of each :class:`Label` by name, as JSON values."""
         return [attrs.asdict(label) for label in self.labels]
 
     @property
     def names(self) -> tuple[str, ...]:
+        """The names of the labels, in order."""
         return tuple(label.name for label in self.labels)
 
     @property
@@ -155,7 +168,7 @@ class LabelSet:
         return self._convert(values, Label.to_network)
 
     def from_network(self, values: Any) -> Any:
-        """The inverse of :meth:`to_network`."""
+        """Physical values of network ``values`` of the same shape: the inverse of :meth:`to_network`."""
         return self._convert(values, Label.from_network)
 
     def _convert(self, values: Any, function: Callable[[Label, Any], Any]) -> Any:

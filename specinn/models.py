@@ -140,8 +140,24 @@ def find(plugins: Plugins, name: str | Path | None, instrument: str = _COMMON_IN
                      "give one with --model FILE.safetensors")  # fmt: skip
 
 
+def check_device(device: str) -> None:
+    """Raises ``ModelError`` for a device that is not there; ``cpu``, ``cuda`` and ``cuda:N`` may be."""
+    import torch
+
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise ModelError(f"no device is called {device!r}: expected cpu, cuda, or cuda:N")
+    there = torch.cuda.device_count()
+    if device != "cpu" and int(device.partition(":")[2] or 0) >= there:
+        raise ModelError(
+            f"there is no device {device!r}: torch sees {there or 'no'} GPU{'s' * (there > 1)}; "
+            "specinn doctor says more"
+        )
+
+
 def load(plugins: Plugins, model: Model, device: str = "cpu") -> Estimator:
     """The estimator of a model, its weights on ``device``. Raises ``ModelError``."""
+    if device != "cpu":
+        check_device(device)
     factory = plugins.load("estimator", model.estimator)
     try:
         return factory.load(model.path, device=device)

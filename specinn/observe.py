@@ -121,7 +121,7 @@ class Observer:
 
     Resolving power is that of the recorded spectrum, its pixels included (as in ``specinn.resample``).
     Only pixels within an arm's range are simulated; the others (the detector reaches a little beyond) are
-    False in ``inside (n_pix,)`` and carry flux 1.
+    False in ``inside (n_pix,)`` and carry flux 1. Computed on a ``device`` of torch.
     """
 
     def __init__(self, instrument: Instrument, grid: ModelGrid, device: str = "cpu") -> None:
@@ -204,10 +204,12 @@ class Disturbances:
     km/s and ``resolution`` (fraction) are standard deviations; the flux is multiplied by a random smooth
     function: a polynomial of ``tilt`` and waves of ``wave`` relative amplitude (standard deviations) with
     periods from 30 to 300 Angstrom; the zero level (scattered light, sky) is off by ``zero_level`` of the
-    continuum (standard deviation); up to ``gaps`` stretches of up to ``gap_width`` Angstrom are lost in
-    a spectrum, a whole arm with probability ``arm_loss``; a fraction ``lost`` of spectra miss up to 70 % of
+    continuum (standard deviation); up to ``gaps`` stretches of up to ``gap_width`` Angstrom are lost in a
+    spectrum, a whole arm with probability ``arm_loss``; a fraction ``lost`` of spectra miss up to 70 % of
     their pixels, one by one or in stretches. What masking leaves of cosmic rays: in a quarter of the spectra
-    up to ``hits`` pixels are too bright by up to ``hit_level`` of the continuum.
+    up to ``hits`` pixels are too bright by up to ``hit_level`` of the continuum. Pixels in ``windows``
+    (Angstrom in the frame of the instrument: tellurics, sky lines) are masked, each shifted with the star's
+    velocity, of standard deviation ``window_velocity`` km/s.
     """
 
     snr: tuple[float, float] = (10.0, 1000.0)
@@ -229,7 +231,8 @@ class Disturbances:
 
 
 class Noise:
-    """Adds continuum shapes, noise and gaps to noiseless spectra on an instrument's pixels."""
+    """Adds continuum shapes, noise and gaps to noiseless spectra on an instrument's pixels, as ``plan``
+    says, on a ``device`` of torch."""
 
     def __init__(self, instrument: Instrument, plan: Disturbances, device: str = "cpu") -> None:
         self.plan, self.device = plan, device
@@ -240,11 +243,11 @@ class Noise:
         self.width = torch.as_tensor(width, dtype=torch.float32, device=device)
 
     def snr(self, n: int, generator: torch.Generator) -> torch.Tensor:
-        """``(n, n_arms)`` S/N per Angstrom."""
+        """``(n, n_arms)`` S/N per Angstrom, drawn from ``generator``."""
         low, high = np.log(self.plan.snr[0]), np.log(self.plan.snr[1])
         overall = low + (high - low) * self._uniform(n, 1, generator=generator)
         scatter = np.log(10.0) * self.plan.snr_arm_scatter
-        each = overall + scatter * self._normal(n, len(self.slices), generator=generator)
+        each: torch.Tensor = overall + scatter * self._normal(n, len(self.slices), generator=generator)
         return each.clamp(low, high).exp()
 
     def __call__(
@@ -252,7 +255,9 @@ class Noise:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Noisy flux, its sigma, its mask (each ``(n_spec, n_pix)``) and the S/N ``(n_spec, n_arms)``.
 
-        A lost arm has S/N 0. sigma of a pixel at the continuum is 1 / (S/N sqrt(width)).
+        ``flux (n_spec, n_pix)`` is noiseless; random numbers come from ``generator``, and S/N per Angstrom
+        too where ``snr (n_spec, n_arms)`` is not given. A lost arm has S/N 0. sigma of a pixel at the
+        continuum is 1 / (S/N sqrt(width)).
         """
         n, plan = len(flux), self.plan
         snr = self.snr(n, generator) if snr is None else snr

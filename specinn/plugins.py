@@ -52,10 +52,12 @@ class Failure:
 
     @property
     def reason(self) -> str:
+        """The cause in one line."""
         return f"{type(self.cause).__name__}: {self.cause}"
 
     @property
     def details(self) -> str:
+        """The cause with its traceback."""
         return "".join(traceback.format_exception(self.cause))
 
 
@@ -114,7 +116,10 @@ class Plugins:
         return sorted(chosen, key=lambda offer: (list(KINDS).index(offer.kind), offer.record.name))
 
     def record(self, kind: str, name: str) -> Any:
-        """The record of that name; an error names near misses, conflicts and broken plugins."""
+        """The record of that name and ``kind`` (``"instrument"``, ``"reader"``, ``"preprocessor"``, ...).
+
+        Raises ``PluginError`` that names near misses, conflicts and broken plugins.
+        """
         claims = [offer for offer in self.offers(kind) if offer.record.name == name]
         if len(claims) > 1:
             sources = " and ".join(sorted({offer.distribution for offer in claims}))
@@ -130,7 +135,8 @@ class Plugins:
         raise PluginError(f"no {kind} is called {name!r}{hint}") from (broken[0].cause if broken else None)
 
     def load(self, kind: str, name: str) -> Any:
-        """The object that the record's factory names, imported now."""
+        """The object that the factory of the record of that ``kind`` names, imported now. Raises
+        ``PluginError``."""
         return load_factory(self.record(kind, name))
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
 
-from specinn.errors import ModelError
+from specinn.errors import ConfigError, ModelError
 from specinn.labels import LabelSet, li_fe, with_derived_labels
+
+if TYPE_CHECKING:
+    import xarray
+    from matplotlib.figure import Figure
 
 QUANTILES = {"median": 0.5, "p2_5": 0.025, "p16": 0.16, "p84": 0.84, "p97_5": 0.975, "upper": 0.95}
 _NEVER_ABSENT = ("teff", "logg", "fe_h", "vmic")  # labels whose lowest value does not mean: nothing is seen
@@ -111,7 +117,7 @@ class Summary:
 
     @classmethod
     def join(cls, parts: Sequence[Summary]) -> Summary:
-        """Summaries of one model, one after the other."""
+        """``parts``, summaries of one model, one after the other."""
         return cls(
             parts[0].labels,
             np.concatenate([p.map for p in parts]),
@@ -121,20 +127,26 @@ class Summary:
         )
 
 
-@attrs.frozen(eq=False, slots=False)
+def _as_ids(ids: Iterable[Any] | None) -> tuple[str, ...] | None:
+    return None if ids is None else tuple(str(name) for name in ids)
+
+
+@attrs.frozen(eq=False, slots=False, repr=False)
 class Posterior:
     """Posterior samples of a batch.
 
     ``samples (n_spec, n_samples, n_labels)`` in physical units; ``log_prob (n_spec, n_samples)`` the log
-    density in the network's label space (design.md section 5). A sample outside the training bounds
+    density in the network's label space (docs/method.md). A sample outside the training bounds
     is rejected: it counts towards :attr:`rejected_fraction` and towards nothing else. ``inside`` stays
-    what the estimator saw when a correction moves samples.
+    what the estimator saw when a correction moves samples. ``ids`` are the names of the stars, where they are
+    known; methods on one star take its number or its name. Raises ``ModelError`` where shapes do not agree.
     """
 
     labels: LabelSet
     samples: np.ndarray
     log_prob: np.ndarray
     inside: np.ndarray = None  # type: ignore[assignment]
+    ids: tuple[str, ...] | None = attrs.field(default=None, converter=_as_ids)
 
     def __attrs_post_init__(self) -> None:
         if self.samples.ndim != 3 or self.samples.shape[2] != len(self.labels):
@@ -148,9 +160,21 @@ class Posterior:
             object.__setattr__(self, "inside", good)
         elif self.inside.shape != self.log_prob.shape or self.inside.dtype != bool:
             raise ModelError(f"inside has shape {self.inside.shape}: expected booleans {self.log_prob.shape}")
+        if self.ids is not None and len(self.ids) != len(self):
+            raise ModelError(f"{len(self.ids)} ids for the posteriors of {len(self)} stars")
 
     def __len__(self) -> int:
-        return self.samples.shape[0]
+        return len(self.samples)
+
+    def __repr__(self) -> str:
+        from specinn.notebook import posterior_tables
+
+        return "\n\n".join(table.text() for table in posterior_tables(self))
+
+    def _repr_html_(self) -> str:
+        from specinn.notebook import posterior_tables
+
+        return "\n".join(table.html() for table in posterior_tables(self))
 
     @classmethod
     def empty(cls, labels: LabelSet, n: int, n_samples: int) -> Posterior:
@@ -160,18 +184,117 @@ class Posterior:
 
     @classmethod
     def join(cls, parts: Sequence[Posterior]) -> Posterior:
-        """Posteriors of one model, one after the other."""
+        """``parts``, posteriors of one model, one after the other."""
         fields = ("samples", "log_prob", "inside")
-        return cls(parts[0].labels, *(np.concatenate([getattr(p, f) for p in parts]) for f in fields))
+        named = [p.ids for p in parts if p.ids is not None]
+        ids = tuple(chain(*named)) if len(named) == len(parts) else None
+        samples, log_prob, inside = (np.concatenate([getattr(p, f) for p in parts]) for f in fields)
+        return cls(parts[0].labels, samples, log_prob, inside, ids)
 
     def put(self, rows: np.ndarray, other: Posterior) -> None:
         """Fill ``rows`` with the rows of another posterior."""
         for name in ("samples", "log_prob", "inside"):
             getattr(self, name)[rows] = getattr(other, name)
 
-    def __getitem__(self, rows: object) -> Posterior:
-        rows = np.atleast_1d(np.arange(len(self))[rows])  # type: ignore[call-overload]
-        return Posterior(self.labels, self.samples[rows], self.log_prob[rows], self.inside[rows])
+    def __getitem__(self, rows: Any) -> Posterior:
+        """The chosen stars: a number or a name, a slice, a boolean mask or a list of numbers."""
+        rows = self.row(rows) if isinstance(rows, str) else rows
+        rows = np.atleast_1d(np.arange(len(self))[rows])
+        ids = None if self.ids is None else [self.ids[row] for row in rows]
+        return Posterior(self.labels, self.samples[rows], self.log_prob[rows], self.inside[rows], ids)
+
+    def row(self, star: int | str = 0) -> int:
+        """The number, from 0, of a star given by its number (from the end where negative) or its name.
+
+        Raises ``ConfigError`` where there is none, or several of that name.
+        """
+        n = len(self)
+        if isinstance(star, str):
+            rows = [row for row, name in enumerate(self.ids or ()) if name == star]
+            if len(rows) == 1:
+                return rows[0]
+            if rows:
+                raise ConfigError(f"{len(rows)} spectra are called {star!r}: give one of the numbers {rows}")
+            known = f"there are {', '.join(self.ids[:8])}{', ...' if n > 8 else ''}" if self.ids else ""
+            raise ConfigError(f"no spectrum is called {star!r}; {known or 'give its number'}")
+        if not -n <= star < n:
+            raise ConfigError(f"there is no spectrum {star}: they are numbered from 0 to {n - 1}")
+        return int(star) % n
+
+    def name(self, star: int | str = 0) -> str:
+        """What to call a star: its name, or its number where it has none."""
+        row = self.row(star)
+        return self.ids[row] if self.ids else f"spectrum {row}"
+
+    def accepted(self, star: int | str = 0, labels: Sequence[str] | str | None = None) -> np.ndarray:
+        """``(n_accepted, n_labels)`` float64, the accepted samples of one star in physical units.
+
+        ``labels`` are names (default: those of the model); ``li_fe`` is derived where the model infers A(Li)
+        and [Fe/H]. Raises ``ConfigError`` for a star or a label that is not there.
+        """
+        row, known = self.row(star), with_derived_labels(self.labels)
+        values: np.ndarray = self.samples[row, self.inside[row]].astype(np.float64)
+        if len(known) > len(self.labels):
+            a_li, fe_h = (values[:, self.labels.index(name)] for name in ("a_li", "fe_h"))
+            values = np.column_stack([values, li_fe(a_li, fe_h)])
+        names = self.labels.names if labels is None else (labels,) if isinstance(labels, str) else labels
+        chosen: np.ndarray = values[:, [known.index(name) for name in names]]
+        return chosen
+
+    def plot(
+        self,
+        star: int | str = 0,
+        labels: Sequence[str] | str | None = None,
+        *,
+        figure: Figure | None = None,
+    ) -> Figure:
+        """Histograms of the accepted samples of one star, a panel a label, with MAP and 16 to 84 percentiles.
+
+        ``labels`` as in :meth:`accepted`. The matplotlib figure shows itself in a notebook and has
+        ``savefig``; ``figure`` is an empty one to draw in, such as ``plt.figure()`` for ``plt.show()``.
+        Raises ``ConfigError`` as :meth:`accepted` does, and ``ModelError`` where no sample was accepted.
+        """
+        from specinn.report.posteriors import plot
+
+        return plot(self, star, labels, figure)
+
+    def corner(
+        self,
+        star: int | str = 0,
+        labels: Sequence[str] | str | None = None,
+        truths: Mapping[str, float] | Sequence[float] | None = None,
+        *,
+        figure: Figure | None = None,
+    ) -> Figure:
+        """Accepted samples of one star, each label against each other one; contours hold 68 and 95 per cent.
+
+        ``truths`` are values to mark, by name or in the order of ``labels``; all else, ``figure`` too, as in
+        :meth:`plot`. Needs the package corner (``pip install 'specinn[notebook]'``).
+        """
+        from specinn.report.posteriors import corner
+
+        return corner(self, star, labels, truths, figure)
+
+    def to_xarray(self) -> xarray.Dataset:
+        """The samples as an ``xarray.Dataset``: a variable a label, with units, over ``star`` and ``draw``.
+
+        Rejected samples are NaN. ``accepted`` tells which they are, ``log_prob`` is the log density. Needs
+        xarray (``pip install 'specinn[notebook]'``).
+        """
+        from specinn.exports import posterior_to_xarray
+
+        return posterior_to_xarray(self)
+
+    def to_arviz(self, star: int | str = 0) -> Any:
+        """The accepted samples of one star as what ArviZ takes: one chain of independent draws.
+
+        An ``InferenceData`` with ArviZ 0.x, an ``xarray.DataTree`` with ArviZ 1; the log density is ``lp`` in
+        the group ``sample_stats``. Raises ``ModelError`` where no sample was accepted. Needs ArviZ
+        (``pip install 'specinn[notebook]'``).
+        """
+        from specinn.exports import posterior_to_arviz
+
+        return posterior_to_arviz(self, star)
 
     def summary(self) -> Summary:
         """What enters a catalogue. A spectrum of which every sample is NaN counts as not drawn."""
@@ -185,19 +308,20 @@ class Posterior:
     @property
     def rejected_fraction(self) -> np.ndarray:
         """``(n_spec,)`` fraction of samples outside the training bounds."""
-        return 1.0 - self.inside.mean(axis=1)
+        out: np.ndarray = 1.0 - self.inside.mean(axis=1)
+        return out
 
     @cached_property
     def map(self) -> np.ndarray:
         """``(n_spec, n_labels)`` the accepted sample of highest density; NaN where all were rejected."""
         density = np.where(self.inside, self.log_prob, -np.inf)
         best = density.argmax(axis=1)
-        out = self.samples[np.arange(len(self)), best].astype(np.float64)
+        out: np.ndarray = self.samples[np.arange(len(self)), best].astype(np.float64)
         out[~self.inside.any(axis=1)] = np.nan
         return out
 
     def quantiles(self, q: list[float] | tuple[float, ...]) -> np.ndarray:
-        """``(n_q, n_spec, n_labels)`` quantiles of accepted samples, linearly interpolated; or NaN."""
+        """``(n_q, n_spec, n_labels)`` quantiles ``q`` of accepted samples, linearly interpolated; or NaN."""
         out = np.full((len(q), len(self), len(self.labels)), np.nan)
         for i, keep in enumerate(self.inside):
             if keep.any():

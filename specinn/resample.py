@@ -30,7 +30,8 @@ R_TOLERANCE = 0.9
 
 
 def pixel_bounds(wavelength: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Lower and upper edges ``(n_pix,)`` of pixels given by their centres.
+    """Lower and upper edges ``(n_pix,)`` of pixels whose centres are ``wavelength (n_pix,)``, all in
+    Angstrom.
 
     Edges lie midway between neighbours, but a pixel never grows over a gap: towards a step of more than
     1.5 times the step on its other side it keeps half of that other step.
@@ -48,7 +49,8 @@ def _ramp(x: np.ndarray, sigma: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         t = x / sigma
         smooth = x * ndtr(t) + sigma * np.exp(-0.5 * t * t) * _ROOT
-    return np.where(sigma > 0, smooth, np.maximum(x, 0.0))
+    ramp: np.ndarray = np.where(sigma > 0, smooth, np.maximum(x, 0.0))
+    return ramp
 
 
 def resampling_matrix(
@@ -57,14 +59,17 @@ def resampling_matrix(
     out_wavelength: np.ndarray,
     out_resolving_power: float | np.ndarray,
 ) -> sparse.csr_array:
-    """Operator ``(n_out, n_in)`` that takes flux on one grid to another at lower or equal resolving power.
+    """Operator ``(n_out, n_in)`` that takes flux on one grid to another at lower or equal resolving power:
+    from ``wavelength (n_in,)`` and ``resolving_power`` to ``out_wavelength (n_out,)`` and
+    ``out_resolving_power``.
 
     Input pixels count as boxes of their width, output pixels integrate over theirs, and between the two
     stands the Gaussian that turns one resolving power into the other, narrowed by the variance of both
     boxes: resolving power is that of the recorded spectrum, so its pixels are in it already. The width of a
     line then grows exactly by the difference of 1/R^2, on any grid, and in one step or in several (where
     the boxes alone are wider than that, there is no Gaussian). All is in closed form. A row sums to the
-    fraction of its kernel that the input covers (1 inside). Both grids in Angstrom, increasing.
+    fraction of its kernel that the input covers (1 inside). Both grids in Angstrom, increasing; a
+    resolving power is a number or one for each pixel.
 
     Raises ``ReadError`` where the input's resolving power is below ``R_TOLERANCE`` of the output's.
     """
@@ -117,7 +122,9 @@ def resampling_operator(
     out_arms: Mapping[str, slice],
     out_resolving_power: float | np.ndarray,
 ) -> sparse.csr_array:
-    """:func:`resampling_matrix` for grids in several pieces, as one operator ``(n_out, n_in)``.
+    """:func:`resampling_matrix` for grids in several pieces, as one operator ``(n_out, n_in)``: ``arms``
+    names the pieces of ``wavelength (n_in,)``, ``out_arms`` those of ``out_wavelength (n_out,)``, both in
+    Angstrom; ``resolving_power`` and ``out_resolving_power`` are as there.
 
     Every piece of the input serves every piece of the output that it overlaps; where two pieces of the input
     (echelle orders) meet or overlap, their weights add up, and :func:`apply_resampling` divides by the sum.
@@ -163,17 +170,20 @@ def _weights(
     """
 
     def integral(edge: np.ndarray, at: np.ndarray | slice = slice(None)) -> np.ndarray:
-        return _ramp(b[at] - edge, sigma[at]) - _ramp(a[at] - edge, sigma[at])
+        area: np.ndarray = _ramp(b[at] - edge, sigma[at]) - _ramp(a[at] - edge, sigma[at])
+        return area
 
     at_lower = integral(lower[columns])
     at_upper = np.empty_like(at_lower)
     at_upper[:-1] = at_lower[1:]
     at_upper[alone] = integral(upper[columns[alone]], alone)
-    return (at_lower - at_upper) / (b - a)
+    mean: np.ndarray = (at_lower - at_upper) / (b - a)
+    return mean
 
 
 def pixel_widths(wavelength: np.ndarray, arms: Mapping[str, slice] | None = None) -> np.ndarray:
-    """``(n_pix,)`` widths in Angstrom of the pixels of a grid, arm by arm."""
+    """Widths ``(n_pix,)`` of the pixels of ``wavelength (n_pix,)``, in Angstrom; each of ``arms`` by
+    itself."""
     width = np.ones(wavelength.size)  # an arm of one pixel has no width that anybody could know
     for arm in (arms or {"all": slice(None)}).values():
         if wavelength[arm].size > 1:
@@ -189,7 +199,8 @@ def apply_resampling(
     sigma: np.ndarray,
     mask: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Carry ``flux``, ``sigma`` and ``mask`` ``(n_spec, n_in)`` through the operator to ``(n_spec, n_out)``.
+    """Carry ``flux``, ``sigma`` and ``mask`` ``(n_spec, n_in)`` through the operator ``matrix`` to
+    ``(n_spec, n_out)``.
 
     ``widths`` are the :func:`pixel_widths` of input and output. Masked input has no weight; an output pixel
     of which less than 80 % of the kernel rests on good input is masked.

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
-from specinn.benchmarks import Benchmark, calibrators_of, over_stars
+from specinn.benchmarks import Benchmark, calibrators_of, check_instruments, over_stars
 from specinn.catalogue import summarise
 from specinn.errors import ConfigError, SpecinnError
 from specinn.evaluate import tabulate
 from specinn.flags import is_bad
 from specinn.labels import LabelSet, with_derived_labels
 from specinn.plugins import Plugins
-from specinn.run import Piece, Run, file_sources, load_instrument, prepare
+from specinn.run import Piece, Run, file_sources, prepare
 from specinn.variants import BASE, BASE_SNR, LEVELS, SHAPES, VELOCITIES, Variant, VariedStar
 from specinn.wavelengths import C_KMS
 
@@ -52,8 +52,7 @@ def robustness(
     Raises ``ConfigError`` for a file with several spectra, ``PluginError`` for an unknown instrument.
     """
     plugins = Plugins() if plugins is None else plugins
-    for name in dict.fromkeys(star.instrument for star in stars):
-        load_instrument(plugins, name)  # a misspelt one is said now and not after an hour
+    check_instruments(stars, plugins)
     seen = calibrators_of(estimator)
     rows: list[dict[str, Any]] = []
     total = len(stars) * len(VELOCITIES) * len(LEVELS)

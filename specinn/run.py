@@ -15,7 +15,7 @@ from astropy.table import Table
 
 import specinn
 from specinn import catalogue, models
-from specinn.errors import ConfigError, ModelError, ReadError, SpecinnError
+from specinn.errors import ConfigError, ModelError, ReadError, SpecinnError, near
 from specinn.flags import Flag
 from specinn.instruments import Instrument
 from specinn.pipeline import Pipeline, Result
@@ -224,6 +224,15 @@ def file_sources(files: Iterable[str | Path], plugins: Plugins, format: str = "a
     return [file_source(path, number, plugins, format) for number, path in enumerate(paths)]
 
 
+def check_given(files: Iterable[str | Path], format: str, plugins: Plugins) -> None:
+    """Raises ``ReadError`` for a file that is not there, ``PluginError`` for a format that nobody reads."""
+    if format != "auto":
+        plugins.record("reader", format)
+    for path in map(Path, files):
+        if path.is_dir() or not path.exists():
+            raise ReadError(_folder(path) if path.is_dir() else f"{path}: no such file")
+
+
 def file_source(path: Path, number: int, plugins: Plugins, format: str = "auto") -> Source:
     """The source of a file, which is the one of that ``number`` in its run."""
 
@@ -261,18 +270,40 @@ def load_instrument(plugins: Plugins, name: str) -> Instrument:
 
 
 def load_correction(plugins: Plugins, given: str | Path, sha256: str | None = None) -> Correction:
-    """A correction from ``FILE`` or, where several plugins offer corrections, from ``KIND:FILE``.
+    """A correction from ``FILE``, of the kind that reads it, or from ``KIND:FILE``.
 
-    Raises ``ConfigError`` where it was fitted for another model than that of the hash.
+    Raises ``ConfigError`` where no kind or more than one reads the file, and where the correction was fitted
+    for another model than that of the hash.
     """
     kinds = [offer.record.name for offer in plugins.offers("correction")]
     kind, _, path = str(given).partition(":")
-    if kind not in kinds:
-        kind, path = (kinds[0] if len(kinds) == 1 else ""), str(given)
-    if not kind:
-        known = ", ".join(kinds) or "none"
-        raise ConfigError(f"{given}: say which correction it is, as KIND:FILE; installed are {known}")
-    correction: Correction = plugins.load("correction", kind).load(Path(path))
+    hint = ""
+    if kind in kinds:
+        kinds = [kind]
+    else:
+        hint = f"; no correction is called {kind!r}, {near(kind, kinds)}" if path else ""
+        path = str(given)
+    if not Path(path).is_file():
+        what = "is a folder: give a file" if Path(path).is_dir() else "no such file"
+        raise ConfigError(f"{path}: {what}{hint}")
+    read: dict[str, Correction] = {}
+    reasons = []
+    for name in kinds:
+        try:
+            read[name] = plugins.load("correction", name).load(Path(path))
+        except Exception as error:  # of a plugin, which may not know the file of another
+            if len(kinds) == 1:
+                raise
+            said = str(error) if isinstance(error, SpecinnError) else f"{type(error).__name__}: {error}"
+            reasons.append(f"{name} says: {said}")
+    if len(read) > 1:
+        first = next(iter(read))
+        raise ConfigError(f"{path} is read by {' and by '.join(read)}: say which, as in {first}:{path}")
+    if not read:
+        raise ConfigError(
+            f"{path} is of no correction that is installed ({'; '.join(reasons) or 'there is none'})"
+        )
+    (correction,) = read.values()
     model = getattr(correction, "model", None)
     if model and sha256 and not sha256.startswith(str(model)):
         raise ConfigError(

@@ -12,10 +12,11 @@ from astropy.table import Column, MaskedColumn, Table
 
 from specinn.config import read_toml
 from specinn.errors import ConfigError, GridError
-from specinn.evaluate import PUBLISHED_SNR, Simulation
+from specinn.evaluate import Simulation
 from specinn.instruments import Instrument
 from specinn.labels import LabelSet
 from specinn.plugins import Plugins
+from specinn.published import PUBLISHED_SNR
 from specinn.wavelengths import vacuum_to_air
 
 if TYPE_CHECKING:

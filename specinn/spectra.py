@@ -29,6 +29,8 @@ class SpectrumBatch:
     meta : table with one row a spectrum; readers give ``id`` and ``path``, and ``rv`` (km/s) where the
         file states the velocity of the star in the frame of ``wavelength``; steps add columns.
     arms : the pieces of ``wavelength`` that were recorded apart (arms, echelle orders), by name.
+
+    Raises ``ReadError`` where shapes do not agree.
     """
 
     wavelength: np.ndarray
@@ -72,8 +74,10 @@ class SpectrumBatch:
     ) -> SpectrumBatch:
         """A batch of arrays as users hold them: ``flux`` may be ``(n_pix,)``, sigma and mask may be absent.
 
-        Wavelengths that decrease are reversed; wavelengths that are not finite, repeat or go back and
-        forth are an error. Flux values that are not finite, and errors that are not positive, are masked.
+        ``ids`` name the spectra, ``path`` the file; ``fields`` are those of the batch that have no argument
+        here. Wavelengths (Angstrom) that decrease are reversed. Flux values that are not finite, and errors
+        that are not positive, are masked. Raises ``ReadError`` for wavelengths that are not finite, repeat,
+        or go back and forth, and where shapes do not agree.
         """
         unit = getattr(wavelength, "unit", None)  # of a Quantity or a table column
         wavelength = np.array(wavelength, dtype=np.float64)
@@ -135,7 +139,7 @@ class SpectrumBatch:
                    np.ascontiguousarray(mask), meta=meta, **fields)  # fmt: skip
 
     def __len__(self) -> int:
-        return self.flux.shape[0]
+        return len(self.flux)
 
     def __getitem__(self, rows: Any) -> SpectrumBatch:
         """The chosen spectra (a slice, a boolean mask or a list of rows) on the same wavelengths."""
@@ -157,7 +161,7 @@ class SpectrumBatch:
 
     @classmethod
     def concatenate(cls, batches: Sequence[SpectrumBatch]) -> SpectrumBatch:
-        """Batches on one wavelength grid as one."""
+        """Batches on one wavelength grid as one. Raises ``ReadError`` where grids differ."""
         if not batches:
             raise ReadError("there are no batches to join")
         first = batches[0]

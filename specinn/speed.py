@@ -165,11 +165,11 @@ def devices(wanted: str | None) -> list[str]:
     """The device that is wanted, or the processor and, if there is one, the GPU. Raises ``ConfigError``."""
     import torch
 
-    there = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    from specinn.models import check_device
+
     if wanted is None:
-        return there
-    if wanted.partition(":")[0] not in there:
-        raise ConfigError(f"device {wanted!r}: this machine has {' and '.join(there)}")
+        return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    check_device(wanted)
     return [wanted]
 
 

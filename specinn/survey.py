@@ -37,6 +37,8 @@ def check(output: Path, save_samples: Path | None, *, resume: bool, overwrite: b
 
     Raises ``OutputError`` where something cannot be written, before the work starts.
     """
+    if not output.name:
+        raise OutputError(f"{str(output)!r} cannot be the name of a catalogue: give another")
     begun = (shards.folder_of(output) / catalogue.MANIFEST).is_file()
     if resume and not overwrite and not begun and output.exists():
         return False

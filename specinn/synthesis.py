@@ -21,7 +21,11 @@ _ROUNDING = 1e-4  # of a label's range: catalogues hold float32
 
 
 class Models:
-    """Model spectra by ``synthesizer`` as ``instrument`` observes them: rotation, resolving power, pixels."""
+    """Model spectra by ``synthesizer`` as ``instrument`` observes them: rotation, resolving power, pixels.
+
+    ``synthesise`` takes the synthesizer's labels ``(n, n_labels)`` to noiseless flux on the model grid, and
+    ``observer`` that to the pixels of the instrument.
+    """
 
     def __init__(self, synthesizer: Synthesizer, instrument: Instrument) -> None:
         from specinn.observe import ModelGrid, Observer
@@ -36,10 +40,10 @@ class Models:
         grid = ModelGrid.of(instrument, wavelength, arms)
         operator = grid.operator(wavelength, arms, synthesizer.resolving_power)
         if hasattr(synthesizer, "resampled"):  # once, and not once a spectrum
-            self._synthesise: Any = synthesizer.resampled(grid.wavelength, dict(grid.arms), operator)
+            self.synthesise: Any = synthesizer.resampled(grid.wavelength, dict(grid.arms), operator)
         else:
-            self._synthesise = lambda values: (operator @ np.asarray(synthesizer(values)).T).T
-        self._observer = Observer(instrument, grid)
+            self.synthesise = lambda values: (operator @ np.asarray(synthesizer(values)).T).T
+        self.observer = Observer(instrument, grid)
 
     def complete(self, values: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
         """The synthesizer's labels ``(n, n_labels)`` for values ``(n, n_names)``, and the names of those that
@@ -78,9 +82,9 @@ class Models:
         vbroad = values[:, list(names).index("vbroad")] if "vbroad" in names else np.zeros(len(values))
         if "vbroad" in self.labels:  # then the synthesizer has broadened already
             vbroad = np.zeros(len(values))
-        flux = torch.as_tensor(np.ascontiguousarray(self._synthesise(completed)), dtype=torch.float32)
+        flux = torch.as_tensor(np.ascontiguousarray(self.synthesise(completed)), dtype=torch.float32)
         with torch.no_grad():
-            return self._observer(flux, torch.as_tensor(vbroad, dtype=torch.float32)).double().numpy()
+            return self.observer(flux, torch.as_tensor(vbroad, dtype=torch.float32)).double().numpy()
 
 
 def _needed(instrument: Instrument, medium: str) -> dict[str, tuple[float, float]]:

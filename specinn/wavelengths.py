@@ -16,7 +16,7 @@ _ANGSTROM_PER = {"angstrom": 1.0, "angstroms": 1.0, "ang": 1.0, "a": 1.0, "å": 
 
 
 def to_angstrom(values: np.ndarray, unit: str) -> np.ndarray:
-    """Wavelengths of the named unit (Angstrom, nm, um, m) in Angstrom."""
+    """``values`` of any shape in ``unit`` (Angstrom, nm, um, m) as Angstrom. ``ReadError`` for others."""
     try:
         return np.asarray(values, dtype=float) * _ANGSTROM_PER[unit.strip().lower()]
     except KeyError:
@@ -25,18 +25,23 @@ def to_angstrom(values: np.ndarray, unit: str) -> np.ndarray:
 
 
 def refractive_index(vacuum: np.ndarray) -> np.ndarray:
-    """Index of standard air at vacuum wavelengths in Angstrom (Morton 2000, ApJS 130, 403, eq. 8)."""
+    """Index of standard air at vacuum wavelengths of any shape, in Angstrom.
+
+    Source: Morton 2000, ApJS 130, 403, eq. 8.
+    """
     s2 = (1e4 / vacuum) ** 2
     return 1.0 + 8.34254e-5 + 2.406147e-2 / (130.0 - s2) + 1.5998e-4 / (38.9 - s2)
 
 
 def vacuum_to_air(vacuum: np.ndarray) -> np.ndarray:
-    """Air wavelengths in Angstrom of vacuum wavelengths in Angstrom."""
-    return vacuum / refractive_index(vacuum)
+    """Air wavelengths of vacuum wavelengths of any shape, in Angstrom."""
+    air: np.ndarray = vacuum / refractive_index(vacuum)
+    return air
 
 
 def air_to_vacuum(air: np.ndarray) -> np.ndarray:
-    """The inverse of :func:`vacuum_to_air`, by three fixed-point steps (below 1e-9 Angstrom)."""
+    """Vacuum wavelengths of ``air`` ones of any shape, in Angstrom: the inverse of :func:`vacuum_to_air`, by
+    three fixed-point steps (below 1e-9 Angstrom)."""
     vacuum = np.asarray(air, dtype=float)
     for _ in range(3):
         vacuum = air * refractive_index(vacuum)
@@ -44,14 +49,15 @@ def air_to_vacuum(air: np.ndarray) -> np.ndarray:
 
 
 def to_medium(wavelength: np.ndarray, given: str, wanted: str) -> np.ndarray:
-    """Wavelengths in Angstrom in the medium ``wanted`` (``air`` or ``vacuum``) of those in ``given``."""
+    """A wavelength of any shape (Angstrom) from the medium ``given`` to ``wanted``: ``air`` or ``vacuum``."""
     if given == wanted:
         return wavelength
     return (vacuum_to_air if wanted == "air" else air_to_vacuum)(wavelength)
 
 
 def doppler(wavelength: Any, velocity: Any) -> Any:
-    """Observed wavelength of a source that recedes at ``velocity`` km/s (relativistic, radial)."""
+    """Observed wavelength (in Angstrom, as given) of a source that recedes at ``velocity`` km/s; the
+    relativistic formula for radial motion."""
     beta = velocity / C_KMS
     return wavelength * np.sqrt((1.0 + beta) / (1.0 - beta))
 

@@ -30,19 +30,29 @@ def read_header(path: Path) -> dict[str, Any]:
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
             if not 2 <= length <= _MAX_HEADER:
                 raise ModelError(f"{path} is not a safetensors file: give a model that specinn train wrote")
-            metadata = json.loads(file.read(length)).get("__metadata__", {})
+            parts = json.loads(file.read(length))
+            metadata = parts.pop("__metadata__", {})
             header = json.loads(metadata[KEY]) if KEY in metadata else None
+            end = 8 + length + max((part["data_offsets"][1] for part in parts.values()), default=0)
+            size = os.fstat(file.fileno()).st_size
     except FileNotFoundError:
         raise ModelError(f"{path}: no such model file") from None
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except IsADirectoryError:
+        raise ModelError(f"{path} is a folder: give a model that specinn train wrote") from None
+    except (OSError, ValueError, TypeError, AttributeError, LookupError) as error:
         raise ModelError(f"{path} cannot be read as a safetensors file ({error})") from None
+    if size != end:
+        raise ModelError(f"{path} is damaged: it has {size} bytes, expected {end}: copy or train it again")
     if not isinstance(header, dict):
         raise ModelError(f"{path} has no specinn header: give a model that specinn train wrote")
     return header
 
 
 def save_weights(path: Path, tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any]) -> None:
-    """Write tensors and header under a temporary name, then rename."""
+    """Write tensors of any shape, by name, and a header of JSON values under a temporary name, then rename.
+
+    Raises ``OutputError`` where that cannot be written.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -64,7 +74,10 @@ def save_weights(path: Path, tensors: Mapping[str, torch.Tensor], header: Mappin
 
 
 def load_weights(path: Path, expected: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Tensors and header of a file whose header says ``format = expected``."""
+    """Tensors of any shape, by name, and header of a file whose header says ``format = expected``.
+
+    Raises ``ModelError`` for any other file.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

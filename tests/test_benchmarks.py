@@ -93,7 +93,7 @@ def test_raw_corrected_and_literature(specinn: Command, options: tuple[Any, ...]
 
 
 def test_wrong_corrections(specinn: Command, options: tuple[Any, ...]) -> None:
-    sentence(specinn(*options, "--correction", "by.txt"), "say which correction it is", "KIND:FILE")
+    sentence(specinn(*options, "--correction", "by.txt"), "by.txt: no such file")
     sentence(
         specinn("evaluate", "toy-model", "--grid", "g.h5", "--correction", "x"), "give --stars STARS.csv"
     )
@@ -103,6 +103,7 @@ def test_a_correction_for_another_model_is_refused(
     specinn: Command, options: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Offset, "load", classmethod(lambda cls, path: cls(0.2, "f" * 64)))
+    Path("by.txt").touch()
     sentence(specinn(*options, "--correction", "offset:by.txt"), "was fitted for the model ffffffffffff")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -140,7 +141,12 @@ def test_the_command(specinn: Command, table: Path, plugins: Plugins) -> None:
     assert row[1:5] == [f"{1e3 * line.a:+.3f}", "±", f"{1e3 * line.a_error:.3f}", f"{line.b:+.3f}"]  # type: ignore[operator]
     assert row[-5:-3] == ["5", f"{line.leave_one_out.median_before:.3f}"]
     sentence(specinn("calibrate", table, *FAST), "correction.toml exists", "--overwrite")
-    assert specinn("calibrate", table, *FAST, "--overwrite").exit_code == 0
+    told = json.loads(specinn("calibrate", table, *FAST, "--overwrite", "--json").stdout)
+    assert (
+        told["terms"]["logg"]["b"] == {"value": line.b, "error": line.b_error} and told["kind"] == "teff-bias"
+    )
+    assert told["tested"]["logg"]["helps"] and told["correction"] == "correction.toml"
+    assert told["left_out"]["inferred [Fe/H] below -1.5"] == ["Star 7"]
     again = TeffBias.load(Path("correction.toml"))
     assert again.labels == {"logg": line}  # the same seed gives the same, whatever else is fitted
 

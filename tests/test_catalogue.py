@@ -18,10 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specinn import catalogue, samples
-from specinn.cli.table import show, value_with_errors
+from specinn.cli.table import show
 from specinn.errors import OutputError
 from specinn.flags import Flag
 from specinn.labels import LabelSet, make_label
+from specinn.notebook import value_with_errors
 from specinn.pipeline import Result
 from specinn.posterior import Posterior
 

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fake_plugin
 import h5py
 import numpy as np
 import pytest
+import typer
 from commands import Command, sentence
 
 from specinn import __version__, catalogue
+from specinn.cli import app, main
+from specinn.cli.context import print_json
 from specinn.errors import ConfigError
-from specinn.hookspecs import hookimpl
+from specinn.hookspecs import Record, hookimpl
 from specinn.plugins import Plugins
 
 TRUTH = np.array([[5772.0, 4.44, 0.0, 1.05], [4500.0, 2.0, -1.2, 2.0], [6500.0, 4.0, -0.5, 2.6]])
@@ -214,6 +221,7 @@ def test_flags(specinn: Command) -> None:
         "rv_measured",
     ]
     assert specinn("flags", "0").stdout == "no flag is set\n"
+    assert [row["value"] for row in json.loads(specinn("flags", "Stranger", "--json").stdout)] == [65536]
     sentence(specinn("flags", str(1 << 31)), "does not know")
 
 
@@ -222,7 +230,7 @@ def test_train(specinn: Command, tmp_path: Path) -> None:
     recipe.write_text('[estimator]\nkind = "toy"\nn = 20\n')
     result = specinn("train", recipe)
     assert result.exit_code == 0, result.output
-    assert (tmp_path / "toy-training").is_dir()
+    assert not (tmp_path / "toy-training").exists()  # it kept no checkpoint
     header = json.loads(specinn("models", "toy.safetensors", "--json").stdout)
     assert header["grid"]["n_spectra"] == 20
     sentence(specinn("train", recipe), "exists")
@@ -233,12 +241,6 @@ def test_train(specinn: Command, tmp_path: Path) -> None:
     sentence(specinn("train", recipe), "needs a table [estimator] with a kind")
     recipe.write_text('[estimator]\nkind = "tox"\n')
     sentence(specinn("train", recipe, "-o", "third.safetensors"), "did you mean 'toy'")
-
-
-def test_debug_shows_where(specinn: Command) -> None:
-    result = specinn("--debug", "instruments", "hermes")
-    assert result.exit_code == 1 and isinstance(result.exception, Exception)
-    assert type(result.exception).__name__ == "PluginError"
 
 
 def test_a_bug_is_a_sentence_too(specinn: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,8 +259,157 @@ def test_version_and_help(specinn: Command) -> None:
     assert specinn("--version").stdout == f"specinn {__version__}\n"
     text = specinn("--help").stdout
     assert all(name in text for name in ("run", "plugins", "instruments", "models", "flags", "train", "grid"))
-    assert "--resolving-power" in specinn("run", "--help").stdout
-    assert specinn("runn").exit_code == 2
+    assert specinn().stdout == text and specinn().exit_code == 0
+
+
+def commands(group: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every command with its names, groups among them."""
+    group = group or typer.main.get_command(app)
+    yield path, group
+    for name, command in getattr(group, "commands", {}).items():
+        yield from commands(command, (*path, name))
+
+
+@pytest.mark.parametrize("path", [path for path, _ in commands()], ids=" ".join)
+def test_help_fits_a_screen(specinn: Command, monkeypatch: pytest.MonkeyPatch, path: tuple[str, ...]) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = specinn(*path, "--help").stdout.splitlines()
+    assert len(lines) <= 44 and max(map(len, lines)) <= 84 and not any("..." in line for line in lines[1:])
+
+
+@pytest.mark.parametrize(
+    "path", [path for path, group in commands() if not hasattr(group, "commands")], ids=" ".join
+)
+def test_examples_of_help_are_right(specinn: Command, path: tuple[str, ...]) -> None:
+    """They end the help, there are one to three, and the command line takes them."""
+    lines = specinn(*path, "--help").stdout.splitlines()
+    examples = lines[lines.index("Examples:") + 1 :]
+    assert 1 <= len(examples) <= 3 and examples[0].startswith(f"  specinn {' '.join(path)}")
+    known = dict(commands())
+    for example in examples:
+        name, *words = shlex.split(example.partition(" #")[0].partition(" > ")[0])
+        own = tuple(words[:2]) if tuple(words[:2]) in known else tuple(words[:1])
+        assert name == "specinn"
+        known[own].make_context(own[-1], words[len(own) :]).close()  # raises for an option that is not there
+
+
+PRINT_JSON = ["plugins", "plugins --failed", "instruments", "instruments toy", "models", "models toy-model",
+              "flags", "flags 3", "doctor", "run -i toy stars/stars.txt --samples 16 -o a.fits",
+              "run -i toy stars/stars.txt --resume -o made.fits", "combine made.fits -o b.fits"]  # fmt: skip
+ELSEWHERE = {"evaluate", "calibrate", "resimulate", "saliency", "benchmark", "tune", "grid make", "grid info",
+             "synthesis setup"}  # fmt: skip
+
+
+@pytest.mark.parametrize("line", PRINT_JSON)
+def test_json_is_all_that_is_printed(specinn: Command, stars: Path, line: str) -> None:
+    assert specinn("run", "-i", "toy", stars, "--samples", 16, "-o", "made.fits", "-q").exit_code == 0
+
+    def refuse(word: str) -> None:
+        raise ValueError(word)  # NaN and Infinity are no JSON
+
+    result = specinn(*line.split(), "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout, parse_constant=refuse)
+    rows = found if isinstance(found, list) else [found]
+    assert rows or line == "plugins --failed"
+    assert all(isinstance(row, dict) and row.keys() == rows[0].keys() for row in rows)
+    if line.startswith("run"):
+        assert found["catalogue"].endswith(".fits") and found["spectra"] in (3, None)
+
+
+def test_every_json_is_looked_at() -> None:
+    with_json = {" ".join(path) for path, of in commands() if any("--json" in p.opts for p in of.params)}
+    here = {line.split()[0] for line in PRINT_JSON}
+    assert with_json == here | ELSEWHERE
+
+
+def test_what_is_no_number_is_null(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"a": np.float32(np.nan), "b": [np.inf, 1.5], "c": np.arange(2), "d": Path("x"), 3: (None,)})
+    found = json.loads(capsys.readouterr().out)
+    assert found == {"a": None, "b": [None, 1.5], "c": [0, 1], "d": "x", "3": [None]}
+
+
+COMPLETIONS = [
+    ("specinn ins", {"instruments"}),
+    ("specinn run --in", {"--instrument"}),
+    ("specinn run -i t", {"toy"}),
+    ("specinn run --model toy", {"toy-model"}),
+    ("specinn run --format ", {"toy-text"}),
+    ("specinn run --device c", {"cpu", "cuda", "cuda:0"}),
+    ("specinn run spec", set()),  # files, by the shell
+    ("specinn models ", {"toy-model"}),
+    ("specinn flags strange", {"stranger"}),
+    ("specinn calibrate b.csv --label te", {"teff"}),
+    ("specinn new-plugin x --kind co", {"correction"}),
+    ("specinn evaluate m --split v", {"validation"}),
+    ("specinn grid i", {"import", "info"}),
+]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.parametrize(("line", "names"), COMPLETIONS)
+def test_names_are_completed(
+    plugins: Plugins, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, line: str,
+    names: set[str], shell: str,
+) -> None:  # fmt: skip
+    words = line.split(" ")
+    given = {"COMP_WORDS": "\n".join(words), "COMP_CWORD": str(len(words) - 1), "_TYPER_COMPLETE_ARGS": line,
+             "_TYPER_COMPLETE_FISH_ACTION": "get-args", "_SPECINN_COMPLETE": f"complete_{shell}"}  # fmt: skip
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit):
+        main([], plugins)
+    out = capsys.readouterr().out
+    pattern = {"bash": r"^(\S+)$", "zsh": r'^(?:.*\(\()?"(.*?)"', "fish": r"^(\S+)"}[shell]
+    found = {name.replace(r"\\:", ":") for name in re.findall(pattern, out, flags=re.MULTILINE)}
+    assert found - {"_files"} == names
+
+
+def test_doctor(specinn: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    result = specinn("doctor")
+    assert result.exit_code == 0 and "all that specinn needs is there" in result.stdout
+    found = {(f["group"], f["name"]): f for f in json.loads(specinn("doctor", "--json").stdout)}
+    for name in ("numpy", "torch", "freia", "typer"):
+        assert any(key[1].lower() == name and of["state"] == "ok" for key, of in found.items()), name
+    assert "SHA-256" in found["models", "toy-model"]["detail"]
+    assert found["plugins", "reader"]["detail"] == "toy-text"
+    # what is broken, and what is merely missing
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    about = SimpleNamespace(name="Old GPU", total_memory=2**31)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda number: about)
+    monkeypatch.setattr(
+        "torch.ones", lambda *_, device: (_ for _ in ()).throw(RuntimeError("no kernel\nfor it"))
+    )
+    monkeypatch.setitem(fake_plugin.MODELS, "cut", tmp_path / "cut.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes(fake_plugin.MODELS["toy-model"].read_bytes()[:-8])
+    monkeypatch.setattr(
+        "specinn.doctor.metadata.requires", lambda name: ["numpy>99", "no-such-thing", 'optuna; extra=="x"']
+    )
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc")
+    broken = Plugins(entry=[], extra={"fake": fake_plugin, "clumsy": Clumsy(), "lost": Lost()})
+    result = specinn("doctor", given=broken)
+    assert result.exit_code == 1 and "Traceback" not in result.output
+    for words in (
+        "needs >99",
+        "not installed",
+        "is damaged",
+        "oh dear",
+        "lost_module",
+        "cache folder",
+        "Old GPU, 2 GiB: no kernel;",
+    ):
+        assert words in " ".join(result.stdout.split()), words
+    assert "to be mended: numpy, no-such-thing, cuda:0, correction lost, clumsy, cut" in result.stdout
+    assert "cache folder" in result.stdout.splitlines()[-1]
+
+
+class Lost:
+    """A plugin whose factory is not there."""
+
+    @hookimpl
+    def specinn_corrections(self) -> list[Record]:
+        return [Record(name="lost", summary="", factory="lost_module:Lost")]
 
 
 HEAVY = ("torch", "specutils", "astropy", "scipy", "h5py", "matplotlib", "pyarrow", "pandas", "FrEIA")

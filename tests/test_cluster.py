@@ -219,7 +219,7 @@ def test_jobs_of_a_batch_system(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('kind = "slrum"\njobs = 2\n', "kind 'slrum': expected one of slurm, pbs"),
+        ('kind = "slrum"\njobs = 2\n', "no kind 'slrum'; did you mean 'slurm'"),
         ('kind = "slurm"\njobs = 0\n', "jobs 0: at least 1"),
         ('kind = "slurm"\n', "jobs"),
         ('kind = "slurm"\njobs = "many"\n', r"expected an integer, found 'many' @ \$\.jobs"),

@@ -1,30 +1,19 @@
-"""The documentation names every hook, record, flag, command, label, and everything that the plugins offer."""
+"""The documentation names every hook, record, public name, flag, label, column and TOML key."""
 
+import importlib
 import inspect
 import re
-import tomllib
-from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import attrs
 import pytest
+from pages import FILES, PAGES, ROOT, layouts, reference, settings
 
 from specinn import hookspecs, interfaces, testing
 from specinn.flags import FLAGS
 from specinn.labels import _FIXED
-from specinn.plugins import Plugins
 
-ROOT = Path(__file__).resolve().parents[1]
-DOCS = ROOT / "docs"
-PAGES = {page.name: page.read_text(encoding="utf-8") for page in DOCS.glob("*.md")}
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def shipped():
-    """The plugins that pyproject.toml declares, installed or not."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    points = project["entry-points"]["specinn"].items()
-    return Plugins([EntryPoint(name, value, "specinn") for name, value in points])
+README = FILES["README.md"]
 
 
 def anchors(text):
@@ -80,53 +69,85 @@ def test_contract_checks(check):
 
 
 def test_rules_point_to_sections_that_exist():
-    source = inspect.getsource(testing)
-    named = set(re.findall(r'anchor = "([\w-]+)"', source))
+    sources = [page.read_text(encoding="utf-8") for page in Path(testing.__file__).parent.glob("*.py")]
+    named = {name for source in sources for name in re.findall(r'section\("([\w-]+)"\)', source)}
     assert len(named) == 9
     assert named <= anchors(PAGES["plugins.md"])
+
+
+# names that plugins and scripts use -------------------------------------------------------------------
+
+
+def public():
+    """The objects that the pages of the reference show, with their names."""
+    for page in ("hooks", "interfaces", "testing", "python", "core"):
+        text = reference.fill(FILES[f"docs/reference/{page}.md"])
+        for kind, name in re.findall(r"\.\. auto(module|class|function):: (\S+)", text):
+            if kind == "module":
+                module = importlib.import_module(name)
+                names = getattr(module, "__all__", [n for n in vars(module) if not n.startswith("_")])
+                found = [getattr(module, each) for each in names]
+                own = [each for each in found if getattr(each, "__module__", "").startswith(name)]
+                assert own, name
+            else:
+                module, _, each = name.rpartition(".")
+                own = [getattr(importlib.import_module(module), each)]
+            for each in own:
+                if inspect.isfunction(each) or inspect.isclass(each):
+                    yield f"{each.__module__}.{each.__qualname__}", each
+
+
+PUBLIC = dict(public())
+
+
+def test_what_the_python_reference_shows():
+    import specinn
+
+    shown = {name.rpartition(".")[2] for name in PUBLIC}
+    assert {name for name in specinn.__all__ if not name.startswith("__")} <= shown
+    assert {value.__name__ for value in (*HOOKS, *INTERFACES, *CHECKS)} <= shown
+    (sentence,) = re.findall(
+        r"What plugins may use of the core, besides.*?\n\n", PAGES["plugins.md"], flags=re.DOTALL
+    )
+    modules = set(re.findall(r"`(specinn\.\w+)", sentence))
+    assert len(modules) > 10
+    assert modules <= {name.rpartition(".")[0] for name in PUBLIC}
+
+
+def test_docstrings_as_the_reference_shows_them():
+    lines = inspect.getdoc(interfaces.Estimator).splitlines()
+    text = "\n".join(reference.described(lines))
+    assert "**Attributes**\n\n* ``labels``: the labels it infers" in text and "----" not in text
+    lines = ["Parameters", "----------", "a, b : first", "    and more", "", "c : x", "", "After it."]
+    told = ["**Parameters**", "", "* ``a``, ``b``: first", "  and more", "", "* ``c``: x", "", "After it."]
+    assert reference.described(lines) == told
+
+
+def test_what_a_tutorial_prints_is_joined():
+    nodes = pytest.importorskip("docutils.nodes")
+    import outputs
+
+    def block(text, *classes):
+        return nodes.literal_block(text, text, classes=["output", *classes], language="myst-ansi")
+
+    pieces = [
+        block("one li", "stream"),
+        block("error", "stderr"),
+        block("ne\x1b[1m, bo\x1b[0mld\n", "stream"),
+    ]
+    cell = nodes.container("", *pieces, block("3", "text_plain"))
+    outputs.join(cell)
+    assert [each.astext() for each in cell] == ["one line, bold\n", "error", "3"]
+    assert all(each.rawsource == each.astext() for each in cell)
+
+
+# flags, columns, files ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("info", FLAGS, ids=lambda info: info.flag.name)
 def test_flags(info):
     row = f"| {int(info.flag)} | `{info.flag.name.lower()}` | {info.severity} | {info.meaning} |"
     assert row in PAGES["catalogue.md"]
-
-
-def commands(group, path="specinn"):
-    for name, command in group.commands.items():
-        if hasattr(command, "commands"):
-            yield from commands(command, f"{path} {name}")
-        else:
-            yield f"{path} {name}"
-
-
-def test_commands():
-    import typer
-
-    from specinn.cli import app
-
-    found = list(commands(typer.main.get_command(app)))
-    assert len(found) > 5
-    assert [command for command in found if f"| `{command}` |" not in PAGES["index.md"]] == []
-
-
-def test_options_that_the_pages_mention_exist():
-    import typer
-
-    from specinn.cli import app
-
-    def options(group):
-        for command in group.commands.values():
-            yield from options(command) if hasattr(command, "commands") else ()
-            for parameter in command.params:
-                yield from (*parameter.opts, *parameter.secondary_opts)
-
-    group = typer.main.get_command(app)
-    known = {*options(group), *(o for p in group.params for o in p.opts), "--help", "--version"}
-    for name, text in {**PAGES, "README.md": README}.items():
-        for block in re.findall(r"`([^`]+)`", text):
-            for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", block):
-                assert option in known, f"{name}: {option}"
 
 
 def test_labels():
@@ -146,10 +167,53 @@ def test_columns_of_the_catalogue():
         name = field.name.replace("_green", "_<arm>")
         name = name if name == "teff" else name.replace("teff_", "<label>_")
         assert f"`{name}`" in text, name
+    columns = reference.columns()
+    for field in schema(LabelSet((make_label("mg_fe", (-1, 1)),)), ["red"], corrected=True):
+        name = field.name.replace("_red", "_<arm>").replace("mg_fe", "<label>")
+        assert f"| `{name}` | {field.dtype.__name__} |" in columns, name
+    assert reference.flags().count("\n") == len(FLAGS) + 1
+    assert all(f"`{name}`" in reference.labels() for name in (*_FIXED, "li_fe"))
+
+
+def test_every_toml_key_is_in_the_reference():
+    text = reference.settings()  # a key without a meaning in the guide is a KeyError
+    for file in settings.FILES:
+        rows = settings.rows(file.guide, file.heading)
+        for _, path, cls in settings.tables(file):
+            for name, field in settings.keys(cls):
+                key = f"{path}.{name}" if path else name
+                assert key in file.inner or f"| `{name}` | " in text
+                cells = rows.get(key) or rows.get(name)
+                if cells is not None and re.fullmatch("`.*`", cells[0]) and len(cells) > 1 and not file.inner:
+                    assert cells[0] == settings.default(field), f"{file.guide}: {key}"
+
+
+def test_every_class_that_is_read_from_toml_is_in_the_reference():
+    inner = {"Disturbances", "_Sizes", "_Table", "cls"}  # of a model's header; of tables that are listed
+    listed = {file.cls.rpartition(":")[2] for file in settings.FILES} | inner
+    found = set()
+    for folder in ("specinn", "plugins", "instruments"):
+        for path in (ROOT / folder).rglob("*.py"):
+            if "skeleton" in path.parts:
+                continue
+            text = path.read_text(encoding="utf-8")
+            for call in re.findall(r"(?<!def )(?<![.\w])structure\((.*)\)", text):
+                cls = re.search(r", (\w+), ", call)[1]
+                found.add(cls)
+                assert cls in listed, f"{path}: {cls} is not in docs/_ext/settings.py"
+    assert len(found) > 6
+
+
+def test_layouts_of_files(tmp_path):
+    text = layouts.hdf5(layouts.write_grid(tmp_path))
+    for name in ("attribute format = specinn grid", "segments/green/flux (3, 5) uint16", "ids (3,) text"):
+        assert name in text
+    for path in ("values", "ids", "provenance", "segments/<arm>/flux", "segments/<arm>/wavelength"):
+        assert path.replace("<arm>", "green") in text and f"`{path}" in PAGES["files.md"]
 
 
 def test_everything_that_the_plugins_offer():
-    plugins = shipped()
+    plugins = reference.shipped()
     assert not plugins.failures, plugins.failures[0].details
     text = "\n".join(PAGES.values()) + README
     missing = [(o.kind, o.record.name) for o in plugins.offers() if f"`{o.record.name}`" not in text]
@@ -158,9 +222,9 @@ def test_everything_that_the_plugins_offer():
     assert [name for name in readers if f"| `{name}` |" not in PAGES["files.md"]] == []
 
 
-@pytest.mark.parametrize("name", [*PAGES, "README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("name", [*FILES, "CONTRIBUTING.md"])
 def test_links_lead_somewhere(name):
-    page = DOCS / name if name in PAGES else ROOT / name
+    page = ROOT / name
     text = page.read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)]+)\)", text):
         if "://" in target:
@@ -184,3 +248,9 @@ def test_examples_of_files_are_right(tmp_path):
     assert testing.check_instrument(tmp_path / "a.toml") == Instrument.from_toml(tmp_path / "a.toml")
     (tmp_path / "b.toml").write_text(block("files.md", "[labels.logg]"))
     assert TeffBias.load(tmp_path / "b.toml").n_stars == 84
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda page: page.stem)
+def test_a_page_has_one_title(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    assert len(re.findall(r"^# ", text, flags=re.MULTILINE)) == 1

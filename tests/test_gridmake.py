@@ -29,6 +29,7 @@ from specinn.cli import app, main
 from specinn.gridmake import MANIFEST
 from specinn.gridrecipe import Recipe, Stored
 from specinn.grids import Grid, load
+from specinn.instruments import Instrument
 from specinn.interfaces import Synthesizer
 from specinn.models import physics
 from specinn.plugins import Plugins
@@ -170,7 +171,8 @@ def test_physics_and_recipe_are_in_the_header(site: Site, make: Make) -> None:
     assert told == dict(grid_plugin.Lines(grid_plugin.Settings()).provenance)
     again = site.folder / "again.toml"  # what the header says makes the grid again
     again.write_text(recipe)
-    assert make(again, "--quiet").exit_code == 0
+    made = json.loads(make(again, "--quiet", "--json").stdout)
+    assert made["models"] == made["computed"] == 3 and made["failed"] == 0 and made["table"] is None
     assert same(site.folder / "g.h5", site.folder / "again.h5")
 
 
@@ -432,7 +434,7 @@ def test_killed_after_the_grid_was_written(site: Site, make: Make, monkeypatch: 
     assert (site.folder / "g.h5.run" / MANIFEST).is_file()
     before = (site.folder / "g.h5").read_bytes()
     done = make(recipe, "--quiet")
-    assert done.exit_code == 0 and "g.h5: 4 models" in done.stdout
+    assert done.exit_code == 0 and "g.h5: 4 models" in done.stdout, done.output
     assert (site.folder / "g.h5").read_bytes() == before and not (site.folder / "g.h5.run").exists()
 
 
@@ -562,6 +564,22 @@ def test_wrong_recipes_are_sentences(site: Site, make: Make, old: str, new: str,
 
 
 # --- processes and machines ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["first-grid", "4most-hr-bgr"])
+def test_recipes_that_ship_are_right(name: str) -> None:
+    folder = Path(specinn_turbospectrum.__file__).parent / "recipes"
+    assert {path.stem for path in folder.glob("*.toml")} == {"first-grid", "4most-hr-bgr"}
+    recipe = Recipe.read(folder / f"{name}.toml")
+    assert recipe.synthesizer.pop("kind") == "turbospectrum"
+    columns = priors.draw(recipe.prior, recipe.grid.n, seed=recipe.grid.seed, first=recipe.grid.first)
+    assert {"teff", "logg", "fe_h", "vmic", "mg_fe", "a_li"} <= set(columns)
+    arms = Instrument.from_toml(Plugins().record("instrument", "4most-hr").toml).arms
+    segments = recipe.synthesizer["segments"]
+    for arm in arms:
+        if arm.name in segments:  # with room for the line-spread function and the velocities of stars
+            low, high = segments[arm.name]
+            assert low < arm.range[0] - 5 and arm.range[1] + 5 < high
 
 
 def test_processes_give_the_same_and_one_that_dies_costs_nothing(

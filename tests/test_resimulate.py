@@ -27,7 +27,8 @@ from specinn.labels import LabelSet, make_label
 from specinn.plugins import Plugins
 from specinn.posterior import Posterior
 from specinn.resample import pixel_widths
-from specinn.resimulate import Resimulation, Resimulator, Unsimulated, overall, windows
+from specinn.resimulate import Resimulator
+from specinn.resimulated import Resimulation, Unsimulated, overall, windows
 from specinn.saliency import Line
 from specinn.spectra import SpectrumBatch
 from specinn.synthesis import Models
@@ -432,6 +433,7 @@ def test_json_and_nothing_to_show(made: Path, plugins: Plugins, tmp_path: Path) 
     )
     assert said["overall"]["mean_abs"] == said["stars"][0]["mean_abs"]
     assert not list((tmp_path / "a" / "figures").iterdir())
+    (tmp_path / "none").write_text("dear friend")
     result = run(plugins, "resimulate", made / "cat.ecsv", tmp_path / "none", *options, "-o", tmp_path / "b")
     assert result.exit_code == 1 and "no star could be resimulated" in result.stderr
     assert Table.read(tmp_path / "b" / "stars.ecsv")["row"].tolist() == [-1]
@@ -440,14 +442,14 @@ def test_json_and_nothing_to_show(made: Path, plugins: Plugins, tmp_path: Path) 
 def test_an_interrupted_run_keeps_what_it_has(
     made: Path, plugins: Plugins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = Resimulator._star
+    whole = Resimulator.star
 
     def stop(self: Resimulator, star: SpectrumBatch, row: int) -> Resimulation:
         if row == 1:
             raise KeyboardInterrupt
         return whole(self, star, row)
 
-    monkeypatch.setattr(Resimulator, "_star", stop)
+    monkeypatch.setattr(Resimulator, "star", stop)
     options = ("--synthesizer", "analytic", "--draws", 0, "--figures", 0, "-o", tmp_path / "out")
     result = run(plugins, "resimulate", made / "cat.ecsv", *options)
     assert result.exit_code == 130 and "stopped" in result.stderr

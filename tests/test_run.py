@@ -23,7 +23,7 @@ from specinn.interfaces import Correction
 from specinn.pipeline import Pipeline
 from specinn.plugins import Plugins
 from specinn.posterior import Posterior
-from specinn.run import CHUNK, Source, file_sources, prepare, unread
+from specinn.run import CHUNK, Source, file_sources, load_correction, prepare, unread
 from specinn.velocities import parse_velocity
 from specinn.wavelengths import air_to_vacuum
 
@@ -251,6 +251,16 @@ class Shift(Correction):
         return cls(path.read_text().strip() or None)
 
 
+class OnlyShift(Shift):
+    """Reads files with its name in them, and says little of others."""
+
+    @classmethod
+    def load(cls, path: Path) -> Shift:
+        if "shift" not in path.read_text():
+            raise KeyError("shift")
+        return cls()
+
+
 def test_corrections_keep_the_raw_value(infer: Infer) -> None:
     batch = fake_plugin.simulate(TRUTH)
     batch.mask[1] = True
@@ -284,8 +294,46 @@ def test_correction_files(plugins: Plugins, infer: Infer, tmp_path: Path) -> Non
     ).all()
     with pytest.raises(ConfigError, match="fitted for the model 0123456789ab"):
         infer(batch, corrections=[wrong], plugins=both)
-    with pytest.raises(ConfigError, match="KIND:FILE"):
+    with pytest.raises(
+        ConfigError, match=r"good.toml is of no correction that is installed \(there is none\)"
+    ):
         infer(batch, corrections=[good])
+
+
+def test_the_kind_of_a_correction_is_recognised(tmp_path: Path) -> None:
+    import specinn_teff_bias
+    from specinn_teff_bias.correction import TeffBias
+
+    from specinn.hookspecs import Record, hookimpl
+
+    class Extra:
+        @hookimpl
+        def specinn_corrections(self) -> list[Record]:
+            return [Record(name="shift", summary="", factory="test_run:OnlyShift")]
+
+    plugins = Plugins([], {"extra": Extra(), "shipped": specinn_teff_bias})
+    shift, bias, neither, both = (tmp_path / name for name in ("shift", "bias.toml", "x.toml", "both.toml"))
+    shift.write_text("shift")
+    text = (
+        'n_stars = 3\nprovenance = "made up"\n[labels.logg]\na = 1e-4\nb = 0.1\n[range]\nteff = [4e3, 7e3]\n'
+    )
+    bias.write_text(text)
+    both.write_text(f"# shift\n{text}")
+    neither.write_text("[labels]\n")
+    assert isinstance(load_correction(plugins, shift), Shift)
+    assert isinstance(load_correction(plugins, bias), TeffBias)
+    assert isinstance(load_correction(plugins, f"shift:{both}"), Shift)
+    assert isinstance(load_correction(plugins, f"teff-bias:{both}"), TeffBias)
+    with pytest.raises(
+        ConfigError, match=r"is read by shift and by teff-bias: say which, as in shift:.*both"
+    ):
+        load_correction(plugins, both)
+    with pytest.raises(
+        ConfigError, match=r"x.toml is of no correction.*shift says: KeyError.*teff-bias says: "
+    ):
+        load_correction(plugins, neither)
+    with pytest.raises(KeyError):  # of the kind that was asked for: not hidden
+        load_correction(plugins, f"shift:{neither}")
 
 
 def test_bad_files_cost_their_own_rows(plugins: Plugins, tmp_path: Path) -> None:

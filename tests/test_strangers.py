@@ -15,9 +15,10 @@ import torch
 from astropy.table import Table
 from specinn_cinn.alterations import Alterations
 from specinn_cinn.estimator import CINN
+from specinn_cinn.preparation import prepare
 from specinn_cinn.strangers import ALTERATIONS, SIGNS
 from specinn_cinn.strangers_fit import StrangersPlan, fit_strangers
-from specinn_cinn.training import build, fit, prepare
+from specinn_cinn.training import build, fit
 from specinn_emulator.emulator import Emulator
 from typer.testing import CliRunner
 

@@ -15,8 +15,9 @@ from specinn.speed import Way
 from .estimator import CINN
 from .gpu import CapturedSampler
 from .network import BACKWARD, PRESETS, Architecture, Features, make_flow
+from .recipe import Schedule
 from .sampler import Sampler
-from .training import Schedule, loss_terms
+from .training import loss_terms
 
 _BATCH = 512  # spectra of a training step
 

@@ -19,7 +19,7 @@ from .strangers import ALTERATIONS, FREEDOM, Sizes, Strangers
 
 if TYPE_CHECKING:
     from .estimator import CINN
-    from .training import Setup
+    from .preparation import Setup
 
 _BLOCK = 96  # stars simulated at once
 _BATCH = 256

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from specinn import __version__
 from specinn.cli import (
@@ -30,41 +28,19 @@ from specinn.cli import (
     train,
     tune,
 )
-from specinn.errors import SpecinnError
+from specinn.cli.commands import Commands, add
 
 if TYPE_CHECKING:
     from specinn.plugins import Plugins
 
 
-class _Commands(TyperGroup):
-    """Turns the errors of all commands into one sentence on standard error."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except SpecinnError as error:
-            if ctx.params.get("debug"):
-                raise
-            print(f"specinn: {error}", file=sys.stderr)
-        except (typer.Exit, typer.Abort, BrokenPipeError):
-            raise
-        except Exception as error:
-            if ctx.params.get("debug") or type(error).__module__.startswith(("typer", "click")):
-                raise
-            print(
-                f"specinn: unexpected {type(error).__name__}: {error} "
-                "(specinn --debug COMMAND ... shows where; please report it)",
-                file=sys.stderr,
-            )
-        raise typer.Exit(1)
-
-
 app = typer.Typer(
-    cls=_Commands,
-    no_args_is_help=True,
+    cls=Commands,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="specinn run       # stellar parameters of the example spectra\n"
+    "specinn run -h    # every command has examples at the end of its help",
 )
 
 
@@ -76,34 +52,40 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def root(
-    debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show where an error comes from, for any command.")
+    ] = False,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Posterior distributions of stellar parameters and abundances from high-resolution spectra."""
+    """Posteriors of stellar parameters and abundances from high-resolution spectra."""
     package = logging.getLogger("specinn")
     package.handlers = [logging.StreamHandler() if debug else logging.NullHandler()]
 
 
-app.command("run")(run.run)
-app.command("plugins")(plugins.plugins)
-app.command("new-plugin")(new_plugin.new_plugin)
-app.command("instruments")(instruments.instruments)
-app.command("models")(models.models)
-app.command("flags")(flags.flags)
-app.command("train")(train.train)
-app.command("tune")(tune.tune)
-app.command("evaluate")(evaluate.evaluate)
-app.command("calibrate")(calibrate.calibrate)
-app.command("report")(report.report)
-app.command("resimulate")(resimulate.resimulate)
-app.command("saliency")(saliency.saliency)
-app.command("benchmark")(benchmark.benchmark)
-app.command("combine")(combine.combine)
-app.command("doctor")(doctor.doctor)
-app.add_typer(grid.app, name="grid")
-app.add_typer(synthesis.app, name="synthesis")
+_PANELS: dict[str, dict[str, Any]] = {
+    "From spectra to results": {
+        "run": run, "combine": combine, "report": report, "resimulate": resimulate,
+    },
+    "What there is": {
+        "instruments": instruments, "models": models, "flags": flags, "plugins": plugins, "doctor": doctor,
+    },
+    "How good it is": {
+        "evaluate": evaluate, "calibrate": calibrate, "saliency": saliency, "benchmark": benchmark,
+    },
+    "Models and plugins of your own": {
+        "grid": grid, "synthesis": synthesis, "train": train, "tune": tune, "new-plugin": new_plugin,
+    },
+}  # fmt: skip
+
+for _panel, _modules in _PANELS.items():
+    for _name, _module in _modules.items():
+        if hasattr(_module, "app"):
+            app.add_typer(_module.app, name=_name, rich_help_panel=_panel)
+        else:
+            _command = getattr(_module, _name.replace("-", "_"))
+            add(app, _name, _command, _module.EXAMPLES, _panel)
 
 
 def main(argv: list[str] | None = None, plugins: Plugins | None = None) -> None:

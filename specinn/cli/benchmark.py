@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from specinn.cli.options import AsJson, Model, Samples, devices
+
 if TYPE_CHECKING:
     from specinn.plugins import Plugins
     from specinn.speed import Row, Whole
@@ -27,39 +29,41 @@ _NOTES = (
 _BUSY = 1.3  # clock over processor time of a run, above which the machine had other work
 
 
+EXAMPLES = (
+    "specinn benchmark",
+    "specinn benchmark --spectra 1024 --threads 4 --device cpu --json > speed.json",
+)
+
+
 def benchmark(
     ctx: typer.Context,
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Name or file of a model (default: the bundled one).")
-    ] = None,
-    spectra: Annotated[int, typer.Option(help="Simulated spectra of the runs.", min=4)] = 256,
-    samples: Annotated[int, typer.Option(help="Posterior samples a spectrum.", min=2)] = 4096,
+    model: Model = None,
+    spectra: Annotated[int, typer.Option(metavar="N", help="Simulated spectra of the runs.", min=4)] = 256,
+    samples: Samples = 4096,
     device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, or cuda:N (default: the CPU and the GPU, if any).")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="cpu, cuda, or cuda:N.  [default: CPU and GPU]", autocompletion=devices
+        ),
     ] = None,
-    threads: Annotated[int, typer.Option(help="Processor cores to use.", min=1)] = 1,
-    repeats: Annotated[int, typer.Option(help="Rounds; the best of them counts.", min=1)] = 3,
+    threads: Annotated[int, typer.Option(metavar="N", help="Processor cores to use.", min=1)] = 1,
+    repeats: Annotated[int, typer.Option(metavar="N", help="Rounds; the best counts.", min=1)] = 3,
     paper: Annotated[
-        bool, typer.Option(help="Measure the network of the paper, to which ratios refer: seconds a star.")
+        bool, typer.Option(help="Measure the network of the paper, to which ratios refer.")
     ] = True,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write everything to this file, too.")
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Measure sampling, training, the stages of a run and the whole run, on simulated spectra.
+    """Measure how fast this machine is.
 
-    The measurements take turns, and the best of each counts. Nothing is left on the disk but the JSON file.
+    Sampling, training, the stages of a run and the whole run take turns on simulated spectra, and the best of
+    each counts. Nothing is left on the disk.
     """
     import sys
     import tempfile
 
     from specinn import models, speed
-    from specinn.cli.context import plugins_of
-    from specinn.output import check_output
+    from specinn.cli.context import plugins_of, print_json
 
-    if json_file is not None:
-        check_output(json_file, (".json",), overwrite=overwrite)
     with speed.on_cores(threads):  # before numpy and torch are there
         on = speed.devices(device)
         plugins = plugins_of(ctx)
@@ -80,10 +84,10 @@ def benchmark(
             )
     name = f"{chosen.name} {chosen.sha256()[:12]}"
     settings = {"model": name, "spectra": spectra, "samples": samples, "repeats": repeats}
-    if json_file is not None:
-        report = {"machine": machine, "settings": settings, "rows": [row.to_dict() for row in rows]}
-        _write_json(json_file, report)
-    _show(rows, machine, samples)
+    if as_json:
+        print_json({"machine": machine, "settings": settings, "rows": [row.to_dict() for row in rows]})
+    else:
+        _show(rows, machine, samples)
 
 
 def _whole(plugins: Plugins, model: str | None, samples: int) -> Whole:
@@ -103,15 +107,6 @@ def _whole(plugins: Plugins, model: str | None, samples: int) -> Whole:
                 raise SpecinnError(f"specinn run ended with status {end.code}: see above") from None
 
     return whole
-
-
-def _write_json(path: Path, report: dict[str, Any]) -> None:
-    import json
-
-    from specinn.output import replacing
-
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 def _show(rows: Sequence[Row], machine: dict[str, Any], samples: int) -> None:

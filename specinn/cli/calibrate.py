@@ -4,12 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from specinn.cli.options import (
+    AsJson,
+    DegradeSNR,
+    Device,
+    Model,
+    Overwrite,
+    Samples,
+    Seed,
+    labels,
+    offered,
+)
+
 if TYPE_CHECKING:
     from specinn.interfaces import BenchmarkStars, Correction, LeaveOneOut
+
+
+EXAMPLES = (
+    "specinn calibrate benchmarks.csv -o correction.toml",
+    "specinn calibrate benchmarks.csv --label teff --label logg --fe-h-min -1 --json",
+    "specinn run stars/*.fits --correction correction.toml",
+)
 
 
 def calibrate(
@@ -18,39 +37,43 @@ def calibrate(
         Path, typer.Argument(metavar="BENCHMARKS.csv", help="Table of stars whose parameters are known.")
     ],
     spectra: Annotated[
-        list[Path] | None, typer.Argument(help="Their spectra; without any, the files that the table names.")
+        list[Path] | None,
+        typer.Argument(metavar="SPECTRA", help="Files; without any, those of the table."),
     ] = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE.toml", help="The correction; figures beside it.")
     ] = Path("correction.toml"),
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Name or file of a model.")] = None,
+    model: Model = None,
     kind: Annotated[
-        str | None, typer.Option(help="The correction to fit, where plugins offer several.")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="The correction, if there are several.", autocompletion=offered("correction")
+        ),
     ] = None,
     label: Annotated[
         list[str] | None,
-        typer.Option(help="Correct this label; repeatable. Default: all with literature values."),
+        typer.Option(metavar="LABEL", help="Correct it; repeatable.  [default: all]", autocompletion=labels),
     ] = None,
-    fe_h_min: Annotated[float, typer.Option(help="Leave out stars of a lower inferred [Fe/H].")] = -1.5,
+    fe_h_min: Annotated[
+        float, typer.Option(metavar="DEX", help="Leave out stars of lower inferred [Fe/H].")
+    ] = -1.5,
     with_calibrators: Annotated[
-        bool, typer.Option("--with-calibrators", help="Fit to stars that the training has seen, too.")
+        bool, typer.Option("--with-calibrators", help="Fit to stars of the training, too.")
     ] = False,
     with_out_of_range: Annotated[
-        bool, typer.Option("--with-out-of-range", help="Fit to stars that the table calls out of range, too.")
+        bool, typer.Option("--with-out-of-range", help="Fit to stars out of range, too.")
     ] = False,
-    degrade_snr: Annotated[
-        float | None, typer.Option(metavar="SNR", help="Add noise down to this S/N per Angstrom.")
-    ] = None,
-    samples: Annotated[int, typer.Option(help="Posterior samples a spectrum.", min=2)] = 4096,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same correction.", min=0)] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, or cuda:N.")] = "cpu",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
+    degrade_snr: DegradeSNR = None,
+    samples: Samples = 4096,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Fit a correction to what a model infers for stars whose parameters are known.
+    """Fit a correction on stars whose parameters are known.
 
-    The table prints the fit of each label, and the errors of stars left out of it before and after: use the
-    correction only if it helps them. FILE.pdf and FILE.png show residuals and fit. Apply it with specinn run
-    --correction FILE.toml.
+    Prints the fit of each label, and the errors of stars left out of it before and after: use the correction
+    only if it helps them. FILE.pdf and FILE.png show residuals and fit.
     """
     import attrs
 
@@ -58,7 +81,7 @@ def calibrate(
     from specinn import calibrate as work
     from specinn import models
     from specinn.benchmarks import read_benchmarks
-    from specinn.cli.context import bar, plugins_of
+    from specinn.cli.context import bar, plugins_of, print_json
     from specinn.errors import ConfigError
     from specinn.output import check_new, check_output, replacing
     from specinn.report.figures import style
@@ -66,12 +89,14 @@ def calibrate(
     check_output(output, (".toml",), overwrite=overwrite)
     figures = [check_new(output.with_suffix(end), overwrite=overwrite) for end in (".pdf", ".png")]
     plugins = plugins_of(ctx)
-    offered = [offer.record.name for offer in plugins.offers("correction")]
-    if kind is None and len(offered) != 1:
-        raise ConfigError(
-            f"say with --kind which correction to fit: {', '.join(offered) or 'none'} installed"
-        )
-    correction_kind = plugins.load("correction", kind or offered[0])
+    if kind is None:
+        kinds = [offer.record.name for offer in plugins.offers("correction")]
+        if len(kinds) != 1:
+            raise ConfigError(
+                f"say with --kind which correction to fit: {', '.join(kinds) or 'none'} installed"
+            )
+        kind = kinds[0]
+    correction_kind = plugins.load("correction", kind)
     chosen_model = models.find(plugins, model)
     estimator = models.load(plugins, chosen_model, device)
     table = read_benchmarks(benchmarks, estimator.labels)
@@ -102,9 +127,10 @@ def calibrate(
     absent = {star.star: None for star in table} | {star.star: star for star, _ in pairs}
     reasons["no spectrum given"] = [name for name, star in absent.items() if star is None]
     left_out = [f"{', '.join(names)} ({reason})" for reason, names in reasons.items() if names]
-    for words, of in (("left out", left_out), ("of no star of the table", [", ".join(strange)])):
-        for text in filter(None, of):
-            _say(f"{words}: {text}")
+    if not as_json:
+        for words, of in (("left out", left_out), ("of no star of the table", [", ".join(strange)])):
+            for text in filter(None, of):
+                _say(f"{words}: {text}")
     how = f"{benchmarks.name}, inferred [Fe/H] from {fe_h_min:g} on"
     how += f", S/N {degrade_snr:g} per Angstrom" if degrade_snr is not None else ""
     how += f"; {chosen_model.name}, {samples} samples, seed {seed}, specinn {specinn.__version__}"
@@ -119,12 +145,34 @@ def calibrate(
             with replacing(path) as temporary:
                 figure.savefig(temporary, dpi=200, facecolor="white", metadata=meta)
     correction.save(output)
+    seen = list(dict.fromkeys(stars.star[used & stars.seen].tolist()))
+    if as_json:
+        print_json(
+            {"correction": output, "figures": figures, "kind": kind, "model": chosen_model.name,
+             "sha256": chosen_model.sha256(), "terms": _terms(correction), "tested": _tested(tested),
+             "seen": seen, "left_out": {why: names for why, names in reasons.items() if names},
+             "strange": strange, "verdict": work.verdict(tested)}
+        )  # fmt: skip
+        return
     _show(correction, tested, stars[used])
     _say(work.verdict(tested))
-    if seen := dict.fromkeys(stars.star[used & stars.seen].tolist()):
+    if seen:
         _say(f"in the fit but not among these, as the training has seen them: {', '.join(seen)}")
     for path in (output, *figures):
         print(path)
+
+
+def _terms(correction: Correction) -> dict[str, Any]:
+    return {
+        label: {term: dict(zip(("value", "error"), pair, strict=True)) for term, pair in of.items()}
+        for label, of in correction.terms().items()
+    }
+
+
+def _tested(tested: Mapping[str, LeaveOneOut]) -> dict[str, Any]:
+    import attrs
+
+    return {label: {**attrs.asdict(found), "helps": found.helps} for label, found in tested.items()}
 
 
 def _say(text: str) -> None:

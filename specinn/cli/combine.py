@@ -7,20 +7,31 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from specinn.cli.options import AsJson, Overwrite, Seed
+
 if TYPE_CHECKING:
+    import numpy as np
     from astropy.table import Table
 
 _ENOUGH = 50  # degrees of freedom, from which the scatter of spectra says how wide posteriors should be
 _NARROW = 0.7  # chi-square per degree of freedom, below which it is said
 
 
+EXAMPLES = (
+    "specinn combine night1.fits night2.fits -o stars.fits",
+    "specinn combine uves.h5 narval.h5 --by star --common 0.3 -o stars.fits",
+)
+
+
 def combine(
     ctx: typer.Context,
     files: Annotated[
-        list[Path], typer.Argument(help="Catalogues, or files of samples (--save-samples), but not both.")
+        list[Path],
+        typer.Argument(metavar="FILES", help="Catalogues, or files of samples; not both."),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The catalogue: .fits, .ecsv, .parquet or .h5.")
+        Path,
+        typer.Option("--output", "-o", metavar="FILE", help="Catalogue: .fits, .ecsv, .parquet or .h5."),
     ],
     by: Annotated[
         str, typer.Option(metavar="COLUMN", help="Rows with the same value there are of one star.")
@@ -35,49 +46,73 @@ def combine(
     ] = 0.0,
     model: Annotated[
         list[Path] | None,
-        typer.Option("--model", "-m", help="File of a model that is not installed; may be given again."),
+        typer.Option("--model", "-m", metavar="FILE", help="Model that is not installed; repeatable."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same catalogue.", min=0)] = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Combine spectra of one star, of several nights or instruments: the product of their posteriors.
+    """Combine spectra of one star into one row.
 
-    The prior counts once. Rows with a bad flag take no part, single ones pass unchanged. Spectra that do not
-    agree (chi-square, p below 0.001) are flagged. Catalogues know no correlations between labels, files of
-    samples do.
+    Of several nights or instruments: the product of their posteriors, in which the prior counts once. Rows
+    with a bad flag take no part, single ones pass unchanged. Spectra that do not agree (chi-square, p below
+    0.001) are flagged. Catalogues know no correlations between labels, files of samples do.
     """
     from specinn import catalogue
-    from specinn.cli.context import plugins_of
+    from specinn.cli.context import plugins_of, print_json
     from specinn.combine import combine as work
+    from specinn.formats import WRITERS
     from specinn.output import check_output
 
-    check_output(output, catalogue.WRITERS, overwrite=overwrite)
+    check_output(output, WRITERS, overwrite=overwrite)
     table = work(files, plugins_of(ctx), by=by, model_files=model or (), common=common, seed=seed)
     catalogue.write(table, output, overwrite=overwrite)
-    for line in sentences(table, common):
-        print(line)
-    print(output)
+    found = counts(table)
+    advice = shared_errors(table, common)
+    if as_json:
+        print_json({"catalogue": output, **found, "advice": advice})
+        return
+    print(
+        "{stars} stars: {of_several_spectra} of several spectra, of which {disagree} disagree; "
+        "{without_spectrum} without a usable spectrum".format(**found)
+    )
+    for line in (advice, output):
+        if line:
+            print(line)
 
 
-def sentences(table: Table, common: float) -> list[str]:
-    """What is to be said of a combination."""
+def _several(table: Table) -> tuple[np.ndarray, np.ndarray]:
+    """``(n_stars,)`` whether they have several spectra, and whether these disagree."""
     import numpy as np
 
     from specinn.flags import Flag
 
-    several = np.asarray(table["n_epochs"]) > 1
     apart = (np.asarray(table["flags"]) & np.uint32(Flag.EPOCHS_DISAGREE)) != 0
-    lines = [
-        f"{len(table)} stars: {several.sum()} of several spectra, of which {apart.sum()} disagree; "
-        f"{(table['n_epochs'] == 0).sum()} without a usable spectrum"
-    ]
+    return np.asarray(table["n_epochs"]) > 1, apart
+
+
+def counts(table: Table) -> dict[str, int]:
+    """How many stars of a combination are of which sort."""
+    several, apart = _several(table)
+    without = int((table["n_epochs"] == 0).sum())
+    return {
+        "stars": len(table),
+        "of_several_spectra": int(several.sum()),
+        "disagree": int(apart.sum()),
+        "without_spectrum": without,
+    }
+
+
+def shared_errors(table: Table, common: float) -> str | None:
+    """A sentence where spectra of one star scatter too little for their posteriors, else None."""
+    several, apart = _several(table)
     agree = several & ~apart
     dof = int(table["dof"][agree].sum())
-    scatter = float(np.sum(table["chi2"][agree])) / dof if dof else 1.0
-    if dof >= _ENOUGH and scatter < _NARROW:
-        share = 1.0 - scatter * (1.0 - common)
-        lines.append(
-            f"spectra of one star scatter less than posteriors are wide (chi-square {scatter:.2f} per degree "
-            f"of freedom): errors that they share do not average out; --common {share:.2f} allows for that"
-        )
-    return lines
+    scatter = float(table["chi2"][agree].sum()) / dof if dof else 1.0
+    if dof < _ENOUGH or scatter >= _NARROW:
+        return None
+    share = 1.0 - scatter * (1.0 - common)
+    return (
+        f"spectra of one star scatter less than posteriors are wide (chi-square {scatter:.2f} per degree "
+        f"of freedom): errors that they share do not average out; --common {share:.2f} allows for that"
+    )

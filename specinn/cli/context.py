@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from specinn.plugins import Plugins
 
 
@@ -23,13 +27,20 @@ def plugins_of(ctx: typer.Context, *, report: bool = True) -> Plugins:
     return plugins
 
 
+def stderr_console() -> Console:
+    """Standard error, for progress: a terminal only where it is one. Jupyter says FORCE_COLOR, after which
+    rich would animate bars into a file."""
+    from rich.console import Console
+
+    return Console(stderr=True, force_terminal=sys.stderr.isatty())
+
+
 @contextmanager
 def bar(unit: str) -> Iterator[Callable[[int, int], None]]:
     """A progress bar on standard error, if that is a terminal."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
+    console = stderr_console()
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
         task = shown.add_task("", total=None)
@@ -37,7 +48,18 @@ def bar(unit: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def print_json(data: Any) -> None:
-    print(json.dumps(data, indent=2, ensure_ascii=False, default=str))
+    """JSON as every reader takes it: what is no finite number is null."""
+    print(json.dumps(_plain(data), indent=2, ensure_ascii=False, allow_nan=False, default=str))
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):  # of numpy
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_rows(rows: Sequence[tuple[str, ...]], indent: str = "") -> None:
@@ -51,7 +73,7 @@ def print_rows(rows: Sequence[tuple[str, ...]], indent: str = "") -> None:
     for row in rows:
         head = indent + "".join(f"{cell:<{width}}  " for cell, width in zip(row, widths, strict=False))
         room = max(30, shutil.get_terminal_size((100, 24)).columns - len(head))
-        lines = textwrap.wrap(row[-1], room) or [""]
+        lines = textwrap.wrap(row[-1], room, break_long_words=False, break_on_hyphens=False) or [""]
         print((head + lines[0]).rstrip())
         for line in lines[1:]:
             print(" " * len(head) + line)

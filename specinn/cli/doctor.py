@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import typer
 
+from specinn.cli.options import AsJson
 
-def doctor(
-    ctx: typer.Context,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Look at versions, device, plugins, models, write access and synthesis codes.
+if TYPE_CHECKING:
+    from specinn.doctor import Finding
 
-    Ends with status 1 if something is broken; what is merely missing is optional.
+EXAMPLES = ("specinn doctor", "specinn doctor --json > doctor.json    # to go with the report of a problem")
+
+
+def doctor(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """Show what is installed, what is missing, and how to get it.
+
+    Looks at versions, device, plugins, models, write access and synthesis codes. The status is 1 if something
+    is broken; what is merely missing is optional.
     """
     import attrs
 
@@ -24,10 +30,26 @@ def doctor(
     if as_json:
         print_json([attrs.asdict(finding) for finding in findings])
     else:
+        group = ""
         rows = []
         for finding in findings:
             detail = f"{finding.detail}; {finding.remedy}" if finding.remedy else finding.detail
-            rows.append((finding.group, finding.name, finding.state, detail))
+            rows.append(
+                (finding.group if finding.group != group else "", finding.name, finding.state, detail)
+            )
+            group = finding.group
         print_rows(rows)
+        print()
+        print(_summary(findings))
     if any(finding.state == "broken" for finding in findings):
         raise typer.Exit(1)
+
+
+def _summary(findings: Sequence[Finding]) -> str:
+    names = {
+        state: ", ".join(finding.name or finding.group for finding in findings if finding.state == state)
+        for state in ("broken", "missing")
+    }
+    lines = [f"to be mended: {names['broken']}"] if names["broken"] else ["all that specinn needs is there"]
+    lines += [f"missing, which only some need: {names['missing']}"] if names["missing"] else []
+    return "\n".join(lines)

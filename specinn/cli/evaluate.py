@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import attrs
 import typer
 
-from specinn.cli.columns import columns, decimals, figure, with_unit
+from specinn.cli.columns import columns, decimals, figure
 from specinn.cli.context import bar, plugins_of, print_json
+from specinn.cli.options import AsJson, Device, ModelName, Overwrite, Samples, Seed, splits
 
 if TYPE_CHECKING:
     from specinn.evaluate import Comparison
@@ -18,83 +19,95 @@ if TYPE_CHECKING:
     from specinn.interfaces import Estimator
     from specinn.plugins import Plugins
 
+ON_GRID, ON_STARS = "With --grid", "With --stars"  # panels of the help
+
+EXAMPLES = (
+    "specinn evaluate 4most-hr-gr --grid grid.h5 -o report",
+    "specinn evaluate 4most-hr-gr --stars benchmarks.csv --snr 100 --json",
+)
+
 
 def evaluate(
     ctx: typer.Context,
-    model: Annotated[str, typer.Argument(help="Name or file of a model.")],
+    model: ModelName,
     grid: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Grid of synthetic spectra, of which the model has not seen the split; repeatable."
+            metavar="GRID.h5", help="Synthetic spectra, of which --split is new to the model; repeatable."
         ),
     ] = None,
     stars: Annotated[
         Path | None, typer.Option(metavar="STARS.csv", help="Table of benchmark stars and their spectra.")
     ] = None,
-    strangers: Annotated[
-        bool,
+    output: Annotated[
+        str | None,
         typer.Option(
-            "--strangers",
-            help="With --grid: make spectra unlike those of the training, and count those that are flagged.",
+            "--output", "-o", metavar="FILE.ecsv|DIR", help="A table, or a folder with figures, too."
         ),
-    ] = False,
-    robustness: Annotated[
-        bool,
-        typer.Option(
-            "--robustness",
-            help="With --stars: normalise and un-normalise the spectra, move them by up to 200 km/s, add "
-            "noise, and compare what is inferred.",
-        ),
-    ] = False,
-    correction: Annotated[
-        list[str] | None,
-        typer.Option(metavar="FILE", help="With --stars: apply a correction, too; may be given again."),
     ] = None,
     snr: Annotated[
         list[float] | None,
-        typer.Option(
-            help="S/N per Angstrom, repeatable with --grid; default 250, for a report the paper's 19 values."
-        ),
+        typer.Option(metavar="SNR", help="Per Angstrom.  [default: 250; in a folder the paper's 19]"),
     ] = None,
+    samples: Samples = 4096,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    split: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="Part of the grid.", autocompletion=splits, rich_help_panel=ON_GRID
+        ),
+    ] = "test",
     as_observed: Annotated[
         bool,
-        typer.Option(
-            "--as-observed",
-            help="With --grid: allow for errors of the physics, as in observed spectra.",
-        ),
+        typer.Option("--as-observed", help="Allow for errors of the physics.", rich_help_panel=ON_GRID),
     ] = False,
     disturbed: Annotated[
         bool,
         typer.Option(
             "--disturbed",
-            help="With --grid: with the errors of velocity, resolving power and continuum and the gaps that "
-            "the training drew, so that posteriors can be as wide as they should be.",
+            help="With the errors of velocity, resolution and continuum and the gaps that the training drew.",
+            rich_help_panel=ON_GRID,
         ),
     ] = False,
-    split: Annotated[str, typer.Option(help="Part of the grid: test, validation or train.")] = "test",
-    samples: Annotated[int, typer.Option(help="Posterior samples a spectrum.", min=2)] = 4096,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same figures.", min=0)] = 0,
-    seeds: Annotated[
-        int | None, typer.Option(help="Draws of the noise for each benchmark star; default 3.", min=1)
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, or cuda:N.")] = "cpu",
-    output: Annotated[
-        str | None,
+    strangers: Annotated[
+        bool,
         typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE.ecsv|DIR",
-            help="Table to write, or a folder: figures and tables, with --grid a page, too.",
+            "--strangers",
+            help="Make spectra unlike those of the training, and count those that are flagged.",
+            rich_help_panel=ON_GRID,
+        ),
+    ] = False,
+    correction: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE.toml", help="Correct by this file, too; repeatable.", rich_help_panel=ON_STARS
         ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Draws of the noise a star.  [default: 3]",
+            min=1,
+            rich_help_panel=ON_STARS,
+        ),
+    ] = None,
+    robustness: Annotated[
+        bool,
+        typer.Option(
+            "--robustness",
+            help="Every star in 60 ways: three shapes of the continuum, five velocities, four S/N.",
+            rich_help_panel=ON_STARS,
+        ),
+    ] = False,
 ) -> None:
-    """Compare what a model infers with the truth: of held-out grid spectra (--grid) or of stars (--stars).
+    """Compare what a model infers with the truth.
 
-    Grid spectra are observed with the model's instrument, rotation and noise. Stars go the way of specinn
-    run, with noise added down to the S/N; calibrators of the training are marked and do not count. With
-    --robustness every star comes in 60 ways: three shapes, five velocities, four S/N.
+    That of held-out grid spectra (--grid), observed with the model's instrument, rotation and noise; or of
+    benchmark stars (--stars), with noise added down to the S/N. Calibrators do not count.
     """
     import specinn
     from specinn import evaluate as work
@@ -267,6 +280,8 @@ def _show_grid(rows: Sequence[dict[str, Any]], split: str) -> None:
     """One table for each S/N and scope."""
     from rich.console import Console
 
+    from specinn.notebook import with_unit
+
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for snr, scope in dict.fromkeys((row["snr"], row["scope"]) for row in rows):
         mine = [row for row in rows if (row["snr"], row["scope"]) == (snr, scope)]
@@ -305,6 +320,8 @@ def _show_grid(rows: Sequence[dict[str, Any]], split: str) -> None:
 def _show_information(rows: Sequence[dict[str, Any]], why: str) -> None:
     """Errors over the Cramer-Rao bound, one table for each S/N."""
     from rich.console import Console
+
+    from specinn.notebook import with_unit
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
     if not rows:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from specinn.cli.columns import columns, decimals, figure, with_unit
+from specinn.cli.columns import columns, decimals, figure
 from specinn.cli.context import bar
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ def _show_stars(rows: Rows, labels: LabelSet, summary: Mapping[str, Any]) -> Non
 
     from specinn.flags import names
     from specinn.labels import with_derived_labels
+    from specinn.notebook import with_unit
 
     labels = with_derived_labels(labels)
     corrected = any("raw" in found for found in summary.values())

@@ -6,22 +6,27 @@ from typing import Annotated
 
 import typer
 
+from specinn.cli.options import AsJson
+from specinn.cli.options import flags as names
+
+EXAMPLES = ("specinn flags", "specinn flags 4128", "specinn flags stranger")
+
 
 def flags(
     value: Annotated[
-        int | None, typer.Argument(help="A value of the column, to see which bits are set.", min=0)
+        str | None,
+        typer.Argument(
+            metavar="VALUE|NAME", help="Of the column, for the bits it sets; or a flag.", autocompletion=names
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Explain the bits of the column flags of a catalogue, or those that one value sets."""
+    """Explain the flags of a catalogue, or those that a value sets."""
     from specinn.cli.context import print_json, print_rows
-    from specinn.errors import ConfigError
     from specinn.flags import FLAGS
 
-    known = sum(info.flag for info in FLAGS)
-    if value is not None and value & ~int(known):
-        raise ConfigError(f"{value} has bits that this version does not know: they end at {known}")
-    chosen = [info for info in FLAGS if value is None or value & info.flag]
+    bits = None if value is None else _bits(value)
+    chosen = [info for info in FLAGS if bits is None or bits & info.flag]
     named = [(int(info.flag), str(info.flag.name).lower(), info.severity, info.meaning) for info in chosen]
     if as_json:
         print_json([dict(zip(("value", "name", "severity", "meaning"), row, strict=True)) for row in named])
@@ -31,3 +36,19 @@ def flags(
         print_rows([(f"{bit:>6}", *rest) for bit, *rest in named])
         if value is None:
             print("\nflag_bad: a bad bit is set, the row has no values; flag_warn: a warn or bad bit is set")
+
+
+def _bits(text: str) -> int:
+    """The bits of a value of the column, or the one of a flag."""
+    from specinn.errors import ConfigError, near
+    from specinn.flags import FLAGS
+
+    by_name = {str(info.flag.name).lower(): int(info.flag) for info in FLAGS}
+    known = sum(by_name.values())
+    if not text.isdecimal():
+        if text.lower() not in by_name:
+            raise ConfigError(f"{text!r} is neither a value of flags nor one of them; {near(text, by_name)}")
+        return by_name[text.lower()]
+    if int(text) & ~known:
+        raise ConfigError(f"{text} has bits that this version does not know: they end at {known}")
+    return int(text)

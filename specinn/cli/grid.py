@@ -7,51 +7,66 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from specinn.cli.commands import Group, add
+from specinn.cli.context import print_json
+from specinn.cli.options import AsJson, Cluster, Overwrite, Quiet, Scheduler, Workers, offered
+
 if TYPE_CHECKING:
     from specinn.grids import Grid
 
-app = typer.Typer(no_args_is_help=True, help="Make or import grids of synthetic spectra, and look at them.")
+app = typer.Typer(
+    cls=Group, rich_markup_mode=None, help="Make or import grids of synthetic spectra, and look at them."
+)
 
 _MODELS_LISTED = 20  # of those left out, on the terminal; the file lists all
 
 
-@app.command("import")
 def import_(
-    source: Annotated[list[Path], typer.Argument(help="Files or folders; several are joined to one grid.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The grid to write (HDF5).")],
-    loader: Annotated[str | None, typer.Option(help="Layout of the source (default: recognised).")] = None,
+    source: Annotated[
+        list[Path], typer.Argument(metavar="SOURCE", help="Files or folders; several make one grid.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="GRID.h5", help="The grid to write.")],
+    loader: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Layout of the source.  [default: recognised]",
+            autocompletion=offered("grid loader"),
+        ),
+    ] = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave defective spectra out, and list them.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
-    resolving_power: Annotated[float | None, typer.Option(help="Degrade to this R = lambda / FWHM.")] = None,
+    resolving_power: Annotated[
+        float | None, typer.Option(metavar="R", help="Degrade to this R = lambda / FWHM.")
+    ] = None,
     step: Annotated[
-        float | None, typer.Option(help="Pixels of the output in Angstrom (default: 4 to the FWHM).")
+        float | None, typer.Option(metavar="ANGSTROM", help="Pixels of the output.  [default: FWHM / 4]")
     ] = None,
     range_: Annotated[
         list[str] | None,
-        typer.Option("--range", help="Keep this range in Angstrom; may be repeated.", metavar="LO-HI"),
+        typer.Option("--range", metavar="LO-HI", help="Keep this range in Angstrom; repeatable."),
     ] = None,
     note: Annotated[
         list[str] | None,
-        typer.Option(help="KEY=VALUE for the provenance, where the files do not tell.", metavar="KEY=VALUE"),
+        typer.Option(metavar="KEY=VALUE", help="Provenance that files do not tell; repeatable."),
     ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Read synthetic spectra of any known layout and write them as one grid in HDF5.
+    """Read synthetic spectra of any known layout.
 
-    A defective spectrum (not finite, negative, above 1.2, truncated, in contradiction to the table of labels)
-    ends the import with the name of the file, unless --skip-bad.
+    Writes them as one grid in HDF5. A defective spectrum (not finite, negative, above 1.2, truncated, in
+    contradiction to the table of labels) ends the import with the name of the file, unless --skip-bad.
     """
     import attrs
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
     from specinn.degrade import degrade
-    from specinn.errors import GridError
     from specinn.grids import Grid, load
+    from specinn.output import check_output
 
-    if output.exists() and not overwrite:  # before hours of work
-        raise GridError(f"{output} exists: give another name or --overwrite")
+    check_output(output, (".h5", ".hdf5"), overwrite=overwrite)  # before hours of work
     parts = [load([path], loader) for path in source]
     if (
         resolving_power is not None or step is not None or range_
@@ -82,37 +97,34 @@ def import_(
         console.print(f"{len(left_out)} spectra were left out:\n  {reasons}")
 
 
-@app.command("make")
 def make(
     ctx: typer.Context,
-    recipe: Annotated[Path, typer.Argument(help="What to make: tables [grid], [[prior]] and [synthesizer].")],
+    recipe: Annotated[
+        Path, typer.Argument(metavar="RECIPE.toml", help="Tables [grid], [[prior]] and [synthesizer].")
+    ],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The grid to write (default: RECIPE.h5).")
+        Path | None,
+        typer.Option("--output", "-o", metavar="GRID.h5", help="The grid to write.  [default: RECIPE.h5]"),
     ] = None,
-    workers: Annotated[
-        int, typer.Option(metavar="N", help="Processes on this machine, of one core each.", min=1)
-    ] = 1,
-    scheduler: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Run on the Dask cluster with this scheduler.")
-    ] = None,
-    cluster: Annotated[
-        Path | None, typer.Option(metavar="FILE.toml", help="Run in jobs of a batch system; see the guide.")
-    ] = None,
+    workers: Workers = 1,
+    scheduler: Scheduler = None,
+    cluster: Cluster = None,
     retry: Annotated[
-        bool, typer.Option("--retry", help="Going on, compute again what failed the last time.")
+        bool, typer.Option("--retry", help="Going on, compute again what failed before.")
     ] = False,
-    give_up: Annotated[
-        int, typer.Option(metavar="N", help="Stop after N failures one after another.", min=1)
-    ] = 20,
+    give_up: Annotated[int, typer.Option(metavar="N", help="Stop after N failures in a row.", min=1)] = 20,
     show: Annotated[bool, typer.Option("--show", help="Only show what would be made.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Draw labels from a prior, compute their spectra, and write them as one grid in HDF5.
+    """Draw labels from a prior and compute their spectra.
 
-    Interrupt it at will: the same command goes on where it was. A spectrum that fails costs itself only, and
-    is listed with its labels and the reason in RECIPE.failures.csv, beside the grid.
+    Writes one grid in HDF5. Interrupt it at will: the same command goes on where it was. A spectrum that
+    fails costs itself only, and is listed with its labels and the reason in RECIPE.failures.csv.
     """
+    import attrs
+
     from specinn import gridmake
     from specinn.cli.context import plugins_of
     from specinn.cli.watch import Watch
@@ -122,7 +134,7 @@ def make(
     plugins = plugins_of(ctx)
     wanted = Recipe.read(recipe)
     if show:
-        _show(recipe, describe(wanted.lazy(plugins)))
+        _tell(recipe, describe(wanted.lazy(plugins)), as_json)
         return
     output = output or recipe.with_suffix(".h5")
     if scheduler is not None or cluster is not None:
@@ -136,30 +148,33 @@ def make(
         except KeyboardInterrupt:
             watch.say("stopped; the same command goes on")
             raise typer.Exit(130) from None
-    rate = f", {60 * made.computed / made.seconds:.3g} spectra a minute" if made.computed else ""
+    if as_json:
+        print_json({"grid": output, **attrs.asdict(made)})
+        return
+    a_minute = 60 * made.computed / made.seconds if made.computed else 0.0
+    rate = f", {a_minute:.{0 if a_minute >= 10 else 2}f} spectra a minute" if made.computed else ""
     failed = f", {made.failed} more failed and are listed in {made.table}" if made.failed else ""
     print(f"{output}: {made.models} models{failed}{rate}")
 
 
-@app.command("info")
 def info(
     grid: Annotated[Path, typer.Argument(help="A grid, or any layout that can be imported.")],
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Show what a grid holds: models, labels, wavelengths, resolving power, provenance."""
-    import json
+    """Show what a grid holds.
 
+    Models, labels, wavelengths, resolving power, provenance.
+    """
     from specinn.grids import load
 
-    about = describe(load([grid]))
-    if json_:
-        typer.echo(json.dumps(about, indent=2))
+    _tell(grid, describe(load([grid])), as_json)
+
+
+def _tell(path: Path, about: dict[str, Any], as_json: bool) -> None:
+    """What :func:`describe` gives, on standard output."""
+    if as_json:
+        print_json(about)
         return
-    _show(grid, about)
-
-
-def _show(path: Path, about: dict[str, Any]) -> None:
-    """What :func:`describe` gives, on the terminal."""
     from rich.console import Console
     from rich.table import Table
 
@@ -260,3 +275,21 @@ def _plain(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{k} {v}" for k, v in value.items()) or "none"
     return str(value)
+
+
+add(
+    app,
+    "import",
+    import_,
+    [
+        "specinn grid import my_tsfitpy_folder -o grid.h5",
+        "specinn grid import spectra/ --resolving-power 60000 --range 5148-5740 -o grid.h5",
+    ],
+)
+add(
+    app,
+    "make",
+    make,
+    ["specinn grid make recipe.toml --show", "specinn grid make recipe.toml -o grid.h5 --workers 8"],
+)
+add(app, "info", info, ["specinn grid info grid.h5", "specinn grid info my_tsfitpy_folder --json"])

@@ -6,11 +6,18 @@ from typing import Annotated
 
 import typer
 
+from specinn.cli.options import AsJson, offered
+
+EXAMPLES = ("specinn instruments", "specinn instruments uves", "specinn instruments uves --json")
+
 
 def instruments(
     ctx: typer.Context,
-    name: Annotated[str | None, typer.Argument(help="One instrument, to see its arms.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="One instrument, to see its arms.", autocompletion=offered("instrument")),
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """List the instruments, or describe one."""
     from specinn.cli.context import plugins_of, print_json, print_rows

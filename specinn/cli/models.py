@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+from specinn.cli.options import AsJson, ModelNameOrNone
 
 if TYPE_CHECKING:
     from specinn.models import Model
@@ -22,12 +24,14 @@ _SHOWN = (
 )  # not as plain values
 
 
-def models(
-    ctx: typer.Context,
-    name: Annotated[str | None, typer.Argument(help="Name or file of a model, to see its card.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """List the trained models, or print the card of one: physics, labels and bounds, errors."""
+EXAMPLES = ("specinn models", "specinn models 4most-hr-gr", "specinn models my-model.safetensors --json")
+
+
+def models(ctx: typer.Context, name: ModelNameOrNone = None, as_json: AsJson = False) -> None:
+    """List the trained models, or print the card of one.
+
+    The card has the physics, the labels with their bounds, and the errors of the model.
+    """
     from specinn import models
     from specinn.cli.context import plugins_of, print_json, print_rows
 

@@ -9,18 +9,28 @@ import typer
 
 from specinn.newplugin import KINDS, write
 
+EXAMPLES = (
+    "specinn new-plugin specinn-giraffe --kind instrument --kind reader",
+    "specinn new-plugin my-flow --kind estimator --folder ~/plugins",
+)
+
 
 def new_plugin(
     name: Annotated[str, typer.Argument(help="Of the package, such as specinn-giraffe.")],
     kind: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"What it offers, of {', '.join(KINDS)}; may be given again. Default: preprocessor."
+            metavar="KIND",
+            help=f"{', '.join(KINDS)}; repeatable.  [default: preprocessor]",
+            autocompletion=lambda: list(KINDS),
         ),
     ] = None,
-    folder: Annotated[Path, typer.Option(help="Where the folder NAME is made.")] = Path("."),
+    folder: Annotated[Path, typer.Option(metavar="DIR", help="Where the folder NAME is made.")] = Path("."),
 ) -> None:
-    """Write a package that passes its own tests, to start a plugin from."""
+    """Write a package to start a plugin from.
+
+    It works and passes its own tests as it is.
+    """
     for path in write(name, kind or ["preprocessor"], folder):
         print(path)
     print(f"next: cd {folder / name}, run pytest, then pip install -e . and specinn plugins")

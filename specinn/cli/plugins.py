@@ -6,15 +6,17 @@ from typing import Annotated
 
 import typer
 
+from specinn.cli.options import AsJson
+
+EXAMPLES = ("specinn plugins", "specinn plugins --failed", "specinn plugins --json")
+
 
 def plugins(
     ctx: typer.Context,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    failed: Annotated[
-        bool, typer.Option("--failed", help="Only the plugins that could not be loaded, and why.")
-    ] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="Only those that are broken, and why.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """List what the installed plugins offer."""
+    """List what the plugins offer, or which are broken."""
     from specinn.cli.context import plugins_of, print_json, print_rows
 
     loaded = plugins_of(ctx, report=not failed)

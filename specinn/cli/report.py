@@ -8,7 +8,23 @@ from typing import Annotated, Any
 
 import typer
 
-from specinn.cli.resimulate import Catalogue, Model, ResolvingPower, Samples, Spectra, Synthesizer
+from specinn.cli.options import (
+    Catalogue,
+    Device,
+    Format,
+    Model,
+    Overwrite,
+    ResolvingPower,
+    SamplesFile,
+    Spectra,
+    Synthesizer,
+)
+
+EXAMPLES = (
+    "specinn report stars.fits -o stars.html",
+    "specinn report stars.fits spectra/*.fits --stars 'alf Boo' --stars Sun",
+    "specinn report stars.fits --most 0    # diagrams and table only",
+)
 
 
 def report(
@@ -21,37 +37,40 @@ def report(
     spectra: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="The same as SPECTRA; repeatable.")
     ] = None,
-    samples: Samples = None,
+    samples: SamplesFile = None,
     stars: Annotated[
-        list[str] | None,
-        typer.Option(metavar="ID", help="Star whose spectrum goes onto the page; repeatable."),
+        list[str] | None, typer.Option(metavar="ID", help="Star to show the spectrum of; repeatable.")
     ] = None,
     most: Annotated[
-        int,
-        typer.Option(help="Without --stars: so many spectra at most, of flagged and diverse stars.", min=0),
+        int, typer.Option(metavar="N", help="Without --stars: so many spectra at most.", min=0)
     ] = 24,
     synthesizer: Synthesizer = "emulator",
     model: Model = None,
     resolving_power: ResolvingPower = None,
-    format: Annotated[str, typer.Option(help="File format (default: recognised from the content).")] = "auto",
-    device: Annotated[str, typer.Option(help="cpu, cuda, or cuda:N.")] = "cpu",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the page if it exists.")] = False,
+    format: Format = "auto",
+    device: Device = "cpu",
+    overwrite: Overwrite = False,
 ) -> None:
-    """Make one HTML page of a catalogue: diagrams, histograms, a table, and the spectra of some stars.
+    """Make one HTML page of a catalogue.
 
-    The page needs nothing else and works for ten thousand stars. Spectra are shown with the model at the MAP,
-    bands from posterior samples and a corner plot; where that is not possible the page says why.
+    Diagrams, histograms, a table, and the spectra of some stars, flagged and diverse ones, with the model at
+    the MAP, bands from posterior samples and a corner plot; where that is not possible the page says why. It
+    needs nothing else and works for ten thousand stars.
     """
     from specinn import catalogue as tables
     from specinn.cli.context import bar, plugins_of
     from specinn.errors import SpecinnError
     from specinn.report import stars as page
+    from specinn.run import check_given
 
     page.check(output, overwrite=overwrite)
     table = tables.read(catalogue)
     rows = page.choose(table, stars or (), most)
     given = [*(spectra or []), *(files or [])]
-    asked = bool(given or samples or stars or model)
+    asked = bool(given or samples or stars or model or resolving_power) or device != "cpu"
+    plugins = plugins_of(ctx)
+    plugins.record("synthesizer", synthesizer)
+    check_given(given, format, plugins)
     opened: dict[int, Any] = {}
     pixels: dict[str, Any] = {}
     why = "" if most or stars else "No spectra were asked for."
@@ -61,7 +80,7 @@ def report(
 
         try:
             simulator = Resimulator(
-                table, plugins=plugins_of(ctx), model=model, synthesizer=synthesizer, samples=samples,
+                table, plugins=plugins, model=model, synthesizer=synthesizer, samples=samples,
                 resolving_power=resolving_power, device=device,
             )  # fmt: skip
             with bar("spectra") as progress:

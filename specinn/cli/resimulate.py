@@ -8,30 +8,29 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from specinn.cli.options import (
+    AsJson,
+    Catalogue,
+    Device,
+    Format,
+    Model,
+    Overwrite,
+    ResolvingPower,
+    SamplesFile,
+    Spectra,
+    Synthesizer,
+)
+
 if TYPE_CHECKING:
     from specinn.report.resimulation import Outcome
 
 _SHOWN = 20  # stars on the terminal
 
-# What specinn report takes, too.
-Catalogue = Annotated[Path, typer.Argument(help="Of specinn run, in any of its formats.")]
-Spectra = Annotated[
-    list[Path] | None,
-    typer.Argument(metavar="[SPECTRA]...", help="Spectra (default: the files that the catalogue names)."),
-]
-Synthesizer = Annotated[
-    str, typer.Option(metavar="NAME", help="What computes model spectra; see specinn plugins.")
-]
-Samples = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE.h5", help="Of specinn run --save-samples (default: drawn again)."),
-]
-Model = Annotated[
-    str | None, typer.Option("--model", "-m", help="Name or file (default: as the catalogue says).")
-]
-ResolvingPower = Annotated[
-    float | None, typer.Option(metavar="R", help="Of the spectra, as it was given to specinn run.")
-]
+
+EXAMPLES = (
+    "specinn resimulate stars.fits -o resimulation",
+    "specinn resimulate stars.fits spectra/*.fits --samples samples.h5 --save-spectra",
+)
 
 
 def resimulate(
@@ -42,22 +41,22 @@ def resimulate(
         Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the table and the figures.")
     ] = Path("resimulation"),
     synthesizer: Synthesizer = "emulator",
-    samples: Samples = None,
+    samples: SamplesFile = None,
     draws: Annotated[
-        int, typer.Option(help="Posterior samples that make the bands; 0 for none.", min=0)
+        int, typer.Option(metavar="N", help="Posterior samples that make the bands.", min=0)
     ] = 300,
     model: Model = None,
     resolving_power: ResolvingPower = None,
-    format: Annotated[str, typer.Option(help="File format (default: recognised from the content).")] = "auto",
-    figures: Annotated[int, typer.Option(help="Stars that have figures of their own, at most.", min=0)] = 24,
+    format: Format = "auto",
+    figures: Annotated[int, typer.Option(metavar="N", help="Stars that have figures, at most.", min=0)] = 24,
     save_spectra: Annotated[
-        bool, typer.Option("--save-spectra", help="Write all spectra and bands to DIR/spectra.h5, too.")
+        bool, typer.Option("--save-spectra", help="Write spectra and bands to DIR/spectra.h5.")
     ] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, or cuda:N.")] = "cpu",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    device: Device = "cpu",
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Show model spectra of what was inferred over the observed spectra, and how well the two agree.
+    """Show model spectra of what was inferred over the observed ones.
 
     DIR gets stars.ecsv, with the differences of each star, and figures (PDF and PNG): whole arms and windows
     around lines of each element, with 68 and 95 % bands from posterior samples; several stars side by side;
@@ -68,11 +67,14 @@ def resimulate(
     from specinn.cli.context import bar, plugins_of, print_json
     from specinn.report import resimulation as work
     from specinn.resimulate import Resimulator
+    from specinn.run import check_given
 
     work.check(output, overwrite=overwrite)
+    plugins = plugins_of(ctx)
+    check_given(files or (), format, plugins)
     table = tables.read(catalogue)
     simulator = Resimulator(
-        table, plugins=plugins_of(ctx), model=model, synthesizer=synthesizer, samples=samples, draws=draws,
+        table, plugins=plugins, model=model, synthesizer=synthesizer, samples=samples, draws=draws,
         resolving_power=resolving_power, device=device, respond=figures > 0,
     )  # fmt: skip
     n, estimator = len(table), simulator.estimator

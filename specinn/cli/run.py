@@ -8,94 +8,110 @@ from typing import Annotated, Any
 
 import typer
 
+from specinn.cli.options import (
+    AsJson,
+    Cluster,
+    Corrections,
+    DegradeSNR,
+    Device,
+    Format,
+    Model,
+    Overwrite,
+    Quiet,
+    ResolvingPower,
+    Samples,
+    Scheduler,
+    Seed,
+    Workers,
+    offered,
+)
 from specinn.cli.watch import Watch
 
 DEFAULT_OUTPUT = Path("specinn.ecsv")
 _SHOWN = 10  # spectra on the terminal
+_COUNTS = ("spectra", "without_values", "not_read")
+
+
+EXAMPLES = (
+    "specinn run                    # the example spectra that ship with specinn",
+    "specinn run --instrument uves spectra/*.fits -o stars.fits",
+    "specinn run night/*.fits -o night --workers 8 --save-samples night.h5",
+)
 
 
 def run(
     ctx: typer.Context,
     files: Annotated[
-        list[Path] | None, typer.Argument(help="Spectra; without any, the examples that ship with specinn.")
+        list[Path] | None, typer.Argument(metavar="SPECTRA", help="Files; without any, the examples.")
     ] = None,
     instrument: Annotated[
-        str, typer.Option("--instrument", "-i", help="Where the spectra come from; see specinn instruments.")
+        str,
+        typer.Option(
+            "--instrument",
+            "-i",
+            metavar="NAME",
+            help="Where the spectra come from.",
+            autocompletion=offered("instrument"),
+        ),
     ] = "4most-hr",
     output: Annotated[
         Path,
         typer.Option(
             "--output",
             "-o",
-            help="The catalogue: .fits, .ecsv, .parquet or .h5; without suffix a folder of Parquet files.",
+            metavar="FILE",
+            help="Catalogue: .fits, .ecsv, .parquet, .h5; without suffix a folder of Parquet files.",
         ),
     ] = DEFAULT_OUTPUT,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", "-m", help="Name or file of a model (default: the one for the instrument)."),
-    ] = None,
-    format: Annotated[str, typer.Option(help="File format (default: recognised from the content).")] = "auto",
-    samples: Annotated[int, typer.Option(help="Posterior samples a spectrum.", min=2)] = 4096,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same catalogue.", min=0)] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, or cuda:N.")] = "cpu",
-    resolving_power: Annotated[
-        float | None,
-        typer.Option(metavar="R", help="Of the spectra, where it is not what file and instrument say."),
-    ] = None,
+    model: Model = None,
+    format: Format = "auto",
     rv: Annotated[
         str | None,
         typer.Option(
             metavar="KM/S|auto|FILE",
-            help="Radial velocity of all stars; auto measures it always; a CSV or ECSV table gives it by id "
-            "or path in the column rv. Default: what the files state, else measured.",
+            help="Radial velocity of all stars; auto measures it; a table (CSV, ECSV) has it by id or path "
+            "in the column rv. Else what files state, or measured.",
         ),
     ] = None,
-    degrade_snr: Annotated[
-        float | None, typer.Option(metavar="SNR", help="Add noise down to this S/N per Angstrom.")
-    ] = None,
+    resolving_power: ResolvingPower = None,
+    degrade_snr: DegradeSNR = None,
     synthetic: Annotated[
-        bool,
-        typer.Option(
-            "--synthetic",
-            help="The spectra were computed with the physics of the model's grid: allow for no errors of it.",
-        ),
+        bool, typer.Option("--synthetic", help="Model spectra: allow for no errors of physics.")
     ] = False,
-    correction: Annotated[
-        list[str] | None,
-        typer.Option(metavar="FILE", help="Apply a correction to the samples; may be given again."),
-    ] = None,
+    correction: Corrections = None,
+    samples: Samples = 4096,
     save_samples: Annotated[
         Path | None, typer.Option(metavar="FILE.h5", help="Write the posterior samples, too.")
     ] = None,
     keep_samples: Annotated[
-        int | None,
-        typer.Option(metavar="K", help="Write only the first K samples of each spectrum.", min=1),
+        int | None, typer.Option(metavar="K", help="Write but K samples a spectrum.", min=1)
     ] = None,
-    workers: Annotated[int, typer.Option(metavar="N", help="Processes on this machine.", min=1)] = 1,
-    scheduler: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Run on the Dask cluster with this scheduler.")
-    ] = None,
-    cluster: Annotated[
-        Path | None, typer.Option(metavar="FILE.toml", help="Run in jobs of a batch system; see the guide.")
-    ] = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    workers: Workers = 1,
+    scheduler: Scheduler = None,
+    cluster: Cluster = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No table and no progress.")] = False,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Infer stellar parameters and abundances, and write a catalogue of one row a spectrum.
+    """Infer stellar parameters and abundances of spectra.
 
-    A file that cannot be read costs its own row, which says why, and the others go on. The exit status is 1
-    if nothing at all could be read. A run that was interrupted goes on with --resume.
+    The catalogue has one row a spectrum. A file that cannot be read costs its own row, which says why. The
+    status is 1 if nothing could be read.
     """
     from specinn import samples as samples_file
     from specinn import survey
-    from specinn.cli.context import plugins_of
+    from specinn.cli.context import plugins_of, print_json
     from specinn.cli.table import show
     from specinn.errors import ConfigError
     from specinn.run import example_files, file_sources, prepare
 
     if not survey.check(output, save_samples, resume=resume, overwrite=overwrite):
         print(f"specinn: {output} is there and no run for it was interrupted: nothing to do", file=sys.stderr)
+        if as_json:
+            print_json({"catalogue": output, "samples": save_samples, **dict.fromkeys(_COUNTS)})
         return
     if keep_samples is not None and save_samples is None:
         raise ConfigError("--keep-samples thins what --save-samples FILE.h5 writes: give that, too")
@@ -155,7 +171,10 @@ def run(
         except KeyboardInterrupt:
             watch.say("stopped; the same command with --resume goes on")
             raise typer.Exit(130) from None
-    if not quiet:
+    if as_json:
+        counts = (outcome.rows, outcome.bad, outcome.unread)
+        print_json({"catalogue": output, "samples": save_samples, **dict(zip(_COUNTS, counts, strict=True))})
+    elif not quiet:
         show(outcome.first, labels, limit=_SHOWN)
         if outcome.rows > _SHOWN:
             print(f"and {outcome.rows - _SHOWN} more in the catalogue")

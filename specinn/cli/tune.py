@@ -8,33 +8,42 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from specinn.cli.options import AsJson
+
 if TYPE_CHECKING:
     from specinn.searches import Search
 
 _SHOWN = 10
 
 
+EXAMPLES = (
+    "specinn tune search.toml --processes 2",
+    "specinn tune search-trials --show --json",
+)
+
+
 def tune(
     ctx: typer.Context,
     search: Annotated[
-        Path, typer.Argument(help="A search file (TOML), or the folder of a search, to go on with it.")
+        Path, typer.Argument(metavar="SEARCH", help="A search file (TOML), or its folder, to go on with it.")
     ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FOLDER", help="Of the search (default: SEARCH-trials)."),
+        typer.Option("--output", "-o", metavar="DIR", help="Of the search.  [default: SEARCH-trials]"),
     ] = None,
     trials: Annotated[
-        int | None, typer.Option(help="Configurations in all (default: what the search says).", min=1)
+        int | None,
+        typer.Option(metavar="N", help="Configurations.  [default: what the search says]", min=1),
     ] = None,
-    processes: Annotated[int, typer.Option(help="How many work at once on this machine.", min=1)] = 1,
+    processes: Annotated[int, typer.Option(metavar="N", help="How many work at once here.", min=1)] = 1,
     show: Annotated[bool, typer.Option("--show", help="Only show what was found so far.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No lines about the trials.")] = False,
 ) -> None:
-    """Find the best configuration of a training with Hyperband: many begin, the worse ones are stopped early.
+    """Find the best configuration of a training.
 
-    Interrupt it at will: the same command goes on where it was. More processes, also on other machines that
-    share the folder, join by the same command.
+    Hyperband: many begin, the worse ones are stopped early. Interrupt it at will: the same command goes on
+    where it was. More processes, also on other machines that share the folder, join by the same command.
     """
     import sys
 

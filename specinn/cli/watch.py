@@ -12,10 +12,11 @@ class Watch:
     either way."""
 
     def __init__(self, quiet: bool, unit: str = "files") -> None:
-        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-        self._console = Console(stderr=True)
+        from specinn.cli.context import stderr_console
+
+        self._console = stderr_console()
         self._quiet, self._unit = quiet, unit
         bar = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
         show = not quiet and self._console.is_terminal

@@ -250,7 +250,7 @@ def prediction_against_truth(comparison: Comparison, snr: float) -> Figure:
     bar.set_ticks(ticks, labels=[str(value) for value in ticks], minor=False)
     bar.minorticks_off()
     bar.ax.tick_params(which="both", width=0.6)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     for axes in panels[:: min(_COLUMNS, len(panels))]:
         axes.set_ylabel("MAP")
     figure.supxlabel("truth", fontsize=8.5)

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from specinn.resimulate import Resimulation, Resimulator, windows
+from specinn.resimulate import Resimulator
+from specinn.resimulated import Resimulation, windows
 
 BINS = 32  # of a label in the corner plot
 LEVELS = (0.95, 0.68, 0.3)  # shares of the samples within its three shades

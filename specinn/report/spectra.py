@@ -11,7 +11,7 @@ import numpy as np
 
 from specinn.instruments import Instrument
 from specinn.report.figures import BLUE, FAINT, INK, ORANGE, RED
-from specinn.resimulate import Resimulation, Window, windows
+from specinn.resimulated import Resimulation, Window, windows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -199,7 +199,7 @@ def _pieces(instrument: Instrument) -> Iterator[tuple[str, tuple[float, float]]]
 def _rows(
     n: int, height: float, head: float, residuals: bool = True
 ) -> tuple[Figure, list[tuple[Axes, Axes]]]:
-    from matplotlib.figure import Figure
+    from specinn.report.canvas import Figure
 
     total = n * height + head + 0.45
     figure = Figure(figsize=(11.0, total))
@@ -212,7 +212,7 @@ def _rows(
 
 
 def _grid(rows: int, columns: int, height: float, head: float) -> tuple[Figure, Any]:
-    from matplotlib.figure import Figure
+    from specinn.report.canvas import Figure
 
     total = rows * height + head + 0.45
     figure = Figure(figsize=(2.55 * columns, total))
@@ -240,7 +240,7 @@ def _ends(pair: tuple[Axes, Axes], first: bool) -> None:
     if first:
         pair[0].set_ylabel("flux")
         pair[1].set_ylabel("O−M (%)", fontsize=7)
-        pair[0].figure.align_ylabels(pair)  # type: ignore[union-attr]
+        pair[0].figure.align_ylabels(pair)
     pair[1].xaxis.get_major_formatter().set_useOffset(False)  # type: ignore[attr-defined]
     pair[1].locator_params(axis="x", nbins=4)
     pair[0].locator_params(axis="y", nbins=4)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from astropy.table import Table
 
-from specinn.errors import ConfigError, OutputError
+from specinn.errors import ConfigError, OutputError, nearest
 from specinn.flags import FLAGS, is_bad, is_warn
 from specinn.labels import Label
 from specinn.output import check_output, replacing
@@ -47,9 +47,9 @@ def choose(table: Table, stars: Sequence[str] = (), most: int = 24) -> list[int]
         raise ConfigError(f"the catalogue lacks the columns {', '.join(absent)}: is it one of specinn run?")
     ids = [str(name) for name in table["id"]]
     if unknown := sorted(set(stars) - set(ids)):
-        raise ConfigError(
-            f"the catalogue has no star {', '.join(unknown)}: its first is {ids[0] if ids else '-'}"
-        )
+        close = nearest(unknown[0], ids)
+        hint = f"did you mean {close!r}?" if close else f"its first is {ids[0] if ids else '-'}"
+        raise ConfigError(f"the catalogue has no star {', '.join(unknown)}: {hint}")
     if stars:
         return [row for row, name in enumerate(ids) if name in stars]
     flags = _flags(table)

@@ -15,20 +15,22 @@ from specinn.labels import LabelSet, make_label
 from specinn.observe import ModelGrid, Observer
 from specinn.plugins import Plugins
 from specinn.posterior import Posterior
+from specinn.spectra import SpectrumBatch
 from specinn.weights import load_weights, save_weights
 
 # what spectra pass before ``sample``
-STEPS: tuple[tuple[str, dict], ...] = (("mask", {}), ("rest-frame", {}), ("to-arms", {}))
+STEPS: tuple[tuple[str, dict], ...] = (("mask", {}), ("rest-frame", {}), ("to-arms", {}), ("continuum", {}))
 
 
 @attrs.frozen
 class Config:
-    """The table [estimator] of a training recipe; ``noise`` is that of a pixel."""
+    """The table [estimator] of a training recipe; ``noise`` is that of a pixel, no ``arms`` are all."""
 
     name: str
     grid: list[str]
     instrument: str
     labels: list[str]
+    arms: list[str] = attrs.field(factory=list)
     noise: float = 0.01
     seed: int = 0
 
@@ -51,6 +53,7 @@ class Ridge(Estimator):
         plugins = Plugins()
         grid = load([Path(path) for path in settings.grid], plugins=plugins)
         instrument = Instrument.from_toml(plugins.record("instrument", settings.instrument).toml)
+        instrument = instrument.select(settings.arms) if settings.arms else instrument
         return cls.fitted(settings, grid, instrument, progress)
 
     @classmethod
@@ -61,9 +64,20 @@ class Ridge(Estimator):
         operator = model_grid.operator(grid.wavelength, grid.arms, grid.resolving_power)
         model_flux = (operator @ grid.flux(rows).T).T
         still = torch.zeros(len(rows))
-        seen = Observer(instrument, model_grid)(torch.as_tensor(model_flux, dtype=torch.float32), still)
-        flux = seen.double().numpy()
+        observer = Observer(instrument, model_grid)
+        flux = observer(torch.as_tensor(model_flux, dtype=torch.float32), still).double().numpy()
         flux += settings.noise * np.random.default_rng(settings.seed).normal(size=flux.shape)
+        seen = SpectrumBatch.from_arrays(
+            instrument.wavelength,
+            flux,
+            np.full(flux.shape, settings.noise),
+            np.tile(~observer.inside, (len(rows), 1)),
+            arms=instrument.slices,
+        )
+        for name, options in STEPS[3:]:  # those that follow to-arms, as spectra of stars pass them
+            step = Plugins().load("preprocessor", name)
+            seen = step(instrument=instrument, templates=None, **options)(seen)
+        flux = np.where(seen.mask, 1.0, seen.flux)
         values = np.stack([grid.column(name)[rows] for name in settings.labels], axis=1)
         labels = LabelSet(
             make_label(n, (v.min(), v.max())) for n, v in zip(settings.labels, values.T, strict=True)

@@ -1,0 +1,206 @@
+"""What a training needs, built once from its recipe: grid, emulator, calibrators, templates, simulator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+
+from specinn.config import structure
+from specinn.errors import ConfigError
+from specinn.grids import Grid, load
+from specinn.instruments import Instrument
+from specinn.interfaces import Templates
+from specinn.labels import LabelSet, make_label
+from specinn.observe import ModelGrid, Observer
+from specinn.plugins import Plugins
+from specinn.wavelengths import C_KMS
+
+from .calibrators import Residual, broaden, measure
+from .network import BACKWARD
+from .recipe import Config, Masking, architecture
+from .simulation import MeasuredErrors, Simulator
+
+
+@attrs.define(eq=False)
+class Setup:
+    """Everything that training needs, built once: also what evaluation simulates test spectra with."""
+
+    config: Config
+    grid: Grid
+    instrument: Instrument
+    labels: LabelSet
+    model_grid: ModelGrid
+    emulator: Any
+    templates: Templates
+    residuals: list[Residual]
+    used: np.ndarray
+    simulator: Simulator
+    operator: Any
+
+    def spectra(self, rows: np.ndarray) -> torch.Tensor:
+        """Grid spectra ``(n_rows, n_model)`` on the model grid."""
+        return _spectra(self.grid, self.operator, rows)
+
+
+def _spectra(grid: Grid, operator: Any, rows: np.ndarray) -> torch.Tensor:
+    parts = [(operator @ flux.T).T for _, flux in grid.blocks(rows, 128)]
+    return torch.as_tensor(np.concatenate(parts), dtype=torch.float32)
+
+
+def prepare(config: Mapping[str, Any], plugins: Plugins | None = None) -> Setup:
+    """Read grid, emulator and calibrators and build the simulator. Raises ``ConfigError`` for wrong keys."""
+    settings = structure(dict(config), Config, "training configuration")
+    architecture(settings)  # a wrong size is better known now than after the calibrators
+    if settings.schedule.backward is None:
+        schedule = attrs.evolve(settings.schedule, backward=BACKWARD[settings.preset])
+        settings = attrs.evolve(settings, schedule=schedule)
+    plugins = plugins or Plugins()
+    grid = load([Path(p) for p in settings.grid], plugins=plugins)
+    instrument = Instrument.from_toml(plugins.record("instrument", settings.instrument).toml).select(
+        settings.arms
+    )
+    emulator = plugins.load("synthesizer", settings.synthesizer).load(
+        Path(settings.emulator) if settings.emulator else None
+    )
+    if tuple(emulator.labels) != tuple(grid.labels):
+        raise ConfigError("the emulator was trained on a grid with other labels: train it again on this grid")
+    model_grid = ModelGrid.of(instrument, emulator.wavelength, emulator.arms)
+    operator = model_grid.operator(emulator.wavelength, emulator.arms, emulator.resolving_power)
+    fast = emulator.resampled(model_grid.wavelength, dict(model_grid.arms), operator).to(settings.device)
+
+    names = tuple(settings.labels)
+    rows = grid.split("train")
+    bounds = {n: (grid.column(n).min(), grid.column(n).max()) for n in names if n != "vbroad"}
+    bounds["vbroad"] = settings.prior.vbroad
+    labels = LabelSet(tuple(make_label(n, (float(bounds[n][0]), float(bounds[n][1]))) for n in names))
+
+    own = model_grid.operator(grid.wavelength, grid.arms, grid.resolving_power)
+    templates = make_templates(grid, fast, model_grid, instrument)
+    residuals = [
+        measure(
+            star,
+            fast.to("cpu"),
+            grid.labels,
+            model_grid,
+            instrument,
+            templates,
+            settings.continuum,
+            plugins,
+        )
+        for star in settings.calibrators
+    ]
+    observer = Observer(instrument, model_grid, settings.device)
+    used = usable_pixels(instrument, observer.inside, model_grid, residuals, settings.masking)
+
+    validation = grid.split("validation")
+    real = _spectra(grid, own, validation)
+    with torch.no_grad():
+        errors = fast.to("cpu")(torch.as_tensor(grid.values[validation], dtype=torch.float32)) - real
+    where = torch.as_tensor(
+        grid.values[validation][:, [grid.labels.index(n) for n in grid.labels[:3]]], dtype=torch.float32
+    )
+    measured = _measured_errors(settings, model_grid, residuals) if residuals else None
+    simulator = Simulator(
+        names,
+        grid.labels,
+        grid.values[rows],
+        fast,
+        model_grid,
+        observer,
+        settings.disturbances,
+        settings.prior,
+        settings.physics,
+        settings.continuum,
+        spectra=_spectra(grid, own, rows).to(settings.device) if settings.real_fraction else None,
+        real_fraction=settings.real_fraction,
+        measured=measured,
+        emulator_errors=(where.to(settings.device), errors.to(settings.device)),
+        device=settings.device,
+    )
+    return Setup(
+        settings, grid, instrument, labels, model_grid, fast, templates, residuals, used, simulator, own
+    )
+
+
+def make_templates(grid: Grid, emulator: Any, model_grid: ModelGrid, instrument: Instrument) -> Templates:
+    """Emulated spectra of training labels over Teff and [Fe/H], at the instrument's resolving power."""
+    rows = grid.split("train")
+    teff, fe_h = grid.column("teff")[rows], grid.column("fe_h")[rows]
+    chosen = []
+    for t in (3900, 4300, 4800, 5300, 5800, 6300, 6800, 7100):
+        for m in (-2.5, -1.2, 0.0):
+            chosen.append(rows[np.argmin(((teff - t) / 200) ** 2 + ((fe_h - m) / 0.2) ** 2)])
+    values = torch.as_tensor(grid.values[chosen], dtype=torch.float32)
+    with torch.no_grad():
+        flux = emulator.to("cpu")(values)
+        # rest of the way to the instrument's resolving power, and the broadening of a typical star
+        flux = broaden(flux, torch.full((len(flux),), 8.0), model_grid)
+    power = min(arm.resolving_power.value[0] for arm in instrument.arms)
+    return Templates(model_grid.wavelength, flux.double().numpy(), dict(model_grid.arms), float(power))
+
+
+def _measured_errors(settings: Config, model_grid: ModelGrid, residuals: list[Residual]) -> MeasuredErrors:
+    """The calibrators' residuals as the simulator takes them."""
+    wave = model_grid.wavelength
+
+    def tensor(values: Any) -> torch.Tensor:
+        return torch.as_tensor(np.asarray(values, np.float32), device=settings.device)
+
+    kept = {
+        name: torch.as_tensor((wave >= low) & (wave <= high), device=settings.device)
+        for name, (low, high) in settings.masking.keep.items()
+    }
+    parameters = [[star.labels[name] for name in ("teff", "logg", "fe_h")] for star in settings.calibrators]
+    return MeasuredErrors(
+        tensor(np.nan_to_num([star.residual for star in residuals])),
+        tensor([star.flux for star in residuals]),
+        tensor(parameters),
+        kept,
+    )
+
+
+def usable_pixels(
+    instrument: Instrument,
+    inside: np.ndarray,
+    model_grid: ModelGrid,
+    residuals: list[Residual],
+    masking: Masking,
+) -> np.ndarray:
+    """Boolean ``(n_pix,)``: inside the arms, and where models describe every calibrator."""
+    wave = instrument.wavelength
+    keep = np.zeros(wave.size, bool)
+    for low, high in masking.keep.values():
+        keep |= (wave >= low) & (wave <= high)
+    used = inside.copy()
+    for star in residuals:
+        for line in model_grid.wavelength[np.nan_to_num(star.residual) < -masking.wrong]:
+            used &= (np.abs(wave - line) > masking.around / C_KMS * line) | keep
+        for arm, piece in zip(instrument.arms, instrument.slices.values(), strict=True):
+            source = model_grid.arms[arm.name]
+            at = np.interp(
+                wave[piece], model_grid.wavelength[source], np.nan_to_num(np.abs(star.residual[source]))
+            )
+            used[piece] &= (at <= masking.limit) | keep[piece]
+    return used
+
+
+def validation_set(setup: Setup, repeats: int = 8) -> list[tuple[torch.Tensor, ...]]:
+    """Grid spectra of the validation split, observed with fixed noise, as (flux, sigma, mask, whether
+    synthetic, labels)."""
+    simulator = setup.simulator
+    generator = torch.Generator(setup.config.device).manual_seed(12345)
+    rows = setup.grid.split("validation")
+    flux = setup.spectra(rows).to(setup.config.device)
+    values = torch.as_tensor(setup.grid.values[rows], dtype=torch.float32, device=setup.config.device)
+    out: list[tuple[torch.Tensor, ...]] = []
+    for _ in range(repeats):
+        vbroad = simulator.vbroad(len(rows), generator)
+        disturbed, synthetic = simulator.disturb(flux, values, generator)
+        observed = simulator.observe(disturbed, vbroad, generator)
+        out.append((*simulator.degrade(observed, generator), synthetic, simulator.targets(values, vbroad)))
+    return out

@@ -1,0 +1,112 @@
+"""Options that several commands have, and the names that a shell completes for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Names = list[tuple[str, str]]  # with what each means
+
+
+def offered(kind: str) -> Callable[[typer.Context], Names]:
+    """Completes the names of what plugins offer of a kind."""
+
+    def complete(ctx: typer.Context) -> Names:
+        from specinn.cli.context import plugins_of
+
+        offers = plugins_of(ctx, report=False).offers(kind)
+        return [(offer.record.name, offer.record.summary) for offer in offers]
+
+    return complete
+
+
+def _models(ctx: typer.Context) -> Names:
+    from specinn import models
+    from specinn.cli.context import plugins_of
+
+    found = models.installed(plugins_of(ctx, report=False))
+    return [(model.name, f"{model.estimator}, {model.instrument}") for model in found]
+
+
+def labels(ctx: typer.Context) -> Names:
+    """Completes the labels of the installed models."""
+    from specinn import models
+    from specinn.cli.context import plugins_of
+
+    found = models.installed(plugins_of(ctx, report=False))
+    return list({label["name"]: label["unit"] for model in found for label in model.labels}.items())
+
+
+def flags() -> Names:
+    """Completes the flags of a catalogue."""
+    from specinn.flags import FLAGS
+
+    return [(str(info.flag.name).lower(), info.meaning) for info in FLAGS]
+
+
+def splits() -> list[str]:
+    from specinn.grids import SPLITS
+
+    return list(SPLITS)
+
+
+def devices() -> Names:
+    return [("cpu", "the processor"), ("cuda", "the first GPU"), ("cuda:0", "the GPU of that number")]
+
+
+_AGAIN = "; repeatable"
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to standard output.")]
+Catalogue = Annotated[
+    Path, typer.Argument(metavar="CATALOGUE", help="Of specinn run, in any of its formats.")
+]
+Cluster = Annotated[Path | None, typer.Option(metavar="FILE.toml", help="Work in jobs of a batch system.")]
+Corrections = Annotated[
+    list[str] | None, typer.Option(metavar="FILE.toml", help=f"Correct by this file{_AGAIN}.")
+]
+DegradeSNR = Annotated[
+    float | None, typer.Option(metavar="SNR", help="Add noise down to this S/N per Angstrom.")
+]
+Device = Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda, or cuda:N.", autocompletion=devices)]
+Format = Annotated[
+    str,
+    typer.Option(metavar="NAME", help="File format; auto recognises it.", autocompletion=offered("reader")),
+]
+Grids = Annotated[list[Path], typer.Option(metavar="GRID.h5", help=f"Grid of synthetic spectra{_AGAIN}.")]
+Model = Annotated[
+    str | None,
+    typer.Option("--model", "-m", metavar="MODEL", help="Name or file of a model.", autocompletion=_models),
+]
+ModelName = Annotated[
+    str, typer.Argument(metavar="MODEL", help="Name or file of a model.", autocompletion=_models)
+]
+ModelNameOrNone = Annotated[
+    str | None,
+    typer.Argument(metavar="MODEL", help="Name or file, to see its card.", autocompletion=_models),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what exists.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No table and no progress.")]
+ResolvingPower = Annotated[
+    float | None, typer.Option(metavar="R", help="Of the spectra, if files do not say it rightly.")
+]
+Samples = Annotated[int, typer.Option(metavar="N", help="Of each posterior.", min=2)]
+SamplesFile = Annotated[
+    Path | None, typer.Option(metavar="FILE.h5", help="Of specinn run --save-samples; else drawn again.")
+]
+Scheduler = Annotated[
+    str | None, typer.Option(metavar="ADDRESS", help="Work on the Dask cluster of this scheduler.")
+]
+Seed = Annotated[int, typer.Option(metavar="N", help="Same seed, same result.", min=0)]
+Spectra = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="SPECTRA", help="Files; without any, those of the catalogue."),
+]
+Split = Annotated[str, typer.Option(metavar="NAME", help="Part of the grid.", autocompletion=splits)]
+Synthesizer = Annotated[
+    str,
+    typer.Option(metavar="NAME", help="What computes model spectra.", autocompletion=offered("synthesizer")),
+]
+Workers = Annotated[int, typer.Option(metavar="N", help="Processes on this machine.", min=1)]

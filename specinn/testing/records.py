@@ -1,0 +1,82 @@
+"""The contract of plugins as a whole: every record leads to what it names."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Any
+
+from specinn.errors import PluginError, SpecinnError
+from specinn.interfaces import Correction, Estimator, GridLoader, Preprocessor, Reader, Synthesizer
+from specinn.models import read_header
+from specinn.plugins import Offer, Plugins, load_factory
+from specinn.testing.instruments import check_instrument
+from specinn.testing.rules import failure, section
+
+_require = section("hooks-and-records")
+_INTERFACES: dict[str, type] = {
+    "reader": Reader,
+    "preprocessor": Preprocessor,
+    "grid loader": GridLoader,
+    "synthesizer": Synthesizer,
+    "estimator": Estimator,
+    "correction": Correction,
+}  # what the factory of each kind of record must be
+_CALLED_WITH: dict[str, tuple[str, ...]] = {
+    "reader": (),
+    "grid loader": (),
+    "preprocessor": ("instrument", "templates"),
+}
+
+
+def check_plugin(plugin: Any) -> list[Offer]:
+    """A plugin, by its module (or object) with the hooks: it loads, and every record of it leads to what it
+    names. Imports all that the records name. Returns the offers.
+    """
+    plugins = Plugins(entry=[], extra={"plugin": plugin})
+    for broken in plugins.failures:
+        _require(False, f"the plugin does not load: {broken.reason}")
+    offers = plugins.offers()
+    _require(offers, "the plugin offers nothing: is a hook without @hookimpl?")
+    seen = set()
+    for offer in offers:
+        record = offer.record
+        what = f"{offer.kind} {record.name!r}"
+        plain = re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", record.name)
+        _require(plain, f"{what}: a name is of small letters, digits and hyphens")
+        _require((offer.kind, record.name) not in seen, f"{what} is there twice")
+        seen.add((offer.kind, record.name))
+        one_line = record.summary.strip() and "\n" not in record.summary
+        _require(one_line, f"{what}: the summary is not one line")
+        if offer.kind == "instrument":
+            instrument = check_instrument(record.toml)
+            _require(instrument.name == record.name, f"{what} is {instrument.name!r} in its TOML")
+        else:
+            _check_factory(record, offer.kind, what)
+    return offers
+
+
+def _check_factory(record: Any, kind: str, what: str) -> None:
+    try:
+        factory = load_factory(record)
+    except PluginError as cause:
+        raise AssertionError(f"{what}: {cause} (the rule: docs/plugins.md#hooks-and-records)") from cause
+    interface = _INTERFACES[kind]
+    require = section(f"{kind.replace(' ', '-')}s")
+    good = isinstance(factory, type) and issubclass(factory, interface)
+    require(good, f"{what}: {record.factory} is no specinn.interfaces.{interface.__name__}")
+    missing = ", ".join(sorted(getattr(factory, "__abstractmethods__", ())))
+    require(not missing, f"{what}: {record.factory} lacks {missing}")
+    if kind in _CALLED_WITH:
+        given = _CALLED_WITH[kind]
+        error = failure(lambda: inspect.signature(factory).bind(**dict.fromkeys(given)))
+        names = " and ".join(given) or "no arguments"
+        require(error is None, f"{what}: {record.factory} cannot be called with {names} ({error})")
+    for name, path in getattr(record, "models", {}).items():
+        try:
+            owner = read_header(path)["estimator"]
+        except SpecinnError as cause:
+            raise AssertionError(
+                f"{what}: its model {name!r}: {cause} (the rule: docs/plugins.md#hooks-and-records)"
+            ) from cause
+        require(owner == record.name, f"{what}: its model {name!r} is one of {owner!r}")

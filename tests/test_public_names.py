@@ -1,0 +1,192 @@
+"""Every name that scripts and plugins may use is documented: parameters, shapes, units and errors.
+
+The names are those of ``specinn.__all__``, ``specinn.interfaces``, ``specinn.hookspecs`` and
+``specinn.testing``, and what docs/plugins.md says that plugins may use of the core.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from types import FunctionType
+from typing import Any, NamedTuple
+
+import attrs
+import numpy as np
+import pytest
+
+import specinn
+from specinn import errors
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "plugins.md"
+ARRAY = re.compile(r"ndarray|Tensor")
+SHAPE = re.compile(
+    r"\((?:\d|n\w*|d|\.\.\.)(?:, (?:\d|n\w*|d|\.\.\.))*,?\)|of any shape|0 or 1|one number|a spectrum"
+)
+UNITS = {
+    "wavelength": r"Angstrom|ln\(lambda\)",
+    "vacuum": "Angstrom",
+    "air": "Angstrom",
+    "velocity": "km/s",
+    "vbroad": "km/s",
+    "teff": r"\bK\b",
+    "snr": "per Angstrom",
+    "snr_windows": "per Angstrom",
+}  # what a docstring must say of an argument or a field of this name
+RAISED = {name for name, each in vars(errors).items() if inspect.isclass(each)}
+
+
+class Name(NamedTuple):
+    """A function, class or field by its path, with all that is said of it: its docstring and its class's."""
+
+    path: str
+    found: Any
+    text: str
+
+
+def promised() -> Iterator[tuple[str, str]]:
+    """Module and name of everything that is public; the name is "" for all names of the module."""
+    for name in specinn.__all__:
+        found = getattr(specinn, name)
+        if not name.startswith("__"):
+            yield found.__module__, found.__name__
+    yield "specinn.interfaces", ""
+    yield "specinn.hookspecs", ""
+    for name in importlib.import_module("specinn.testing").__all__:
+        yield "specinn.testing", name
+    page = PAGE.read_text(encoding="utf-8")
+    (paragraph,) = re.findall(r"What plugins may use of the core(.*?)\n\n", page, flags=re.DOTALL)
+    for path, inside in re.findall(r"`specinn\.([\w.]+)`(?:\s\(([^)]*)\))?", paragraph):
+        module, _, name = path.partition(".")
+        for each in [name] if name else re.findall(r"`(\w+)`", inside) or [""]:
+            yield f"specinn.{module}", each
+
+
+def public() -> dict[str, Name]:
+    """Every public function and class, with the public methods and properties of the classes."""
+    out: dict[str, Name] = {}
+    for module_name, wanted in promised():
+        module = importlib.import_module(module_name)
+        own = {k: v for k, v in vars(module).items() if getattr(v, "__module__", None) == module_name}
+        for name in [wanted] if wanted else [k for k in own if not k.startswith("_")]:
+            found = getattr(module, name)
+            if not (inspect.isclass(found) or inspect.isfunction(found)):
+                continue
+            path = f"{module_name}.{name}"
+            out[path] = Name(path, found, inspect.getdoc(found) or "")
+            if inspect.isclass(found):
+                out |= {each.path: each for each in members(path, found)}
+    return out
+
+
+def members(path: str, cls: type) -> Iterator[Name]:
+    about = cls.__doc__ or ""
+    for name, value in vars(cls).items():
+        if isinstance(value, (classmethod, staticmethod)):
+            value = value.__func__
+        value = getattr(value, "fget", None) or getattr(value, "func", None) or value  # of a property
+        inherited = any(hasattr(base, name) for base in cls.__mro__[1:] if base is not object)
+        if isinstance(value, FunctionType) and not name.startswith("_") and not inherited:
+            own = inspect.getdoc(value) or ""
+            yield Name(f"{path}.{name}", value, f"{own}\n{about}" if own else "")
+        elif name == "__call__" and isinstance(value, FunctionType):
+            yield Name(f"{path}.{name}", value, f"{inspect.getdoc(value) or ''}\n{about}")
+
+
+NAMES = public()
+TYPES = {each.found.__name__ for each in NAMES.values() if inspect.isclass(each.found)} | {
+    "Path",
+    "str",
+    "None",
+}
+
+
+def says_it_all(annotation: str) -> bool:
+    """A type of which no more needs to be said: a class of specinn, or a path."""
+    words = set(re.findall(r"\w+", annotation))
+    return bool(words) and words <= TYPES and words != {"str"}
+
+
+def parameters(found: FunctionType) -> list[inspect.Parameter]:
+    own = inspect.signature(found).parameters.values()
+    return [p for p in own if p.name not in ("self", "cls") and not p.name.startswith("_")]
+
+
+def named(name: str, text: str) -> bool:
+    """A parameter or field in the text, by its name or as words of a sentence."""
+    plain = name.replace("_", "[_ ]")
+    return re.search(rf"\b{plain}s?\b", text, flags=re.IGNORECASE) is not None
+
+
+def raised(source: Any) -> set[str]:
+    """The errors of specinn that the source raises itself."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(source)))
+    calls = [n.exc for n in ast.walk(tree) if isinstance(n, ast.Raise)]
+    heads = [c.func if isinstance(c, ast.Call) else c for c in calls]
+    return {getattr(h, "id", None) or getattr(h, "attr", "") for h in heads} & RAISED
+
+
+def lacks(name: Name) -> Iterator[str]:
+    """What the docstrings do not say."""
+    found, text = name.found, name.text
+    if not text.strip():
+        yield "a docstring"
+        return
+    if inspect.isclass(found):
+        own = attrs.fields(found) if attrs.has(found) else ()
+        given = {f.name: str(f.type) for f in own if not f.name.startswith("_")}
+        results = [kind for kind in given.values() if ARRAY.search(kind)]
+        checks = [f.validator for f in own if isinstance(f.validator, FunctionType)]
+        checks += [vars(found)[k] for k in ("__attrs_post_init__",) if k in vars(found)]
+        if "__init__" in vars(found) and not attrs.has(found):
+            checks.append(vars(found)["__init__"])
+            given = {p.name: str(p.annotation) for p in parameters(vars(found)["__init__"])}
+        text += "\n".join(base.__doc__ or "" for base in found.__mro__[1:] if attrs.has(base))
+        if text.startswith(f"{found.__name__}("):
+            yield "a docstring of its own"
+    else:
+        given = {p.name: str(p.annotation) for p in parameters(found)}
+        results = [str(inspect.signature(found).return_annotation), *given.values()]
+        checks = [found]
+    for each, kind in given.items():
+        if not says_it_all(kind) and not named(each, text):
+            yield f"what {each} is"
+    if any(ARRAY.search(kind) for kind in results) and not SHAPE.search(text):
+        yield "shapes"
+    for each in (name for name in UNITS if name in given or name == found.__name__):
+        if not re.search(UNITS[each], text):
+            yield f"the unit of {each}"
+    for error in sorted({each for check in checks for each in raised(check)}):
+        if error not in text:
+            yield f"that it raises {error}"
+
+
+def test_what_is_public() -> None:
+    functions = [each for each in NAMES.values() if isinstance(each.found, FunctionType)]
+    assert len(functions) > 100 and len(NAMES) - len(functions) > 30
+    for path in ("specinn.api.infer", "specinn.observe.Observer.__call__", "specinn.weights.save_weights"):
+        assert path in NAMES, path
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+def test_docstring(name: Name) -> None:
+    assert list(lacks(name)) == []
+
+
+def test_what_a_poor_docstring_lacks() -> None:
+    def poor(wavelength: np.ndarray, snr: float) -> np.ndarray:
+        """The flux at a wavelength."""
+        raise errors.ConfigError("never")
+
+    assert list(lacks(Name("poor", poor, poor.__doc__))) == [
+        "what snr is",
+        "shapes",
+        "the unit of wavelength",
+        "the unit of snr",
+        "that it raises ConfigError",
+    ]
