@@ -670,7 +670,8 @@ def test_a_trial_that_kills_its_processes_fails(start):
     assert len(table) == 4 and list(deadly["trial"]) == [2]
     for row in deadly:
         assert row["state"] == "failed" and row["message"].startswith("3 processes died of it"), row
-        assert sum(name == f"trial-{row['trial']:04d}" for name, _, _ in attempts()) == 3
+        # or once more: the other process may take it up before the third death is known
+        assert sum(name == f"trial-{row['trial']:04d}" for name, _, _ in attempts()) in (3, 4)
     assert set(table["state"][table["x"] <= 0.4]) <= {"complete", "stopped"}
 
 
