@@ -28,7 +28,7 @@ SURVEY = 4_000_000  # spectra, for "hours for 4 million"
 REFERENCE = "FrEIA, paper"  # name of the way that ratios refer to, in its part of the table
 _POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS",
           "VECLIB_MAXIMUM_THREADS")  # fmt: skip
-_PACKAGES = ("specinn", "torch", "FrEIA", "numpy", "scipy", "astropy", "pyarrow")
+_PACKAGES = ("specinn", "FrEIA", "numpy", "scipy", "astropy", "pyarrow")
 _AT_LEAST = 0.1  # seconds that one measurement lasts; what is shorter is repeated within it
 _LONG = 2.0  # seconds, for which nothing needs to be warm
 
@@ -139,14 +139,15 @@ def on_cores(n: int) -> Iterator[None]:
 
 def machine(threads: int, devices: Sequence[str]) -> dict[str, Any]:
     """What the figures depend on: processor, threads, versions, load."""
+    import torch
+
     found: dict[str, Any] = {"cpu": _cpu_model(), "cores": os.cpu_count(), "threads": threads}
     for device in devices:
         if device.startswith("cuda"):
-            import torch
-
             found["gpu"] = torch.cuda.get_device_name(device)
     found["load"] = round(os.getloadavg()[0], 2)
     found["python"] = platform.python_version()
+    found["torch"] = str(torch.__version__)  # with the build, of which its metadata say nothing
     for package in _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
