@@ -15,9 +15,9 @@ from typing import Any
 
 from specinn.errors import SpecinnError
 from specinn.examples.simulate import PER_FILE, SimulatedSurvey
-from specinn.output import replacing
+from specinn.files import replacing
 from specinn.plugins import Plugins
-from specinn.speed import on_cores
+from specinn.timing import on_cores
 
 _RUN = "from specinn.cli import main; main()"
 # a small process between: one that is started counts the memory of the process that starts it as its own

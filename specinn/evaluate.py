@@ -14,8 +14,8 @@ from astropy.table import Column, MaskedColumn, Table
 from specinn import calibration
 from specinn.config import structure
 from specinn.errors import ConfigError, GridError, ReadError
+from specinn.files import check_output, replacing
 from specinn.labels import SOLAR_LOG_EPS, Label, LabelSet, li_fe, with_derived_labels
-from specinn.output import check_output, replacing
 from specinn.pipeline import Pipeline
 from specinn.plugins import Plugins
 from specinn.posterior import Posterior, Summary

@@ -21,7 +21,7 @@ from astropy.table import Column, MaskedColumn, QTable, Table
 from astropy.units import dex
 from astropy.utils.exceptions import AstropyUserWarning
 
-from specinn.output import Sink
+from specinn.files import Sink
 
 HDF5_PATH = "catalogue"
 ROW_GROUP = 1 << 16  # rows of a Parquet file that are compressed together: 40 MB of a usual catalogue

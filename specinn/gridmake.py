@@ -27,9 +27,9 @@ import attrs
 import numpy as np
 
 from specinn.errors import ConfigError, GridError, OutputError, SpecinnError
+from specinn.files import check_output, replacing, sweep
 from specinn.gridrecipe import Recipe
 from specinn.grids import Grid
-from specinn.output import check_output, replacing, sweep
 from specinn.recipes import merged
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 
 from specinn.errors import ConfigError, near
-from specinn.output import check_folder, replacing_folder
+from specinn.files import check_folder, replacing_folder
 
 # kind: its hook, its record, and what that names
 KINDS = {

@@ -16,7 +16,7 @@ import attrs
 
 from specinn.catalogue import MANIFEST
 from specinn.errors import ConfigError, OutputError, ReadError
-from specinn.output import replacing
+from specinn.files import replacing
 
 if TYPE_CHECKING:
     from specinn.run import Run

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from specinn.files import Sink, check_output, replacing
 from specinn.labels import LabelSet
-from specinn.output import Sink, check_output, replacing
 from specinn.posterior import Posterior
 
 _CHUNK_BYTES = 1 << 20

@@ -16,7 +16,7 @@ import attrs
 from specinn import recipes
 from specinn.config import read_toml, structure
 from specinn.errors import ConfigError
-from specinn.output import replacing, write_error
+from specinn.files import replacing, write_error
 
 if TYPE_CHECKING:
     from optuna import Trial

@@ -26,9 +26,9 @@ from specinn import catalogue, samples
 from specinn.catalogue import MANIFEST
 from specinn.claims import lock_file
 from specinn.errors import OutputError, SpecinnError
+from specinn.files import replacing, sweep, write_error
 from specinn.flags import is_bad
 from specinn.formats import Layout, ParquetWriter, Width, arrow_schema, from_arrow, parquet_schema
-from specinn.output import replacing, sweep, write_error
 from specinn.plan import Plan, settings_of
 from specinn.run import AHEAD, Progress, Report, Run, file_source, prepare, unread
 from specinn.stages import ahead, behind

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from specinn import recipes
-from specinn.output import replacing
+from specinn.files import replacing
 from specinn.searches import Search
 from specinn.tune import open_study, trial_folder
 

@@ -19,7 +19,7 @@ import attrs
 
 from specinn.claims import Claim, Claims, Lock
 from specinn.errors import ConfigError, OutputError, PluginError, SpecinnError
-from specinn.output import write_error
+from specinn.files import write_error
 from specinn.searches import Search
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from specinn import report
 from specinn.cli import app
 from specinn.errors import OutputError, PluginError
 from specinn.evaluate import Comparison, Simulation, compare
+from specinn.files import replacing_folder
 from specinn.grids import Grid
-from specinn.output import replacing_folder
 from specinn.plugins import Plugins
 from specinn.published import PUBLISHED_LEVELS, PUBLISHED_NRMSE, PUBLISHED_STD, published_std
 from specinn.report import figures, tables

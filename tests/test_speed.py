@@ -18,7 +18,7 @@ from astropy.io import fits
 from specinn_cinn import speed as cinn_speed
 from typer.testing import CliRunner
 
-from specinn import catalogue, speed
+from specinn import catalogue, timing
 from specinn.cli import app
 from specinn.errors import ConfigError, ModelError, OutputError, SpecinnError
 from specinn.examples.simulate import _BLOCK, STEP, SimulatedSurvey
@@ -165,7 +165,7 @@ def test_freia_and_our_sampler_are_given_the_same(
     """What the benchmark compares must be the same samples, or the ratio means nothing."""
     monkeypatch.setattr(cinn_speed, "_BATCH", 8)
     job = prepare(plugins, samples=64, keep_samples=False)
-    costs, batch = speed.measure_stages(job, survey.write(4, tmp_path), plugins, tmp_path)
+    costs, batch = timing.measure_stages(job, survey.write(4, tmp_path), plugins, tmp_path)
     steps = [name for name, _ in job.pipeline.steps]
     assert list(costs) == ["read", *steps, "inference", "flags and rest", "write"]
     assert all(cost.wall > 0 for cost in costs.values()) and len(batch) == 4
@@ -191,12 +191,12 @@ def test_freia_and_our_sampler_are_given_the_same(
 
 def test_cores_are_given_back() -> None:
     before = torch.get_num_threads(), os.sched_getaffinity(0), os.environ.get("OMP_NUM_THREADS")
-    with speed.on_cores(1):
+    with timing.on_cores(1):
         assert torch.get_num_threads() == len(os.sched_getaffinity(0)) == 1
         assert os.environ["OMP_NUM_THREADS"] == "1"
     assert before == (torch.get_num_threads(), os.sched_getaffinity(0), os.environ.get("OMP_NUM_THREADS"))
     with pytest.raises(ConfigError, match="threads 99999: expected a number from 1 to"):
-        speed.on_cores(99_999).__enter__()
+        timing.on_cores(99_999).__enter__()
 
 
 def benchmark(*arguments: object, given: Plugins | None = None):
@@ -204,11 +204,11 @@ def benchmark(*arguments: object, given: Plugins | None = None):
 
 
 def test_the_command(plugins: Plugins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speed, "_AT_LEAST", 0.0)
+    monkeypatch.setattr(timing, "_AT_LEAST", 0.0)
     monkeypatch.setattr(cinn_speed, "_BATCH", 8)
-    measure, kept = speed.benchmark, []
+    measure, kept = timing.benchmark, []
     monkeypatch.setattr(
-        speed, "benchmark", lambda *given, **options: kept.append(measure(*given, **options)) or kept[0]
+        timing, "benchmark", lambda *given, **options: kept.append(measure(*given, **options)) or kept[0]
     )
     options = ("--spectra", 4, "--samples", 32, "--repeats", 1, "--device", "cpu")
     result = benchmark(*options, "--json", given=plugins)
@@ -232,7 +232,7 @@ def test_the_command(plugins: Plugins, tmp_path: Path, monkeypatch: pytest.Monke
     reference = rows["sampling", "FrEIA, paper"]
     ratios = [reference[key] / whole[key] for key in ("ms", "cpu_ms")]
     assert whole["ratio"] == pytest.approx(min(ratios))
-    monkeypatch.setattr(speed, "benchmark", lambda *given, **options: kept[0])
+    monkeypatch.setattr(timing, "benchmark", lambda *given, **options: kept[0])
     shown = benchmark(*options, given=plugins)
     assert shown.exit_code == 0, shown.output
     for word in ("spectra/s", "x paper", "specinn, paper", "rest-frame", "specinn run, 4 spectra"):
@@ -242,24 +242,24 @@ def test_the_command(plugins: Plugins, tmp_path: Path, monkeypatch: pytest.Monke
 def test_an_estimator_that_compares_nothing() -> None:
     toys = Plugins(entry=[], extra={"fake": fake_plugin})
     job = SimpleNamespace(pipeline=SimpleNamespace(estimator=SimpleNamespace(header={"estimator": "toy"})))
-    assert speed._ways(toys, job, None, 8, True) == []  # type: ignore[arg-type]
-    stages = {"read": speed.Cost(4.0, 2.0), "inference": speed.Cost(8.0, 8.0)}
-    best = {"all": speed.Cost(20.0, 10.0), "quarter": speed.Cost(8.0, 4.0)}
-    rows = {row.name: row for row in speed._report("cpu", [], best, stages, 4, 1)}
+    assert timing._ways(toys, job, None, 8, True) == []  # type: ignore[arg-type]
+    stages = {"read": timing.Cost(4.0, 2.0), "inference": timing.Cost(8.0, 8.0)}
+    best = {"all": timing.Cost(20.0, 10.0), "quarter": timing.Cost(8.0, 4.0)}
+    rows = {row.name: row for row in timing._report("cpu", [], best, stages, 4, 1)}
     runs = ["specinn run, 4 spectra", "each further spectrum"]
     assert list(rows) == ["read", "inference", "all stages", *runs]
-    assert rows["all stages"].cost == speed.Cost(3.0, 2.5) and rows[runs[1]].cost == speed.Cost(4.0, 2.0)
+    assert rows["all stages"].cost == timing.Cost(3.0, 2.5) and rows[runs[1]].cost == timing.Cost(4.0, 2.0)
     assert all(row.ratio is None for row in rows.values())
 
 
 def test_ratios_are_the_cautious_ones() -> None:
     """A busy machine: by the clock the reference is 50 times slower, but most of that was waiting."""
-    cost, reference = speed.Cost(2.0, 1.0), speed.Cost(100.0, 8.0)
-    assert speed.Row("cpu", "run", "", cost, reference).ratio == 8.0
-    assert speed.Row("cuda", "run", "", cost, reference).ratio == 50.0
-    assert speed.Row("cpu", "run", "", speed.Cost(4.0, 0.0), reference).ratio == 25.0
-    assert speed.Row("cpu", "run", "", cost).ratio is None
-    assert speed.Cost(2.0, 5.0).best(speed.Cost(3.0, 4.0)) == speed.Cost(2.0, 4.0)
+    cost, reference = timing.Cost(2.0, 1.0), timing.Cost(100.0, 8.0)
+    assert timing.Row("cpu", "run", "", cost, reference).ratio == 8.0
+    assert timing.Row("cuda", "run", "", cost, reference).ratio == 50.0
+    assert timing.Row("cpu", "run", "", timing.Cost(4.0, 0.0), reference).ratio == 25.0
+    assert timing.Row("cpu", "run", "", cost).ratio is None
+    assert timing.Cost(2.0, 5.0).best(timing.Cost(3.0, 4.0)) == timing.Cost(2.0, 4.0)
 
 
 @pytest.mark.parametrize(

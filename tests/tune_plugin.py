@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from specinn.errors import ConfigError
+from specinn.files import replacing
 from specinn.hookspecs import EstimatorRecord, hookimpl
-from specinn.output import replacing
 
 
 @hookimpl

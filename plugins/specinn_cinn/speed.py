@@ -10,7 +10,7 @@ import attrs
 import torch
 
 from specinn.spectra import SpectrumBatch
-from specinn.speed import Way
+from specinn.timing import Way
 
 from .estimator import CINN
 from .gpu import CapturedSampler

@@ -12,7 +12,7 @@ from specinn.cli.options import AsJson, Model, Samples, devices
 
 if TYPE_CHECKING:
     from specinn.plugins import Plugins
-    from specinn.speed import Row, Whole
+    from specinn.timing import Row, Whole
 
 _TITLES = {
     "sampling": "sampling, {samples} samples",
@@ -61,16 +61,16 @@ def benchmark(
     import sys
     import tempfile
 
-    from specinn import models, speed
+    from specinn import models, timing
     from specinn.cli.context import plugins_of, print_json
 
-    with speed.on_cores(threads):  # before numpy and torch are there
-        on = speed.devices(device)
+    with timing.on_cores(threads):  # before numpy and torch are there
+        on = timing.devices(device)
         plugins = plugins_of(ctx)
         chosen = models.find(plugins, model)
-        machine = speed.machine(threads, on)
+        machine = timing.machine(threads, on)
         with tempfile.TemporaryDirectory(prefix="specinn-") as folder:
-            rows = speed.benchmark(
+            rows = timing.benchmark(
                 plugins,
                 Path(folder),
                 _whole(plugins, model, samples),

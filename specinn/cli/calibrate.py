@@ -83,7 +83,7 @@ def calibrate(
     from specinn.benchmarks import read_benchmarks
     from specinn.cli.context import bar, plugins_of, print_json
     from specinn.errors import ConfigError
-    from specinn.output import check_new, check_output, replacing
+    from specinn.files import check_new, check_output, replacing
     from specinn.report.figures import style
 
     check_output(output, (".toml",), overwrite=overwrite)

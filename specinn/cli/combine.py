@@ -61,8 +61,8 @@ def combine(
     from specinn import catalogue
     from specinn.cli.context import plugins_of, print_json
     from specinn.combine import combine as work
+    from specinn.files import check_output
     from specinn.formats import WRITERS
-    from specinn.output import check_output
 
     check_output(output, WRITERS, overwrite=overwrite)
     table = work(files, plugins_of(ctx), by=by, model_files=model or (), common=common, seed=seed)

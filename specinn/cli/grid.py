@@ -63,8 +63,8 @@ def import_(
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
     from specinn.degrade import degrade
+    from specinn.files import check_output
     from specinn.grids import Grid, load
-    from specinn.output import check_output
 
     check_output(output, (".h5", ".hdf5"), overwrite=overwrite)  # before hours of work
     parts = [load([path], loader) for path in source]

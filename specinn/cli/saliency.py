@@ -48,8 +48,8 @@ def saliency(
     from specinn.cli.context import bar, plugins_of, print_json
     from specinn.errors import OutputError
     from specinn.evaluate import write
+    from specinn.files import check_folder, check_new, replacing
     from specinn.grids import load
-    from specinn.output import check_folder, check_new, replacing
 
     names = ("saliency.ecsv", "features.ecsv", "saliency.pdf", "saliency.png")
     if output.exists() and not output.is_dir():

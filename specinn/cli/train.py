@@ -47,7 +47,7 @@ def train(
     from specinn.cli.context import plugins_of, stderr_console
     from specinn.config import read_toml
     from specinn.errors import ConfigError
-    from specinn.output import check_output
+    from specinn.files import check_output
     from specinn.recipes import parts
 
     what, kind, table = parts(read_toml(config), config)

@@ -18,9 +18,9 @@ from astropy.io import fits
 
 from specinn.checkpoint import fingerprint
 from specinn.errors import ConfigError, OutputError
+from specinn.files import replacing, write_error
 from specinn.instruments import Instrument, PixelGrid
 from specinn.observe import Disturbances, ModelGrid, Noise, Observer
-from specinn.output import replacing, write_error
 
 if TYPE_CHECKING:
     from specinn.plugins import Plugins

@@ -10,7 +10,7 @@ import numpy as np
 
 from specinn.errors import OutputError
 from specinn.evaluate import Comparison
-from specinn.output import check_folder, check_new, replacing_folder
+from specinn.files import check_folder, check_new, replacing_folder
 from specinn.report import figures, page, tables
 
 PAGE, TABLES, FIGURES = "index.html", "tables", "figures"

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from specinn.files import replacing_folder
 from specinn.labels import Label, LabelSet, with_derived_labels
-from specinn.output import replacing_folder
 from specinn.report import FIGURES, TABLES, check
 from specinn.report.figures import (
     BLUE,

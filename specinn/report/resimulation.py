@@ -14,8 +14,8 @@ import numpy as np
 
 from specinn.errors import OutputError
 from specinn.evaluate import tabulate
+from specinn.files import Sink, check_folder, check_new, replacing_folder
 from specinn.instruments import Instrument
-from specinn.output import Sink, check_folder, check_new, replacing_folder
 from specinn.report import figures, spectra
 from specinn.resimulated import LEVELS, NUMBERS, Resimulation, Unsimulated, overall
 

@@ -13,9 +13,9 @@ import numpy as np
 from astropy.table import Table
 
 from specinn.errors import ConfigError, OutputError, nearest
+from specinn.files import check_output, replacing
 from specinn.flags import FLAGS, is_bad, is_warn
 from specinn.labels import Label
-from specinn.output import check_output, replacing
 from specinn.posterior import QUANTILES
 from specinn.report.figures import unit_of
 from specinn.report.opened import text
