@@ -288,10 +288,10 @@ def _computed(
 ) -> Generator[tuple[int, str]]:
     """The numbers as they are done, each with the reason why it failed, or "": here, in processes, or on a
     cluster."""
-    from specinn import processes
+    from specinn.parallel import processes
 
     if scheduler is not None or cluster is not None:
-        from specinn.cluster import spread
+        from specinn.parallel.cluster import spread
 
         folder = str(work.folder.resolve())
         pairs: Iterator[tuple[int, Any]] = spread(

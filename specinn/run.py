@@ -18,10 +18,10 @@ from specinn import catalogue, models
 from specinn.errors import ConfigError, ModelError, ReadError, SpecinnError, near
 from specinn.flags import Flag
 from specinn.instruments import Instrument
+from specinn.parallel.threads import ahead
 from specinn.pipeline import Pipeline, Result
 from specinn.readers import read
 from specinn.spectra import SpectrumBatch
-from specinn.stages import ahead
 from specinn.velocities import parse_velocity
 
 if TYPE_CHECKING:

@@ -24,14 +24,14 @@ import numpy as np
 
 from specinn import catalogue, samples
 from specinn.catalogue import MANIFEST
-from specinn.claims import lock_file
 from specinn.errors import OutputError, SpecinnError
 from specinn.files import replacing, sweep, write_error
 from specinn.flags import is_bad
 from specinn.formats import Layout, ParquetWriter, Width, arrow_schema, from_arrow, parquet_schema
+from specinn.parallel.locks import lock_file
+from specinn.parallel.threads import ahead, behind
 from specinn.plan import Plan, settings_of
 from specinn.run import AHEAD, Progress, Report, Run, file_source, prepare, unread
-from specinn.stages import ahead, behind
 
 if TYPE_CHECKING:
     from astropy.table import Table

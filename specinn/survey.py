@@ -83,7 +83,7 @@ def survey(
         watch.start(len(plan.files), len(plan.files) - sum(plan.counts[shard] for shard in to_do))
         try:
             if scheduler is not None or cluster is not None:
-                from specinn.cluster import compute_there
+                from specinn.parallel.cluster import compute_there
 
                 compute_there(plan, folder, to_do, scheduler=scheduler, cluster=cluster,
                               report=watch.report, progress=watch.progress)  # fmt: skip

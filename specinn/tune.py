@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from specinn.claims import Claim, Claims, Lock
 from specinn.errors import ConfigError, OutputError, PluginError, SpecinnError
 from specinn.files import write_error
+from specinn.parallel.locks import Claim, Claims, Lock
 from specinn.searches import Search
 
 if TYPE_CHECKING:

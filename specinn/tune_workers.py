@@ -12,7 +12,7 @@ from pathlib import Path
 import attrs
 
 from specinn.errors import SpecinnError
-from specinn.processes import THREADS, TRIES, Child, Children
+from specinn.parallel.processes import THREADS, TRIES, Child, Children
 from specinn.searches import SEARCH, Search
 from specinn.tune import Report, fail, open_study, work
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import attrs
 
 from specinn.errors import SpecinnError
+from specinn.parallel.processes import THREADS, TRIES, Child, Children
 from specinn.plan import Plan
-from specinn.processes import THREADS, TRIES, Child, Children
 from specinn.run import Progress, Report
 from specinn.shards import compute_elsewhere
 

@@ -17,8 +17,8 @@ import survey_plugin
 from typer.testing import CliRunner, Result
 
 from specinn.cli import app
-from specinn.cluster import ClusterFile
 from specinn.errors import ConfigError
+from specinn.parallel.cluster import ClusterFile
 from specinn.plan import Plan
 from specinn.plugins import Plugins
 
@@ -187,7 +187,7 @@ def test_a_scheduler_that_vanishes(run: Command, site: Site, reference: bytes, t
 
 def test_no_scheduler(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("dask.distributed", reason="Dask is not installed: pip install '.[cluster]'")
-    monkeypatch.setattr("specinn.cluster._PATIENCE", 0.3)
+    monkeypatch.setattr("specinn.parallel.cluster._PATIENCE", 0.3)
     result = run("-o", "none.fits", "--scheduler", "tcp://127.0.0.1:9")
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1].startswith("specinn: no scheduler answers at tcp://127.0.0.1:9")
@@ -205,7 +205,7 @@ def test_a_cluster_from_a_file(run: Command, reference: bytes, tmp_path: Path) -
 
 def test_jobs_of_a_batch_system(tmp_path: Path) -> None:
     jobqueue = pytest.importorskip("dask_jobqueue", reason="dask-jobqueue is not installed: '.[cluster]'")
-    from specinn import cluster
+    from specinn.parallel import cluster
 
     assert all(hasattr(jobqueue, name) for kind, name in cluster.KINDS.items() if kind != "local")
     file = tmp_path / "slurm.toml"

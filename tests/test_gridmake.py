@@ -603,7 +603,7 @@ def test_a_star_that_kills_its_processes_is_a_failure(
     recipe = site.write(5)
     teff = np.sort(Recipe.read(recipe).lazy(site.plugins).column("teff"))
     (site.folder / "lives").write_text("x" * 99)
-    monkeypatch.setattr("specinn.processes.TRIES", 2)
+    monkeypatch.setattr("specinn.parallel.processes.TRIES", 2)
     monkeypatch.setenv("GRID_LIVES", str(site.folder / "lives"))
     monkeypatch.setenv("GRID_DEADLY", str(teff[-2] + 0.01))
     result = make(recipe, "--workers", 2, "--quiet")

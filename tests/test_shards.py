@@ -29,9 +29,9 @@ from specinn.catalogue import MANIFEST
 from specinn.cli import app
 from specinn.cli.watch import Watch
 from specinn.errors import OutputError
+from specinn.parallel.threads import ahead, behind
 from specinn.plan import Plan
 from specinn.plugins import Plugins
-from specinn.stages import ahead, behind
 
 SIZES = [3, 1, 2, 4, 1, 1, 2, 5, 3, 1, 2, 2]  # spectra of the files
 BAD = 4  # the file that is none

@@ -27,11 +27,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
-from specinn import claims, recipes
-from specinn.claims import Claims, Lock
+from specinn import recipes
 from specinn.cli import app
 from specinn.config import structure
 from specinn.errors import ConfigError
+from specinn.parallel import locks
+from specinn.parallel.locks import Claims, Lock
 from specinn.plugins import Plugins
 from specinn.searches import Budget, Search, _File
 from specinn.tune import open_study
@@ -509,7 +510,7 @@ def test_a_line_that_a_killed_process_left_unfinished_is_removed(tune):
 HOLD = """
 import sys, time
 from pathlib import Path
-from specinn.claims import Claims, Lock
+from specinn.parallel.locks import Claims, Lock
 held = Claims(Path("c")).take(7) if sys.argv[1] == "claim" else Lock(Path("l")).acquire()
 print("held" if held else "not held", flush=True)
 time.sleep(100)
@@ -540,14 +541,14 @@ def test_a_claim_ends_with_its_process():
 
 def test_a_claim_of_another_machine_ends_with_its_signs_of_life(monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(claims, "machine", lambda: "another")
+        patch.setattr(locks, "machine", lambda: "another")
         theirs = Claims(Path("c")).take(3)
     assert theirs is not None
-    os.utime(theirs.path, times=(time.time() - claims.STALE + 30,) * 2)
+    os.utime(theirs.path, times=(time.time() - locks.STALE + 30,) * 2)
     mine = Claims(Path("c"))
     assert mine.take(3) is None
-    os.utime(theirs.path, times=(time.time() - claims.STALE - 1,) * 2)
-    monkeypatch.setattr(claims, "BEAT", 0.01)
+    os.utime(theirs.path, times=(time.time() - locks.STALE - 1,) * 2)
+    monkeypatch.setattr(locks, "BEAT", 0.01)
     claim = mine.take(3)
     assert claim is not None and claim.held and not theirs.held
     os.utime(claim.path, times=(0, 0))
@@ -560,7 +561,7 @@ def test_a_claim_of_another_machine_ends_with_its_signs_of_life(monkeypatch):
 
 def test_a_claim_is_taken_by_one_of_many():
     Claims(Path("c"))
-    code = "import sys; from pathlib import Path; from specinn.claims import Claims\n" + (
+    code = "import sys; from pathlib import Path; from specinn.parallel.locks import Claims\n" + (
         "taken = [Claims(Path('c')).take(n) for n in range(200)]\n"
         "print(sum(t is not None for t in taken), flush=True); sys.stdin.read()"
     )
@@ -578,11 +579,11 @@ def test_a_lock_ends_with_its_process_and_waits_for_other_machines(monkeypatch):
     with Lock(Path("l")):
         assert time.monotonic() - began < 5  # and not when it is stale
     os.symlink("another machine", "l.owner")
-    monkeypatch.setattr(claims, "_LOCK_STALE", 0.3)
+    monkeypatch.setattr(locks, "_LOCK_STALE", 0.3)
     began = time.monotonic()
     with Lock(Path("l")):
         assert 0.3 <= time.monotonic() - began < 20
-        assert os.readlink("l.owner") == claims.machine()
+        assert os.readlink("l.owner") == locks.machine()
     assert not Path("l.owner").is_symlink()
 
 

@@ -67,7 +67,7 @@ FILES = (
         {"architecture": "specinn_cinn.network:Architecture"},
     ),
     File("A search (`specinn tune`)", "specinn.searches:_File", "", "tuning.md", "The search file"),
-    File("A batch system (`--cluster`)", "specinn.cluster:ClusterFile", "", "survey.md", "Many machines"),
+    File("A batch system (`--cluster`)", "specinn.parallel.cluster:ClusterFile", "", "survey.md", "Many machines"),
     File(
         "The correction `teff-bias` (`--correction`)",
         "specinn_teff_bias.correction:TeffBias",

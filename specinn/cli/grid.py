@@ -128,8 +128,8 @@ def make(
     from specinn import gridmake
     from specinn.cli.context import plugins_of
     from specinn.cli.watch import Watch
-    from specinn.cluster import check as check_cluster
     from specinn.gridrecipe import Recipe
+    from specinn.parallel.cluster import check as check_cluster
 
     plugins = plugins_of(ctx)
     wanted = Recipe.read(recipe)

@@ -116,7 +116,7 @@ def run(
     if keep_samples is not None and save_samples is None:
         raise ConfigError("--keep-samples thins what --save-samples FILE.h5 writes: give that, too")
     if scheduler is not None or cluster is not None:
-        from specinn.cluster import check as check_cluster
+        from specinn.parallel.cluster import check as check_cluster
 
         check_cluster(scheduler, cluster)
     plugins = plugins_of(ctx)

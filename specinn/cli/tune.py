@@ -51,9 +51,9 @@ def tune(
 
     from specinn import trials as results
     from specinn import tune as work
-    from specinn.claims import Claims
     from specinn.cli.context import plugins_of
     from specinn.errors import ConfigError
+    from specinn.parallel.locks import Claims
     from specinn.searches import SEARCH, Search, begin
     from specinn.tune_workers import work_in_processes
 
