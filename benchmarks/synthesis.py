@@ -41,7 +41,7 @@ from specinn_turbospectrum.installation import HYDROGEN
 from specinn_turbospectrum.linelists import cut
 from specinn_turbospectrum.synthesizer import Settings, Turbospectrum
 
-from specinn.resample import resampling_operator
+from specinn.spectra.resample import resampling_operator
 
 STARS = {  # Teff, log g, [Fe/H], microturbulence
     "Sun": (5777.0, 4.44, 0.0, 1.0),

@@ -19,17 +19,17 @@ __all__ = [
 
 if TYPE_CHECKING:
     from specinn.api import Inference, infer, load_model, read
-    from specinn.exchange import register_loaders
     from specinn.posterior import Posterior
     from specinn.run import example_files
     from specinn.spectra import SpectrumBatch
+    from specinn.spectra.specutils import register_loaders
 
 _LAZY = {
     **dict.fromkeys(("Inference", "infer", "load_model", "read"), "specinn.api"),
     "Posterior": "specinn.posterior",
     "SpectrumBatch": "specinn.spectra",
     "example_files": "specinn.run",
-    "register_loaders": "specinn.exchange",
+    "register_loaders": "specinn.spectra.specutils",
 }
 
 

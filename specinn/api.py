@@ -12,18 +12,18 @@ from astropy.table import QTable, Table
 
 from specinn import catalogue, models
 from specinn.errors import ConfigError, ModelError, ReadError
-from specinn.exchange import make_spectrum, to_batch
 from specinn.flags import is_bad
 from specinn.instruments import Medium
 from specinn.notebook import Small, catalogue_table
 from specinn.pipeline import Result
 from specinn.plugins import Plugins
 from specinn.posterior import Posterior
-from specinn.readers import read as read_batches
 from specinn.resimulate import DRAWS, Simulator
 from specinn.resimulated import LEVELS, Resimulation
 from specinn.run import DEFAULT_INSTRUMENT, Run, Source, file_sources, prepare, unread
 from specinn.spectra import SpectrumBatch
+from specinn.spectra.readers import read as read_batches
+from specinn.spectra.specutils import make_spectrum, to_batch
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

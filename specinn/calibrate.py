@@ -16,8 +16,8 @@ from specinn.errors import ConfigError, ReadError
 from specinn.flags import is_bad, names
 from specinn.interfaces import BenchmarkStars, Correction, Estimator, LeaveOneOut
 from specinn.posterior import Posterior
-from specinn.readers import read
 from specinn.run import Source, file_source, prepare
+from specinn.spectra.readers import read
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,7 +9,7 @@ import numpy as np
 
 from specinn.errors import GridError
 from specinn.grids import FluxSource, Grid, join_arms
-from specinn.resample import resampling_matrix
+from specinn.spectra.resample import resampling_matrix
 from specinn.wavelengths import C_KMS, lsf_sigma_kms
 
 _PIXELS = 4.0  # per FWHM, where no step is given

@@ -14,7 +14,7 @@ from scipy.fft import next_fast_len
 
 from specinn.errors import ModelError
 from specinn.instruments import Instrument
-from specinn.resample import pixel_widths, resampling_operator
+from specinn.spectra.resample import pixel_widths, resampling_operator
 from specinn.wavelengths import C_KMS, FWHM_PER_SIGMA
 
 STEP_KMS = 4.0  # of the model grid: 3.7 points per FWHM at R = 20 000, where aliases are below 1e-5
@@ -119,7 +119,7 @@ def spline_prefilter(cycles_per_point: torch.Tensor) -> torch.Tensor:
 class Observer:
     """Broadens model spectra given on ``grid`` and puts them on the pixels of ``instrument``.
 
-    Resolving power is that of the recorded spectrum, its pixels included (as in ``specinn.resample``).
+    Resolving power is that of the recorded spectrum, its pixels included (as in ``specinn.spectra.resample``).
     Only pixels within an arm's range are simulated; the others (the detector reaches a little beyond) are
     False in ``inside (n_pix,)`` and carry flux 1. Computed on a ``device`` of torch.
     """

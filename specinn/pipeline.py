@@ -14,7 +14,7 @@ from astropy.table import Table, vstack
 from specinn.errors import ConfigError, ModelError, PluginError, ReadError, SpecinnError
 from specinn.flags import FLAGS, Flag, is_bad, raise_flag
 from specinn.posterior import Posterior, Summary
-from specinn.resample import R_TOLERANCE
+from specinn.spectra.resample import R_TOLERANCE
 
 if TYPE_CHECKING:
     from specinn.instruments import Instrument

@@ -20,8 +20,8 @@ from specinn.flags import Flag
 from specinn.instruments import Instrument
 from specinn.parallel.threads import ahead
 from specinn.pipeline import Pipeline, Result
-from specinn.readers import read
 from specinn.spectra import SpectrumBatch
+from specinn.spectra.readers import read
 from specinn.velocities import parse_velocity
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from specinn.errors import ConfigError, GridError
 from specinn.evaluate import BLOCK, Simulation, tabulate
 from specinn.flags import Flag, is_bad
 from specinn.pipeline import Pipeline, Result
-from specinn.resample import pixel_widths
 from specinn.spectra import SpectrumBatch
+from specinn.spectra.resample import pixel_widths
 
 if TYPE_CHECKING:
     import torch

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import attrs
 import numpy as np
 
-from specinn.resample import pixel_widths
+from specinn.spectra.resample import pixel_widths
 from specinn.wavelengths import doppler
 
 if TYPE_CHECKING:

@@ -23,8 +23,8 @@ from specinn.instruments import Instrument
 from specinn.interfaces import Estimator, Preprocessor, Reader, Templates
 from specinn.labels import LabelSet, make_label
 from specinn.posterior import Posterior
-from specinn.resample import apply_resampling, pixel_widths, resampling_matrix
 from specinn.spectra import SpectrumBatch, snr_per_angstrom
+from specinn.spectra.resample import apply_resampling, pixel_widths, resampling_matrix
 from specinn.wavelengths import doppler
 
 TOML = Path(__file__).with_name("toy.toml")

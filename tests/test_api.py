@@ -20,13 +20,13 @@ from test_resimulate import plugins as oracle  # noqa: F401  # a fixture: stars 
 import specinn
 from specinn import api, models
 from specinn.errors import ConfigError, ModelError, PluginError, ReadError, SpecinnError
-from specinn.exchange import to_batch, to_spectra
 from specinn.interfaces import Correction
 from specinn.labels import LabelSet, make_label
 from specinn.notebook import FEW, ROWS
 from specinn.plugins import Plugins
 from specinn.posterior import Posterior
 from specinn.spectra import SpectrumBatch
+from specinn.spectra.specutils import to_batch, to_spectra
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PNG = b"\x89PNG\r\n"

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from specinn.continuum import ContinuumFit, ContinuumOptions
+from specinn.spectra.continuum import ContinuumFit, ContinuumOptions
 
 WAVELENGTH = np.concatenate([np.linspace(5160, 5400, 2400), np.linspace(6100, 6300, 1900)])
 ARMS = {"green": slice(0, 2400), "red": slice(2400, 4300)}

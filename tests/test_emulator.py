@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from specinn.errors import ConfigError, GridError, ModelError
 from specinn.grids import Grid, load
 from specinn.plugins import Plugins, load_factory
-from specinn.resample import resampling_operator
+from specinn.spectra.resample import resampling_operator
 from specinn.testing import check_synthesizer
 from specinn.weights import load_weights, save_weights
 

@@ -27,8 +27,8 @@ from specinn.interfaces import Preprocessor
 from specinn.labels import LabelSet, li_fe, make_label
 from specinn.plugins import Plugins
 from specinn.posterior import Posterior
-from specinn.resample import pixel_bounds, resampling_operator
 from specinn.spectra import SpectrumBatch
+from specinn.spectra.resample import pixel_bounds, resampling_operator
 from specinn.wavelengths import air_to_vacuum
 
 WAVELENGTH = fake_plugin.WAVELENGTH

@@ -19,7 +19,7 @@ from specinn.observe import (
     Observer,
     rotation_transfer,
 )
-from specinn.resample import pixel_bounds
+from specinn.spectra.resample import pixel_bounds
 from specinn.wavelengths import C_KMS, FWHM_PER_SIGMA
 
 R = 20_000.0

@@ -19,8 +19,8 @@ from specinn.flags import Flag
 from specinn.instruments import Instrument
 from specinn.interfaces import Templates
 from specinn.plugins import load_factory
-from specinn.resample import R_TOLERANCE
 from specinn.spectra import SpectrumBatch, snr_per_angstrom
+from specinn.spectra.resample import R_TOLERANCE
 from specinn.testing import check_preprocessor
 from specinn.wavelengths import C_KMS, FWHM_PER_SIGMA, doppler
 

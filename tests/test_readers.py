@@ -17,10 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from specinn_instruments.orders import split_orders
 
-from specinn import readers
 from specinn.errors import PluginError, ReadError
 from specinn.plugins import Plugins
-from specinn.spectra import SpectrumBatch
+from specinn.spectra import SpectrumBatch, readers
 from specinn.wavelengths import doppler
 
 N = 2001

@@ -5,10 +5,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from specinn import resample as resample_module
 from specinn.errors import ReadError
-from specinn.resample import Resampler, apply_resampling, pixel_bounds, pixel_widths, resampling_matrix
 from specinn.spectra import SpectrumBatch
+from specinn.spectra import resample as resample_module
+from specinn.spectra.resample import (
+    Resampler,
+    apply_resampling,
+    pixel_bounds,
+    pixel_widths,
+    resampling_matrix,
+)
 from specinn.wavelengths import C_KMS, FWHM_PER_SIGMA, lsf_sigma_kms
 
 CENTRE = 5400.0
@@ -264,7 +270,7 @@ def test_pixels_end_midway_and_stop_at_gaps():
 def test_blocks_of_rows_do_not_show(monkeypatch):
     wavelength, out = grid(5390, 5410, 0.02), grid(5391, 5409, 0.09)
     whole = resampling_matrix(wavelength, 60_000, out, 20_000)
-    monkeypatch.setattr("specinn.resample._BLOCK", 7)
+    monkeypatch.setattr("specinn.spectra.resample._BLOCK", 7)
     assert abs(resampling_matrix(wavelength, 60_000, out, 20_000) - whole).max() == 0
 
 

@@ -26,11 +26,11 @@ from specinn.interfaces import Estimator, Synthesizer, Templates
 from specinn.labels import LabelSet, make_label
 from specinn.plugins import Plugins
 from specinn.posterior import Posterior
-from specinn.resample import pixel_widths
 from specinn.resimulate import Resimulator
 from specinn.resimulated import Resimulation, Unsimulated, overall, windows
 from specinn.saliency import Line
 from specinn.spectra import SpectrumBatch
+from specinn.spectra.resample import pixel_widths
 from specinn.synthesis import Models
 from specinn.wavelengths import air_to_vacuum, doppler
 

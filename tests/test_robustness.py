@@ -25,9 +25,9 @@ from specinn.hookspecs import Record, hookimpl
 from specinn.interfaces import Preprocessor
 from specinn.pipeline import Pipeline
 from specinn.plugins import Plugins
-from specinn.resample import pixel_widths
 from specinn.robustness import SCOPES, comparisons, robustness, robustness_summary
 from specinn.spectra import SpectrumBatch
+from specinn.spectra.resample import pixel_widths
 from specinn.variants import BASE, LEVELS, SHAPES, VELOCITIES, VariedStar, fit_continuum, response
 from specinn.wavelengths import doppler
 

@@ -24,9 +24,9 @@ from specinn.errors import ConfigError, ModelError, OutputError, SpecinnError
 from specinn.examples.simulate import _BLOCK, STEP, SimulatedSurvey
 from specinn.instruments import Instrument
 from specinn.plugins import Plugins
-from specinn.readers import find_format, read
 from specinn.run import prepare
 from specinn.spectra import SpectrumBatch, snr_per_angstrom
+from specinn.spectra.readers import find_format, read
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,7 @@ from specinn_turbospectrum.synthesizer import Settings, Turbospectrum
 
 from specinn.errors import ConfigError, SynthesisError
 from specinn.plugins import Plugins
-from specinn.resample import resampling_operator
+from specinn.spectra.resample import resampling_operator
 from specinn.testing import check_synthesizer
 
 LG_TAU = np.concatenate([np.arange(-5, -3, 0.2), np.arange(-3, 1.01, 0.1), np.arange(1.2, 2.01, 0.2)])

@@ -12,8 +12,8 @@ from astropy.io import fits
 
 from specinn.errors import ReadError
 from specinn.interfaces import Reader
-from specinn.readers import open_fits
 from specinn.spectra import SpectrumBatch
+from specinn.spectra.readers import open_fits
 from specinn_instruments.batches import Header, number, text
 from specinn_instruments.columns import Columns
 from specinn_instruments.headers import column_names, headers, is_table, ucd_medium

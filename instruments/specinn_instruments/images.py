@@ -12,8 +12,8 @@ from astropy.io import fits
 from specinn.errors import ReadError
 from specinn.instruments import Medium
 from specinn.interfaces import Reader
-from specinn.readers import open_fits
 from specinn.spectra import SpectrumBatch
+from specinn.spectra.readers import open_fits
 from specinn_instruments.batches import make_batch, number, resolving_power, stated_medium
 from specinn_instruments.columns import to_angstrom
 from specinn_instruments.headers import headers

@@ -11,8 +11,8 @@ import numpy as np
 
 from specinn.errors import ReadError
 from specinn.interfaces import Reader
-from specinn.readers import open_fits
 from specinn.spectra import SpectrumBatch
+from specinn.spectra.readers import open_fits
 from specinn.wavelengths import doppler
 from specinn_instruments.batches import Header, make_batch, resolving_power, stated_medium
 from specinn_instruments.columns import Columns, to_angstrom

@@ -9,16 +9,16 @@ import attrs
 import numpy as np
 import torch
 
-from specinn.continuum import ContinuumFit, ContinuumOptions
 from specinn.errors import ConfigError, ReadError
 from specinn.instruments import Instrument
 from specinn.interfaces import Templates
 from specinn.labels import SOLAR_LOG_EPS
 from specinn.observe import STEP_KMS, ModelGrid, rotation_transfer
 from specinn.plugins import Plugins
-from specinn.readers import read
-from specinn.resample import Resampler
 from specinn.spectra import SpectrumBatch
+from specinn.spectra.continuum import ContinuumFit, ContinuumOptions
+from specinn.spectra.readers import read
+from specinn.spectra.resample import Resampler
 
 
 @attrs.frozen

@@ -7,9 +7,9 @@ from typing import Any
 import attrs
 
 from specinn.config import structure
-from specinn.continuum import ContinuumOptions
 from specinn.errors import ConfigError, near
 from specinn.observe import Disturbances
+from specinn.spectra.continuum import ContinuumOptions
 
 from .calibrators import Calibrator
 from .network import PRESETS, Architecture

@@ -9,8 +9,8 @@ import attrs
 import numpy as np
 import torch
 
-from specinn.continuum import ContinuumFit, ContinuumOptions
 from specinn.observe import STEP_KMS, Disturbances, ModelGrid, Noise, Observer
+from specinn.spectra.continuum import ContinuumFit, ContinuumOptions
 
 FLOOR = 0.03  # line depth below which an error of the physics is taken as one of lines that the models lack
 WEAK = 1.5  # power of the mean depth with which these go: they are weak, and saturate less than the mean does

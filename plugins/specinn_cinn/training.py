@@ -16,7 +16,7 @@ import specinn
 from specinn.checkpoint import fingerprint, load_checkpoint, one_cycle, save_checkpoint
 from specinn.errors import ConfigError
 from specinn.evaluate import grid_metrics, metrics_for_header
-from specinn.resample import pixel_widths
+from specinn.spectra.resample import pixel_widths
 
 from .encoding import Encoding
 from .estimator import CINN

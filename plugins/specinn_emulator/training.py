@@ -17,7 +17,7 @@ from specinn.checkpoint import fingerprint, load_checkpoint, one_cycle, save_che
 from specinn.config import structure
 from specinn.errors import ConfigError
 from specinn.grids import Grid, load
-from specinn.resample import resampling_matrix
+from specinn.spectra.resample import resampling_matrix
 
 from .emulator import CoefficientNetwork, Emulator, features
 

@@ -1,4 +1,4 @@
-"""Normalisation to the pseudo-continuum of specinn.continuum, and what the normalised spectrum tells."""
+"""Normalisation to the pseudo-continuum of specinn.spectra.continuum, and what the normalised spectrum tells."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import attrs
 import numpy as np
 import torch
 
-from specinn.continuum import ContinuumFit, ContinuumOptions
 from specinn.flags import Flag, flags_of, raise_flag
 from specinn.instruments import Instrument
 from specinn.interfaces import Preprocessor, Templates
 from specinn.spectra import SpectrumBatch, snr_per_angstrom
+from specinn.spectra.continuum import ContinuumFit, ContinuumOptions
 from specinn_preprocessing.meta import with_columns
 
 _POOR = 0.05  # of an arm's bins in the fit
@@ -20,8 +20,8 @@ _POOR = 0.05  # of an arm's bins in the fit
 
 @attrs.define
 class Continuum(Preprocessor):
-    """Divides flux and sigma by :class:`specinn.continuum.ContinuumFit`; ``options`` are those of
-    :class:`specinn.continuum.ContinuumOptions`.
+    """Divides flux and sigma by :class:`specinn.spectra.continuum.ContinuumFit`; ``options`` are those of
+    :class:`specinn.spectra.continuum.ContinuumOptions`.
 
     Adds ``snr_<arm>`` to ``meta``: the median S/N per Angstrom in the arm's ``snr_windows`` (the whole arm
     where it has none), 0 for an arm without good pixels.

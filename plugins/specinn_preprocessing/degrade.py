@@ -7,8 +7,8 @@ import numpy as np
 
 from specinn.instruments import Instrument
 from specinn.interfaces import Preprocessor, Templates
-from specinn.resample import pixel_widths
 from specinn.spectra import SpectrumBatch
+from specinn.spectra.resample import pixel_widths
 
 
 @attrs.define

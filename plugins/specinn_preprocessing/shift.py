@@ -9,8 +9,8 @@ from itertools import pairwise
 import attrs
 import numpy as np
 
-from specinn.resample import pixel_bounds
 from specinn.spectra import SpectrumBatch
+from specinn.spectra.resample import pixel_bounds
 from specinn.wavelengths import doppler
 
 _TAPS = 8

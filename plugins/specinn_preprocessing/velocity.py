@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from scipy.fft import next_fast_len
 
-from specinn.continuum import ContinuumFit, ContinuumOptions
 from specinn.interfaces import Templates
-from specinn.resample import Resampler
 from specinn.spectra import SpectrumBatch
+from specinn.spectra.continuum import ContinuumFit, ContinuumOptions
+from specinn.spectra.resample import Resampler
 from specinn.wavelengths import C_KMS
 
 SEARCH_KMS = 600.0

@@ -242,7 +242,7 @@ def register_loaders(plugins: Plugins | None = None) -> list[str]:
 
 
 def _batches(file: Any, plugins: Plugins, reader: str) -> list[SpectrumBatch]:
-    from specinn.readers import read
+    from specinn.spectra.readers import read
 
     if not isinstance(file, (str, Path)):
         raise ReadError(f"expected the path of a file, found {type(file).__name__}")
