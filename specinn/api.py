@@ -14,10 +14,10 @@ from specinn import catalogue, models
 from specinn.errors import ConfigError, ModelError, ReadError
 from specinn.flags import is_bad
 from specinn.instruments import Medium
-from specinn.notebook import Small, catalogue_table
 from specinn.pipeline import Result
 from specinn.plugins import Plugins
 from specinn.posterior import Posterior
+from specinn.posterior.display import Small, catalogue_table
 from specinn.resimulate import DRAWS, Simulator
 from specinn.resimulated import LEVELS, Resimulation
 from specinn.run import DEFAULT_INSTRUMENT, Run, Source, file_sources, prepare, unread

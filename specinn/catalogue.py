@@ -17,7 +17,8 @@ from specinn.files import check_folder, check_new, check_output, replacing
 from specinn.flags import is_bad, is_warn
 from specinn.formats import READERS, WRITERS, Layout, from_arrow
 from specinn.labels import Label, LabelSet, with_derived_labels
-from specinn.posterior import QUANTILES, can_be_absent
+from specinn.posterior import QUANTILES
+from specinn.posterior.samples import can_be_absent
 
 if TYPE_CHECKING:
     from specinn.pipeline import Result

@@ -22,9 +22,9 @@ from specinn import api, models
 from specinn.errors import ConfigError, ModelError, PluginError, ReadError, SpecinnError
 from specinn.interfaces import Correction
 from specinn.labels import LabelSet, make_label
-from specinn.notebook import FEW, ROWS
 from specinn.plugins import Plugins
 from specinn.posterior import Posterior
+from specinn.posterior.display import FEW, ROWS
 from specinn.spectra import SpectrumBatch
 from specinn.spectra.specutils import to_batch, to_spectra
 
@@ -255,7 +255,7 @@ def test_what_arviz_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert summary["mean"].to_numpy() == pytest.approx(posterior.mean[0])
     assert found.posterior["teff"].shape == (1, 540)
     assert (found.sample_stats["lp"].values[0] == posterior.log_prob[0, 60:]).all()
-    monkeypatch.setattr("specinn.exports.metadata.version", lambda name: "1.3.0")
+    monkeypatch.setattr("specinn.posterior.export.metadata.version", lambda name: "1.3.0")
     tree = posterior.to_arviz("sun")
     assert (tree["posterior"]["teff"].values == found.posterior["teff"].values).all()
     assert tree["posterior"].attrs["star"] == "sun" and "lp" in tree["sample_stats"]

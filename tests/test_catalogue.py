@@ -22,9 +22,9 @@ from specinn.cli.table import show
 from specinn.errors import OutputError
 from specinn.flags import Flag
 from specinn.labels import LabelSet, make_label
-from specinn.notebook import value_with_errors
 from specinn.pipeline import Result
 from specinn.posterior import Posterior
+from specinn.posterior.display import value_with_errors
 
 LABELS = LabelSet(
     (

@@ -280,7 +280,7 @@ def _show_grid(rows: Sequence[dict[str, Any]], split: str) -> None:
     """One table for each S/N and scope."""
     from rich.console import Console
 
-    from specinn.notebook import with_unit
+    from specinn.posterior.display import with_unit
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for snr, scope in dict.fromkeys((row["snr"], row["scope"]) for row in rows):
@@ -321,7 +321,7 @@ def _show_information(rows: Sequence[dict[str, Any]], why: str) -> None:
     """Errors over the Cramer-Rao bound, one table for each S/N."""
     from rich.console import Console
 
-    from specinn.notebook import with_unit
+    from specinn.posterior.display import with_unit
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
     if not rows:

@@ -93,7 +93,7 @@ def _show_stars(rows: Rows, labels: LabelSet, summary: Mapping[str, Any]) -> Non
 
     from specinn.flags import names
     from specinn.labels import with_derived_labels
-    from specinn.notebook import with_unit
+    from specinn.posterior.display import with_unit
 
     labels = with_derived_labels(labels)
     corrected = any("raw" in found for found in summary.values())

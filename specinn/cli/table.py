@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from specinn.flags import names
-from specinn.notebook import with_limit, with_unit
+from specinn.posterior.display import with_limit, with_unit
 
 if TYPE_CHECKING:
     from astropy.table import Table

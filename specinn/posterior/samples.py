@@ -167,12 +167,12 @@ class Posterior:
         return len(self.samples)
 
     def __repr__(self) -> str:
-        from specinn.notebook import posterior_tables
+        from specinn.posterior.display import posterior_tables
 
         return "\n\n".join(table.text() for table in posterior_tables(self))
 
     def _repr_html_(self) -> str:
-        from specinn.notebook import posterior_tables
+        from specinn.posterior.display import posterior_tables
 
         return "\n".join(table.html() for table in posterior_tables(self))
 
@@ -254,7 +254,7 @@ class Posterior:
         ``savefig``; ``figure`` is an empty one to draw in, such as ``plt.figure()`` for ``plt.show()``.
         Raises ``ConfigError`` as :meth:`accepted` does, and ``ModelError`` where no sample was accepted.
         """
-        from specinn.report.posteriors import plot
+        from specinn.posterior.plot import plot
 
         return plot(self, star, labels, figure)
 
@@ -271,7 +271,7 @@ class Posterior:
         ``truths`` are values to mark, by name or in the order of ``labels``; all else, ``figure`` too, as in
         :meth:`plot`. Needs the package corner (``pip install 'specinn[notebook]'``).
         """
-        from specinn.report.posteriors import corner
+        from specinn.posterior.plot import corner
 
         return corner(self, star, labels, truths, figure)
 
@@ -281,7 +281,7 @@ class Posterior:
         Rejected samples are NaN. ``accepted`` tells which they are, ``log_prob`` is the log density. Needs
         xarray (``pip install 'specinn[notebook]'``).
         """
-        from specinn.exports import posterior_to_xarray
+        from specinn.posterior.export import posterior_to_xarray
 
         return posterior_to_xarray(self)
 
@@ -292,7 +292,7 @@ class Posterior:
         the group ``sample_stats``. Raises ``ModelError`` where no sample was accepted. Needs ArviZ
         (``pip install 'specinn[notebook]'``).
         """
-        from specinn.exports import posterior_to_arviz
+        from specinn.posterior.export import posterior_to_arviz
 
         return posterior_to_arviz(self, star)
 

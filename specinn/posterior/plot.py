@@ -9,10 +9,10 @@ import attrs
 import numpy as np
 
 from specinn.errors import ConfigError, ModelError
-from specinn.exports import optional, some_accepted
 from specinn.labels import Label, with_derived_labels
-from specinn.notebook import value_with_errors
 from specinn.posterior import QUANTILES
+from specinn.posterior.display import value_with_errors
+from specinn.posterior.export import optional, some_accepted
 from specinn.report.canvas import Figure as Canvas
 from specinn.report.figures import BLUE, FAINT, INK, RED, symbol, unit_of
 

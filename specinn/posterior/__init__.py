@@ -1,0 +1,7 @@
+"""The posterior of the labels of stars: samples, their summary, and how people see them."""
+
+from __future__ import annotations
+
+from specinn.posterior.samples import QUANTILES, Posterior, Summary
+
+__all__ = ["QUANTILES", "Posterior", "Summary"]
