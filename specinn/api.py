@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from specutils import SpectrumList
 
-    from specinn.interfaces import Correction, Estimator
+    from specinn.plugins.interfaces import Correction, Estimator
 
 
 @attrs.frozen(eq=False)

@@ -24,7 +24,7 @@ from specinn.run import Run, Source, file_sources, load_instrument, prepare
 if TYPE_CHECKING:
     from astropy.table import Table
 
-    from specinn.interfaces import Correction, Estimator
+    from specinn.plugins.interfaces import Correction, Estimator
 
 _REQUIRED = ("file", "star", "instrument", "resolving_power", "teff", "logg", "fe_h")
 _ROLES = ("calibrator", "validation")

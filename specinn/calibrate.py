@@ -14,7 +14,7 @@ import numpy as np
 from specinn.benchmarks import Benchmark, calibrators_of, check_instruments, of_one_spectrum
 from specinn.errors import ConfigError, ReadError
 from specinn.flags import is_bad, names
-from specinn.interfaces import BenchmarkStars, Correction, Estimator, LeaveOneOut
+from specinn.plugins.interfaces import BenchmarkStars, Correction, Estimator, LeaveOneOut
 from specinn.posterior import Posterior
 from specinn.run import Source, file_source, prepare
 from specinn.spectra.readers import read

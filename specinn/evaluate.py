@@ -25,8 +25,8 @@ from specinn.wavelengths import to_medium
 
 if TYPE_CHECKING:
     from specinn.grids import Grid
-    from specinn.interfaces import Estimator
     from specinn.observe import Disturbances
+    from specinn.plugins.interfaces import Estimator
 
 METAL_RICH = -1.5  # [Fe/H] above which stars are counted once more, by themselves
 BLOCK = 32  # stars at once: 4096 samples of 14 labels are 7 MB then

@@ -14,8 +14,8 @@ from specinn import weights
 from specinn.errors import ModelError, near
 
 if TYPE_CHECKING:
-    from specinn.interfaces import Estimator
     from specinn.plugins import Plugins
+    from specinn.plugins.interfaces import Estimator
 
 FORMAT = "specinn model"
 VERSION = 1

@@ -18,9 +18,9 @@ from specinn.spectra.resample import R_TOLERANCE
 
 if TYPE_CHECKING:
     from specinn.instruments import Instrument
-    from specinn.interfaces import Correction, Estimator, Preprocessor
     from specinn.labels import LabelSet
     from specinn.plugins import Plugins
+    from specinn.plugins.interfaces import Correction, Estimator, Preprocessor
     from specinn.spectra import SpectrumBatch
 
 log = logging.getLogger(__name__)

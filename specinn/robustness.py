@@ -24,7 +24,7 @@ from specinn.wavelengths import C_KMS
 if TYPE_CHECKING:
     from astropy.table import Table
 
-    from specinn.interfaces import Estimator
+    from specinn.plugins.interfaces import Estimator
 
 log = logging.getLogger(__name__)
 

@@ -25,8 +25,8 @@ from specinn.spectra.readers import read
 from specinn.velocities import parse_velocity
 
 if TYPE_CHECKING:
-    from specinn.interfaces import Correction, Estimator
     from specinn.plugins import Plugins
+    from specinn.plugins.interfaces import Correction, Estimator
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from specinn.wavelengths import vacuum_to_air
 
 if TYPE_CHECKING:
     from specinn.grids import Grid
-    from specinn.interfaces import Estimator
+    from specinn.plugins.interfaces import Estimator
 
 LINES = Path(__file__).with_name("lines.toml")
 STRONG = 3.0  # standard deviations above the mean, from which on a pixel is a strong one

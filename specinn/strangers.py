@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import torch
 
     from specinn.grids import Grid
-    from specinn.interfaces import Estimator
     from specinn.plugins import Plugins
+    from specinn.plugins.interfaces import Estimator
 
 FALSE_ALARMS = 0.01
 _H_ALPHA = 6562.8  # Angstrom, in air, as all below

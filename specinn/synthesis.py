@@ -13,7 +13,7 @@ from specinn.wavelengths import to_medium
 
 if TYPE_CHECKING:
     from specinn.instruments import Instrument
-    from specinn.interfaces import Synthesizer
+    from specinn.plugins.interfaces import Synthesizer
 
 _ALPHA = ("mg_fe", "si_fe", "ca_fe", "ti_fe")  # whose mean oxygen follows
 _BEYOND = 6.0  # Angstrom on either side of an arm, for the broadening and the motion of its pixels

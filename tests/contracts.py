@@ -7,8 +7,8 @@ import pytest
 
 from specinn.errors import ModelError
 from specinn.instruments import Instrument
-from specinn.interfaces import Estimator
 from specinn.labels import LabelSet, make_label
+from specinn.plugins.interfaces import Estimator
 from specinn.posterior import Posterior
 from specinn.spectra import SpectrumBatch
 

@@ -18,10 +18,10 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from specinn.flags import Flag
-from specinn.hookspecs import EstimatorRecord, InstrumentRecord, ReaderRecord, Record, hookimpl
 from specinn.instruments import Instrument
-from specinn.interfaces import Estimator, Preprocessor, Reader, Templates
 from specinn.labels import LabelSet, make_label
+from specinn.plugins.hookspecs import EstimatorRecord, InstrumentRecord, ReaderRecord, Record, hookimpl
+from specinn.plugins.interfaces import Estimator, Preprocessor, Reader, Templates
 from specinn.posterior import Posterior
 from specinn.spectra import SpectrumBatch, snr_per_angstrom
 from specinn.spectra.resample import apply_resampling, pixel_widths, resampling_matrix

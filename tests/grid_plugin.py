@@ -20,8 +20,8 @@ import numpy as np
 
 from specinn.config import structure
 from specinn.errors import SpecinnError
-from specinn.hookspecs import Record, hookimpl
-from specinn.interfaces import Synthesizer
+from specinn.plugins.hookspecs import Record, hookimpl
+from specinn.plugins.interfaces import Synthesizer
 
 
 @hookimpl

@@ -15,7 +15,7 @@ from typing import Any
 import fake_plugin
 import numpy as np
 
-from specinn.hookspecs import EstimatorRecord, InstrumentRecord, ReaderRecord, Record, hookimpl
+from specinn.plugins.hookspecs import EstimatorRecord, InstrumentRecord, ReaderRecord, Record, hookimpl
 from specinn.posterior import Posterior
 from specinn.spectra import SpectrumBatch
 

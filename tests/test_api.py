@@ -20,9 +20,9 @@ from test_resimulate import plugins as oracle  # noqa: F401  # a fixture: stars 
 import specinn
 from specinn import api, models
 from specinn.errors import ConfigError, ModelError, PluginError, ReadError, SpecinnError
-from specinn.interfaces import Correction
 from specinn.labels import LabelSet, make_label
 from specinn.plugins import Plugins
+from specinn.plugins.interfaces import Correction
 from specinn.posterior import Posterior
 from specinn.posterior.display import FEW, ROWS
 from specinn.spectra import SpectrumBatch
@@ -367,7 +367,7 @@ def test_orders_that_overlap_are_spectra_of_their_own(toy: Plugins, tmp_path: Pa
             arms = {"1": slice(0, 50), "2": slice(50, 110)}
             yield SpectrumBatch.from_arrays(wavelength, np.ones(110), ids=["x"], arms=arms)
 
-    from specinn.hookspecs import ReaderRecord, hookimpl
+    from specinn.plugins.hookspecs import ReaderRecord, hookimpl
 
     class Plugin:
         @hookimpl

@@ -20,9 +20,9 @@ from specinn import calibrate, catalogue, models
 from specinn.benchmarks import Benchmark, read_benchmarks
 from specinn.errors import ConfigError, ReadError
 from specinn.flags import names
-from specinn.hookspecs import Record, hookimpl
-from specinn.interfaces import BenchmarkStars, Correction, LeaveOneOut
 from specinn.plugins import Plugins
+from specinn.plugins.hookspecs import Record, hookimpl
+from specinn.plugins.interfaces import BenchmarkStars, Correction, LeaveOneOut
 from specinn.posterior import Posterior
 
 HEAD = "file,star,instrument,resolving_power,teff,logg,fe_h,e_logg,role,in_range\n"

@@ -24,8 +24,8 @@ from specinn import __version__, catalogue
 from specinn.cli import app, main
 from specinn.cli.context import print_json
 from specinn.errors import ConfigError
-from specinn.hookspecs import Record, hookimpl
 from specinn.plugins import Plugins
+from specinn.plugins.hookspecs import Record, hookimpl
 
 TRUTH = np.array([[5772.0, 4.44, 0.0, 1.05], [4500.0, 2.0, -1.2, 2.0], [6500.0, 4.0, -0.5, 2.6]])
 HERE = Path(__file__).parent
@@ -431,7 +431,7 @@ print("clean")
 """
 LIGHT = """
 from pathlib import Path
-from specinn.hookspecs import EstimatorRecord, InstrumentRecord, hookimpl
+from specinn.plugins.hookspecs import EstimatorRecord, InstrumentRecord, hookimpl
 
 @hookimpl
 def specinn_instruments():

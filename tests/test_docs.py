@@ -9,9 +9,10 @@ import attrs
 import pytest
 from pages import FILES, PAGES, ROOT, layouts, reference, settings
 
-from specinn import hookspecs, interfaces, testing
+from specinn import testing
 from specinn.flags import FLAGS
 from specinn.labels import _FIXED
+from specinn.plugins import hookspecs, interfaces
 
 README = FILES["README.md"]
 
@@ -53,7 +54,7 @@ INTERFACES = [
 @pytest.mark.parametrize("interface", INTERFACES)
 def test_what_a_plugin_implements(interface):
     text = PAGES["plugins.md"]
-    assert f"`specinn.interfaces.{interface.__name__}`" in text
+    assert f"`specinn.plugins.interfaces.{interface.__name__}`" in text
     for name in interface.__abstractmethods__:
         assert f"`{name}({arguments(getattr(interface, name))})`" in text
     for name in getattr(interface, "__annotations__", {}):

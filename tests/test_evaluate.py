@@ -22,10 +22,10 @@ from specinn.cli import app
 from specinn.errors import ConfigError, GridError, ModelError, PluginError
 from specinn.evaluate import BLOCK, METRICS, Simulation, grid_metrics, metrics_for_header
 from specinn.grids import Grid
-from specinn.hookspecs import Record, hookimpl
-from specinn.interfaces import Preprocessor
 from specinn.labels import LabelSet, li_fe, make_label
 from specinn.plugins import Plugins
+from specinn.plugins.hookspecs import Record, hookimpl
+from specinn.plugins.interfaces import Preprocessor
 from specinn.posterior import Posterior
 from specinn.spectra import SpectrumBatch
 from specinn.spectra.resample import pixel_bounds, resampling_operator

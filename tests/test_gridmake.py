@@ -30,9 +30,9 @@ from specinn.gridmake import MANIFEST
 from specinn.gridrecipe import Recipe, Stored
 from specinn.grids import Grid, load
 from specinn.instruments import Instrument
-from specinn.interfaces import Synthesizer
 from specinn.models import physics
 from specinn.plugins import Plugins
+from specinn.plugins.interfaces import Synthesizer
 from specinn.testing import check_synthesizer
 
 LINES = """

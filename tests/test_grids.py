@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from specinn.degrade import degrade
 from specinn.errors import GridError, OutputError
 from specinn.grids import FLUX_LIMIT, SPLITS, Grid, load
-from specinn.hookspecs import Record, hookimpl
 from specinn.plugins import Plugins
+from specinn.plugins.hookspecs import Record, hookimpl
 
 
 def make_grid(
@@ -46,7 +46,7 @@ def make_grid(
 def shipped(monkeypatch: pytest.MonkeyPatch) -> None:
     """The shipped loaders, whether or not the package is installed."""
     point = EntryPoint("turbospectrum", "specinn_turbospectrum", "specinn")
-    monkeypatch.setattr("specinn.plugins.entry_points", lambda group: [point])
+    monkeypatch.setattr("specinn.plugins.manager.entry_points", lambda group: [point])
 
 
 # --- tables -----------------------------------------------------------------------------------------------

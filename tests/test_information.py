@@ -17,11 +17,11 @@ from specinn import information
 from specinn.errors import ConfigError, GridError, PluginError
 from specinn.evaluate import Simulation
 from specinn.grids import Grid
-from specinn.hookspecs import Record, hookimpl
 from specinn.information import cramer_rao
-from specinn.interfaces import Synthesizer
 from specinn.labels import LabelSet, with_derived_labels
 from specinn.plugins import Plugins
+from specinn.plugins.hookspecs import Record, hookimpl
+from specinn.plugins.interfaces import Synthesizer
 from specinn.wavelengths import air_to_vacuum
 
 SHIFT = 4.75342430882  # the probit of the margin within which A(Li) is learnt

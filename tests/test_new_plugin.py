@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from commands import Command, sentence
 
-from specinn.newplugin import KINDS, write
-from specinn.plugins import KINDS as RECORDS
 from specinn.plugins import Plugins
+from specinn.plugins.manager import KINDS as RECORDS
+from specinn.plugins.scaffold import KINDS, write
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -8,7 +8,8 @@ from importlib.metadata import EntryPoint
 import pytest
 
 from specinn.errors import PluginError
-from specinn.hookspecs import (
+from specinn.plugins import Plugins, load_factory
+from specinn.plugins.hookspecs import (
     API_VERSION,
     PROJECT,
     EstimatorRecord,
@@ -17,7 +18,7 @@ from specinn.hookspecs import (
     Record,
     hookimpl,
 )
-from specinn.plugins import KINDS, Plugins, load_factory
+from specinn.plugins.manager import KINDS
 
 
 class Correction:
@@ -48,7 +49,7 @@ def module(tmp_path, monkeypatch):
 
 
 GOOD = """
-from specinn.hookspecs import Record, hookimpl
+from specinn.plugins.hookspecs import Record, hookimpl
 
 @hookimpl
 def specinn_preprocessors():
@@ -194,7 +195,7 @@ def test_a_factory_that_cannot_be_imported(factory):
 
 
 def test_every_kind_has_its_hook():
-    from specinn import hookspecs
+    from specinn.plugins import hookspecs
 
     hooks = {name for name in vars(hookspecs) if name.startswith("specinn_")}
     assert set(KINDS.values()) == hooks

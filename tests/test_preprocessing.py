@@ -17,8 +17,8 @@ from specinn_preprocessing.velocity import VelocitySearch
 from specinn.errors import ReadError
 from specinn.flags import Flag
 from specinn.instruments import Instrument
-from specinn.interfaces import Templates
 from specinn.plugins import load_factory
+from specinn.plugins.interfaces import Templates
 from specinn.spectra import SpectrumBatch, snr_per_angstrom
 from specinn.spectra.resample import R_TOLERANCE
 from specinn.testing import check_preprocessor

@@ -1,6 +1,6 @@
 """Every name that scripts and plugins may use is documented: parameters, shapes, units and errors.
 
-The names are those of ``specinn.__all__``, ``specinn.interfaces``, ``specinn.hookspecs`` and
+The names are those of ``specinn.__all__``, ``specinn.plugins.interfaces``, ``specinn.plugins.hookspecs`` and
 ``specinn.testing``, and what docs/plugins.md says that plugins may use of the core.
 """
 
@@ -55,8 +55,8 @@ def promised() -> Iterator[tuple[str, str]]:
         found = getattr(specinn, name)
         if not name.startswith("__"):
             yield found.__module__, found.__name__
-    yield "specinn.interfaces", ""
-    yield "specinn.hookspecs", ""
+    yield "specinn.plugins.interfaces", ""
+    yield "specinn.plugins.hookspecs", ""
     for name in importlib.import_module("specinn.testing").__all__:
         yield "specinn.testing", name
     page = PAGE.read_text(encoding="utf-8")

@@ -670,7 +670,7 @@ def test_wrong_format_by_name(tmp_path, plugins, read):
 
 def test_readers_of_other_plugins(tmp_path):
     """A stranger's reader goes first by priority; its exceptions become one sentence."""
-    from specinn.hookspecs import ReaderRecord, hookimpl
+    from specinn.plugins.hookspecs import ReaderRecord, hookimpl
 
     class Plugin:
         @hookimpl

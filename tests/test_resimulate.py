@@ -20,11 +20,11 @@ from typer.testing import CliRunner, Result
 from specinn import catalogue, models
 from specinn.cli import app
 from specinn.errors import ConfigError, PluginError
-from specinn.hookspecs import EstimatorRecord, Record, hookimpl
 from specinn.instruments import Instrument
-from specinn.interfaces import Estimator, Synthesizer, Templates
 from specinn.labels import LabelSet, make_label
 from specinn.plugins import Plugins
+from specinn.plugins.hookspecs import EstimatorRecord, Record, hookimpl
+from specinn.plugins.interfaces import Estimator, Synthesizer, Templates
 from specinn.posterior import Posterior
 from specinn.resimulate import Resimulator
 from specinn.resimulated import Resimulation, Unsimulated, overall, windows

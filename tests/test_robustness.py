@@ -21,10 +21,10 @@ from commands import Command, sentence
 from specinn import models, run
 from specinn.benchmarks import Benchmark, read_benchmarks
 from specinn.errors import ConfigError, PluginError
-from specinn.hookspecs import Record, hookimpl
-from specinn.interfaces import Preprocessor
 from specinn.pipeline import Pipeline
 from specinn.plugins import Plugins
+from specinn.plugins.hookspecs import Record, hookimpl
+from specinn.plugins.interfaces import Preprocessor
 from specinn.robustness import SCOPES, comparisons, robustness, robustness_summary
 from specinn.spectra import SpectrumBatch
 from specinn.spectra.resample import pixel_widths

@@ -19,9 +19,9 @@ import specinn
 from specinn import api, catalogue, models
 from specinn.errors import ConfigError, ModelError, PluginError, ReadError
 from specinn.flags import Flag, names
-from specinn.interfaces import Correction
 from specinn.pipeline import Pipeline
 from specinn.plugins import Plugins
+from specinn.plugins.interfaces import Correction
 from specinn.posterior import Posterior
 from specinn.run import CHUNK, Source, file_sources, load_correction, prepare, unread
 from specinn.velocities import parse_velocity
@@ -275,7 +275,7 @@ def test_corrections_keep_the_raw_value(infer: Infer) -> None:
 
 
 def test_correction_files(plugins: Plugins, infer: Infer, tmp_path: Path) -> None:
-    from specinn.hookspecs import Record, hookimpl
+    from specinn.plugins.hookspecs import Record, hookimpl
 
     class Extra:
         @hookimpl
@@ -304,7 +304,7 @@ def test_the_kind_of_a_correction_is_recognised(tmp_path: Path) -> None:
     import specinn_teff_bias
     from specinn_teff_bias.correction import TeffBias
 
-    from specinn.hookspecs import Record, hookimpl
+    from specinn.plugins.hookspecs import Record, hookimpl
 
     class Extra:
         @hookimpl

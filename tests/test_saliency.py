@@ -21,11 +21,11 @@ from specinn.cli import app
 from specinn.errors import ConfigError, GridError, ModelError
 from specinn.evaluate import Simulation
 from specinn.grids import Grid
-from specinn.hookspecs import EstimatorRecord, hookimpl
 from specinn.instruments import Arm, Instrument, PixelGrid, ResolvingPower
-from specinn.interfaces import Estimator
 from specinn.labels import LabelSet, make_label
 from specinn.plugins import Plugins
+from specinn.plugins.hookspecs import EstimatorRecord, hookimpl
+from specinn.plugins.interfaces import Estimator
 from specinn.saliency import Line, Saliency, draw, lines_near, pixel_table, read_lines, saliency
 from specinn.spectra import SpectrumBatch
 from specinn.wavelengths import air_to_vacuum

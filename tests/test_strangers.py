@@ -29,9 +29,9 @@ from specinn.errors import ConfigError
 from specinn.evaluate import Simulation
 from specinn.flags import Flag, is_bad, names
 from specinn.grids import load
-from specinn.interfaces import Strangeness
 from specinn.pipeline import Pipeline
 from specinn.plugins import Plugins
+from specinn.plugins.interfaces import Strangeness
 from specinn.strangers import KINDS, Scene, strangers_table
 
 PLAN = StrangersPlan(decoder=192, signs=288, thresholds=192, steps=120, alterations=4, false_alarms=0.02)

@@ -10,9 +10,9 @@ from specinn_teff_bias.correction import Line, Range, TeffBias
 from specinn_teff_bias.line import HUBER, Moments, fit_line
 
 from specinn.errors import ConfigError, ModelError, OutputError
-from specinn.interfaces import BenchmarkStars, LeaveOneOut
 from specinn.labels import LabelSet, make_label
 from specinn.plugins import Plugins
+from specinn.plugins.interfaces import BenchmarkStars, LeaveOneOut
 from specinn.posterior import Posterior
 from specinn.testing import check_correction, check_fit
 

@@ -5,7 +5,7 @@ from contracts import broken
 
 from specinn import testing
 from specinn.grids import Grid
-from specinn.interfaces import GridLoader, Synthesizer
+from specinn.plugins.interfaces import GridLoader, Synthesizer
 
 
 class Folder(GridLoader):

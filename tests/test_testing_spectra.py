@@ -8,7 +8,7 @@ from contracts import broken, spectra
 
 from specinn import testing
 from specinn.errors import ReadError
-from specinn.interfaces import Preprocessor, Reader
+from specinn.plugins.interfaces import Preprocessor, Reader
 from specinn.spectra import SpectrumBatch
 
 

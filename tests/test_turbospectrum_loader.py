@@ -308,7 +308,7 @@ def test_import_by_command_line_lists_what_it_left_out(run, tmp_path, monkeypatc
     from specinn.cli.grid import app
 
     point = EntryPoint("turbospectrum", "specinn_turbospectrum", "specinn")
-    monkeypatch.setattr("specinn.plugins.entry_points", lambda group: [point])
+    monkeypatch.setattr("specinn.plugins.manager.entry_points", lambda group: [point])
     folder = run.write("spectra_parameters_temp.csv")
     (folder / "3.spec").unlink()
     run.edit(1, "6105.0  1.0", "6105.0  nan")
@@ -335,7 +335,7 @@ def test_folders_of_different_edges_are_joined_on_one_range(tmp_path, monkeypatc
     with pytest.raises(GridError, match="bring them to the same with --step and --range"):
         load(folders, plugins=LOADERS)
     point = EntryPoint("turbospectrum", "specinn_turbospectrum", "specinn")
-    monkeypatch.setattr("specinn.plugins.entry_points", lambda group: [point])
+    monkeypatch.setattr("specinn.plugins.manager.entry_points", lambda group: [point])
     import_(folders, tmp_path / "g.h5", "tsfitpy", step=0.05, range_=["6105-6115"])
     grid = Grid.open(tmp_path / "g.h5")
     assert grid.column("vbroad").tolist() == [2, 4, 5, 20, 40, 60] and grid.flux() == pytest.approx(

@@ -10,8 +10,8 @@ import specinn_preprocessing
 import specinn_turbospectrum
 
 from specinn.grids import Grid
-from specinn.hookspecs import InstrumentRecord, hookimpl
 from specinn.plugins import Plugins
+from specinn.plugins.hookspecs import InstrumentRecord, hookimpl
 
 LABELS = ("teff", "logg", "fe_h", "vmic", "mg_fe", "a_li")
 LOW = np.array([4500.0, 2.0, -1.0, 0.8, -0.3, 0.0])

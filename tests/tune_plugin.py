@@ -19,7 +19,7 @@ from typing import Any
 
 from specinn.errors import ConfigError
 from specinn.files import replacing
-from specinn.hookspecs import EstimatorRecord, hookimpl
+from specinn.plugins.hookspecs import EstimatorRecord, hookimpl
 
 
 @hookimpl

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from specinn.errors import ReadError
-from specinn.interfaces import Reader
+from specinn.plugins.interfaces import Reader
 from specinn.spectra import SpectrumBatch
 from specinn_instruments.batches import make_batch
 from specinn_instruments.columns import to_angstrom

@@ -9,7 +9,7 @@ import numpy as np
 
 from specinn.errors import ReadError
 from specinn.instruments import Medium
-from specinn.interfaces import Reader
+from specinn.plugins.interfaces import Reader
 from specinn.spectra import SpectrumBatch
 from specinn_instruments.batches import make_batch
 

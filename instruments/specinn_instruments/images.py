@@ -11,7 +11,7 @@ from astropy.io import fits
 
 from specinn.errors import ReadError
 from specinn.instruments import Medium
-from specinn.interfaces import Reader
+from specinn.plugins.interfaces import Reader
 from specinn.spectra import SpectrumBatch
 from specinn.spectra.readers import open_fits
 from specinn_instruments.batches import make_batch, number, resolving_power, stated_medium

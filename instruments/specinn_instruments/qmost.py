@@ -15,7 +15,7 @@ from astropy.io import fits
 
 from specinn.errors import ReadError
 from specinn.instruments import Medium
-from specinn.interfaces import Reader
+from specinn.plugins.interfaces import Reader
 from specinn.spectra import SpectrumBatch
 from specinn.spectra.readers import let_go, open_fits
 from specinn_instruments.batches import Header, make_batch, number, resolving_power

@@ -10,7 +10,7 @@ import attrs
 import numpy as np
 
 from specinn.errors import ReadError
-from specinn.interfaces import Reader
+from specinn.plugins.interfaces import Reader
 from specinn.spectra import SpectrumBatch
 from specinn.spectra.readers import open_fits
 from specinn.wavelengths import doppler

@@ -10,7 +10,7 @@ import attrs
 import numpy as np
 
 from specinn.errors import ReadError
-from specinn.interfaces import Reader
+from specinn.plugins.interfaces import Reader
 from specinn.spectra import SpectrumBatch
 from specinn_instruments.batches import make_batch
 from specinn_instruments.columns import Columns, to_angstrom

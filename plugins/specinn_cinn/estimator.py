@@ -12,8 +12,8 @@ import torch
 
 from specinn.errors import ModelError
 from specinn.instruments import Instrument
-from specinn.interfaces import Estimator, Strangeness, Templates
 from specinn.labels import LabelSet
+from specinn.plugins.interfaces import Estimator, Strangeness, Templates
 from specinn.posterior import Posterior, Summary
 from specinn.spectra import SpectrumBatch
 from specinn.weights import load_weights, save_weights

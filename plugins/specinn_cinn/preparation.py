@@ -14,10 +14,10 @@ from specinn.config import structure
 from specinn.errors import ConfigError
 from specinn.grids import Grid, load
 from specinn.instruments import Instrument
-from specinn.interfaces import Templates
 from specinn.labels import LabelSet, make_label
 from specinn.observe import ModelGrid, Observer
 from specinn.plugins import Plugins
+from specinn.plugins.interfaces import Templates
 from specinn.wavelengths import C_KMS
 
 from .calibrators import Residual, broaden, measure

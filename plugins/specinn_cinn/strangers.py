@@ -14,7 +14,7 @@ import attrs
 import torch
 from torch import nn
 
-from specinn.interfaces import Strangeness
+from specinn.plugins.interfaces import Strangeness
 
 from .encoding import Encoding
 

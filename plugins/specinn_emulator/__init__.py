@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from specinn.hookspecs import Record, hookimpl
+from specinn.plugins.hookspecs import Record, hookimpl
 
 BUNDLED = Path(__file__).parent / "weights" / "turbospectrum-lte-gr.safetensors"
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from specinn.config import structure
 from specinn.errors import ModelError
-from specinn.interfaces import Synthesizer
+from specinn.plugins.interfaces import Synthesizer
 from specinn.weights import load_weights, save_weights
 
 from . import BUNDLED

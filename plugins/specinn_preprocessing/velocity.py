@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from scipy.fft import next_fast_len
 
-from specinn.interfaces import Templates
+from specinn.plugins.interfaces import Templates
 from specinn.spectra import SpectrumBatch
 from specinn.spectra.continuum import ContinuumFit, ContinuumOptions
 from specinn.spectra.resample import Resampler

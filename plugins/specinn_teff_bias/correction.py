@@ -15,8 +15,8 @@ import numpy as np
 from specinn.config import read_toml, structure
 from specinn.errors import ConfigError, ModelError
 from specinn.files import replacing
-from specinn.interfaces import BenchmarkStars, Correction, LeaveOneOut
 from specinn.labels import make_label
+from specinn.plugins.interfaces import BenchmarkStars, Correction, LeaveOneOut
 from specinn.posterior import Posterior
 from specinn_teff_bias.line import Moments, fit_line
 

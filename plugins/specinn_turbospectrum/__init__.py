@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from specinn.hookspecs import Record, hookimpl
+from specinn.plugins.hookspecs import Record, hookimpl
 
 
 @hookimpl

@@ -10,7 +10,7 @@ import numpy as np
 
 from specinn.errors import GridError
 from specinn.grids import Grid, HDF5Flux, open_hdf5, read_segments
-from specinn.interfaces import GridLoader
+from specinn.plugins.interfaces import GridLoader
 
 FORMAT = "turbospectrum library, one shard"
 _SUFFIXES = (".h5", ".hdf5")

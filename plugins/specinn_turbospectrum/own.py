@@ -7,7 +7,7 @@ from pathlib import Path
 import h5py
 
 from specinn.grids import FORMAT, Grid
-from specinn.interfaces import GridLoader
+from specinn.plugins.interfaces import GridLoader
 
 
 class SpecinnGrid(GridLoader):

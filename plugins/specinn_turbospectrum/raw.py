@@ -10,7 +10,7 @@ import numpy as np
 
 from specinn.errors import GridError
 from specinn.grids import Grid, join_arms
-from specinn.interfaces import GridLoader
+from specinn.plugins.interfaces import GridLoader
 from specinn_turbospectrum.table import Table, labels_of, read_table
 from specinn_turbospectrum.text import Segment, TextFlux, reference
 from specinn_turbospectrum.tsfitpy import INTERRUPTED, TABLE

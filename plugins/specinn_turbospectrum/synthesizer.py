@@ -16,7 +16,7 @@ import numpy as np
 
 from specinn.config import structure
 from specinn.errors import ConfigError, SynthesisError
-from specinn.interfaces import Component, Synthesizer
+from specinn.plugins.interfaces import Component, Synthesizer
 from specinn_turbospectrum import abundances, installation
 from specinn_turbospectrum.atmospheres import Atmospheres
 from specinn_turbospectrum.departures import DepartureGrid, Departures, read_departures

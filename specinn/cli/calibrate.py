@@ -21,7 +21,7 @@ from specinn.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from specinn.interfaces import BenchmarkStars, Correction, LeaveOneOut
+    from specinn.plugins.interfaces import BenchmarkStars, Correction, LeaveOneOut
 
 
 EXAMPLES = (

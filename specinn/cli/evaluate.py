@@ -16,8 +16,8 @@ from specinn.cli.options import AsJson, Device, ModelName, Overwrite, Samples, S
 if TYPE_CHECKING:
     from specinn.evaluate import Comparison
     from specinn.grids import Grid
-    from specinn.interfaces import Estimator
     from specinn.plugins import Plugins
+    from specinn.plugins.interfaces import Estimator
 
 ON_GRID, ON_STARS = "With --grid", "With --stars"  # panels of the help
 

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from specinn.benchmarks import Benchmark
     from specinn.cli.evaluate import Task
-    from specinn.interfaces import Correction, Estimator
     from specinn.labels import LabelSet
+    from specinn.plugins.interfaces import Correction, Estimator
 
 Rows = Sequence[Mapping[str, Any]]
 _WIDTH = 100

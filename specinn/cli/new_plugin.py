@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from specinn.newplugin import KINDS, write
+from specinn.plugins.scaffold import KINDS, write
 
 EXAMPLES = (
     "specinn new-plugin specinn-giraffe --kind instrument --kind reader",

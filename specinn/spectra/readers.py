@@ -15,8 +15,8 @@ import numpy as np
 from astropy.io import fits
 
 from specinn.errors import PluginError, ReadError, SpecinnError
-from specinn.interfaces import Reader
 from specinn.plugins import Plugins
+from specinn.plugins.interfaces import Reader
 from specinn.spectra import SpectrumBatch
 
 _GZIP = b"\x1f\x8b"
@@ -37,7 +37,7 @@ def read(path: str | Path, plugins: Plugins, format: str = "auto") -> Iterator[S
 
     ``format`` is the name of a reader, or ``auto``: then the readers of all plugins look at the content of
     the file, highest priority first, and the first that knows it reads it. See
-    :meth:`specinn.interfaces.Reader.read` for what a batch holds.
+    :meth:`specinn.plugins.interfaces.Reader.read` for what a batch holds.
 
     Raises ``ReadError`` with one sentence that names the file, what was found and what was expected, and
     ``PluginError`` for a ``format`` that no plugin offers. Warnings of the libraries underneath are silenced.

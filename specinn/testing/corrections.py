@@ -8,7 +8,7 @@ from pathlib import Path
 import attrs
 import numpy as np
 
-from specinn.interfaces import BenchmarkStars, Correction
+from specinn.plugins.interfaces import BenchmarkStars, Correction
 from specinn.posterior import Posterior
 from specinn.testing.rules import close, section
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from specinn.errors import ConfigError, SpecinnError
-from specinn.interfaces import Estimator
+from specinn.plugins.interfaces import Estimator
 from specinn.posterior import Posterior
 from specinn.spectra import SpectrumBatch
 from specinn.testing.flows import check_flow

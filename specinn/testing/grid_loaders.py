@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from specinn.grids import Grid
-from specinn.interfaces import GridLoader
+from specinn.plugins.interfaces import GridLoader
 from specinn.testing.rules import close, quiet, section
 
 _require = section("grid-loaders")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from specinn.interfaces import Preprocessor
+from specinn.plugins.interfaces import Preprocessor
 from specinn.spectra import SpectrumBatch
 from specinn.testing.rules import close, section, snapshot, unchanged
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from specinn.errors import ReadError
-from specinn.interfaces import Reader
+from specinn.plugins.interfaces import Reader
 from specinn.spectra import SpectrumBatch
 from specinn.testing.rules import close, failure, quiet, section
 

@@ -7,9 +7,10 @@ import re
 from typing import Any
 
 from specinn.errors import PluginError, SpecinnError
-from specinn.interfaces import Correction, Estimator, GridLoader, Preprocessor, Reader, Synthesizer
 from specinn.models import read_header
-from specinn.plugins import Offer, Plugins, load_factory
+from specinn.plugins import Plugins, load_factory
+from specinn.plugins.interfaces import Correction, Estimator, GridLoader, Preprocessor, Reader, Synthesizer
+from specinn.plugins.manager import Offer
 from specinn.testing.instruments import check_instrument
 from specinn.testing.rules import failure, section
 
@@ -64,7 +65,7 @@ def _check_factory(record: Any, kind: str, what: str) -> None:
     interface = _INTERFACES[kind]
     require = section(f"{kind.replace(' ', '-')}s")
     good = isinstance(factory, type) and issubclass(factory, interface)
-    require(good, f"{what}: {record.factory} is no specinn.interfaces.{interface.__name__}")
+    require(good, f"{what}: {record.factory} is no specinn.plugins.interfaces.{interface.__name__}")
     missing = ", ".join(sorted(getattr(factory, "__abstractmethods__", ())))
     require(not missing, f"{what}: {record.factory} lacks {missing}")
     if kind in _CALLED_WITH:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from specinn.interfaces import Synthesizer
+from specinn.plugins.interfaces import Synthesizer
 from specinn.testing.rules import close, section
 
 _require = section("synthesizers")

@@ -13,8 +13,8 @@ from specinn_giraffe.zero_points import ZeroPoints
 from specinn import testing
 from specinn.errors import ConfigError
 from specinn.instruments import Instrument
-from specinn.interfaces import Templates
 from specinn.labels import LabelSet, make_label
+from specinn.plugins.interfaces import Templates
 from specinn.posterior import Posterior
 from specinn.spectra import SpectrumBatch
 

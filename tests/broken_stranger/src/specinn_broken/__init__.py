@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from specinn.hookspecs import EstimatorRecord, InstrumentRecord, Record, hookimpl
+from specinn.plugins.hookspecs import EstimatorRecord, InstrumentRecord, Record, hookimpl
 
 HERE = Path(__file__).parent
 

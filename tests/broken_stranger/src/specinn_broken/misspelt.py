@@ -1,6 +1,6 @@
 """Has a hook that does not exist."""
 
-from specinn.hookspecs import hookimpl
+from specinn.plugins.hookspecs import hookimpl
 
 
 @hookimpl

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 
 from specinn.instruments import Instrument
-from specinn.interfaces import Correction, Estimator, Preprocessor, Templates
 from specinn.labels import LabelSet
+from specinn.plugins.interfaces import Correction, Estimator, Preprocessor, Templates
 from specinn.posterior import Posterior
 from specinn.weights import load_weights, save_weights
 

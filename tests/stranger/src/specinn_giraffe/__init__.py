@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from specinn.hookspecs import EstimatorRecord, InstrumentRecord, Record, hookimpl
+from specinn.plugins.hookspecs import EstimatorRecord, InstrumentRecord, Record, hookimpl
 
 HR10 = Path(__file__).with_name("hr10.toml")
 

@@ -3,7 +3,7 @@
 import attrs
 import numpy as np
 
-from specinn.interfaces import Preprocessor
+from specinn.plugins.interfaces import Preprocessor
 
 
 class TrimEdges(Preprocessor):

@@ -7,8 +7,8 @@ import zuko
 
 from specinn.errors import ModelError
 from specinn.instruments import Instrument
-from specinn.interfaces import Estimator, Templates
 from specinn.labels import LabelSet
+from specinn.plugins.interfaces import Estimator, Templates
 from specinn.posterior import Posterior
 from specinn.weights import load_weights, save_weights
 

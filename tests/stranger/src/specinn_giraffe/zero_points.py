@@ -4,7 +4,7 @@ import attrs
 
 from specinn.config import read_toml, structure
 from specinn.errors import ModelError
-from specinn.interfaces import Correction
+from specinn.plugins.interfaces import Correction
 from specinn.posterior import Posterior
 
 

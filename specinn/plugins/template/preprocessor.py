@@ -2,7 +2,7 @@
 
 import attrs
 
-from specinn.interfaces import Preprocessor
+from specinn.plugins.interfaces import Preprocessor
 
 
 class Step(Preprocessor):

@@ -3,7 +3,7 @@
 import numpy as np
 
 from specinn.errors import ReadError
-from specinn.interfaces import Reader
+from specinn.plugins.interfaces import Reader
 from specinn.spectra import SpectrumBatch
 
 FIRST = b"# plugin-name"

@@ -107,7 +107,7 @@ def _hooks(kinds: Sequence[str]) -> str:
     records = ", ".join(sorted({KINDS[kind][1] for kind in kinds}))
     here = "instrument" in kinds
     head = '"""A plugin of specinn."""\n\n' + ("from pathlib import Path\n\n" if here else "")
-    head += f"from specinn.hookspecs import {records}, hookimpl\n"
+    head += f"from specinn.plugins.hookspecs import {records}, hookimpl\n"
     head += "\nHERE = Path(__file__).parent\n" if here else ""
     bodies = (f"\n\n@hookimpl\ndef {hook}():\n    return [\n{each}    ]\n" for hook, each in hooks.items())
     return head + "".join(bodies)

@@ -6,7 +6,7 @@ import numpy as np
 
 from specinn.errors import GridError
 from specinn.grids import Grid
-from specinn.interfaces import GridLoader
+from specinn.plugins.interfaces import GridLoader
 
 NAMES = ("labels", "values", "wavelength", "flux")
 

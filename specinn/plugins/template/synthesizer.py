@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from specinn.interfaces import Synthesizer
+from specinn.plugins.interfaces import Synthesizer
 
 
 class Synthesis(Synthesizer):

@@ -12,9 +12,16 @@ from typing import Any
 import attrs
 import pluggy
 
-from specinn import hookspecs
 from specinn.errors import PluginError, near
-from specinn.hookspecs import API_VERSION, PROJECT, EstimatorRecord, InstrumentRecord, ReaderRecord, Record
+from specinn.plugins import hookspecs
+from specinn.plugins.hookspecs import (
+    API_VERSION,
+    PROJECT,
+    EstimatorRecord,
+    InstrumentRecord,
+    ReaderRecord,
+    Record,
+)
 
 KINDS = {
     "instrument": "specinn_instruments",
