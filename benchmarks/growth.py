@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from specinn.errors import SpecinnError
-from specinn.examples.simulate import PER_FILE, SimulatedSurvey
 from specinn.files import replacing
 from specinn.plugins import Plugins
+from specinn.simulation.mock_survey import PER_FILE, SimulatedSurvey
 from specinn.timing import on_cores
 
 _RUN = "from specinn.cli import main; main()"

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 from specinn.errors import SpecinnError
-from specinn.examples.simulate import PER_FILE, SimulatedSurvey
 from specinn.plugins import Plugins
+from specinn.simulation.mock_survey import PER_FILE, SimulatedSurvey
 
 
 def main() -> None:

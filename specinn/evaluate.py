@@ -25,8 +25,8 @@ from specinn.wavelengths import to_medium
 
 if TYPE_CHECKING:
     from specinn.grids import Grid
-    from specinn.observe import Disturbances
     from specinn.plugins.interfaces import Estimator
+    from specinn.simulation.observer import Disturbances
 
 METAL_RICH = -1.5  # [Fe/H] above which stars are counted once more, by themselves
 BLOCK = 32  # stars at once: 4096 samples of 14 labels are 7 MB then
@@ -56,7 +56,7 @@ class Simulation:
         as_observed: bool = False,
         disturbed: bool = False,
     ) -> None:
-        from specinn.observe import ModelGrid, Noise, Observer
+        from specinn.simulation.observer import ModelGrid, Noise, Observer
 
         self.estimator, self.grid, self.seed, self.as_observed = estimator, grid, seed, as_observed
         instrument = estimator.instrument
@@ -149,7 +149,7 @@ class Simulation:
 
 def _disturbances(estimator: Estimator, disturbed: bool) -> Disturbances:
     """Those of the estimator's training, or none. Raises ``ConfigError`` where its header has none."""
-    from specinn.observe import Disturbances
+    from specinn.simulation.observer import Disturbances
 
     if not disturbed:
         return Disturbances(

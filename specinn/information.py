@@ -13,7 +13,7 @@ import numpy as np
 
 from specinn.errors import ConfigError, GridError
 from specinn.labels import LabelSet
-from specinn.synthesis import Models
+from specinn.simulation.model_spectra import Models
 
 if TYPE_CHECKING:
     from specinn.evaluate import Simulation

@@ -22,7 +22,7 @@ from specinn.plugins import Plugins
 from specinn.posterior import Posterior
 from specinn.resimulated import LEVELS, Resimulation, Unsimulated
 from specinn.run import Run, file_source, load_instrument, prepare
-from specinn.synthesis import Models
+from specinn.simulation.model_spectra import Models
 
 if TYPE_CHECKING:
     from specinn.spectra import SpectrumBatch

@@ -193,8 +193,8 @@ def benchmark(
     ``spectra`` simulated ones are written to ``folder``, in files of a quarter of them; ``whole`` runs over
     files. ``paper`` is whether the network of the paper takes part, which needs seconds a star.
     """
-    from specinn.examples.simulate import SimulatedSurvey
     from specinn.run import prepare
+    from specinn.simulation.mock_survey import SimulatedSurvey
 
     if spectra < 4:
         raise ConfigError(f"spectra {spectra}: expected at least 4")

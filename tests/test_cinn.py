@@ -25,8 +25,8 @@ from specinn_emulator.training import Config as EmulatorConfig
 from typer.testing import CliRunner
 
 from specinn.errors import ConfigError, GridError, ModelError, PluginError
-from specinn.observe import STEP_KMS
 from specinn.posterior import QUANTILES
+from specinn.simulation.observer import STEP_KMS
 from specinn.spectra import SpectrumBatch
 from specinn.testing import check_estimator, check_invertible, check_log_density
 from specinn.weights import load_weights, save_weights

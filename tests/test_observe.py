@@ -10,7 +10,7 @@ from scipy.special import ndtri
 
 from specinn.errors import ModelError
 from specinn.instruments import Instrument
-from specinn.observe import (
+from specinn.simulation.observer import (
     HEADROOM,
     LIMB_DARKENING,
     Disturbances,

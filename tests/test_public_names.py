@@ -169,7 +169,7 @@ def lacks(name: Name) -> Iterator[str]:
 def test_what_is_public() -> None:
     functions = [each for each in NAMES.values() if isinstance(each.found, FunctionType)]
     assert len(functions) > 100 and len(NAMES) - len(functions) > 30
-    for path in ("specinn.api.infer", "specinn.observe.Observer.__call__", "specinn.weights.save_weights"):
+    for path in ("specinn.api.infer", "specinn.simulation.observer.Observer.__call__", "specinn.weights.save_weights"):
         assert path in NAMES, path
 
 

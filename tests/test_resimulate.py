@@ -29,9 +29,9 @@ from specinn.posterior import Posterior
 from specinn.resimulate import Resimulator
 from specinn.resimulated import Resimulation, Unsimulated, overall, windows
 from specinn.saliency import Line
+from specinn.simulation.model_spectra import Models
 from specinn.spectra import SpectrumBatch
 from specinn.spectra.resample import pixel_widths
-from specinn.synthesis import Models
 from specinn.wavelengths import air_to_vacuum, doppler
 
 TRUTH = {

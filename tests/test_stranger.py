@@ -127,7 +127,7 @@ def observed(grid: Path, folder: Path) -> Table:
 
     from specinn.grids import Grid
     from specinn.instruments import Instrument
-    from specinn.observe import ModelGrid, Observer
+    from specinn.simulation.observer import ModelGrid, Observer
     from specinn.wavelengths import doppler
 
     models = Grid.open(grid)

@@ -15,9 +15,9 @@ from specinn.errors import ConfigError
 from specinn.grids import Grid, load
 from specinn.instruments import Instrument
 from specinn.labels import LabelSet, make_label
-from specinn.observe import ModelGrid, Observer
 from specinn.plugins import Plugins
 from specinn.plugins.interfaces import Templates
+from specinn.simulation.observer import ModelGrid, Observer
 from specinn.wavelengths import C_KMS
 
 from .calibrators import Residual, broaden, measure

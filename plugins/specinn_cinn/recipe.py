@@ -8,7 +8,7 @@ import attrs
 
 from specinn.config import structure
 from specinn.errors import ConfigError, near
-from specinn.observe import Disturbances
+from specinn.simulation.observer import Disturbances
 from specinn.spectra.continuum import ContinuumOptions
 
 from .calibrators import Calibrator

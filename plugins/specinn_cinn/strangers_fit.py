@@ -11,7 +11,7 @@ import attrs
 import torch
 
 from specinn.errors import ConfigError
-from specinn.observe import Noise
+from specinn.simulation.observer import Noise
 
 from .alterations import Alterations
 from .simulation import Simulator

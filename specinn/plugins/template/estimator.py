@@ -11,10 +11,10 @@ from specinn.errors import ModelError
 from specinn.grids import load
 from specinn.instruments import Instrument
 from specinn.labels import LabelSet, make_label
-from specinn.observe import ModelGrid, Observer
 from specinn.plugins import Plugins
 from specinn.plugins.interfaces import Estimator, Templates
 from specinn.posterior import Posterior
+from specinn.simulation.observer import ModelGrid, Observer
 from specinn.spectra import SpectrumBatch
 from specinn.weights import load_weights, save_weights
 

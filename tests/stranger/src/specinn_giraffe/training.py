@@ -13,9 +13,9 @@ from specinn.errors import ConfigError
 from specinn.grids import load
 from specinn.instruments import Instrument
 from specinn.labels import LabelSet, make_label
-from specinn.observe import Disturbances, ModelGrid, Noise, Observer
 from specinn.plugins import Plugins
 from specinn.plugins.interfaces import Templates
+from specinn.simulation.observer import Disturbances, ModelGrid, Noise, Observer
 from specinn.spectra import SpectrumBatch
 from specinn_giraffe.flow import STEPS, SplineFlow
 

@@ -20,7 +20,7 @@ from specinn.checkpoint import fingerprint
 from specinn.errors import ConfigError, OutputError
 from specinn.files import replacing, write_error
 from specinn.instruments import Instrument, PixelGrid
-from specinn.observe import Disturbances, ModelGrid, Noise, Observer
+from specinn.simulation.observer import Disturbances, ModelGrid, Noise, Observer
 
 if TYPE_CHECKING:
     from specinn.plugins import Plugins
@@ -164,7 +164,7 @@ class SimulatedSurvey:
         primary.header.update({"ORIGIN": "specinn", "INSTRUME": "QMOST", "SPECSYS": "HELIOCEN",
                                "SPEC_RES": 20_000.0, "SURVEY": self.identity, "FIRST": first,
                                "SPECTRA": size, "BYTES": 0})  # fmt: skip
-        primary.header["COMMENT"] = "Simulated by specinn.examples.simulate; not an observation."
+        primary.header["COMMENT"] = "Simulated by specinn.simulation.mock_survey; not an observation."
         file.write(primary.header.tostring().encode("ascii"))
         _write_table(file, "OBMETATAB", [_observation()])
         axis = {"1CTYP1": "AWAV", "1CUNI1": "Angstrom", "1CRVL1": self.first, "1CDLT1": STEP, "1CRPX1": 1.0,

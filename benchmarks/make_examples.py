@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from astropy.io import fits
 
-from specinn.examples.simulate import telescope
 from specinn.instruments import Instrument
-from specinn.observe import Disturbances, Noise
 from specinn.plugins import Plugins
+from specinn.simulation.mock_survey import telescope
+from specinn.simulation.observer import Disturbances, Noise
 from specinn.wavelengths import doppler
 
 # name, Teff/K, logg, [Fe/H], vmic, [alpha/Fe], A(Li), vbroad, radial velocity (km/s), S/N per Angstrom

@@ -28,7 +28,7 @@ class Models:
     """
 
     def __init__(self, synthesizer: Synthesizer, instrument: Instrument) -> None:
-        from specinn.observe import ModelGrid, Observer
+        from specinn.simulation.observer import ModelGrid, Observer
 
         if hasattr(synthesizer, "covering"):
             synthesizer = synthesizer.covering(_needed(instrument, synthesizer.medium))
