@@ -24,11 +24,10 @@ import specinn_turbospectrum
 from commands import sentence
 from typer.testing import CliRunner, Result
 
-from specinn import priors
 from specinn.cli import app, main
-from specinn.gridmake import MANIFEST
-from specinn.gridrecipe import Recipe, Stored
-from specinn.grids import Grid, load
+from specinn.grids import Grid, load, priors
+from specinn.grids.make import MANIFEST
+from specinn.grids.recipe import Recipe, Stored
 from specinn.instruments import Instrument
 from specinn.models import physics
 from specinn.plugins import Plugins
@@ -350,7 +349,7 @@ def command(folder: str, environment: dict[str, str], dies_at: int, *arguments: 
 def start(site: Site) -> Iterator[Callable[..., Any]]:
     """Starts a process; those that are left are killed in the end."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["grid_plugin", "specinn.cli", "specinn.gridmake", "specinn.shards"])
+    context.set_forkserver_preload(["grid_plugin", "specinn.cli", "specinn.grids.make", "specinn.shards"])
     started = []
 
     def begin(*arguments: object, dies_at: int = 0, **environment: str) -> Any:
@@ -391,7 +390,7 @@ def test_killed_in_the_middle_every_spectrum_is_there_once(
     done = {path: path.stat().st_mtime_ns for path in work.glob("flux-*.npy")}
     assert 7 <= len(done) < 24 and not (site.folder / "e.h5").exists()
     again: list[Path] = []
-    monkeypatch.setattr("specinn.gridmake.Work.clear", lambda self: again.extend(
+    monkeypatch.setattr("specinn.grids.make.Work.clear", lambda self: again.extend(
         path for path, time in done.items() if path.stat().st_mtime_ns != time))  # fmt: skip
     result = make("e.toml")  # with another number of processes
     assert result.exit_code == 0, result.output
@@ -429,7 +428,7 @@ def test_killed_at_any_file(site: Site, make: Make, start: Start) -> None:
 def test_killed_after_the_grid_was_written(site: Site, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = site.write(4)
     with monkeypatch.context() as patch:
-        patch.setattr("specinn.gridmake.Work.clear", lambda self, **_: None)
+        patch.setattr("specinn.grids.make.Work.clear", lambda self, **_: None)
         assert make(recipe, "--quiet").exit_code == 0
     assert (site.folder / "g.h5.run" / MANIFEST).is_file()
     before = (site.folder / "g.h5").read_bytes()

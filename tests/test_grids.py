@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from specinn.degrade import degrade
 from specinn.errors import GridError, OutputError
-from specinn.grids import FLUX_LIMIT, SPLITS, Grid, load
+from specinn.grids import Grid, load
+from specinn.grids.degrade import degrade
+from specinn.grids.grid import FLUX_LIMIT, SPLITS
 from specinn.plugins import Plugins
 from specinn.plugins.hookspecs import Record, hookimpl
 
@@ -187,7 +188,7 @@ def test_full_disk_is_one_sentence(tmp_path, monkeypatch):
     def full(*_args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("specinn.grids.os.replace", full)
+    monkeypatch.setattr("specinn.grids.grid.os.replace", full)
     with pytest.raises(GridError, match=r"g\.h5 cannot be written: No space left on device"):
         make_grid().save(tmp_path / "g.h5")
     assert list(tmp_path.iterdir()) == []

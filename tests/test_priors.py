@@ -8,10 +8,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from specinn import priors
 from specinn.config import structure
 from specinn.errors import ConfigError
-from specinn.priors import Draw, Polygon, Share, Trend
+from specinn.grids import priors
+from specinn.grids.priors import Draw, Polygon, Share, Trend
 
 N = 4096
 numbers = st.floats(-5, 5).map(lambda x: round(x, 3))

@@ -11,9 +11,9 @@ import h5py
 import numpy as np
 import pytest
 
-from specinn.degrade import degrade
 from specinn.errors import GridError
 from specinn.grids import Grid, load
+from specinn.grids.degrade import degrade
 from specinn.plugins import Plugins
 
 LOADERS = Plugins(entry=[EntryPoint("turbospectrum", "specinn_turbospectrum", "specinn")])

@@ -40,7 +40,7 @@ class File:
 
 FILES = (
     File("An instrument", "specinn.instruments:Instrument", "", "plugins.md", "Instruments"),
-    File("A grid to make (`specinn grid make`)", "specinn.gridrecipe:Recipe", "", "grid-make.md"),
+    File("A grid to make (`specinn grid make`)", "specinn.grids.recipe:Recipe", "", "grid-make.md"),
     File(
         'Spectra by `kind = "turbospectrum"`',
         "specinn_turbospectrum.synthesizer:Settings",

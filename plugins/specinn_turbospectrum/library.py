@@ -9,7 +9,8 @@ import h5py
 import numpy as np
 
 from specinn.errors import GridError
-from specinn.grids import Grid, HDF5Flux, open_hdf5, read_segments
+from specinn.grids import Grid
+from specinn.grids.grid import HDF5Flux, open_hdf5, read_segments
 from specinn.plugins.interfaces import GridLoader
 
 FORMAT = "turbospectrum library, one shard"

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import h5py
 
-from specinn.grids import FORMAT, Grid
+from specinn.grids import Grid
+from specinn.grids.grid import FORMAT
 from specinn.plugins.interfaces import GridLoader
 
 

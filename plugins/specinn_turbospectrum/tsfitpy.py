@@ -11,7 +11,8 @@ import attrs
 import numpy as np
 
 from specinn.errors import GridError
-from specinn.grids import Grid, join_arms
+from specinn.grids import Grid
+from specinn.grids.grid import join_arms
 from specinn.plugins.interfaces import GridLoader
 from specinn.wavelengths import C_KMS, FWHM_PER_SIGMA
 from specinn_turbospectrum.table import Table, labels_of, read_table

@@ -62,9 +62,9 @@ def import_(
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    from specinn.degrade import degrade
     from specinn.files import check_output
     from specinn.grids import Grid, load
+    from specinn.grids.degrade import degrade
 
     check_output(output, (".h5", ".hdf5"), overwrite=overwrite)  # before hours of work
     parts = [load([path], loader) for path in source]
@@ -125,10 +125,10 @@ def make(
     """
     import attrs
 
-    from specinn import gridmake
     from specinn.cli.context import plugins_of
     from specinn.cli.watch import Watch
-    from specinn.gridrecipe import Recipe
+    from specinn.grids import make as gridmake
+    from specinn.grids.recipe import Recipe
     from specinn.parallel.cluster import check as check_cluster
 
     plugins = plugins_of(ctx)
@@ -203,7 +203,7 @@ def describe(grid: Grid) -> dict[str, Any]:
     """What ``specinn grid info --json`` prints; an infinite resolving power is the string ``inf``."""
     import numpy as np
 
-    from specinn.grids import SPLITS
+    from specinn.grids.grid import SPLITS
     from specinn.labels import make_label
 
     labels = {}

@@ -48,7 +48,7 @@ def flags() -> Names:
 
 
 def splits() -> list[str]:
-    from specinn.grids import SPLITS
+    from specinn.grids.grid import SPLITS
 
     return list(SPLITS)
 

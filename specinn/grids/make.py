@@ -28,8 +28,8 @@ import numpy as np
 
 from specinn.errors import ConfigError, GridError, OutputError, SpecinnError
 from specinn.files import check_output, replacing, sweep
-from specinn.gridrecipe import Recipe
 from specinn.grids import Grid
+from specinn.grids.recipe import Recipe
 from specinn.recipes import merged
 
 if TYPE_CHECKING:

@@ -13,12 +13,11 @@ import attrs
 import numpy as np
 
 import specinn
-from specinn import priors
 from specinn.config import read_toml, structure
-from specinn.degrade import degrade
 from specinn.errors import ConfigError
-from specinn.grids import Grid
-from specinn.priors import Draw
+from specinn.grids import Grid, priors
+from specinn.grids.degrade import degrade
+from specinn.grids.priors import Draw
 from specinn.recipes import to_toml
 
 if TYPE_CHECKING:

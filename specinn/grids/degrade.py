@@ -8,7 +8,8 @@ import attrs
 import numpy as np
 
 from specinn.errors import GridError
-from specinn.grids import FluxSource, Grid, join_arms
+from specinn.grids import Grid
+from specinn.grids.grid import FluxSource, join_arms
 from specinn.spectra.resample import resampling_matrix
 from specinn.wavelengths import C_KMS, lsf_sigma_kms
 
