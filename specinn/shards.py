@@ -22,12 +22,13 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
-from specinn import catalogue, samples
-from specinn.catalogue import MANIFEST
+from specinn import catalogue
+from specinn.catalogue import samples
+from specinn.catalogue.formats import Layout, ParquetWriter, Width, arrow_schema, from_arrow, parquet_schema
+from specinn.catalogue.table import MANIFEST
 from specinn.errors import OutputError, SpecinnError
 from specinn.files import replacing, sweep, write_error
 from specinn.flags import is_bad
-from specinn.formats import Layout, ParquetWriter, Width, arrow_schema, from_arrow, parquet_schema
 from specinn.parallel.locks import lock_file
 from specinn.parallel.threads import ahead, behind
 from specinn.plan import Plan, settings_of

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from specinn import catalogue, samples, shards
+from specinn import catalogue, shards
+from specinn.catalogue import samples
 from specinn.errors import OutputError
 from specinn.plan import Plan, settings_of
 from specinn.shards import Outcome

@@ -17,7 +17,8 @@ from astropy.table import MaskedColumn, QTable, Table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from specinn import catalogue, samples
+from specinn import catalogue
+from specinn.catalogue import samples
 from specinn.cli.table import show
 from specinn.errors import OutputError
 from specinn.flags import Flag

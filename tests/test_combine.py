@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from specinn import catalogue, samples
+from specinn import catalogue
+from specinn.catalogue import samples
+from specinn.catalogue.combine import combine, combine_gaussians, combine_limits, prior_precision, stars_of
 from specinn.cli import main
-from specinn.combine import combine, combine_gaussians, combine_limits, prior_precision, stars_of
 from specinn.errors import ConfigError, ModelError, OutputError
 from specinn.flags import Flag
 from specinn.labels import LabelSet, make_label

@@ -25,7 +25,7 @@ from typer.testing import CliRunner, Result
 
 import specinn.plan
 from specinn import api, catalogue, shards
-from specinn.catalogue import MANIFEST
+from specinn.catalogue.table import MANIFEST
 from specinn.cli import app
 from specinn.cli.watch import Watch
 from specinn.errors import OutputError

@@ -19,7 +19,8 @@ from settings import settings
 
 import specinn
 from specinn.api import Inference
-from specinn.catalogue import Field, schema
+from specinn.catalogue import schema
+from specinn.catalogue.table import Field
 from specinn.cli import app
 from specinn.flags import FLAGS
 from specinn.grids import Grid

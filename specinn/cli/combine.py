@@ -59,10 +59,10 @@ def combine(
     0.001) are flagged. Catalogues know no correlations between labels, files of samples do.
     """
     from specinn import catalogue
+    from specinn.catalogue.combine import combine as work
+    from specinn.catalogue.formats import WRITERS
     from specinn.cli.context import plugins_of, print_json
-    from specinn.combine import combine as work
     from specinn.files import check_output
-    from specinn.formats import WRITERS
 
     check_output(output, WRITERS, overwrite=overwrite)
     table = work(files, plugins_of(ctx), by=by, model_files=model or (), common=common, seed=seed)

@@ -101,8 +101,8 @@ def run(
     The catalogue has one row a spectrum. A file that cannot be read costs its own row, which says why. The
     status is 1 if nothing could be read.
     """
-    from specinn import samples as samples_file
     from specinn import survey
+    from specinn.catalogue import samples as samples_file
     from specinn.cli.context import plugins_of, print_json
     from specinn.cli.table import show
     from specinn.errors import ConfigError

@@ -1,4 +1,4 @@
-"""Posteriors of spectra in catalogues and files of samples, as :mod:`specinn.combine` takes them."""
+"""Posteriors of spectra in catalogues and files of samples, as :mod:`specinn.catalogue.combine` takes them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from astropy.table import vstack
 
 from specinn import catalogue, models
-from specinn.catalogue import Field
+from specinn.catalogue.table import Field
 from specinn.errors import ConfigError, ModelError, near
 from specinn.flags import is_bad, names
 from specinn.labels import Label, LabelSet, make_label

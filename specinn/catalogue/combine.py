@@ -18,8 +18,8 @@ import numpy as np
 from astropy.table import Table
 
 from specinn import catalogue
-from specinn.catalogue import Field
-from specinn.epochs import PERCENTILES, CatalogueSource, SampleSource, Source, has_samples
+from specinn.catalogue.epochs import PERCENTILES, CatalogueSource, SampleSource, Source, has_samples
+from specinn.catalogue.table import Field
 from specinn.errors import ConfigError
 from specinn.flags import Flag, is_bad, names
 from specinn.labels import Label, LabelSet

@@ -12,10 +12,10 @@ import attrs
 import numpy as np
 from astropy.table import Column, MaskedColumn, Table
 
+from specinn.catalogue.formats import READERS, WRITERS, Layout, from_arrow
 from specinn.errors import OutputError
 from specinn.files import check_folder, check_new, check_output, replacing
 from specinn.flags import is_bad, is_warn
-from specinn.formats import READERS, WRITERS, Layout, from_arrow
 from specinn.labels import Label, LabelSet, with_derived_labels
 from specinn.posterior import QUANTILES
 from specinn.posterior.samples import can_be_absent
