@@ -22,9 +22,9 @@ from specinn_cinn.recipe import Schedule
 from specinn_cinn.sampler import Sampler
 from specinn_cinn.training import build, loss_terms
 
-from specinn.checkpoint import one_cycle
 from specinn.config import read_toml
 from specinn.errors import SpecinnError
+from specinn.training.checkpoint import one_cycle
 
 _TEST, _DRAWS = 1024, 256  # held-out spectra, and posterior samples of each for the intervals
 _KEPT = 100.0  # a spectrum counts at most so much in the mean of -log p

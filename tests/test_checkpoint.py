@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from specinn.checkpoint import fingerprint, load_checkpoint, one_cycle, save_checkpoint
 from specinn.errors import ConfigError, ModelError, OutputError
+from specinn.training.checkpoint import fingerprint, load_checkpoint, one_cycle, save_checkpoint
 from specinn.weights import file_hash, load_weights, read_header, save_weights
 
 TENSORS = {

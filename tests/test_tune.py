@@ -27,15 +27,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
-from specinn import recipes
 from specinn.cli import app
 from specinn.config import structure
 from specinn.errors import ConfigError
 from specinn.parallel import locks
 from specinn.parallel.locks import Claims, Lock
 from specinn.plugins import Plugins
-from specinn.searches import Budget, Search, _File
-from specinn.tune import open_study
+from specinn.training import recipe as recipes
+from specinn.training.search import Budget, Search, _File
+from specinn.training.tuning import open_study
 
 ROOT = Path(__file__).resolve().parents[1]
 SEARCH = """

@@ -66,7 +66,7 @@ FILES = (
         "The network",
         {"architecture": "specinn_cinn.network:Architecture"},
     ),
-    File("A search (`specinn tune`)", "specinn.searches:_File", "", "tuning.md", "The search file"),
+    File("A search (`specinn tune`)", "specinn.training.search:_File", "", "tuning.md", "The search file"),
     File("A batch system (`--cluster`)", "specinn.parallel.cluster:ClusterFile", "", "survey.md", "Many machines"),
     File(
         "The correction `teff-bias` (`--correction`)",

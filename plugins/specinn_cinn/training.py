@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 import specinn
-from specinn.checkpoint import fingerprint, load_checkpoint, one_cycle, save_checkpoint
 from specinn.errors import ConfigError
 from specinn.evaluate import grid_metrics, metrics_for_header
 from specinn.spectra.resample import pixel_widths
+from specinn.training.checkpoint import fingerprint, load_checkpoint, one_cycle, save_checkpoint
 
 from .encoding import Encoding
 from .estimator import CINN

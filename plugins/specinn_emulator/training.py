@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 import specinn
-from specinn.checkpoint import fingerprint, load_checkpoint, one_cycle, save_checkpoint
 from specinn.config import structure
 from specinn.errors import ConfigError
 from specinn.grids import Grid, load
 from specinn.spectra.resample import resampling_matrix
+from specinn.training.checkpoint import fingerprint, load_checkpoint, one_cycle, save_checkpoint
 
 from .emulator import CoefficientNetwork, Emulator, features
 

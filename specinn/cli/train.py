@@ -48,7 +48,7 @@ def train(
     from specinn.config import read_toml
     from specinn.errors import ConfigError
     from specinn.files import check_output
-    from specinn.recipes import parts
+    from specinn.training.recipe import parts
 
     what, kind, table = parts(read_toml(config), config)
     target = check_output(

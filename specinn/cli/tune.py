@@ -11,7 +11,7 @@ import typer
 from specinn.cli.options import AsJson
 
 if TYPE_CHECKING:
-    from specinn.searches import Search
+    from specinn.training.search import Search
 
 _SHOWN = 10
 
@@ -49,13 +49,13 @@ def tune(
 
     import attrs
 
-    from specinn import trials as results
-    from specinn import tune as work
     from specinn.cli.context import plugins_of
     from specinn.errors import ConfigError
     from specinn.parallel.locks import Claims
-    from specinn.searches import SEARCH, Search, begin
-    from specinn.tune_workers import work_in_processes
+    from specinn.training import trials as results
+    from specinn.training import tuning as work
+    from specinn.training.processes import work_in_processes
+    from specinn.training.search import SEARCH, Search, begin
 
     if search.is_dir():
         if output is not None:
@@ -104,8 +104,8 @@ def tune(
 
 def _show(search: Search, folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """The best trials, why others failed, and what to do with the best."""
-    from specinn import trials as results
     from specinn.cli.context import print_rows
+    from specinn.training import trials as results
 
     lines: list[tuple[str, ...]] = [("trial", "state", "validation", "step", "configuration")]
     for row in rows[:_SHOWN]:

@@ -30,7 +30,7 @@ from specinn.errors import ConfigError, GridError, OutputError, SpecinnError
 from specinn.files import check_output, replacing, sweep
 from specinn.grids import Grid
 from specinn.grids.recipe import Recipe
-from specinn.recipes import merged
+from specinn.training.recipe import merged
 
 if TYPE_CHECKING:
     from specinn.plugins import Plugins

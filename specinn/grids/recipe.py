@@ -18,7 +18,7 @@ from specinn.errors import ConfigError
 from specinn.grids import Grid, priors
 from specinn.grids.degrade import degrade
 from specinn.grids.priors import Draw
-from specinn.recipes import to_toml
+from specinn.training.recipe import to_toml
 
 if TYPE_CHECKING:
     from specinn.plugins import Plugins

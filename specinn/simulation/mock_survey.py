@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from astropy.io import fits
 
-from specinn.checkpoint import fingerprint
 from specinn.errors import ConfigError, OutputError
 from specinn.files import replacing, write_error
 from specinn.instruments import Instrument, PixelGrid
 from specinn.simulation.observer import Disturbances, ModelGrid, Noise, Observer
+from specinn.training.checkpoint import fingerprint
 
 if TYPE_CHECKING:
     from specinn.plugins import Plugins

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 
 import specinn
-from specinn.checkpoint import fingerprint, load_checkpoint, one_cycle, save_checkpoint
 from specinn.config import structure
 from specinn.errors import ConfigError
 from specinn.grids import load
@@ -17,6 +16,7 @@ from specinn.plugins import Plugins
 from specinn.plugins.interfaces import Templates
 from specinn.simulation.observer import Disturbances, ModelGrid, Noise, Observer
 from specinn.spectra import SpectrumBatch
+from specinn.training.checkpoint import fingerprint, load_checkpoint, one_cycle, save_checkpoint
 from specinn_giraffe.flow import STEPS, SplineFlow
 
 

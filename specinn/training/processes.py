@@ -13,12 +13,12 @@ import attrs
 
 from specinn.errors import SpecinnError
 from specinn.parallel.processes import THREADS, TRIES, Child, Children
-from specinn.searches import SEARCH, Search
-from specinn.tune import Report, fail, open_study, work
+from specinn.training.search import SEARCH, Search
+from specinn.training.tuning import Report, fail, open_study, work
 
 
 def work_in_processes(search: Search, folder: Path, n_processes: int, report: Report) -> None:
-    """:func:`specinn.tune.work` in ``n_processes`` processes, which share the cores that this one may use.
+    """:func:`specinn.training.tuning.work` in ``n_processes`` processes, which share the cores that this one may use.
 
     They end with this process, however it ends. Raises ``SpecinnError`` where one of them does.
     """

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specinn import recipes
 from specinn.files import replacing
-from specinn.searches import Search
-from specinn.tune import open_study, trial_folder
+from specinn.training import recipe as recipes
+from specinn.training.search import Search
+from specinn.training.tuning import open_study, trial_folder
 
 if TYPE_CHECKING:
     from astropy.table import Table

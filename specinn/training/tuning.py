@@ -20,7 +20,7 @@ import attrs
 from specinn.errors import ConfigError, OutputError, PluginError, SpecinnError
 from specinn.files import write_error
 from specinn.parallel.locks import Claim, Claims, Lock
-from specinn.searches import Search
+from specinn.training.search import Search
 
 if TYPE_CHECKING:
     from optuna import Study, Trial

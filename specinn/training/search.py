@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
-from specinn import recipes
 from specinn.config import read_toml, structure
 from specinn.errors import ConfigError
 from specinn.files import replacing, write_error
+from specinn.training import recipe as recipes
 
 if TYPE_CHECKING:
     from optuna import Trial
