@@ -19,8 +19,8 @@ __all__ = [
 
 if TYPE_CHECKING:
     from specinn.api import Inference, infer, load_model, read
+    from specinn.inference.run import example_files
     from specinn.posterior import Posterior
-    from specinn.run import example_files
     from specinn.spectra import SpectrumBatch
     from specinn.spectra.specutils import register_loaders
 
@@ -28,7 +28,7 @@ _LAZY = {
     **dict.fromkeys(("Inference", "infer", "load_model", "read"), "specinn.api"),
     "Posterior": "specinn.posterior",
     "SpectrumBatch": "specinn.spectra",
-    "example_files": "specinn.run",
+    "example_files": "specinn.inference.run",
     "register_loaders": "specinn.spectra.specutils",
 }
 

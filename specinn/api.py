@@ -13,14 +13,14 @@ from astropy.table import QTable, Table
 from specinn import catalogue, models
 from specinn.errors import ConfigError, ModelError, ReadError
 from specinn.flags import is_bad
+from specinn.inference.pipeline import Result
+from specinn.inference.run import DEFAULT_INSTRUMENT, Run, Source, file_sources, prepare, unread
 from specinn.instruments import Medium
-from specinn.pipeline import Result
 from specinn.plugins import Plugins
 from specinn.posterior import Posterior
 from specinn.posterior.display import Small, catalogue_table
 from specinn.resimulate import DRAWS, Simulator
 from specinn.resimulated import LEVELS, Resimulation
-from specinn.run import DEFAULT_INSTRUMENT, Run, Source, file_sources, prepare, unread
 from specinn.spectra import SpectrumBatch
 from specinn.spectra.readers import read as read_batches
 from specinn.spectra.specutils import make_spectrum, to_batch

@@ -14,9 +14,9 @@ import numpy as np
 from specinn.benchmarks import Benchmark, calibrators_of, check_instruments, of_one_spectrum
 from specinn.errors import ConfigError, ReadError
 from specinn.flags import is_bad, names
+from specinn.inference.run import Source, file_source, prepare
 from specinn.plugins.interfaces import BenchmarkStars, Correction, Estimator, LeaveOneOut
 from specinn.posterior import Posterior
-from specinn.run import Source, file_source, prepare
 from specinn.spectra.readers import read
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from specinn import calibration
 from specinn.config import structure
 from specinn.errors import ConfigError, GridError, ReadError
 from specinn.files import check_output, replacing
+from specinn.inference.pipeline import Pipeline
 from specinn.labels import SOLAR_LOG_EPS, Label, LabelSet, li_fe, with_derived_labels
-from specinn.pipeline import Pipeline
 from specinn.plugins import Plugins
 from specinn.posterior import Posterior, Summary
 from specinn.published import PUBLISHED_SNR, PUBLISHED_STD, published_nrmse

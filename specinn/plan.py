@@ -19,7 +19,7 @@ from specinn.errors import ConfigError, OutputError, ReadError
 from specinn.files import replacing
 
 if TYPE_CHECKING:
-    from specinn.run import Run
+    from specinn.inference.run import Run
 
 FORMAT, VERSION = "specinn run", 1
 SMALLEST, LARGEST = 1 << 24, 1 << 28  # bytes of a shard's files: 100 to 1600 spectra of 4MOST HR
@@ -166,7 +166,7 @@ _SETTINGS = {
 def settings_of(
     run: Run, options: Mapping[str, Any], *, format: str = "auto", keep: int = 0
 ) -> dict[str, Any]:
-    """What a run depends on but its files: the options of :func:`specinn.run.prepare` as plain values, and
+    """What a run depends on but its files: the options of :func:`specinn.inference.run.prepare` as plain values, and
     what they stood for."""
     inputs = {}
     for given in map(str, [options.get("rv"), *(options.get("corrections") or ())]):

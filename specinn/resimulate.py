@@ -16,12 +16,12 @@ from astropy.table import Table
 from specinn import models
 from specinn.errors import ConfigError, ModelError, SpecinnError
 from specinn.flags import is_bad
+from specinn.inference.run import Run, file_source, load_instrument, prepare
 from specinn.instruments import Instrument
 from specinn.labels import LabelSet
 from specinn.plugins import Plugins
 from specinn.posterior import Posterior
 from specinn.resimulated import LEVELS, Resimulation, Unsimulated
-from specinn.run import Run, file_source, load_instrument, prepare
 from specinn.simulation.model_spectra import Models
 
 if TYPE_CHECKING:

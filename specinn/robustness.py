@@ -15,9 +15,9 @@ from specinn.catalogue import summarise
 from specinn.errors import ConfigError, SpecinnError
 from specinn.evaluate import tabulate
 from specinn.flags import is_bad
+from specinn.inference.run import Piece, Run, file_sources, prepare
 from specinn.labels import LabelSet, with_derived_labels
 from specinn.plugins import Plugins
-from specinn.run import Piece, Run, file_sources, prepare
 from specinn.variants import BASE, BASE_SNR, LEVELS, SHAPES, VELOCITIES, Variant, VariedStar
 from specinn.wavelengths import C_KMS
 

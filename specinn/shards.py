@@ -29,10 +29,10 @@ from specinn.catalogue.table import MANIFEST
 from specinn.errors import OutputError, SpecinnError
 from specinn.files import replacing, sweep, write_error
 from specinn.flags import is_bad
+from specinn.inference.run import AHEAD, Progress, Report, Run, file_source, prepare, unread
 from specinn.parallel.locks import lock_file
 from specinn.parallel.threads import ahead, behind
 from specinn.plan import Plan, settings_of
-from specinn.run import AHEAD, Progress, Report, Run, file_source, prepare, unread
 
 if TYPE_CHECKING:
     from astropy.table import Table

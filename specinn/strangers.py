@@ -14,7 +14,7 @@ from astropy.table import Table
 from specinn.errors import ConfigError, GridError
 from specinn.evaluate import BLOCK, Simulation, tabulate
 from specinn.flags import Flag, is_bad
-from specinn.pipeline import Pipeline, Result
+from specinn.inference.pipeline import Pipeline, Result
 from specinn.spectra import SpectrumBatch
 from specinn.spectra.resample import pixel_widths
 

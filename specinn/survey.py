@@ -13,8 +13,8 @@ from specinn.plan import Plan, settings_of
 from specinn.shards import Outcome
 
 if TYPE_CHECKING:
+    from specinn.inference.run import Run
     from specinn.plugins import Plugins
-    from specinn.run import Run
 
 
 class Watch(Protocol):
@@ -72,7 +72,7 @@ def survey(
 ) -> Outcome:
     """Infer the spectra of all files, or go on with it, and write the catalogue.
 
-    ``options`` are those of :func:`specinn.run.prepare` that made ``run``, as plain values: with them other
+    ``options`` are those of :func:`specinn.inference.run.prepare` that made ``run``, as plain values: with them other
     processes make theirs. Raises a ``SpecinnError`` where the run cannot go on; it can be resumed then.
     """
     settings = settings_of(run, options, format=format, keep=keep)

@@ -21,8 +21,8 @@ import attrs
 from specinn.errors import ConfigError, ModelError, ReadError
 
 if TYPE_CHECKING:
+    from specinn.inference.run import Run
     from specinn.plugins import Plugins
-    from specinn.run import Run
 
 SURVEY = 4_000_000  # spectra, for "hours for 4 million"
 REFERENCE = "FrEIA, paper"  # name of the way that ratios refer to, in its part of the table
@@ -193,7 +193,7 @@ def benchmark(
     ``spectra`` simulated ones are written to ``folder``, in files of a quarter of them; ``whole`` runs over
     files. ``paper`` is whether the network of the paper takes part, which needs seconds a star.
     """
-    from specinn.run import prepare
+    from specinn.inference.run import prepare
     from specinn.simulation.mock_survey import SimulatedSurvey
 
     if spectra < 4:
@@ -304,7 +304,7 @@ def measure_stages(
     """The cost of each stage of a run over the files, one after the other in one thread, and the first batch
     of prepared spectra. ``flags and rest`` is what of the pipeline is neither step nor inference."""
     from specinn import catalogue
-    from specinn.run import file_sources
+    from specinn.inference.run import file_sources
 
     clock = _Clock()
 

@@ -12,8 +12,8 @@ from specinn.spectra.resample import pixel_widths
 from specinn.wavelengths import doppler
 
 if TYPE_CHECKING:
+    from specinn.inference.pipeline import Pipeline
     from specinn.instruments import Instrument
-    from specinn.pipeline import Pipeline
     from specinn.spectra import SpectrumBatch
 
 SHAPES = ("delivered", "normalised", "un-normalised")

@@ -11,9 +11,9 @@ from pathlib import Path
 import attrs
 
 from specinn.errors import SpecinnError
+from specinn.inference.run import Progress, Report
 from specinn.parallel.processes import THREADS, TRIES, Child, Children
 from specinn.plan import Plan
-from specinn.run import Progress, Report
 from specinn.shards import compute_elsewhere
 
 

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 import specinn
-from specinn import evaluate, models, run
+from specinn import evaluate, models
 from specinn.benchmarks import read_benchmarks, star_metrics, star_summary
 from specinn.grids import load
+from specinn.inference import run
 from specinn.plugins import Plugins
 
 # Standard deviation of MAP - truth at S/N 250 per Angstrom in Ksoll et al. (2026); lithium is there [Li/Fe].

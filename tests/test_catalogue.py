@@ -22,8 +22,8 @@ from specinn.catalogue import samples
 from specinn.cli.table import show
 from specinn.errors import OutputError
 from specinn.flags import Flag
+from specinn.inference.pipeline import Result
 from specinn.labels import LabelSet, make_label
-from specinn.pipeline import Result
 from specinn.posterior import Posterior
 from specinn.posterior.display import value_with_errors
 

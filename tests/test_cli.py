@@ -123,7 +123,7 @@ def test_wrong_names_and_options(specinn: Command, stars: Path) -> None:
 def test_without_files_the_examples_are_used(
     specinn: Command, stars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("specinn.run.resources.files", lambda package: tmp_path)
+    monkeypatch.setattr("specinn.inference.run.resources.files", lambda package: tmp_path)
     sentence(specinn("run", "-i", "toy"), "no example spectra")
     (tmp_path / "examples").mkdir()
     (tmp_path / "examples" / "a.fits").write_bytes(stars.read_bytes())  # the format is known by its content

@@ -17,10 +17,10 @@ from specinn.catalogue.combine import combine, combine_gaussians, combine_limits
 from specinn.cli import main
 from specinn.errors import ConfigError, ModelError, OutputError
 from specinn.flags import Flag
+from specinn.inference.run import file_sources, prepare
 from specinn.labels import LabelSet, make_label
 from specinn.plugins import Plugins
 from specinn.posterior import Posterior
-from specinn.run import file_sources, prepare
 
 # two labels with a flat prior in the network's variables, two with a standard normal one
 LABELS = LabelSet((make_label("teff", (4000, 7000)), make_label("mg_fe", (-0.4, 0.8)),

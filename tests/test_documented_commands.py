@@ -202,7 +202,7 @@ def test_five_minutes(tmp_path, monkeypatch, capsys):
     assert not ended.value.code and "ship" in capsys.readouterr().err
     stars = catalogue.read(first[-1])
     catalogue.write(stars, "stars.fits")
-    from specinn.run import example_files
+    from specinn.inference.run import example_files
 
     (batch, *_) = read(example_files()[0])
     wavelength, flux, sigma = batch.wavelength, batch.flux[0], batch.sigma[0]

@@ -63,7 +63,7 @@ def test_a_captured_sampler_is_the_sampler(name: str) -> None:
 
 @needs_gpu
 def test_a_gpu_gives_the_posteriors_of_the_processor() -> None:
-    from specinn.run import example_files, file_sources, prepare
+    from specinn.inference.run import example_files, file_sources, prepare
 
     plugins = Plugins()
     path = Path(models.find(plugins, "4most-hr-gr").path)

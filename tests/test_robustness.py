@@ -18,10 +18,11 @@ from astropy.modeling.physical_models import BlackBody
 from astropy.table import Table
 from commands import Command, sentence
 
-from specinn import models, run
+from specinn import models
 from specinn.benchmarks import Benchmark, read_benchmarks
 from specinn.errors import ConfigError, PluginError
-from specinn.pipeline import Pipeline
+from specinn.inference import run
+from specinn.inference.pipeline import Pipeline
 from specinn.plugins import Plugins
 from specinn.plugins.hookspecs import Record, hookimpl
 from specinn.plugins.interfaces import Preprocessor

@@ -19,12 +19,12 @@ import specinn
 from specinn import api, catalogue, models
 from specinn.errors import ConfigError, ModelError, PluginError, ReadError
 from specinn.flags import Flag, names
-from specinn.pipeline import Pipeline
+from specinn.inference.pipeline import Pipeline
+from specinn.inference.run import CHUNK, Source, file_sources, load_correction, prepare, unread
+from specinn.inference.velocities import parse_velocity
 from specinn.plugins import Plugins
 from specinn.plugins.interfaces import Correction
 from specinn.posterior import Posterior
-from specinn.run import CHUNK, Source, file_sources, load_correction, prepare, unread
-from specinn.velocities import parse_velocity
 from specinn.wavelengths import air_to_vacuum
 
 TRUTH = np.array([[5772.0, 4.44, 0.0, 1.05], [4500.0, 2.0, -1.2, 2.0], [6500.0, 4.0, -0.5, 2.6]])

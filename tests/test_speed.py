@@ -21,9 +21,9 @@ from typer.testing import CliRunner
 from specinn import catalogue, timing
 from specinn.cli import app
 from specinn.errors import ConfigError, ModelError, OutputError, SpecinnError
+from specinn.inference.run import prepare
 from specinn.instruments import Instrument
 from specinn.plugins import Plugins
-from specinn.run import prepare
 from specinn.simulation.mock_survey import _BLOCK, STEP, SimulatedSurvey
 from specinn.spectra import SpectrumBatch, snr_per_angstrom
 from specinn.spectra.readers import find_format, read

@@ -23,11 +23,11 @@ from specinn import catalogue
 from specinn.cli import app
 from specinn.errors import ConfigError, OutputError
 from specinn.flags import Flag
+from specinn.inference.run import example_files
 from specinn.labels import LabelSet, make_label
 from specinn.plugins import Plugins
 from specinn.report import opened, stars
 from specinn.resimulate import Resimulator
-from specinn.run import example_files
 
 BOUNDS = {
     "teff": (4000.0, 7000.0),

@@ -22,14 +22,15 @@ from specinn_cinn.training import build, fit
 from specinn_emulator.emulator import Emulator
 from typer.testing import CliRunner
 
-from specinn import catalogue, models, run, strangers
+from specinn import catalogue, models, strangers
 from specinn.benchmarks import read_benchmarks
 from specinn.cli import app
 from specinn.errors import ConfigError
 from specinn.evaluate import Simulation
 from specinn.flags import Flag, is_bad, names
 from specinn.grids import load
-from specinn.pipeline import Pipeline
+from specinn.inference import run
+from specinn.inference.pipeline import Pipeline
 from specinn.plugins import Plugins
 from specinn.plugins.interfaces import Strangeness
 from specinn.strangers import KINDS, Scene, strangers_table

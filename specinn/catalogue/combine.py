@@ -22,8 +22,8 @@ from specinn.catalogue.epochs import PERCENTILES, CatalogueSource, SampleSource,
 from specinn.catalogue.table import Field
 from specinn.errors import ConfigError
 from specinn.flags import Flag, is_bad, names
+from specinn.inference.pipeline import Result, posterior_flags
 from specinn.labels import Label, LabelSet
-from specinn.pipeline import Result, posterior_flags
 from specinn.posterior import QUANTILES, Summary
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from specinn.posterior import QUANTILES
 from specinn.posterior.samples import can_be_absent
 
 if TYPE_CHECKING:
-    from specinn.pipeline import Result
+    from specinn.inference.pipeline import Result
 
 MANIFEST = "_manifest.json"  # readers of Parquet folders pass over what begins with an underscore
 PARTS = "part-*.parquet"

@@ -115,8 +115,8 @@ def evaluate(
     from specinn.benchmarks import read_benchmarks
     from specinn.cli.evaluate_stars import on_stars, on_stars_in_many_ways
     from specinn.grids import load
+    from specinn.inference.run import load_correction
     from specinn.published import PUBLISHED_LEVELS, PUBLISHED_SNR
-    from specinn.run import load_correction
 
     _check_calls(bool(grid), stars is not None, strangers, as_observed or disturbed, disturbed)
     _check_calls_on_stars(stars is not None, robustness, snr, seeds, correction)

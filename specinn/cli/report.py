@@ -60,8 +60,8 @@ def report(
     from specinn import catalogue as tables
     from specinn.cli.context import bar, plugins_of
     from specinn.errors import SpecinnError
+    from specinn.inference.run import check_given
     from specinn.report import stars as page
-    from specinn.run import check_given
 
     page.check(output, overwrite=overwrite)
     table = tables.read(catalogue)

@@ -65,9 +65,9 @@ def resimulate(
     import specinn
     from specinn import catalogue as tables
     from specinn.cli.context import bar, plugins_of, print_json
+    from specinn.inference.run import check_given
     from specinn.report import resimulation as work
     from specinn.resimulate import Resimulator
-    from specinn.run import check_given
 
     work.check(output, overwrite=overwrite)
     plugins = plugins_of(ctx)

@@ -106,7 +106,7 @@ def run(
     from specinn.cli.context import plugins_of, print_json
     from specinn.cli.table import show
     from specinn.errors import ConfigError
-    from specinn.run import example_files, file_sources, prepare
+    from specinn.inference.run import example_files, file_sources, prepare
 
     if not survey.check(output, save_samples, resume=resume, overwrite=overwrite):
         print(f"specinn: {output} is there and no run for it was interrupted: nothing to do", file=sys.stderr)

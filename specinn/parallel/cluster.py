@@ -12,8 +12,8 @@ import attrs
 
 from specinn.config import read_toml, structure
 from specinn.errors import ConfigError, SpecinnError, near
+from specinn.inference.run import Progress, Report
 from specinn.plan import Plan
-from specinn.run import Progress, Report
 from specinn.shards import compute_elsewhere
 
 KINDS = {

@@ -17,12 +17,12 @@ import specinn
 from specinn import catalogue, models
 from specinn.errors import ConfigError, ModelError, ReadError, SpecinnError, near
 from specinn.flags import Flag
+from specinn.inference.pipeline import Pipeline, Result
+from specinn.inference.velocities import parse_velocity
 from specinn.instruments import Instrument
 from specinn.parallel.threads import ahead
-from specinn.pipeline import Pipeline, Result
 from specinn.spectra import SpectrumBatch
 from specinn.spectra.readers import read
-from specinn.velocities import parse_velocity
 
 if TYPE_CHECKING:
     from specinn.plugins import Plugins

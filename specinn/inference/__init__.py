@@ -1,0 +1,1 @@
+"""From spectra to results: sources, velocities, preprocessing, the model, corrections and flags."""
