@@ -19,8 +19,8 @@ from typer.testing import CliRunner, Result
 from specinn.cli import app
 from specinn.errors import ConfigError
 from specinn.parallel.cluster import ClusterFile
-from specinn.plan import Plan
 from specinn.plugins import Plugins
+from specinn.survey.manifest import Plan
 
 SIZES = [3, 1, 2, 4, 1, 1, 2, 5, 3, 1, 2, 2]
 
@@ -56,7 +56,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         patch.syspath_prepend(folder / "packages")  # what processes that Python spawns search instead
         patch.setenv("TOY_LIVES", str(folder / "lives"))
         patch.setenv("TOY_VICTIM", "star-5-0")
-        patch.setattr("specinn.plan.SMALLEST", 400_000)
+        patch.setattr("specinn.survey.manifest.SMALLEST", 400_000)
         patch.chdir(folder)  # relative paths, which workers elsewhere find, too
         (folder / "lives").write_text("")
         yield Site(folder, given, Plugins(entry=[], extra={"survey": survey_plugin}))

@@ -23,15 +23,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
-import specinn.plan
-from specinn import api, catalogue, shards
+import specinn.survey.manifest
+from specinn import api, catalogue
 from specinn.catalogue.table import MANIFEST
 from specinn.cli import app
 from specinn.cli.watch import Watch
 from specinn.errors import OutputError
 from specinn.parallel.threads import ahead, behind
-from specinn.plan import Plan
 from specinn.plugins import Plugins
+from specinn.survey import shards
+from specinn.survey.manifest import Plan
 
 SIZES = [3, 1, 2, 4, 1, 1, 2, 5, 3, 1, 2, 2]  # spectra of the files
 BAD = 4  # the file that is none
@@ -67,7 +68,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("specinn.plan.SMALLEST", SMALL)
+    monkeypatch.setattr("specinn.survey.manifest.SMALLEST", SMALL)
     monkeypatch.chdir(tmp_path)
 
 
@@ -129,8 +130,8 @@ def same(one: Path, other: Path) -> bool:
 def test_shards_are_consecutive_files_of_bounded_size(sizes: list[int]) -> None:
     files = {f"f{i}": size for i, size in enumerate(sizes)}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("specinn.plan.SMALLEST", SMALL)
-        patch.setattr("specinn.plan.File.of", classmethod(lambda cls, path: cls(path, files[path], 1)))
+        patch.setattr("specinn.survey.manifest.SMALLEST", SMALL)
+        patch.setattr("specinn.survey.manifest.File.of", classmethod(lambda cls, path: cls(path, files[path], 1)))
         plan = Plan.make(files, {"seed": 1})
         assert plan == Plan.make(files, {"seed": 1})
     covered = [i for shard in range(len(plan.counts)) for i in plan.numbers(shard)]
@@ -145,8 +146,8 @@ def test_shards_are_consecutive_files_of_bounded_size(sizes: list[int]) -> None:
 
 
 def test_the_size_of_shards_follows_that_of_the_survey(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("specinn.plan.SMALLEST", 1 << 24)
-    monkeypatch.setattr("specinn.plan.File.of", classmethod(lambda cls, path: cls(path, 10**8, 1)))
+    monkeypatch.setattr("specinn.survey.manifest.SMALLEST", 1 << 24)
+    monkeypatch.setattr("specinn.survey.manifest.File.of", classmethod(lambda cls, path: cls(path, 10**8, 1)))
     numbers = [len(Plan.make([f"f{i}" for i in range(n)], {}).counts) for n in (1, 100, 10_000)]
     assert numbers == [1, 100, 5000]  # of 100 MB: one, each on its own, two by two
 
@@ -171,7 +172,7 @@ def test_many_shards_give_the_file_that_one_gives(
 ) -> None:
     assert run("-o", f"out{suffix}").exit_code == 0
     assert same(tmp_path / f"out{suffix}", reference / f"out{suffix}")
-    monkeypatch.setattr("specinn.plan.SMALLEST", 1 << 24)
+    monkeypatch.setattr("specinn.survey.manifest.SMALLEST", 1 << 24)
     assert run("-o", f"one{suffix}").exit_code == 0
     assert same(tmp_path / f"one{suffix}", reference / f"out{suffix}")
     assert sorted(p.name for p in tmp_path.iterdir()) == [f"one{suffix}", f"out{suffix}"]
@@ -437,7 +438,7 @@ def command(arguments: list[str], folder: str, environment: dict[str, str], limi
     sys.path[:0] = environment["PYTHONPATH"].split(os.pathsep)
     os.chdir(folder)
     sys.stderr = open("stderr.txt", "w", buffering=1)  # noqa: SIM115
-    specinn.plan.SMALLEST = SMALL
+    specinn.survey.manifest.SMALLEST = SMALL
     if limit:  # files cannot grow beyond it, as on a full disk
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))

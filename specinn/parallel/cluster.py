@@ -13,8 +13,8 @@ import attrs
 from specinn.config import read_toml, structure
 from specinn.errors import ConfigError, SpecinnError, near
 from specinn.inference.run import Progress, Report
-from specinn.plan import Plan
-from specinn.shards import compute_elsewhere
+from specinn.survey.manifest import Plan
+from specinn.survey.shards import compute_elsewhere
 
 KINDS = {
     "slurm": "SLURMCluster",

@@ -13,8 +13,8 @@ import attrs
 from specinn.errors import SpecinnError
 from specinn.inference.run import Progress, Report
 from specinn.parallel.processes import THREADS, TRIES, Child, Children
-from specinn.plan import Plan
-from specinn.shards import compute_elsewhere
+from specinn.survey.manifest import Plan
+from specinn.survey.shards import compute_elsewhere
 
 
 def compute_here(

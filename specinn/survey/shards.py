@@ -32,7 +32,7 @@ from specinn.flags import is_bad
 from specinn.inference.run import AHEAD, Progress, Report, Run, file_source, prepare, unread
 from specinn.parallel.locks import lock_file
 from specinn.parallel.threads import ahead, behind
-from specinn.plan import Plan, settings_of
+from specinn.survey.manifest import Plan, settings_of
 
 if TYPE_CHECKING:
     from astropy.table import Table

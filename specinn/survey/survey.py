@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from specinn import catalogue, shards
+from specinn import catalogue
 from specinn.catalogue import samples
 from specinn.errors import OutputError
-from specinn.plan import Plan, settings_of
-from specinn.shards import Outcome
+from specinn.survey import shards
+from specinn.survey.manifest import Plan, settings_of
+from specinn.survey.shards import Outcome
 
 if TYPE_CHECKING:
     from specinn.inference.run import Run
@@ -89,7 +90,7 @@ def survey(
                 compute_there(plan, folder, to_do, scheduler=scheduler, cluster=cluster,
                               report=watch.report, progress=watch.progress)  # fmt: skip
             elif workers > 1 and len(to_do) > 1:
-                from specinn.workers import compute_here
+                from specinn.survey.workers import compute_here
 
                 compute_here(plan, folder, to_do, workers, watch.report, watch.progress)
             else:
