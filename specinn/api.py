@@ -19,8 +19,8 @@ from specinn.instruments import Medium
 from specinn.plugins import Plugins
 from specinn.posterior import Posterior
 from specinn.posterior.display import Small, catalogue_table
-from specinn.resimulate import DRAWS, Simulator
-from specinn.resimulated import LEVELS, Resimulation
+from specinn.resimulation.result import LEVELS, Resimulation
+from specinn.resimulation.simulator import DRAWS, Simulator
 from specinn.spectra import SpectrumBatch
 from specinn.spectra.readers import read as read_batches
 from specinn.spectra.specutils import make_spectrum, to_batch
@@ -141,7 +141,8 @@ class Inference:
         :meth:`spectrum`. The matplotlib figure shows itself in a
         notebook and has ``savefig``. Raises as :meth:`spectrum` does.
         """
-        from specinn.report import figures, spectra
+        from specinn.report import figures
+        from specinn.resimulation import figures as spectra
 
         found = self._resimulate(star, synthesizer, draws, True)
         with figures.style():

@@ -26,8 +26,8 @@ from specinn.plugins import Plugins
 from specinn.plugins.hookspecs import EstimatorRecord, Record, hookimpl
 from specinn.plugins.interfaces import Estimator, Synthesizer, Templates
 from specinn.posterior import Posterior
-from specinn.resimulate import Resimulator
-from specinn.resimulated import Resimulation, Unsimulated, overall, windows
+from specinn.resimulation.result import Resimulation, Unsimulated, overall, windows
+from specinn.resimulation.simulator import Resimulator
 from specinn.saliency import Line
 from specinn.simulation.model_spectra import Models
 from specinn.spectra import SpectrumBatch

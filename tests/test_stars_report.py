@@ -27,7 +27,7 @@ from specinn.inference.run import example_files
 from specinn.labels import LabelSet, make_label
 from specinn.plugins import Plugins
 from specinn.report import opened, stars
-from specinn.resimulate import Resimulator
+from specinn.resimulation.simulator import Resimulator
 
 BOUNDS = {
     "teff": (4000.0, 7000.0),

@@ -76,7 +76,7 @@ def report(
     why = "" if most or stars else "No spectra were asked for."
     if rows:
         from specinn.report.opened import arms, open_stars
-        from specinn.resimulate import Resimulator
+        from specinn.resimulation.simulator import Resimulator
 
         try:
             simulator = Resimulator(

@@ -67,7 +67,7 @@ def resimulate(
     from specinn.cli.context import bar, plugins_of, print_json
     from specinn.inference.run import check_given
     from specinn.report import resimulation as work
-    from specinn.resimulate import Resimulator
+    from specinn.resimulation.simulator import Resimulator
 
     work.check(output, overwrite=overwrite)
     plugins = plugins_of(ctx)

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from specinn.resimulate import Resimulator
-from specinn.resimulated import Resimulation, windows
+from specinn.resimulation.result import Resimulation, windows
+from specinn.resimulation.simulator import Resimulator
 
 BINS = 32  # of a label in the corner plot
 LEVELS = (0.95, 0.68, 0.3)  # shares of the samples within its three shades

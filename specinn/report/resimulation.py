@@ -16,8 +16,9 @@ from specinn.errors import OutputError
 from specinn.evaluate import tabulate
 from specinn.files import Sink, check_folder, check_new, replacing_folder
 from specinn.instruments import Instrument
-from specinn.report import figures, spectra
-from specinn.resimulated import LEVELS, NUMBERS, Resimulation, Unsimulated, overall
+from specinn.report import figures
+from specinn.resimulation import figures as spectra
+from specinn.resimulation.result import LEVELS, NUMBERS, Resimulation, Unsimulated, overall
 
 TABLE, FIGURES, SPECTRA = "stars.ecsv", "figures", "spectra.h5"
 _EXAMPLES = 6  # stars in the figure that shows several
@@ -33,7 +34,7 @@ COLUMNS = {
 
 @attrs.frozen
 class Outcome:
-    """``rows``: one a star, of :data:`COLUMNS`; ``total``: :func:`specinn.resimulated.overall` of them;
+    """``rows``: one a star, of :data:`COLUMNS`; ``total``: :func:`specinn.resimulation.result.overall` of them;
     ``failed``: stars without a model spectrum; ``interrupted``: whether the user stopped it half-way."""
 
     rows: list[dict[str, Any]]

@@ -21,7 +21,7 @@ from specinn.instruments import Instrument
 from specinn.labels import LabelSet
 from specinn.plugins import Plugins
 from specinn.posterior import Posterior
-from specinn.resimulated import LEVELS, Resimulation, Unsimulated
+from specinn.resimulation.result import LEVELS, Resimulation, Unsimulated
 from specinn.simulation.model_spectra import Models
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Simulator:
     samples : of the stars, row by row: a posterior, or a file of ``specinn run --save-samples``; without
         either they are drawn again.
     draws : posterior samples that make the bands; 0 for none.
-    respond : compute ``response``, by which :func:`~specinn.resimulated.windows` finds telling lines.
+    respond : compute ``response``, by which :func:`~specinn.resimulation.result.windows` finds telling lines.
 
     Raises ``ConfigError``, ``ModelError`` or ``PluginError`` where they do not go together.
     """

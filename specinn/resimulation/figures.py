@@ -11,7 +11,7 @@ import numpy as np
 
 from specinn.instruments import Instrument
 from specinn.report.figures import BLUE, FAINT, INK, ORANGE, RED
-from specinn.resimulated import Resimulation, Window, windows
+from specinn.resimulation.result import Resimulation, Window, windows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,0 +1,1 @@
+"""The spectra that a posterior implies, beside those that were observed."""
