@@ -141,7 +141,7 @@ class Inference:
         :meth:`spectrum`. The matplotlib figure shows itself in a
         notebook and has ``savefig``. Raises as :meth:`spectrum` does.
         """
-        from specinn.report import figures
+        from specinn.evaluation import figures
         from specinn.resimulation import figures as spectra
 
         found = self._resimulate(star, synthesizer, draws, True)

@@ -1,6 +1,6 @@
 """How fast this machine is: ways to sample side by side, each stage of a run, and the whole run.
 
-Not to be confused with :mod:`specinn.benchmarks`, which is about benchmark stars.
+Not to be confused with :mod:`specinn.evaluation.stars`, which is about benchmark stars.
 """
 
 from __future__ import annotations

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 import specinn
-from specinn import evaluate, models
-from specinn.benchmarks import read_benchmarks, star_metrics, star_summary
+from specinn import models
+from specinn.evaluation import comparison
+from specinn.evaluation.stars import read_benchmarks, star_metrics, star_summary
 from specinn.grids import load
 from specinn.inference import run
 from specinn.plugins import Plugins
@@ -73,7 +74,7 @@ def test_medians_of_stars_that_are_no_calibrators(stars):
 
 def test_held_out_grid_spectra(shared: Path, plugins, model):
     grid = load([shared / "data" / "grid"], plugins=plugins)
-    rows = evaluate.grid_metrics(model, grid, snr=(250.0,), n_samples=1024, plugins=plugins)
+    rows = comparison.grid_metrics(model, grid, snr=(250.0,), n_samples=1024, plugins=plugins)
     every = {row["label"]: row for row in rows if row["scope"] == "all"}
     assert set(model.labels.names) <= set(every)
     for label, published in PAPER.items():
@@ -85,7 +86,7 @@ def test_posteriors_are_as_wide_as_they_claim(shared: Path, plugins, model, snr)
     """Required is 0.02 for every label; 306 stars tell it to 0.03 (one sigma) for one, and hardly better for
     the mean, since labels of a star err together."""
     grid = load([shared / "data" / "grid"], plugins=plugins)
-    rows = evaluate.grid_metrics(model, grid, snr=(snr,), n_samples=1024, plugins=plugins, disturbed=True)
+    rows = comparison.grid_metrics(model, grid, snr=(snr,), n_samples=1024, plugins=plugins, disturbed=True)
     coverage = {row["label"]: (row["inside_68"], row["inside_95"]) for row in rows if row["scope"] == "all"}
     for label, (inside_68, inside_95) in coverage.items():
         assert inside_68 == pytest.approx(0.68, abs=0.02 + 3 * 0.027), label
@@ -97,7 +98,7 @@ def test_errors_of_the_physics_make_observed_spectra_less_certain(shared: Path, 
     grid = load([shared / "data" / "grid"], plugins=plugins)
     widths = {}
     for observed in (True, False):
-        found = evaluate.compare(
+        found = comparison.compare(
             model, grid, snr=(250.0,), n_samples=256, plugins=plugins, as_observed=observed
         ).found[0]
         widths[observed] = np.nanmedian(found.std, axis=0)

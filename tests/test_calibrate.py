@@ -16,9 +16,10 @@ import specinn_teff_bias
 from commands import Command, sentence
 from specinn_teff_bias.correction import TeffBias
 
-from specinn import calibrate, catalogue, models
-from specinn.benchmarks import Benchmark, read_benchmarks
+from specinn import catalogue, models
 from specinn.errors import ConfigError, ReadError
+from specinn.evaluation import corrections
+from specinn.evaluation.stars import Benchmark, read_benchmarks
 from specinn.flags import names
 from specinn.plugins import Plugins
 from specinn.plugins.hookspecs import Record, hookimpl
@@ -270,7 +271,7 @@ def known(n: int = 6, seen: Any = ()) -> BenchmarkStars:
 
 def test_leave_one_out_is_what_it_says() -> None:
     """The constant of a stranger: the mean of the other stars' errors, by hand."""
-    found = calibrate.leave_one_out(Offset, known())["logg"]
+    found = corrections.leave_one_out(Offset, known())["logg"]
     off = np.array([0.0, 1, 2, 3, 4, 5])
     before = np.array([0, 1, 2, 3, 4.5])
     after = [off[i] - np.delete(off, i).mean() for i in range(4)] + [4.5 - off[:4].mean()]
@@ -281,21 +282,21 @@ def test_leave_one_out_is_what_it_says() -> None:
 
 
 def test_calibrators_are_not_counted() -> None:
-    found = calibrate.leave_one_out(Offset, known(seen=(0, 1)))["logg"]
+    found = corrections.leave_one_out(Offset, known(seen=(0, 1)))["logg"]
     assert found.n_stars == 3 and found.median_before == 3
-    assert calibrate.leave_one_out(Offset, known(seen=range(6))) == {}
-    assert "nothing says whether" in calibrate.verdict({})
+    assert corrections.leave_one_out(Offset, known(seen=range(6))) == {}
+    assert "nothing says whether" in corrections.verdict({})
 
 
 def test_labels_with_too_few_stars_are_not_fitted() -> None:
     stars = known()
     few = np.array([1.0, 1.0, *[np.nan] * 4])
     stars = attrs.evolve(stars, literature={**stars.literature, "fe_h": few})
-    assert list(calibrate.calibrate(Offset, stars)[1]) == ["logg"]
+    assert list(corrections.calibrate(Offset, stars)[1]) == ["logg"]
     with pytest.raises(ConfigError, match="2 stars with literature values are left for the fit, at least 3"):
-        calibrate.calibrate(Offset, attrs.evolve(stars, literature={"fe_h": few}))
+        corrections.calibrate(Offset, attrs.evolve(stars, literature={"fe_h": few}))
     with pytest.raises(ConfigError, match=r"^0 stars"):
-        calibrate.calibrate(Offset, attrs.evolve(stars, literature={}))
+        corrections.calibrate(Offset, attrs.evolve(stars, literature={}))
 
 
 @pytest.mark.parametrize(
@@ -312,19 +313,19 @@ def test_the_sentence(after: Any, n: int, words: str) -> None:
         name: LeaveOneOut(n, 2.0, median, 2.0, rms)
         for name, (median, rms) in zip(("teff", "logg"), after, strict=True)
     }
-    assert re.search(words, calibrate.verdict(tested))
+    assert re.search(words, corrections.verdict(tested))
 
 
 def test_a_file_with_several_spectra_is_no_star(plugins: Plugins, tmp_path: Path) -> None:
     path = fake_plugin.write_text(tmp_path / "two.txt", fake_plugin.simulate(labels_of()[:2]))
     star = Benchmark("Two", path, "toy", None, {"logg": 2.0})
     toy = models.load(plugins, models.find(plugins, "toy-model"))
-    pairs, _ = calibrate.pair([star], [], plugins)
+    pairs, _ = corrections.pair([star], [], plugins)
     with pytest.raises(ConfigError, match=r"two.txt holds 2 spectra: a benchmark star is one spectrum"):
-        calibrate.infer(toy, pairs, plugins, n_samples=10)
+        corrections.infer(toy, pairs, plugins, n_samples=10)
     with pytest.raises(ReadError, match="none of the stars gave values"):
         lost = attrs.evolve(star, file=tmp_path / "lost.txt")
-        calibrate.infer(toy, calibrate.pair([lost], [], plugins)[0], plugins, n_samples=10)
+        corrections.infer(toy, corrections.pair([lost], [], plugins)[0], plugins, n_samples=10)
 
 
 def test_errors_of_the_literature(table: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from specinn.calibration import (
+from specinn.evaluation.coverage import (
     binomial_interval,
     ecdf_band,
     ecdf_difference,

@@ -17,10 +17,10 @@ from commands import Command, sentence
 from typer.testing import CliRunner, Result
 
 from specinn import api, models
-from specinn.benchmarks import Benchmark, read_benchmarks, star_metrics, star_summary
 from specinn.cli import app
 from specinn.errors import ConfigError, GridError, ModelError, PluginError
-from specinn.evaluate import BLOCK, METRICS, Simulation, grid_metrics, metrics_for_header
+from specinn.evaluation.comparison import BLOCK, METRICS, Simulation, grid_metrics, metrics_for_header
+from specinn.evaluation.stars import Benchmark, read_benchmarks, star_metrics, star_summary
 from specinn.grids import Grid
 from specinn.labels import LabelSet, li_fe, make_label
 from specinn.plugins import Plugins

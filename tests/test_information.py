@@ -13,11 +13,11 @@ import torch
 from scipy import sparse, stats
 from test_evaluate import ARMS, WAVELENGTH, broadened, make_grid
 
-from specinn import information
 from specinn.errors import ConfigError, GridError, PluginError
-from specinn.evaluate import Simulation
+from specinn.evaluation import information
+from specinn.evaluation.comparison import Simulation
+from specinn.evaluation.information import cramer_rao
 from specinn.grids import Grid
-from specinn.information import cramer_rao
 from specinn.labels import LabelSet, with_derived_labels
 from specinn.plugins import Plugins
 from specinn.plugins.hookspecs import Record, hookimpl

@@ -158,7 +158,7 @@ def test_metallicity_is_never_a_limit_and_li_over_fe_goes_with_li():
 def test_lithium_limits_of_simulated_stars(shared):
     """Spectra of the smallest split: where the line is lost, a limit that holds; else a value."""
     from specinn import models
-    from specinn.evaluate import compare
+    from specinn.evaluation.comparison import compare
     from specinn.grids import load
     from specinn.plugins import Plugins
 

@@ -21,12 +21,12 @@ from typer.testing import CliRunner, Result
 from specinn import report
 from specinn.cli import app
 from specinn.errors import OutputError, PluginError
-from specinn.evaluate import Comparison, Simulation, compare
+from specinn.evaluation import figures, tables
+from specinn.evaluation.comparison import Comparison, Simulation, compare
+from specinn.evaluation.ksoll2026 import PUBLISHED_LEVELS, PUBLISHED_NRMSE, PUBLISHED_STD, published_std
 from specinn.files import replacing_folder
 from specinn.grids import Grid
 from specinn.plugins import Plugins
-from specinn.published import PUBLISHED_LEVELS, PUBLISHED_NRMSE, PUBLISHED_STD, published_std
-from specinn.report import figures, tables
 
 SNR = (250.0, 20.0)
 META = {"model": "toy & <model>", "split": "test", "samples": 200, "seed": 0}

@@ -20,6 +20,7 @@ from typer.testing import CliRunner, Result
 from specinn import catalogue, models
 from specinn.cli import app
 from specinn.errors import ConfigError, PluginError
+from specinn.evaluation.saliency import Line
 from specinn.instruments import Instrument
 from specinn.labels import LabelSet, make_label
 from specinn.plugins import Plugins
@@ -28,7 +29,6 @@ from specinn.plugins.interfaces import Estimator, Synthesizer, Templates
 from specinn.posterior import Posterior
 from specinn.resimulation.result import Resimulation, Unsimulated, overall, windows
 from specinn.resimulation.simulator import Resimulator
-from specinn.saliency import Line
 from specinn.simulation.model_spectra import Models
 from specinn.spectra import SpectrumBatch
 from specinn.spectra.resample import pixel_widths

@@ -19,17 +19,17 @@ from astropy.table import Table
 from commands import Command, sentence
 
 from specinn import models
-from specinn.benchmarks import Benchmark, read_benchmarks
 from specinn.errors import ConfigError, PluginError
+from specinn.evaluation.robustness import SCOPES, comparisons, robustness, robustness_summary
+from specinn.evaluation.stars import Benchmark, read_benchmarks
+from specinn.evaluation.variants import BASE, LEVELS, SHAPES, VELOCITIES, VariedStar, fit_continuum, response
 from specinn.inference import run
 from specinn.inference.pipeline import Pipeline
 from specinn.plugins import Plugins
 from specinn.plugins.hookspecs import Record, hookimpl
 from specinn.plugins.interfaces import Preprocessor
-from specinn.robustness import SCOPES, comparisons, robustness, robustness_summary
 from specinn.spectra import SpectrumBatch
 from specinn.spectra.resample import pixel_widths
-from specinn.variants import BASE, LEVELS, SHAPES, VELOCITIES, VariedStar, fit_continuum, response
 from specinn.wavelengths import doppler
 
 HEAD = "file,star,instrument,resolving_power,teff,logg,fe_h,in_range,role\n"

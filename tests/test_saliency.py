@@ -19,14 +19,14 @@ from typer.testing import CliRunner, Result
 from specinn import models
 from specinn.cli import app
 from specinn.errors import ConfigError, GridError, ModelError
-from specinn.evaluate import Simulation
+from specinn.evaluation.comparison import Simulation
+from specinn.evaluation.saliency import Line, Saliency, draw, lines_near, pixel_table, read_lines, saliency
 from specinn.grids import Grid
 from specinn.instruments import Arm, Instrument, PixelGrid, ResolvingPower
 from specinn.labels import LabelSet, make_label
 from specinn.plugins import Plugins
 from specinn.plugins.hookspecs import EstimatorRecord, hookimpl
 from specinn.plugins.interfaces import Estimator
-from specinn.saliency import Line, Saliency, draw, lines_near, pixel_table, read_lines, saliency
 from specinn.spectra import SpectrumBatch
 from specinn.wavelengths import air_to_vacuum
 

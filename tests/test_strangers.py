@@ -22,18 +22,19 @@ from specinn_cinn.training import build, fit
 from specinn_emulator.emulator import Emulator
 from typer.testing import CliRunner
 
-from specinn import catalogue, models, strangers
-from specinn.benchmarks import read_benchmarks
+from specinn import catalogue, models
 from specinn.cli import app
 from specinn.errors import ConfigError
-from specinn.evaluate import Simulation
+from specinn.evaluation import ood
+from specinn.evaluation.comparison import Simulation
+from specinn.evaluation.ood import KINDS, Scene, strangers_table
+from specinn.evaluation.stars import read_benchmarks
 from specinn.flags import Flag, is_bad, names
 from specinn.grids import load
 from specinn.inference import run
 from specinn.inference.pipeline import Pipeline
 from specinn.plugins import Plugins
 from specinn.plugins.interfaces import Strangeness
-from specinn.strangers import KINDS, Scene, strangers_table
 
 PLAN = StrangersPlan(decoder=192, signs=288, thresholds=192, steps=120, alterations=4, false_alarms=0.02)
 
@@ -104,24 +105,24 @@ def test_every_kind_is_a_batch_of_as_many_spectra(kind, scene):
     again = kind.make(scene(6))
     assert np.array_equal(batch.flux, again.flux) and np.array_equal(batch.mask, again.mask)
     if kind.expected != "nothing":
-        clean = strangers.in_range(scene(6))
+        clean = ood.in_range(scene(6))
         powers = batch.resolving_power, clean.resolving_power
         same = np.array_equal(batch.flux, clean.flux) and np.array_equal(batch.mask, clean.mask)
         assert not (same and np.array_equal(*powers) and np.array_equal(batch.meta["rv"], clean.meta["rv"]))
 
 
 def test_what_the_kinds_do(scene):
-    clean, simulation = strangers.in_range(scene()), scene().simulation
+    clean, simulation = ood.in_range(scene()), scene().simulation
     inside = simulation.observer.inside
-    assert (np.abs(strangers.wrong_frame(scene()).meta["rv"]) == 50.0).all()
-    assert (strangers.stated_too_high(scene()).resolving_power == 40_000.0).all()
-    swapped = strangers.swapped_arms(scene())
+    assert (np.abs(ood.wrong_frame(scene()).meta["rv"]) == 50.0).all()
+    assert (ood.stated_too_high(scene()).resolving_power == 40_000.0).all()
+    swapped = ood.swapped_arms(scene())
     assert np.array_equal(swapped.flux[:, :500], clean.flux[:, 500:])
-    for make in (strangers.half_missing, strangers.pixels_missing):
+    for make in (ood.half_missing, ood.pixels_missing):
         assert make(scene()).mask[:, inside].mean() == pytest.approx(0.5, abs=0.15)
-    lost = strangers.arm_missing(scene(4)).mask
+    lost = ood.arm_missing(scene(4)).mask
     assert lost[0, :500].all() and lost[1, 500:].all() and not lost[0, 500:][inside[500:]].any()
-    ratio = strangers.tilted(scene()).flux[:, :500] / clean.flux[:, :500]
+    ratio = ood.tilted(scene()).flux[:, :500] / clean.flux[:, :500]
     assert np.allclose(np.abs(ratio[:, [0, 499]] - 1.0), 0.1)
 
 
@@ -133,12 +134,12 @@ def test_physics_of_the_kinds(scene):
     def strength(batch):
         return ((1.0 - batch.flux[:, inside]) * width).sum(axis=1)
 
-    clean, blurred = strangers.in_range(one), strangers.too_blurred(scene(12, snr=1e9))
+    clean, blurred = ood.in_range(one), ood.too_blurred(scene(12, snr=1e9))
     assert strength(blurred) == pytest.approx(strength(clean), rel=0.05)
     assert (blurred.flux[:, inside].min(axis=1) >= clean.flux[:, inside].min(axis=1) - 1e-6).all()
-    assert (strength(strangers.too_poor(scene(12, snr=1e9))) < 0.2 * strength(clean)).all()
-    assert strength(strangers.flat(scene(12, snr=1e9))) == pytest.approx(np.zeros(12), abs=1e-5)
-    pair = strangers.two_stars(scene(12, snr=1e9))
+    assert (strength(ood.too_poor(scene(12, snr=1e9))) < 0.2 * strength(clean)).all()
+    assert strength(ood.flat(scene(12, snr=1e9))) == pytest.approx(np.zeros(12), abs=1e-5)
+    pair = ood.two_stars(scene(12, snr=1e9))
     assert not np.allclose(pair.flux, clean.flux, atol=1e-3)
 
 
@@ -155,9 +156,9 @@ def scores(model, plugins, batch):
 
 
 def test_few_false_alarms_and_many_true_ones(model, plugins, scene):
-    clean = scores(model, plugins, strangers.in_range(scene()))
+    clean = scores(model, plugins, ood.in_range(scene()))
     assert np.mean(clean.score > 1.0) <= 0.1 and np.median(clean.score) < 0.8
-    for make in (strangers.white_noise, strangers.flat, strangers.swapped_arms):
+    for make in (ood.white_noise, ood.flat, ood.swapped_arms):
         batch = preprocessed(model, plugins, make(scene()))
         found = model.strangeness(batch)
         bad = is_bad(np.asarray(batch.meta["flags"]))  # noise has no signal, which is known before
@@ -174,7 +175,7 @@ def test_each_sign_can_speak_alone(model):
 
 
 def test_a_score_hangs_on_the_spectrum_alone(model, plugins, scene):
-    batch = preprocessed(model, plugins, strangers.two_stars_apart(scene()))
+    batch = preprocessed(model, plugins, ood.two_stars_apart(scene()))
     together = model.strangeness(batch).score
     alone = np.array([model.strangeness(batch[i]).score[0] for i in range(len(batch))])
     assert together == pytest.approx(alone, abs=0.011)  # scores are rounded to 0.01
@@ -183,20 +184,20 @@ def test_a_score_hangs_on_the_spectrum_alone(model, plugins, scene):
 
 
 def test_what_is_masked_has_no_say(model, plugins, scene):
-    batch = preprocessed(model, plugins, strangers.half_missing(scene()))
+    batch = preprocessed(model, plugins, ood.half_missing(scene()))
     wild = attrs.evolve(batch, flux=np.where(batch.mask, 1e6, batch.flux))
     assert np.array_equal(model.strangeness(batch).score, model.strangeness(wild).score)
 
 
 def test_a_spectrum_without_signal(model, plugins, scene):
-    clean = strangers.in_range(scene())
+    clean = ood.in_range(scene())
     faint = attrs.evolve(clean, sigma=np.full_like(clean.sigma, 1.0))  # an S/N of 3 per Angstrom
     found = scores(model, plugins, faint)
     assert (found.score > 1.0).all() and all(SIGNS["signal"] in reason for reason in found.reasons)
 
 
 def test_file(model, plain, plugins, scene, tmp_path):
-    batch = preprocessed(model, plugins, strangers.two_stars(scene()))
+    batch = preprocessed(model, plugins, ood.two_stars(scene()))
     model.save(tmp_path / "new.safetensors")
     loaded = CINN.load(tmp_path / "new.safetensors")
     assert np.array_equal(loaded.strangeness(batch).score, model.strangeness(batch).score)
@@ -286,7 +287,7 @@ def test_table(model, grid, plugins):
         model, grid, plugins, [50.0, 100.0], n_stars=16, n_samples=32, kinds=some,
         progress=lambda done, total: steps.append((done, total)),
     )  # fmt: skip
-    assert list(table.columns) == list(strangers.COLUMNS) and len(table) == 6
+    assert list(table.columns) == list(ood.COLUMNS) and len(table) == 6
     assert steps[-1][0] == steps[-1][1] == 2 * 3 * 16
     row = {(r["kind"], r["snr"]): r for r in table}
     assert row["swapped arms", 100.0]["detected"] >= row["swapped arms", 100.0]["stranger"] > 0.8
@@ -308,7 +309,7 @@ def test_command(model, folder, plugins, monkeypatch):
     assert result.exit_code == 0
     assert all(kind.name in result.stdout for kind in KINDS) and "…" not in result.stdout
     table = Table.read(out)
-    assert table.colnames == list(strangers.COLUMNS) and len(table) == len(KINDS)
+    assert table.colnames == list(ood.COLUMNS) and len(table) == len(KINDS)
     rows = json.loads(CliRunner().invoke(app, [*command, "--grid", grid, "--json"]).stdout)["strangers"]
     assert [row["kind"] for row in rows] == [kind.name for kind in KINDS] and rows[1]["inside_68"] is None
     result = CliRunner().invoke(app, [*command, "--stars", "stars.csv"])

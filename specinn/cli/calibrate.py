@@ -78,13 +78,13 @@ def calibrate(
     import attrs
 
     import specinn
-    from specinn import calibrate as work
     from specinn import models
-    from specinn.benchmarks import read_benchmarks
     from specinn.cli.context import bar, plugins_of, print_json
     from specinn.errors import ConfigError
+    from specinn.evaluation import corrections as work
+    from specinn.evaluation.figures import style
+    from specinn.evaluation.stars import read_benchmarks
     from specinn.files import check_new, check_output, replacing
-    from specinn.report.figures import style
 
     check_output(output, (".toml",), overwrite=overwrite)
     figures = [check_new(output.with_suffix(end), overwrite=overwrite) for end in (".pdf", ".png")]

@@ -14,7 +14,7 @@ from specinn.cli.context import bar, plugins_of, print_json
 from specinn.cli.options import AsJson, Device, ModelName, Overwrite, Samples, Seed, splits
 
 if TYPE_CHECKING:
-    from specinn.evaluate import Comparison
+    from specinn.evaluation.comparison import Comparison
     from specinn.grids import Grid
     from specinn.plugins import Plugins
     from specinn.plugins.interfaces import Estimator
@@ -110,13 +110,13 @@ def evaluate(
     benchmark stars (--stars), with noise added down to the S/N. Calibrators do not count.
     """
     import specinn
-    from specinn import evaluate as work
     from specinn import models, report
-    from specinn.benchmarks import read_benchmarks
     from specinn.cli.evaluate_stars import on_stars, on_stars_in_many_ways
+    from specinn.evaluation import comparison as work
+    from specinn.evaluation.ksoll2026 import PUBLISHED_LEVELS, PUBLISHED_SNR
+    from specinn.evaluation.stars import read_benchmarks
     from specinn.grids import load
     from specinn.inference.run import load_correction
-    from specinn.published import PUBLISHED_LEVELS, PUBLISHED_SNR
 
     _check_calls(bool(grid), stars is not None, strangers, as_observed or disturbed, disturbed)
     _check_calls_on_stars(stars is not None, robustness, snr, seeds, correction)
@@ -205,7 +205,7 @@ class Task:
     as_json: bool
 
     def write(self, table: Any) -> None:
-        from specinn.evaluate import write
+        from specinn.evaluation.comparison import write
 
         if self.path is not None:
             write(table, self.path, overwrite=self.overwrite)
@@ -222,10 +222,10 @@ class Task:
 
 def _on_grid(task: Task, comparison: Comparison) -> None:
     """Write a table or a report of what was inferred, and print it."""
-    from specinn import evaluate as work
     from specinn import report
     from specinn.errors import ModelError
-    from specinn.report import tables
+    from specinn.evaluation import comparison as work
+    from specinn.evaluation import tables
 
     rows = {"metrics": comparison.metrics()}
     if not any(row["n"] for row in rows["metrics"]):
@@ -262,7 +262,7 @@ def _on_strangers(
     task: Task, estimator: Estimator, grid: Grid, snr: Sequence[float], as_observed: bool
 ) -> None:
     """Make strangers of the grid's split as ``meta`` says, write the table and print it."""
-    from specinn.strangers import strangers_table
+    from specinn.evaluation.ood import strangers_table
 
     meta = task.meta
     with bar("spectra") as progress:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import Console
 
-    from specinn.benchmarks import Benchmark
     from specinn.cli.evaluate import Task
+    from specinn.evaluation.stars import Benchmark
     from specinn.labels import LabelSet
     from specinn.plugins.interfaces import Correction, Estimator
 
@@ -26,8 +26,8 @@ def on_stars(
     task: Task, estimator: Estimator, stars: Sequence[Benchmark], corrections: Sequence[Correction]
 ) -> None:
     """Infer benchmark stars as ``meta`` says, write table and figure and print them."""
-    from specinn import benchmarks as work
-    from specinn.report import benchmarks as report
+    from specinn.evaluation import star_figures as report
+    from specinn.evaluation import stars as work
 
     meta, labels = task.meta, estimator.labels
     with bar("spectra") as progress:
@@ -45,8 +45,8 @@ def on_stars(
 
 def on_stars_in_many_ways(task: Task, estimator: Estimator, stars: Sequence[Benchmark]) -> None:
     """Infer every variant of benchmark stars, write tables and figure and print them."""
-    from specinn import robustness as work
-    from specinn.report import benchmarks as report
+    from specinn.evaluation import robustness as work
+    from specinn.evaluation import star_figures as report
 
     meta, labels = task.meta, estimator.labels
     with bar("groups of spectra") as progress:
@@ -67,7 +67,7 @@ def on_stars_in_many_ways(task: Task, estimator: Estimator, stars: Sequence[Benc
 
 def _write(task: Task, tables: Mapping[str, Table], figures: Mapping[str, Callable[[], Figure]]) -> None:
     """A folder of all, or the first table as a file."""
-    from specinn.report.benchmarks import write
+    from specinn.evaluation.star_figures import write
 
     if task.path is not None and task.folder:
         write(task.path, tables, figures, overwrite=task.overwrite)
@@ -148,9 +148,9 @@ def _console() -> Console:
 
 def _show_robustness(rows: Rows, labels: LabelSet, summary: Rows) -> None:
     """A line for each star, and one for each comparison in each scope."""
+    from specinn.evaluation.robustness import RV, SCOPES
+    from specinn.evaluation.variants import LEVELS
     from specinn.labels import with_derived_labels
-    from specinn.robustness import RV, SCOPES
-    from specinn.variants import LEVELS
 
     console = _console()
     console.print(

@@ -44,10 +44,10 @@ def saliency(
     """
     import specinn
     from specinn import models
-    from specinn import saliency as work
     from specinn.cli.context import bar, plugins_of, print_json
     from specinn.errors import OutputError
-    from specinn.evaluate import write
+    from specinn.evaluation import saliency as work
+    from specinn.evaluation.comparison import write
     from specinn.files import check_folder, check_new, replacing
     from specinn.grids import load
 

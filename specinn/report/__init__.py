@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from specinn.errors import OutputError
-from specinn.evaluate import Comparison
+from specinn.evaluation import figures, tables
+from specinn.evaluation.comparison import Comparison
 from specinn.files import check_folder, check_new, replacing_folder
-from specinn.report import figures, page, tables
+from specinn.report import page
 
 PAGE, TABLES, FIGURES = "index.html", "tables", "figures"
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specinn.evaluate import Comparison
+from specinn.evaluation.comparison import Comparison
+from specinn.evaluation.figures import FIGURES_OF, abundance, unit_of
+from specinn.evaluation.tables import SLOW, TARP, Rows, histogram_levels, reference_level, some_levels
 from specinn.labels import Label, LabelSet
-from specinn.report.figures import FIGURES_OF, abundance, unit_of
-from specinn.report.tables import SLOW, TARP, Rows, histogram_levels, reference_level, some_levels
 
 if TYPE_CHECKING:
     from jinja2 import Template

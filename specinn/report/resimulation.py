@@ -13,10 +13,10 @@ import attrs
 import numpy as np
 
 from specinn.errors import OutputError
-from specinn.evaluate import tabulate
+from specinn.evaluation import figures
+from specinn.evaluation.comparison import tabulate
 from specinn.files import Sink, check_folder, check_new, replacing_folder
 from specinn.instruments import Instrument
-from specinn.report import figures
 from specinn.resimulation import figures as spectra
 from specinn.resimulation.result import LEVELS, NUMBERS, Resimulation, Unsimulated, overall
 

@@ -13,11 +13,11 @@ import numpy as np
 from astropy.table import Table
 
 from specinn.errors import ConfigError, OutputError, nearest
+from specinn.evaluation.figures import unit_of
 from specinn.files import check_output, replacing
 from specinn.flags import FLAGS, is_bad, is_warn
 from specinn.labels import Label
 from specinn.posterior import QUANTILES
-from specinn.report.figures import unit_of
 from specinn.report.opened import text
 from specinn.report.page import name_of, template
 

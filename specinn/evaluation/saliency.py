@@ -12,11 +12,11 @@ from astropy.table import Column, MaskedColumn, Table
 
 from specinn.config import read_toml
 from specinn.errors import ConfigError, GridError
-from specinn.evaluate import Simulation
+from specinn.evaluation.comparison import Simulation
+from specinn.evaluation.ksoll2026 import PUBLISHED_SNR
 from specinn.instruments import Instrument
 from specinn.labels import LabelSet
 from specinn.plugins import Plugins
-from specinn.published import PUBLISHED_SNR
 from specinn.wavelengths import vacuum_to_air
 
 if TYPE_CHECKING:

@@ -8,10 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specinn.files import replacing_folder
-from specinn.labels import Label, LabelSet, with_derived_labels
-from specinn.report import FIGURES, TABLES, check
-from specinn.report.figures import (
+from specinn.evaluation.figures import (
     BLUE,
     FAINT,
     GREEN,
@@ -24,8 +21,11 @@ from specinn.report.figures import (
     symbol,
     unit_of,
 )
-from specinn.robustness import change, variant_of
-from specinn.variants import BASE, LEVELS, SHAPES, VELOCITIES, Variant
+from specinn.evaluation.robustness import change, variant_of
+from specinn.evaluation.variants import BASE, LEVELS, SHAPES, VELOCITIES, Variant
+from specinn.files import replacing_folder
+from specinn.labels import Label, LabelSet, with_derived_labels
+from specinn.report import FIGURES, TABLES, check
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -79,7 +79,7 @@ def _with_literature(rows: Rows, labels: LabelSet) -> list[Label]:
 def against_literature(rows: Rows, labels: LabelSet) -> Figure:
     """Inferred against literature values and, beneath, their difference, for each label that has any.
 
-    ``rows`` are those of :func:`specinn.benchmarks.star_metrics`; at least one star must have a literature
+    ``rows`` are those of :func:`specinn.evaluation.stars.star_metrics`; at least one star must have a literature
     value. Of corrected values those before the correction are there, too, in grey. Only stars that count are
     filled. Vertical bars are standard deviations of the posterior (beneath, with the error of the
     literature), horizontal ones errors of the literature.
@@ -138,7 +138,7 @@ def _point(
 def robustness(rows: Rows, labels: LabelSet) -> Figure:
     """How velocity (top) and each label with literature values (below) change with shape, shift and S/N.
 
-    ``rows`` are those of :func:`specinn.robustness.robustness`. One factor at a time from the base; in the
+    ``rows`` are those of :func:`specinn.evaluation.robustness.robustness`. One factor at a time from the base; in the
     last column shapes are compared at every S/N. Crosses at the bottom are spectra without a value.
     """
     from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-"""How good a model is on held-out grid spectra, whose labels are known (for stars: specinn.benchmarks)."""
+"""How good a model is on held-out grid spectra, whose labels are known (for stars: specinn.evaluation.stars)."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import attrs
 import numpy as np
 from astropy.table import Column, MaskedColumn, Table
 
-from specinn import calibration
 from specinn.config import structure
 from specinn.errors import ConfigError, GridError, ReadError
+from specinn.evaluation import coverage
+from specinn.evaluation.ksoll2026 import PUBLISHED_SNR, PUBLISHED_STD, published_nrmse
 from specinn.files import check_output, replacing
 from specinn.inference.pipeline import Pipeline
 from specinn.labels import SOLAR_LOG_EPS, Label, LabelSet, li_fe, with_derived_labels
 from specinn.plugins import Plugins
 from specinn.posterior import Posterior, Summary
-from specinn.published import PUBLISHED_SNR, PUBLISHED_STD, published_nrmse
 from specinn.spectra import SpectrumBatch
 from specinn.wavelengths import to_medium
 
@@ -180,7 +180,7 @@ class Comparison:
     simulation's grid; ``snr`` are S/N per Angstrom; ``truth (n_stars, n_labels)``; ``found`` has a summary of
     all stars for each S/N. Where calibration was asked for, ``ranks (n_snr, n_stars, n_labels)`` are the
     places of the truth among the samples and ``tarp (n_snr, n_stars)`` those of its distance from a random
-    point (:mod:`specinn.calibration`); NaN for stars all of whose samples were rejected.
+    point (:mod:`specinn.evaluation.coverage`); NaN for stars all of whose samples were rejected.
     """
 
     simulation: Simulation
@@ -300,12 +300,12 @@ def _places(
     if truth.shape[1] > n_own:
         derived = li_fe(samples[..., own.index("a_li")], samples[..., own.index("fe_h")])
         samples = np.concatenate([samples, derived[..., None]], axis=2)
-    ranks = calibration.ranks(samples, truth, jitter, inside)
+    ranks = coverage.ranks(samples, truth, jitter, inside)
     y = Posterior(own, own.to_network(samples[..., :n_own]), posterior.log_prob, inside)
     scale = np.where(y.std > 0, y.std, 1.0)
     scaled = (y.samples - y.mean[:, None]) / scale[:, None]
     place = (own.to_network(truth[:, :n_own]) - y.mean) / scale
-    return ranks, calibration.tarp_ranks(scaled, place, 6.0 * point - 3.0, last[:, 0], inside)
+    return ranks, coverage.tarp_ranks(scaled, place, 6.0 * point - 3.0, last[:, 0], inside)
 
 
 def grid_metrics(estimator: Estimator, grid: Grid, **options: Any) -> list[dict[str, Any]]:

@@ -13,13 +13,13 @@ import numpy as np
 
 from specinn.catalogue import summarise
 from specinn.errors import ConfigError
-from specinn.evaluate import tabulate
+from specinn.evaluation.comparison import tabulate
+from specinn.evaluation.ksoll2026 import PUBLISHED_SNR
 from specinn.flags import is_bad
 from specinn.inference.pipeline import Result
 from specinn.inference.run import Run, Source, file_sources, load_instrument, prepare
 from specinn.labels import LabelSet, with_derived_labels
 from specinn.plugins import Plugins
-from specinn.published import PUBLISHED_SNR
 
 if TYPE_CHECKING:
     from astropy.table import Table

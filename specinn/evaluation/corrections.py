@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import attrs
 import numpy as np
 
-from specinn.benchmarks import Benchmark, calibrators_of, check_instruments, of_one_spectrum
 from specinn.errors import ConfigError, ReadError
+from specinn.evaluation.stars import Benchmark, calibrators_of, check_instruments, of_one_spectrum
 from specinn.flags import is_bad, names
 from specinn.inference.run import Source, file_source, prepare
 from specinn.plugins.interfaces import BenchmarkStars, Correction, Estimator, LeaveOneOut
@@ -213,7 +213,7 @@ def draw(correction: Correction, stars: BenchmarkStars, chosen: np.ndarray) -> F
     """
     from matplotlib.figure import Figure
 
-    from specinn.report.figures import BLUE, FAINT, INK, ORANGE, symbol, unit_of
+    from specinn.evaluation.figures import BLUE, FAINT, INK, ORANGE, symbol, unit_of
 
     labels = stars.posterior.labels
     drawn = [name for name in stars.literature if name in correction.terms() or not correction.terms()]

@@ -12,7 +12,7 @@ import numpy as np
 from astropy.table import Table
 
 from specinn.errors import ConfigError, GridError
-from specinn.evaluate import BLOCK, Simulation, tabulate
+from specinn.evaluation.comparison import BLOCK, Simulation, tabulate
 from specinn.flags import Flag, is_bad
 from specinn.inference.pipeline import Pipeline, Result
 from specinn.spectra import SpectrumBatch

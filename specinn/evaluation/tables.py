@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from astropy.table import Column, Table
 
-from specinn import calibration
 from specinn.errors import SpecinnError
-from specinn.evaluate import METRICS, Comparison, metrics_of, tabulate
+from specinn.evaluation import coverage as calibration
+from specinn.evaluation.comparison import METRICS, Comparison, metrics_of, tabulate
 from specinn.posterior import QUANTILES
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def all_ranks(comparison: Comparison) -> Iterator[tuple[float, list[str], np.nda
 
 def limits(comparison: Comparison, plugins: Plugins) -> tuple[np.ndarray | None, str]:
     """Cramer-Rao bounds ``(n_stars, n_snr, n_labels)``, or None and the reason why there are none."""
-    from specinn.information import cramer_rao
+    from specinn.evaluation.information import cramer_rao
 
     try:
         found = cramer_rao(comparison.simulation, comparison.rows, comparison.snr, plugins, comparison.labels)

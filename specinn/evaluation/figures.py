@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specinn import calibration
-from specinn.evaluate import Comparison
+from specinn.evaluation import coverage as calibration
+from specinn.evaluation.comparison import Comparison
+from specinn.evaluation.ksoll2026 import PUBLISHED_LEVELS, published_std
+from specinn.evaluation.tables import TARP, Rows, all_ranks, histogram_levels, reference_level, some_levels
 from specinn.labels import Label
-from specinn.published import PUBLISHED_LEVELS, published_std
-from specinn.report.tables import TARP, Rows, all_ranks, histogram_levels, reference_level, some_levels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

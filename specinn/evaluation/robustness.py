@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
-from specinn.benchmarks import Benchmark, calibrators_of, check_instruments, over_stars
 from specinn.catalogue import summarise
 from specinn.errors import ConfigError, SpecinnError
-from specinn.evaluate import tabulate
+from specinn.evaluation.comparison import tabulate
+from specinn.evaluation.stars import Benchmark, calibrators_of, check_instruments, over_stars
+from specinn.evaluation.variants import BASE, BASE_SNR, LEVELS, SHAPES, VELOCITIES, Variant, VariedStar
 from specinn.flags import is_bad
 from specinn.inference.run import Piece, Run, file_sources, prepare
 from specinn.labels import LabelSet, with_derived_labels
 from specinn.plugins import Plugins
-from specinn.variants import BASE, BASE_SNR, LEVELS, SHAPES, VELOCITIES, Variant, VariedStar
 from specinn.wavelengths import C_KMS
 
 if TYPE_CHECKING:
