@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from specinn import catalogue
 from specinn.catalogue import samples
-from specinn.cli.table import show
+from specinn.cli._result_table import show
 from specinn.errors import OutputError
 from specinn.flags import Flag
 from specinn.inference.pipeline import Result

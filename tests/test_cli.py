@@ -22,7 +22,7 @@ from commands import Command, sentence
 
 from specinn import __version__, catalogue
 from specinn.cli import app, main
-from specinn.cli.context import print_json
+from specinn.cli._console import print_json
 from specinn.errors import ConfigError
 from specinn.plugins import Plugins
 from specinn.plugins.hookspecs import Record, hookimpl

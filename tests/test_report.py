@@ -18,7 +18,6 @@ from astropy.table import Table
 from test_evaluate import Known, make_grid
 from typer.testing import CliRunner, Result
 
-from specinn import report
 from specinn.cli import app
 from specinn.errors import OutputError, PluginError
 from specinn.evaluation import figures, tables
@@ -27,6 +26,7 @@ from specinn.evaluation.ksoll2026 import PUBLISHED_LEVELS, PUBLISHED_NRMSE, PUBL
 from specinn.files import replacing_folder
 from specinn.grids import Grid
 from specinn.plugins import Plugins
+from specinn.report.evaluation import folder as report
 
 SNR = (250.0, 20.0)
 META = {"model": "toy & <model>", "split": "test", "samples": 200, "seed": 0}

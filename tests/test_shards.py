@@ -27,7 +27,7 @@ import specinn.survey.manifest
 from specinn import api, catalogue
 from specinn.catalogue.table import MANIFEST
 from specinn.cli import app
-from specinn.cli.watch import Watch
+from specinn.cli._progress import Watch
 from specinn.errors import OutputError
 from specinn.parallel.threads import ahead, behind
 from specinn.plugins import Plugins
@@ -660,7 +660,7 @@ def test_a_line_a_minute_where_there_is_no_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [1000.0]
-    monkeypatch.setattr("specinn.cli.watch.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("specinn.cli._progress.time.monotonic", lambda: now[0])
     with Watch(quiet=False) as watch:
         watch.start(files=100, done=20)
         for _ in range(40):

@@ -26,7 +26,8 @@ from specinn.flags import Flag
 from specinn.inference.run import example_files
 from specinn.labels import LabelSet, make_label
 from specinn.plugins import Plugins
-from specinn.report import opened, stars
+from specinn.report.catalogue import embed
+from specinn.report.catalogue import page as stars
 from specinn.resimulation.simulator import Resimulator
 
 BOUNDS = {
@@ -152,7 +153,7 @@ def test_upper_limits_are_shown() -> None:
 
 @given(hnp.arrays(np.float64, st.integers(1, 40), elements=st.floats(-5, 5) | st.just(np.nan)))
 def test_fluxes_survive_packing(values: np.ndarray) -> None:
-    found = opened.packed(values)
+    found = embed.packed(values)
     numbers = np.frombuffer(base64.b64decode(found["data"]), "<u2").astype(float)
     back = np.where(numbers == 65535, np.nan, found["low"] + found["step"] * numbers)
     np.testing.assert_allclose(back, values, atol=0.51 * max(found["step"], 1e-12))
@@ -163,25 +164,25 @@ def test_shades_of_the_corner_plot_hold_what_they_claim() -> None:
     rng = np.random.default_rng(3)
     covariance = np.array([[1.0, 0.7, 0.0], [0.7, 1.0, 0.0], [0.0, 0.0, 4.0]])
     samples = rng.multivariate_normal([0.0, 5.0, -1.0], covariance, 20_000)
-    found = opened.corner(samples, [0.0, 5.0, 9.0])
+    found = embed.corner(samples, [0.0, 5.0, 9.0])
     assert found is not None and found["high"][2] > 9  # the MAP is on the plot, wherever it is
     low, high = np.array(found["low"]), np.array(found["high"])
     four = np.frombuffer(base64.b64decode(found["pairs"]), np.uint8)
-    shades = ((four[:, None] >> np.array([0, 2, 4, 6])) & 3).reshape(3, opened.BINS, opened.BINS)
-    place = ((samples - low) / (high - low) * opened.BINS).astype(int)
-    kept = ((place >= 0) & (place < opened.BINS)).all(axis=1)
+    shades = ((four[:, None] >> np.array([0, 2, 4, 6])) & 3).reshape(3, embed.BINS, embed.BINS)
+    place = ((samples - low) / (high - low) * embed.BINS).astype(int)
+    kept = ((place >= 0) & (place < embed.BINS)).all(axis=1)
     for k, (i, j) in enumerate([(1, 0), (2, 0), (2, 1)]):
         shade = shades[k][place[kept, i], place[kept, j]]
         inside = [(shade >= 1 + level).mean() for level in range(3)]
-        assert inside == pytest.approx(opened.LEVELS, abs=0.04)
+        assert inside == pytest.approx(embed.LEVELS, abs=0.04)
     np.testing.assert_allclose(floats(found["together"]).reshape(3, 3)[1, 0], 0.7, atol=0.02)
-    assert opened.corner(samples[:50], [0, 0, 0]) is None
+    assert embed.corner(samples[:50], [0, 0, 0]) is None
 
 
 def test_constant_labels_have_a_corner_plot() -> None:
     samples = np.random.default_rng(0).normal(size=(500, 2))
     samples[:, 1] = 3.0
-    found = opened.corner(samples, [0.0, 3.0])
+    found = embed.corner(samples, [0.0, 3.0])
     assert found is not None and found["low"][1] < 3 < found["high"][1]
     json.dumps(found, allow_nan=False)
 
@@ -269,7 +270,7 @@ def test_samples_of_one_spectrum_are_not_shown_for_several(real: Path) -> None:
     table = catalogue.read(real / "stars")
     table["n_epochs"] = [1, 3, 1]
     table.meta |= {"seed": 0, "samples": 200}
-    found = opened.open_stars(Resimulator(table, plugins=Plugins(), draws=20), [0, 1])
+    found = embed.open_stars(Resimulator(table, plugins=Plugins(), draws=20), [0, 1])
     assert found[0]["bands"] and found[0]["corner"] and "One of" not in found[0]["note"]
     assert found[1]["flux"] and not found[1]["bands"] and found[1]["corner"] is None
     assert found[1]["note"].startswith("One of 3 spectra")

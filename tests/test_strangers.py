@@ -302,7 +302,7 @@ def test_table(model, grid, plugins):
 def test_command(model, folder, plugins, monkeypatch):
     monkeypatch.setattr(models, "find", lambda *a, **k: SimpleNamespace(name="tiny", sha256=lambda: "0" * 64))
     monkeypatch.setattr(models, "load", lambda *a, **k: model)
-    monkeypatch.setattr("specinn.cli.evaluate.plugins_of", lambda ctx: plugins)
+    monkeypatch.setattr("specinn.cli.evaluate.grid.plugins_of", lambda ctx: plugins)
     out, grid = folder / "strangers.ecsv", str(folder / "grid.h5")
     command = ["evaluate", "tiny", "--strangers", "--samples", "16", "--snr", "50"]
     result = CliRunner().invoke(app, [*command, "--grid", grid, "-o", str(out)], catch_exceptions=False)

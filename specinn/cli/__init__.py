@@ -28,7 +28,7 @@ from specinn.cli import (
     train,
     tune,
 )
-from specinn.cli.commands import Commands, add
+from specinn.cli._framework import Commands, add
 
 if TYPE_CHECKING:
     from specinn.plugins import Plugins

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from specinn.cli.options import AsJson, Model, Samples, devices
+from specinn.cli._options import AsJson, Model, Samples, devices
 
 if TYPE_CHECKING:
     from specinn.plugins import Plugins
@@ -62,7 +62,7 @@ def benchmark(
     import tempfile
 
     from specinn import models, timing
-    from specinn.cli.context import plugins_of, print_json
+    from specinn.cli._console import plugins_of, print_json
 
     with timing.on_cores(threads):  # before numpy and torch are there
         on = timing.devices(device)

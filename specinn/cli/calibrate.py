@@ -8,17 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from specinn.cli.options import (
-    AsJson,
-    DegradeSNR,
-    Device,
-    Model,
-    Overwrite,
-    Samples,
-    Seed,
-    labels,
-    offered,
-)
+from specinn.cli._options import AsJson, DegradeSNR, Device, Model, Overwrite, Samples, Seed, labels, offered
 
 if TYPE_CHECKING:
     from specinn.plugins.interfaces import BenchmarkStars, Correction, LeaveOneOut
@@ -79,7 +69,7 @@ def calibrate(
 
     import specinn
     from specinn import models
-    from specinn.cli.context import bar, plugins_of, print_json
+    from specinn.cli._console import bar, plugins_of, print_json
     from specinn.errors import ConfigError
     from specinn.evaluation import corrections as work
     from specinn.evaluation.figures import style
@@ -186,7 +176,7 @@ def _show(correction: Correction, tested: Mapping[str, LeaveOneOut], stars: Benc
     import numpy as np
     from rich.console import Console
 
-    from specinn.cli.columns import columns, decimals, figure
+    from specinn.cli._tables import columns, decimals, figure
 
     terms = correction.terms()
     heads = dict.fromkeys(term for of in terms.values() for term in of)

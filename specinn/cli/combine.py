@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from specinn.cli.options import AsJson, Overwrite, Seed
+from specinn.cli._options import AsJson, Overwrite, Seed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,7 +61,7 @@ def combine(
     from specinn import catalogue
     from specinn.catalogue.combine import combine as work
     from specinn.catalogue.formats import WRITERS
-    from specinn.cli.context import plugins_of, print_json
+    from specinn.cli._console import plugins_of, print_json
     from specinn.files import check_output
 
     check_output(output, WRITERS, overwrite=overwrite)

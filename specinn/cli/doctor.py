@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from specinn.cli.options import AsJson
+from specinn.cli._options import AsJson
 
 if TYPE_CHECKING:
     from specinn.doctor import Finding
@@ -23,7 +23,7 @@ def doctor(ctx: typer.Context, as_json: AsJson = False) -> None:
     """
     import attrs
 
-    from specinn.cli.context import plugins_of, print_json, print_rows
+    from specinn.cli._console import plugins_of, print_json, print_rows
     from specinn.doctor import examine
 
     findings = examine(plugins_of(ctx, report=False))

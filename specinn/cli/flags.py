@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from specinn.cli.options import AsJson
-from specinn.cli.options import flags as names
+from specinn.cli._options import AsJson
+from specinn.cli._options import flags as names
 
 EXAMPLES = ("specinn flags", "specinn flags 4128", "specinn flags stranger")
 
@@ -22,7 +22,7 @@ def flags(
     as_json: AsJson = False,
 ) -> None:
     """Explain the flags of a catalogue, or those that a value sets."""
-    from specinn.cli.context import print_json, print_rows
+    from specinn.cli._console import print_json, print_rows
     from specinn.flags import FLAGS
 
     bits = None if value is None else _bits(value)

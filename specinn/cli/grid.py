@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from specinn.cli.commands import Group, add
-from specinn.cli.context import print_json
-from specinn.cli.options import AsJson, Cluster, Overwrite, Quiet, Scheduler, Workers, offered
+from specinn.cli._console import print_json
+from specinn.cli._framework import Group, add
+from specinn.cli._options import AsJson, Cluster, Overwrite, Quiet, Scheduler, Workers, offered
 
 if TYPE_CHECKING:
     from specinn.grids import Grid
@@ -125,8 +125,8 @@ def make(
     """
     import attrs
 
-    from specinn.cli.context import plugins_of
-    from specinn.cli.watch import Watch
+    from specinn.cli._console import plugins_of
+    from specinn.cli._progress import Watch
     from specinn.grids import make as gridmake
     from specinn.grids.recipe import Recipe
     from specinn.parallel.cluster import check as check_cluster

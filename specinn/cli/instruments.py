@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from specinn.cli.options import AsJson, offered
+from specinn.cli._options import AsJson, offered
 
 EXAMPLES = ("specinn instruments", "specinn instruments uves", "specinn instruments uves --json")
 
@@ -20,7 +20,7 @@ def instruments(
     as_json: AsJson = False,
 ) -> None:
     """List the instruments, or describe one."""
-    from specinn.cli.context import plugins_of, print_json, print_rows
+    from specinn.cli._console import plugins_of, print_json, print_rows
 
     plugins = plugins_of(ctx)
     if name is None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from specinn.cli.options import AsJson, ModelNameOrNone
+from specinn.cli._options import AsJson, ModelNameOrNone
 
 if TYPE_CHECKING:
     from specinn.models import Model
@@ -33,7 +33,7 @@ def models(ctx: typer.Context, name: ModelNameOrNone = None, as_json: AsJson = F
     The card has the physics, the labels with their bounds, and the errors of the model.
     """
     from specinn import models
-    from specinn.cli.context import plugins_of, print_json, print_rows
+    from specinn.cli._console import plugins_of, print_json, print_rows
 
     plugins = plugins_of(ctx)
     if name is not None:
@@ -74,7 +74,7 @@ def _summary(model: Model) -> dict[str, Any]:
 
 def _card(model: Model) -> None:
     """Everything that the header says, the known parts first and in the field's own layout."""
-    from specinn.cli.context import print_rows
+    from specinn.cli._console import print_rows
 
     header = model.header
     print(f"{model.name}, run by the estimator {model.estimator}")
@@ -108,7 +108,7 @@ def _card(model: Model) -> None:
 
 def _section(title: str, value: Any, indent: str = "") -> None:
     """A part of the header: mappings with one set of keys as a table, the rest as key and value."""
-    from specinn.cli.context import print_rows
+    from specinn.cli._console import print_rows
 
     heading = f"{indent}{title.replace('_', ' ')}"
     if not isinstance(value, Mapping):

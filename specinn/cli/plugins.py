@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from specinn.cli.options import AsJson
+from specinn.cli._options import AsJson
 
 EXAMPLES = ("specinn plugins", "specinn plugins --failed", "specinn plugins --json")
 
@@ -17,7 +17,7 @@ def plugins(
     as_json: AsJson = False,
 ) -> None:
     """List what the plugins offer, or which are broken."""
-    from specinn.cli.context import plugins_of, print_json, print_rows
+    from specinn.cli._console import plugins_of, print_json, print_rows
 
     loaded = plugins_of(ctx, report=not failed)
     if failed:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from specinn.cli.options import (
+from specinn.cli._options import (
     Catalogue,
     Device,
     Format,
@@ -58,10 +58,10 @@ def report(
     needs nothing else and works for ten thousand stars.
     """
     from specinn import catalogue as tables
-    from specinn.cli.context import bar, plugins_of
+    from specinn.cli._console import bar, plugins_of
     from specinn.errors import SpecinnError
     from specinn.inference.run import check_given
-    from specinn.report import stars as page
+    from specinn.report.catalogue import page
 
     page.check(output, overwrite=overwrite)
     table = tables.read(catalogue)
@@ -75,7 +75,7 @@ def report(
     pixels: dict[str, Any] = {}
     why = "" if most or stars else "No spectra were asked for."
     if rows:
-        from specinn.report.opened import arms, open_stars
+        from specinn.report.catalogue.embed import arms, open_stars
         from specinn.resimulation.simulator import Resimulator
 
         try:

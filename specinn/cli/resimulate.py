@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from specinn.cli.options import (
+from specinn.cli._options import (
     AsJson,
     Catalogue,
     Device,
@@ -64,7 +64,7 @@ def resimulate(
     """
     import specinn
     from specinn import catalogue as tables
-    from specinn.cli.context import bar, plugins_of, print_json
+    from specinn.cli._console import bar, plugins_of, print_json
     from specinn.inference.run import check_given
     from specinn.report import resimulation as work
     from specinn.resimulation.simulator import Resimulator

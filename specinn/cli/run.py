@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from specinn.cli.options import (
+from specinn.cli._options import (
     AsJson,
     Cluster,
     Corrections,
@@ -25,7 +25,7 @@ from specinn.cli.options import (
     Workers,
     offered,
 )
-from specinn.cli.watch import Watch
+from specinn.cli._progress import Watch
 
 DEFAULT_OUTPUT = Path("specinn.ecsv")
 _SHOWN = 10  # spectra on the terminal
@@ -103,8 +103,8 @@ def run(
     """
     from specinn import survey
     from specinn.catalogue import samples as samples_file
-    from specinn.cli.context import plugins_of, print_json
-    from specinn.cli.table import show
+    from specinn.cli._console import plugins_of, print_json
+    from specinn.cli._result_table import show
     from specinn.errors import ConfigError
     from specinn.inference.run import example_files, file_sources, prepare
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from specinn.cli.options import AsJson, Device, Grids, ModelName, Overwrite, Seed, Split
+from specinn.cli._options import AsJson, Device, Grids, ModelName, Overwrite, Seed, Split
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,7 +44,7 @@ def saliency(
     """
     import specinn
     from specinn import models
-    from specinn.cli.context import bar, plugins_of, print_json
+    from specinn.cli._console import bar, plugins_of, print_json
     from specinn.errors import OutputError
     from specinn.evaluation import saliency as work
     from specinn.evaluation.comparison import write

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from specinn.cli.commands import Group, add
-from specinn.cli.options import AsJson, offered
+from specinn.cli._framework import Group, add
+from specinn.cli._options import AsJson, offered
 
 app = typer.Typer(cls=Group, rich_markup_mode=None, help="Install codes that compute model spectra.")
 
@@ -35,7 +35,7 @@ def setup(
     """
     import attrs
 
-    from specinn.cli.context import plugins_of, print_json, print_rows
+    from specinn.cli._console import plugins_of, print_json, print_rows
     from specinn.errors import ConfigError
 
     factory = plugins_of(ctx).load("synthesizer", code)

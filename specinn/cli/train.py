@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from specinn.cli.options import Overwrite, Quiet
+from specinn.cli._options import Overwrite, Quiet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,7 +44,7 @@ def train(
     """
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    from specinn.cli.context import plugins_of, stderr_console
+    from specinn.cli._console import plugins_of, stderr_console
     from specinn.config import read_toml
     from specinn.errors import ConfigError
     from specinn.files import check_output

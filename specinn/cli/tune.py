@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from specinn.cli.options import AsJson
+from specinn.cli._options import AsJson
 
 if TYPE_CHECKING:
     from specinn.training.search import Search
@@ -49,7 +49,7 @@ def tune(
 
     import attrs
 
-    from specinn.cli.context import plugins_of
+    from specinn.cli._console import plugins_of
     from specinn.errors import ConfigError
     from specinn.parallel.locks import Claims
     from specinn.training import trials as results
@@ -92,7 +92,7 @@ def tune(
             rows = results.found(settings, folder)
             results.write(settings, folder, rows)
     if as_json:
-        from specinn.cli.context import print_json
+        from specinn.cli._console import print_json
 
         print_json(rows)
     else:
@@ -104,7 +104,7 @@ def tune(
 
 def _show(search: Search, folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """The best trials, why others failed, and what to do with the best."""
-    from specinn.cli.context import print_rows
+    from specinn.cli._console import print_rows
     from specinn.training import trials as results
 
     lines: list[tuple[str, ...]] = [("trial", "state", "validation", "step", "configuration")]

@@ -25,7 +25,7 @@ from specinn.evaluation.robustness import change, variant_of
 from specinn.evaluation.variants import BASE, LEVELS, SHAPES, VELOCITIES, Variant
 from specinn.files import replacing_folder
 from specinn.labels import Label, LabelSet, with_derived_labels
-from specinn.report import FIGURES, TABLES, check
+from specinn.report.evaluation.folder import FIGURES, TABLES, check
 
 if TYPE_CHECKING:
     from astropy.table import Table

@@ -11,10 +11,10 @@ import numpy as np
 from specinn.errors import ConfigError, ModelError
 from specinn.evaluation.figures import BLUE, FAINT, INK, RED, symbol, unit_of
 from specinn.labels import Label, with_derived_labels
+from specinn.plotting import Figure as Canvas
 from specinn.posterior import QUANTILES
 from specinn.posterior.display import value_with_errors
 from specinn.posterior.export import optional, some_accepted
-from specinn.report.canvas import Figure as Canvas
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -199,7 +199,7 @@ def _pieces(instrument: Instrument) -> Iterator[tuple[str, tuple[float, float]]]
 def _rows(
     n: int, height: float, head: float, residuals: bool = True
 ) -> tuple[Figure, list[tuple[Axes, Axes]]]:
-    from specinn.report.canvas import Figure
+    from specinn.plotting import Figure
 
     total = n * height + head + 0.45
     figure = Figure(figsize=(11.0, total))
@@ -212,7 +212,7 @@ def _rows(
 
 
 def _grid(rows: int, columns: int, height: float, head: float) -> tuple[Figure, Any]:
-    from specinn.report.canvas import Figure
+    from specinn.plotting import Figure
 
     total = rows * height + head + 0.45
     figure = Figure(figsize=(2.55 * columns, total))

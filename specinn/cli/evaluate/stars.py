@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from specinn.cli.columns import columns, decimals, figure
-from specinn.cli.context import bar
+from specinn.cli._console import bar
+from specinn.cli._tables import columns, decimals, figure
 
 if TYPE_CHECKING:
     from astropy.table import Table
     from matplotlib.figure import Figure
     from rich.console import Console
 
-    from specinn.cli.evaluate import Task
+    from specinn.cli.evaluate.grid import Task
     from specinn.evaluation.stars import Benchmark
     from specinn.labels import LabelSet
     from specinn.plugins.interfaces import Correction, Estimator

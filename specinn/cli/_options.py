@@ -15,7 +15,7 @@ def offered(kind: str) -> Callable[[typer.Context], Names]:
     """Completes the names of what plugins offer of a kind."""
 
     def complete(ctx: typer.Context) -> Names:
-        from specinn.cli.context import plugins_of
+        from specinn.cli._console import plugins_of
 
         offers = plugins_of(ctx, report=False).offers(kind)
         return [(offer.record.name, offer.record.summary) for offer in offers]
@@ -25,7 +25,7 @@ def offered(kind: str) -> Callable[[typer.Context], Names]:
 
 def _models(ctx: typer.Context) -> Names:
     from specinn import models
-    from specinn.cli.context import plugins_of
+    from specinn.cli._console import plugins_of
 
     found = models.installed(plugins_of(ctx, report=False))
     return [(model.name, f"{model.estimator}, {model.instrument}") for model in found]
@@ -34,7 +34,7 @@ def _models(ctx: typer.Context) -> Names:
 def labels(ctx: typer.Context) -> Names:
     """Completes the labels of the installed models."""
     from specinn import models
-    from specinn.cli.context import plugins_of
+    from specinn.cli._console import plugins_of
 
     found = models.installed(plugins_of(ctx, report=False))
     return list({label["name"]: label["unit"] for model in found for label in model.labels}.items())

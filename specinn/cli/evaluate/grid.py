@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import attrs
 import typer
 
-from specinn.cli.columns import columns, decimals, figure
-from specinn.cli.context import bar, plugins_of, print_json
-from specinn.cli.options import AsJson, Device, ModelName, Overwrite, Samples, Seed, splits
+from specinn.cli._console import bar, plugins_of, print_json
+from specinn.cli._options import AsJson, Device, ModelName, Overwrite, Samples, Seed, splits
+from specinn.cli._tables import columns, decimals, figure
 
 if TYPE_CHECKING:
     from specinn.evaluation.comparison import Comparison
@@ -110,13 +110,14 @@ def evaluate(
     benchmark stars (--stars), with noise added down to the S/N. Calibrators do not count.
     """
     import specinn
-    from specinn import models, report
-    from specinn.cli.evaluate_stars import on_stars, on_stars_in_many_ways
+    from specinn import models
+    from specinn.cli.evaluate.stars import on_stars, on_stars_in_many_ways
     from specinn.evaluation import comparison as work
     from specinn.evaluation.ksoll2026 import PUBLISHED_LEVELS, PUBLISHED_SNR
     from specinn.evaluation.stars import read_benchmarks
     from specinn.grids import load
     from specinn.inference.run import load_correction
+    from specinn.report.evaluation import folder as report
 
     _check_calls(bool(grid), stars is not None, strangers, as_observed or disturbed, disturbed)
     _check_calls_on_stars(stars is not None, robustness, snr, seeds, correction)
@@ -222,10 +223,10 @@ class Task:
 
 def _on_grid(task: Task, comparison: Comparison) -> None:
     """Write a table or a report of what was inferred, and print it."""
-    from specinn import report
     from specinn.errors import ModelError
     from specinn.evaluation import comparison as work
     from specinn.evaluation import tables
+    from specinn.report.evaluation import folder as report
 
     rows = {"metrics": comparison.metrics()}
     if not any(row["n"] for row in rows["metrics"]):

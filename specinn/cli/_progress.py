@@ -14,7 +14,7 @@ class Watch:
     def __init__(self, quiet: bool, unit: str = "files") -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-        from specinn.cli.context import stderr_console
+        from specinn.cli._console import stderr_console
 
         self._console = stderr_console()
         self._quiet, self._unit = quiet, unit

@@ -18,8 +18,8 @@ from specinn.files import check_output, replacing
 from specinn.flags import FLAGS, is_bad, is_warn
 from specinn.labels import Label
 from specinn.posterior import QUANTILES
-from specinn.report.opened import text
-from specinn.report.page import name_of, template
+from specinn.report.catalogue.embed import text
+from specinn.report.evaluation.page import name_of, template
 
 PLOTS = (("Kiel diagram", "teff", "logg", True), ("[Mg/Fe] against [Fe/H]", "fe_h", "mg_fe", False))
 _STATISTICS = ("std", "raw", "upper", *QUANTILES)
@@ -84,7 +84,7 @@ def write(
 ) -> None:
     """Write the page of a catalogue called ``name``, whole or not at all.
 
-    ``opened`` and ``pixels`` are what :mod:`specinn.report.opened` makes of stars; where there is nothing,
+    ``opened`` and ``pixels`` are what :mod:`specinn.report.catalogue.embed` makes of stars; where there is nothing,
     ``why`` says the reason on the page. Raises ``OutputError``.
     """
     path = check(path, overwrite=overwrite)
