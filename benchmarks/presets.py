@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from specinn_cinn.estimator import CINN
 from specinn_cinn.network import PRESETS
-from specinn_cinn.preparation import Setup, prepare
 from specinn_cinn.recipe import Schedule
 from specinn_cinn.sampler import Sampler
+from specinn_cinn.setup import Setup, prepare
 from specinn_cinn.training import build, loss_terms
 
 from specinn.config import read_toml

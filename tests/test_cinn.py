@@ -16,9 +16,9 @@ import torch
 from specinn_cinn.encoding import COVERAGE_BLOCKS, Encoding
 from specinn_cinn.estimator import CINN
 from specinn_cinn.network import PRESETS, AmortisedGaussian, Architecture, Features, make_flow
-from specinn_cinn.preparation import prepare, usable_pixels, validation_set
 from specinn_cinn.recipe import Config
-from specinn_cinn.simulation import MeasuredErrors, PhysicsError
+from specinn_cinn.setup import prepare, usable_pixels, validation_set
+from specinn_cinn.simulator import MeasuredErrors, PhysicsError
 from specinn_cinn.training import _header, build, fit, loss_terms
 from specinn_emulator.emulator import Emulator
 from specinn_emulator.training import Config as EmulatorConfig
@@ -421,7 +421,7 @@ def test_training_does_not_change_its_random_numbers_with_the_global_state(train
 
 
 def test_training_may_start_from_a_trained_model(trained, recipe, plugins, tmp_path, monkeypatch):
-    monkeypatch.setattr("specinn_cinn.preparation.Plugins", lambda: plugins)
+    monkeypatch.setattr("specinn_cinn.setup.Plugins", lambda: plugins)
     _, model = trained["paper"]
     model.save(tmp_path / "first.safetensors")
     plan = {"steps": 1, "learning_rate": 0.0}
@@ -864,7 +864,7 @@ def test_the_command_trains_one(folder, plugins, tmp_path, monkeypatch):
     from specinn.cli import app
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("specinn_cinn.preparation.Plugins", lambda: plugins)
+    monkeypatch.setattr("specinn_cinn.setup.Plugins", lambda: plugins)
     Path("m.toml").write_text(f"""
         [estimator]
         kind = "cinn"

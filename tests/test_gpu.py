@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from specinn_cinn.cuda import CapturedSampler, summaries
 from specinn_cinn.estimator import CINN
-from specinn_cinn.gpu import CapturedSampler, summaries
 from specinn_cinn.network import PRESETS, make_flow
 from specinn_cinn.sampler import Sampler
 

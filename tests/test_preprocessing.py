@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from specinn_preprocessing import specinn_preprocessors
 from specinn_preprocessing.continuum import Continuum
-from specinn_preprocessing.degrade import DegradeSNR
+from specinn_preprocessing.cross_correlation import VelocitySearch
+from specinn_preprocessing.degrade_snr import DegradeSNR
 from specinn_preprocessing.mask import Mask
 from specinn_preprocessing.rest_frame import RestFrame
 from specinn_preprocessing.to_arms import ToArms
-from specinn_preprocessing.velocity import VelocitySearch
 
 from specinn.errors import ReadError
 from specinn.flags import Flag

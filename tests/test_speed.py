@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from astropy.io import fits
-from specinn_cinn import speed as cinn_speed
+from specinn_cinn import timing as cinn_speed
 from typer.testing import CliRunner
 
 from specinn import catalogue, timing

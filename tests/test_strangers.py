@@ -13,11 +13,11 @@ import pytest
 import tiny_grid
 import torch
 from astropy.table import Table
-from specinn_cinn.alterations import Alterations
 from specinn_cinn.estimator import CINN
-from specinn_cinn.preparation import prepare
-from specinn_cinn.strangers import ALTERATIONS, SIGNS
-from specinn_cinn.strangers_fit import StrangersPlan, fit_strangers
+from specinn_cinn.ood import ALTERATIONS, SIGNS
+from specinn_cinn.ood_examples import Alterations
+from specinn_cinn.ood_fit import StrangersPlan, fit_strangers
+from specinn_cinn.setup import prepare
 from specinn_cinn.training import build, fit
 from specinn_emulator.emulator import Emulator
 from typer.testing import CliRunner

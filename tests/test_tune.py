@@ -698,7 +698,7 @@ def test_the_cinn_is_tuned(tmp_path, monkeypatch, quick):
     config = {"grid": ["grid.h5"], "network": network, "training": {"epochs": 10, "learning_rate": 5e-3}}
     Emulator.train(config, tmp_path / "e").save(tmp_path / "emulator.safetensors")
     plugins = tiny_grid.plugins(tmp_path, cinn=specinn_cinn)
-    monkeypatch.setattr("specinn_cinn.preparation.Plugins", lambda: plugins)
+    monkeypatch.setattr("specinn_cinn.setup.Plugins", lambda: plugins)
     Path("s.toml").write_text("""
         trials = 2
         [budget]

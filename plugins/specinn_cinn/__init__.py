@@ -17,6 +17,6 @@ def specinn_estimators() -> list[EstimatorRecord]:
             summary="conditional invertible neural network with GLOW coupling blocks",
             factory="specinn_cinn.estimator:CINN",
             models={path.stem: path for path in sorted(_WEIGHTS.glob("*.safetensors"))},
-            speed="specinn_cinn.speed:ways",
+            speed="specinn_cinn.timing:ways",
         )
     ]

@@ -18,11 +18,11 @@ from specinn.posterior import Posterior, Summary
 from specinn.spectra import SpectrumBatch
 from specinn.weights import load_weights, save_weights
 
+from .cuda import CapturedSampler, summaries
 from .encoding import Encoding
-from .gpu import CapturedSampler, summaries
 from .network import Architecture, Features, make_flow
+from .ood import Strangers
 from .sampler import Sampler
-from .strangers import Strangers
 
 FORMAT = "specinn model"
 _STARS_ON_GPU = 64  # times 4096 samples pass the flow together

@@ -11,10 +11,10 @@ from specinn.errors import ConfigError, near
 from specinn.simulation.observer import Disturbances
 from specinn.spectra.continuum import ContinuumOptions
 
-from .calibrators import Calibrator
+from .model_errors import Calibrator
 from .network import PRESETS, Architecture
-from .simulation import PhysicsError, Prior
-from .strangers_fit import StrangersPlan
+from .ood_fit import StrangersPlan
+from .simulator import PhysicsError, Prior
 
 LABELS = (
     "teff",

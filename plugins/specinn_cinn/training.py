@@ -21,9 +21,9 @@ from specinn.training.checkpoint import fingerprint, load_checkpoint, one_cycle,
 from .encoding import Encoding
 from .estimator import CINN
 from .network import Features, make_flow
-from .preparation import Setup, prepare, validation_set
+from .ood_fit import fit_strangers
 from .recipe import Schedule, architecture
-from .strangers_fit import fit_strangers
+from .setup import Setup, prepare, validation_set
 
 
 def train(

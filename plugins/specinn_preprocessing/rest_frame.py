@@ -11,9 +11,9 @@ from specinn.flags import Flag, flags_of, raise_flag
 from specinn.instruments import Instrument
 from specinn.plugins.interfaces import Preprocessor, Templates
 from specinn.spectra import SpectrumBatch
+from specinn_preprocessing.cross_correlation import VelocitySearch
 from specinn_preprocessing.meta import with_columns
 from specinn_preprocessing.shift import to_rest
-from specinn_preprocessing.velocity import VelocitySearch
 
 _MARGIN = 30.0  # Angstrom beyond the model's arms that are kept
 

@@ -12,8 +12,8 @@ import torch
 from specinn.spectra import SpectrumBatch
 from specinn.timing import Way
 
+from .cuda import CapturedSampler
 from .estimator import CINN
-from .gpu import CapturedSampler
 from .network import BACKWARD, PRESETS, Architecture, Features, make_flow
 from .recipe import Schedule
 from .sampler import Sampler

@@ -20,10 +20,10 @@ from specinn.plugins.interfaces import Templates
 from specinn.simulation.observer import ModelGrid, Observer
 from specinn.wavelengths import C_KMS
 
-from .calibrators import Residual, broaden, measure
+from .model_errors import Residual, broaden, measure
 from .network import BACKWARD
 from .recipe import Config, Masking, architecture
-from .simulation import MeasuredErrors, Simulator
+from .simulator import MeasuredErrors, Simulator
 
 
 @attrs.define(eq=False)

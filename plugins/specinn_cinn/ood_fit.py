@@ -1,4 +1,4 @@
-"""Fitting the signs of :mod:`specinn_cinn.strangers` on simulated spectra, once the model is trained."""
+"""Fitting the signs of :mod:`specinn_cinn.ood` on simulated spectra, once the model is trained."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import torch
 from specinn.errors import ConfigError
 from specinn.simulation.observer import Noise
 
-from .alterations import Alterations
-from .simulation import Simulator
-from .strangers import ALTERATIONS, FREEDOM, Sizes, Strangers
+from .ood import ALTERATIONS, FREEDOM, Sizes, Strangers
+from .ood_examples import Alterations
+from .simulator import Simulator
 
 if TYPE_CHECKING:
     from .estimator import CINN
-    from .preparation import Setup
+    from .setup import Setup
 
 _BLOCK = 96  # stars simulated at once
 _BATCH = 256

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import torch
 
-from .simulation import Simulator
+from .simulator import Simulator
 
 _H_ALPHA = 6562.8  # Angstrom
 _H_ALPHA_WING = 25.0
@@ -32,7 +32,7 @@ class Alterations:
 
     @property
     def families(self) -> dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]]:
-        """By the names of :data:`specinn_cinn.strangers.ALTERATIONS`; each takes flux and vbroad."""
+        """By the names of :data:`specinn_cinn.ood.ALTERATIONS`; each takes flux and vbroad."""
         return {
             "velocity": self.velocity,
             "two": self.two,
