@@ -349,7 +349,8 @@ def command(folder: str, environment: dict[str, str], dies_at: int, *arguments: 
 def start(site: Site) -> Iterator[Callable[..., Any]]:
     """Starts a process; those that are left are killed in the end."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["grid_plugin", "specinn.cli", "specinn.grids.make", "specinn.survey.shards"])
+    preload = ["grid_plugin", "specinn.cli", "specinn.grids.make", "specinn.survey.shards"]
+    context.set_forkserver_preload(preload)
     started = []
 
     def begin(*arguments: object, dies_at: int = 0, **environment: str) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
 import inspect
 import re
 import textwrap
@@ -49,6 +50,12 @@ class Name(NamedTuple):
     text: str
 
 
+def is_module(path: str) -> bool:
+    """Whether it is the path of a module, not of a name in one."""
+    package = path.rpartition(".")[0]
+    return hasattr(importlib.import_module(package), "__path__") and bool(importlib.util.find_spec(path))
+
+
 def promised() -> Iterator[tuple[str, str]]:
     """Module and name of everything that is public; the name is "" for all names of the module."""
     for name in specinn.__all__:
@@ -61,10 +68,13 @@ def promised() -> Iterator[tuple[str, str]]:
         yield "specinn.testing", name
     page = PAGE.read_text(encoding="utf-8")
     (paragraph,) = re.findall(r"What plugins may use of the core(.*?)\n\n", page, flags=re.DOTALL)
-    for path, inside in re.findall(r"`specinn\.([\w.]+)`(?:\s\(([^)]*)\))?", paragraph):
-        module, _, name = path.partition(".")
+    for path, inside in re.findall(r"`(specinn\.[\w.]+)`(?:\s\(([^)]*)\))?", paragraph):
+        module, _, name = path.rpartition(".")
+        if is_module(path):
+            module, name = path, ""
         for each in [name] if name else re.findall(r"`(\w+)`", inside) or [""]:
-            yield f"specinn.{module}", each
+            found = getattr(importlib.import_module(module), each) if each else None
+            yield getattr(found, "__module__", module), each
 
 
 def public() -> dict[str, Name]:
@@ -169,7 +179,11 @@ def lacks(name: Name) -> Iterator[str]:
 def test_what_is_public() -> None:
     functions = [each for each in NAMES.values() if isinstance(each.found, FunctionType)]
     assert len(functions) > 100 and len(NAMES) - len(functions) > 30
-    for path in ("specinn.api.infer", "specinn.simulation.observer.Observer.__call__", "specinn.weights.save_weights"):
+    for path in (
+        "specinn.api.infer",
+        "specinn.simulation.observer.Observer.__call__",
+        "specinn.weights.save_weights",
+    ):
         assert path in NAMES, path
 
 

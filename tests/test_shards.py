@@ -131,7 +131,8 @@ def test_shards_are_consecutive_files_of_bounded_size(sizes: list[int]) -> None:
     files = {f"f{i}": size for i, size in enumerate(sizes)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("specinn.survey.manifest.SMALLEST", SMALL)
-        patch.setattr("specinn.survey.manifest.File.of", classmethod(lambda cls, path: cls(path, files[path], 1)))
+        of = classmethod(lambda cls, path: cls(path, files[path], 1))
+        patch.setattr("specinn.survey.manifest.File.of", of)
         plan = Plan.make(files, {"seed": 1})
         assert plan == Plan.make(files, {"seed": 1})
     covered = [i for shard in range(len(plan.counts)) for i in plan.numbers(shard)]

@@ -126,7 +126,11 @@ def test_our_own_plugins(name):
         ([step(summary="two\nlines")], "the summary is not one line", "hooks-and-records"),
         ([step(api_version=99)], "the plugin does not load: .*version 99", "hooks-and-records"),
         ([step(factory="specinn_preprocessing.mask:Masks")], "cannot be used", "hooks-and-records"),
-        ([step(factory="test_testing:Shift")], "is no specinn.plugins.interfaces.Preprocessor", "preprocessors"),
+        (
+            [step(factory="test_testing:Shift")],
+            "is no specinn.plugins.interfaces.Preprocessor",
+            "preprocessors",
+        ),
         ([step(factory="test_testing:Lazy")], "lacks __call__", "preprocessors"),
         ([step(factory="test_testing:Scaled")], "cannot be called with instrument", "preprocessors"),
     ],

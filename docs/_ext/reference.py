@@ -186,14 +186,14 @@ CORE = (
     "errors",
     "flags",
     "config",
-    "plugins",
-    "observe",
-    "resample",
-    "continuum",
+    "plugins.manager",
+    "simulation.observer",
+    "spectra.resample",
+    "spectra.continuum",
     "wavelengths",
     "weights",
-    "checkpoint",
-    "output",
+    "training.checkpoint",
+    "files",
 )  # besides the modules of what python() shows
 
 

@@ -67,7 +67,13 @@ FILES = (
         {"architecture": "specinn_cinn.network:Architecture"},
     ),
     File("A search (`specinn tune`)", "specinn.training.search:_File", "", "tuning.md", "The search file"),
-    File("A batch system (`--cluster`)", "specinn.parallel.cluster:ClusterFile", "", "survey.md", "Many machines"),
+    File(
+        "A batch system (`--cluster`)",
+        "specinn.parallel.cluster:ClusterFile",
+        "",
+        "survey.md",
+        "Many machines",
+    ),
     File(
         "The correction `teff-bias` (`--correction`)",
         "specinn_teff_bias.correction:TeffBias",

@@ -1,4 +1,4 @@
-"""Normalisation to the pseudo-continuum of specinn.spectra.continuum, and what the normalised spectrum tells."""
+"""Normalisation to the pseudo-continuum (specinn.spectra.continuum), and what that spectrum tells."""
 
 from __future__ import annotations
 

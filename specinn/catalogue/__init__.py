@@ -15,4 +15,15 @@ from specinn.catalogue.table import (
     write_rows,
 )
 
-__all__ = ["MANIFEST", "Field", "build", "check", "is_folder", "read", "schema", "summarise", "write", "write_rows"]
+__all__ = [
+    "MANIFEST",
+    "Field",
+    "build",
+    "check",
+    "is_folder",
+    "read",
+    "schema",
+    "summarise",
+    "write",
+    "write_rows",
+]

@@ -1,4 +1,4 @@
-"""Posteriors of spectra in catalogues and files of samples, as :mod:`specinn.catalogue.combine` takes them."""
+"""Posteriors of spectra in catalogues and files of samples, as :mod:`.combine` takes them."""
 
 from __future__ import annotations
 

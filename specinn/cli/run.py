@@ -101,12 +101,12 @@ def run(
     The catalogue has one row a spectrum. A file that cannot be read costs its own row, which says why. The
     status is 1 if nothing could be read.
     """
-    from specinn import survey
     from specinn.catalogue import samples as samples_file
     from specinn.cli._console import plugins_of, print_json
     from specinn.cli._result_table import show
     from specinn.errors import ConfigError
     from specinn.inference.run import example_files, file_sources, prepare
+    from specinn.survey import survey
 
     if not survey.check(output, save_samples, resume=resume, overwrite=overwrite):
         print(f"specinn: {output} is there and no run for it was interrupted: nothing to do", file=sys.stderr)

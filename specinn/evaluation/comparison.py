@@ -1,4 +1,4 @@
-"""How good a model is on held-out grid spectra, whose labels are known (for stars: specinn.evaluation.stars)."""
+"""How good a model is on held-out grid spectra, whose labels are known (for stars: :mod:`.stars`)."""
 
 from __future__ import annotations
 

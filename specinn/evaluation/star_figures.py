@@ -79,7 +79,7 @@ def _with_literature(rows: Rows, labels: LabelSet) -> list[Label]:
 def against_literature(rows: Rows, labels: LabelSet) -> Figure:
     """Inferred against literature values and, beneath, their difference, for each label that has any.
 
-    ``rows`` are those of :func:`specinn.evaluation.stars.star_metrics`; at least one star must have a literature
+    ``rows`` are those of :func:`.stars.star_metrics`; at least one star must have a literature
     value. Of corrected values those before the correction are there, too, in grey. Only stars that count are
     filled. Vertical bars are standard deviations of the posterior (beneath, with the error of the
     literature), horizontal ones errors of the literature.
@@ -138,7 +138,7 @@ def _point(
 def robustness(rows: Rows, labels: LabelSet) -> Figure:
     """How velocity (top) and each label with literature values (below) change with shape, shift and S/N.
 
-    ``rows`` are those of :func:`specinn.evaluation.robustness.robustness`. One factor at a time from the base; in the
+    ``rows`` are those of :func:`.robustness.robustness`. One factor at a time from the base; in the
     last column shapes are compared at every S/N. Crosses at the bottom are spectra without a value.
     """
     from matplotlib.figure import Figure

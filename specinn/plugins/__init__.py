@@ -1,4 +1,4 @@
-"""Plugins: the hooks, the interfaces of what they offer, how they are loaded, and the template of a new one."""
+"""Plugins: the hooks, the interfaces of what they offer, the loading, and the template of a new one."""
 
 from __future__ import annotations
 

@@ -86,14 +86,14 @@ def write(name: str, kinds: Sequence[str], folder: Path) -> list[Path]:
 
 def _files(kinds: Sequence[str]) -> dict[str, str]:
     """Text by path; names are still to be put in."""
-    skeleton = resources.files("specinn") / "skeleton"
+    template = resources.files("specinn.plugins") / "template"
     files = {"pyproject.toml": _PROJECT, "README.md": _README, "src/plugin_name/__init__.py": _hooks(kinds)}
     chosen = {"tests/test_plugin.py": "test_plugin.py"}
     for kind in kinds:
         stem = kind.replace("-", "_")
         source = f"{stem}.toml" if kind == "instrument" else f"{stem}.py"
         chosen |= {f"src/plugin_name/{source}": source, f"tests/test_{stem}.py": f"test_{stem}.py"}
-    return files | {path: (skeleton / file).read_text(encoding="utf-8") for path, file in chosen.items()}
+    return files | {path: (template / file).read_text(encoding="utf-8") for path, file in chosen.items()}
 
 
 def _hooks(kinds: Sequence[str]) -> str:

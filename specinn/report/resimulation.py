@@ -34,8 +34,9 @@ COLUMNS = {
 
 @attrs.frozen
 class Outcome:
-    """``rows``: one a star, of :data:`COLUMNS`; ``total``: :func:`specinn.resimulation.result.overall` of them;
-    ``failed``: stars without a model spectrum; ``interrupted``: whether the user stopped it half-way."""
+    """``rows``: one a star, of :data:`COLUMNS`; ``total``: :func:`specinn.resimulation.result.overall` of
+    them; ``failed``: stars without a model spectrum; ``interrupted``: whether the user stopped it half-way.
+    """
 
     rows: list[dict[str, Any]]
     total: Mapping[str, float | None]

@@ -119,7 +119,7 @@ def spline_prefilter(cycles_per_point: torch.Tensor) -> torch.Tensor:
 class Observer:
     """Broadens model spectra given on ``grid`` and puts them on the pixels of ``instrument``.
 
-    Resolving power is that of the recorded spectrum, its pixels included (as in ``specinn.spectra.resample``).
+    Resolving power is that of the recorded spectrum, its pixels included (as in ``spectra.resample``).
     Only pixels within an arm's range are simulated; the others (the detector reaches a little beyond) are
     False in ``inside (n_pix,)`` and carry flux 1. Computed on a ``device`` of torch.
     """

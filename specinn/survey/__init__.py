@@ -1,1 +1,1 @@
-"""Many spectra: a run in shards that survive whatever happens, by one process or many, and their catalogue."""
+"""Many spectra: a run in shards that survive whatever happens, by one process or many."""

@@ -166,8 +166,8 @@ _SETTINGS = {
 def settings_of(
     run: Run, options: Mapping[str, Any], *, format: str = "auto", keep: int = 0
 ) -> dict[str, Any]:
-    """What a run depends on but its files: the options of :func:`specinn.inference.run.prepare` as plain values, and
-    what they stood for."""
+    """What a run depends on but its files: the options of ``specinn.inference.run.prepare`` as plain values,
+    and what they stood for."""
     inputs = {}
     for given in map(str, [options.get("rv"), *(options.get("corrections") or ())]):
         for path in Path(given), Path(given.partition(":")[2]):  # a correction may be KIND:FILE

@@ -73,8 +73,9 @@ def survey(
 ) -> Outcome:
     """Infer the spectra of all files, or go on with it, and write the catalogue.
 
-    ``options`` are those of :func:`specinn.inference.run.prepare` that made ``run``, as plain values: with them other
-    processes make theirs. Raises a ``SpecinnError`` where the run cannot go on; it can be resumed then.
+    ``options`` are those of :func:`specinn.inference.run.prepare` that made ``run``, as plain values: with
+    them other processes make theirs. Raises a ``SpecinnError`` where the run cannot go on; it can be resumed
+    then.
     """
     settings = settings_of(run, options, format=format, keep=keep)
     with shards.held(shards.folder_of(output)):

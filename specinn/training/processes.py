@@ -18,7 +18,7 @@ from specinn.training.tuning import Report, fail, open_study, work
 
 
 def work_in_processes(search: Search, folder: Path, n_processes: int, report: Report) -> None:
-    """:func:`specinn.training.tuning.work` in ``n_processes`` processes, which share the cores that this one may use.
+    """:func:`.tuning.work` in ``n_processes`` processes, which share the cores that this one may use.
 
     They end with this process, however it ends. Raises ``SpecinnError`` where one of them does.
     """

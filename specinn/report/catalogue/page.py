@@ -84,8 +84,8 @@ def write(
 ) -> None:
     """Write the page of a catalogue called ``name``, whole or not at all.
 
-    ``opened`` and ``pixels`` are what :mod:`specinn.report.catalogue.embed` makes of stars; where there is nothing,
-    ``why`` says the reason on the page. Raises ``OutputError``.
+    ``opened`` and ``pixels`` are what :mod:`specinn.report.catalogue.embed` makes of stars; where there is
+    nothing, ``why`` says the reason on the page. Raises ``OutputError``.
     """
     path = check(path, overwrite=overwrite)
     if not len(table):
@@ -105,7 +105,7 @@ def render(
     drawn = [(title, {"x": x, "y": y, "flip": flip}) for title, x, y, flip in PLOTS if {x, y} <= set(known)]
     absent = [(t, [n for n in (x, y) if n not in known]) for t, x, y, _ in PLOTS if not {x, y} <= set(known)]
     rows = {row: {**star, "numbers": _statistics(table, row)} for row, star in opened.items()}
-    return template("stars.html").render(
+    return template("catalogue/page.html").render(
         name=name,
         n=f"{len(table):,}".replace(",", " "),
         values=int((~is_bad(flags)).sum()), warnings=int((is_warn(flags) & ~is_bad(flags)).sum()),
@@ -119,7 +119,7 @@ def render(
         data=_json(data(table, list(opened), pixels) | {"plots": [plot for _, plot in drawn]}),
         stars={row: _json(star) for row, star in rows.items()},
         plotly=_script(get_plotlyjs()),
-        script=_script(files("specinn.report").joinpath("stars.js").read_text("utf-8")),
+        script=_script(files("specinn.report.catalogue").joinpath("page.js").read_text("utf-8")),
     )  # fmt: skip
 
 

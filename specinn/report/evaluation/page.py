@@ -59,7 +59,7 @@ def render(
 ) -> str:
     """The page as one HTML document that needs nothing else; ``drawn`` are SVG elements by name."""
     at = reference_level(comparison.snr)
-    return template("page.html").render(
+    return template("evaluation/page.html").render(
         meta=meta,
         comparison=comparison,
         at=f"{at:g}",

@@ -1,6 +1,6 @@
 """Makes the example spectra: model spectra, observed by the simulator, in the layout of 4MOST level-1 files.
 
-``python -m specinn.examples.make FOLDER`` writes them anew; the same version gives the same files.
+``python tools/make_examples.py FOLDER`` writes them anew; the same version gives the same files.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from astropy.io import fits
 
+import specinn.examples
 from specinn.instruments import Instrument
 from specinn.plugins import Plugins
 from specinn.simulation.mock_survey import telescope
@@ -86,9 +87,9 @@ def _write(
     primary.header.update({"ORIGIN": "specinn", "INSTRUME": "QMOST", "OBJECT": name, "SPECSYS": "HELIOCEN",
                            "PRODCATG": "SCIENCE.SPECTRUM", "CONTNORM": False, "SPEC_RES": 20000.0,
                            "SNR": (snr, "per Angstrom, as simulated")})  # fmt: skip
-    primary.header["COMMENT"] = "Simulated by specinn.examples.make; not an observation."
+    primary.header["COMMENT"] = "Simulated by specinn (tools/make_examples.py); not an observation."
     fits.HDUList([primary, table]).writeto(path, overwrite=True, output_verify="exception")
 
 
 if __name__ == "__main__":
-    make(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent)
+    make(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(specinn.examples.__file__).parent)
