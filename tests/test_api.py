@@ -11,11 +11,10 @@ from typing import Any
 import attrs
 import fake_plugin
 import numpy as np
+import oracle as known_stars
 import pytest
-import test_resimulate
 from astropy import units as u
 from astropy.table import Table
-from test_resimulate import plugins as oracle  # noqa: F401  # a fixture: stars whose labels are known
 
 import specinn
 from specinn import api, models
@@ -388,13 +387,18 @@ def test_orders_that_overlap_are_spectra_of_their_own(toy: Plugins, tmp_path: Pa
 
 
 @pytest.fixture(scope="module")
-def known(oracle: Plugins, tmp_path_factory: pytest.TempPathFactory) -> api.Inference:  # noqa: F811
+def oracle(tmp_path_factory: pytest.TempPathFactory) -> Plugins:
+    return known_stars.plugins_in(tmp_path_factory.mktemp("plugins"))
+
+
+@pytest.fixture(scope="module")
+def known(oracle: Plugins, tmp_path_factory: pytest.TempPathFactory) -> api.Inference:
     """Stars whose labels are known, from two files, with one between them that is lost."""
     folder = tmp_path_factory.mktemp("known")
     files = [
-        test_resimulate.observe(folder / "two.txt", ["dwarf", "giant"], 120.0),
+        known_stars.observe(folder / "two.txt", ["dwarf", "giant"], 120.0),
         folder / "lost.txt",
-        test_resimulate.observe(folder / "one.txt", ["warm"], 120.0),
+        known_stars.observe(folder / "one.txt", ["warm"], 120.0),
     ]
     return specinn.infer(files, instrument="tiny", plugins=oracle, samples=500, seed=3)
 
@@ -417,7 +421,7 @@ def test_the_model_spectrum_lies_over_the_observed_one(known: api.Inference) -> 
             assert (np.isnan(fit.flux.value) == fit.mask).all()
         meta = model[0].meta
         assert meta["id"] == star and meta["medium"] == "air" and meta["rv"] == 0.0
-        assert meta["rv_removed"] == pytest.approx(test_resimulate.VELOCITY, abs=0.5)
+        assert meta["rv_removed"] == pytest.approx(known_stars.VELOCITY, abs=0.5)
         assert meta["labels"]["teff"] == pytest.approx(
             float(known.catalogue["teff"][known.posterior.row(star)].value)
         )
@@ -442,7 +446,7 @@ def test_figures_of_a_spectrum(known: api.Inference) -> None:
     assert 0.1 < numbers["chi2"] < 1.5
 
 
-def test_spectra_that_were_in_memory(known: api.Inference, oracle: Plugins) -> None:  # noqa: F811
+def test_spectra_that_were_in_memory(known: api.Inference, oracle: Plugins) -> None:
     path = Path(str(known.catalogue["path"][0]))
     batches = specinn.read(path, plugins=oracle)
     spectra = [s for batch in batches for s in to_spectra(batch)]
@@ -453,7 +457,7 @@ def test_spectra_that_were_in_memory(known: api.Inference, oracle: Plugins) -> N
         assert found.flux.value == pytest.approx(expected, abs=1e-3, nan_ok=True)
 
 
-def test_corrected_samples_make_the_bands(known: api.Inference, oracle: Plugins) -> None:  # noqa: F811
+def test_corrected_samples_make_the_bands(known: api.Inference, oracle: Plugins) -> None:
     class Shift(Correction):
         @classmethod
         def load(cls, path: Path) -> Shift:
@@ -473,7 +477,7 @@ def test_corrected_samples_make_the_bands(known: api.Inference, oracle: Plugins)
     assert inside[star.good].mean() > 0.9
 
 
-def test_spectra_that_are_not_to_be_had(known: api.Inference, oracle: Plugins, tmp_path: Path) -> None:  # noqa: F811
+def test_spectra_that_are_not_to_be_had(known: api.Inference, oracle: Plugins, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"lost.txt has no values, so no model spectrum: .*no such file"):
         known.spectrum(2)
     with pytest.raises(ConfigError, match="what 'modell': expected 'model', 'observed' or 'bands'"):
@@ -486,7 +490,7 @@ def test_spectra_that_are_not_to_be_had(known: api.Inference, oracle: Plugins, t
         known.plot("pluto")
     with pytest.raises(ConfigError, match="do not know their spectra"):
         api.Inference(known.catalogue, known.posterior).spectrum(0)
-    path = test_resimulate.observe(tmp_path / "gone.txt", ["dwarf"], 120.0)
+    path = known_stars.observe(tmp_path / "gone.txt", ["dwarf"], 120.0)
     found = specinn.infer(path, instrument="tiny", plugins=oracle, samples=50)
     path.unlink()
     with pytest.raises(ReadError, match=r"gone.txt: no such file"):

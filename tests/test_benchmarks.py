@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from astropy.table import Table
 from commands import Command, sentence
-from test_calibrate import Offset, Strangers
+from offset_plugin import Offset, Strangers
 
 from specinn import models
 from specinn.evaluation import star_figures as report

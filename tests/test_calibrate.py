@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import specinn_teff_bias
 from commands import Command, sentence
+from offset_plugin import Offset, Strangers
 from specinn_teff_bias.correction import TeffBias
 
 from specinn import catalogue, models
@@ -22,51 +23,12 @@ from specinn.evaluation import corrections
 from specinn.evaluation.stars import Benchmark, read_benchmarks
 from specinn.flags import names
 from specinn.plugins import Plugins
-from specinn.plugins.hookspecs import Record, hookimpl
-from specinn.plugins.interfaces import BenchmarkStars, Correction, LeaveOneOut
+from specinn.plugins.interfaces import BenchmarkStars, LeaveOneOut
 from specinn.posterior import Posterior
 
 HEAD = "file,star,instrument,resolving_power,teff,logg,fe_h,e_logg,role,in_range\n"
 A, B = -1e-4, 0.75  # the literature has another logg than the spectra: by 0.35 at 4000 K, 0.15 at 6000 K
 N = 8
-
-
-@attrs.frozen
-class Offset(Correction):
-    """A stranger's correction: one constant, of logg."""
-
-    by: float
-    model: str | None = None
-
-    @classmethod
-    def fit(cls, stars: BenchmarkStars, use: np.ndarray, leave_one_out: Any = None) -> Offset:
-        at = stars.posterior.labels.index("logg")
-        return cls(float((stars.posterior.map[:, at] - stars.literature["logg"])[use].mean()), stars.model)
-
-    def apply(self, posterior: Posterior) -> tuple[Posterior, np.ndarray]:
-        samples = posterior.samples.copy()
-        samples[..., 1] -= self.by
-        return attrs.evolve(posterior, samples=samples), np.ones(len(posterior), bool)
-
-    @classmethod
-    def load(cls, path: Path) -> Offset:
-        return cls(float(path.read_text()))
-
-    def save(self, path: Path) -> None:
-        path.write_text(str(self.by))
-
-
-class Unfit(Offset):
-    fit = classmethod(Correction.fit.__func__)  # type: ignore[attr-defined]
-
-
-class Strangers:
-    @hookimpl
-    def specinn_corrections(self) -> list[Record]:
-        return [
-            Record(name="offset", summary="", factory="test_calibrate:Offset"),
-            Record(name="unfit", summary="", factory="test_calibrate:Unfit"),
-        ]
 
 
 @pytest.fixture(scope="module")

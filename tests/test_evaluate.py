@@ -14,6 +14,7 @@ import specinn_turbospectrum
 from astropy import units as u
 from astropy.table import Table
 from commands import Command, sentence
+from known_grid import ARMS, WAVELENGTH, Known, broadened, make_grid, with_steps
 from typer.testing import CliRunner, Result
 
 from specinn import api, models
@@ -22,17 +23,14 @@ from specinn.errors import ConfigError, GridError, ModelError, PluginError
 from specinn.evaluation.comparison import BLOCK, METRICS, Simulation, grid_metrics, metrics_for_header
 from specinn.evaluation.stars import Benchmark, read_benchmarks, star_metrics, star_summary
 from specinn.grids import Grid
-from specinn.labels import LabelSet, li_fe, make_label
+from specinn.labels import li_fe
 from specinn.plugins import Plugins
 from specinn.plugins.hookspecs import Record, hookimpl
 from specinn.plugins.interfaces import Preprocessor
-from specinn.posterior import Posterior
 from specinn.spectra import SpectrumBatch
 from specinn.spectra.resample import pixel_bounds, resampling_operator
 from specinn.wavelengths import air_to_vacuum
 
-WAVELENGTH = fake_plugin.WAVELENGTH
-ARMS = {"green": slice(0, 1000), "red": slice(1000, 2000)}
 SUN = np.array([[5772.0, 4.44, 0.0, 1.05]])
 
 
@@ -56,19 +54,6 @@ class Steps:
         return [Record(name=name, summary="multiply", factory="test_evaluate:Scale") for name in names]
 
 
-def make_grid(n: int = 300, **changes: Any) -> Grid:
-    """Labels fill the bounds of the toy model; one label more than the model infers."""
-    t = np.random.default_rng(3).uniform(-0.5, 0.5, (n, 4))
-    values = np.column_stack([fake_plugin.from_unit(t), np.zeros(n)])
-
-    def flux_of(rows: np.ndarray) -> np.ndarray:
-        return fake_plugin.noiseless(values[rows, :4]).astype(np.float32)
-
-    grid = Grid((*fake_plugin.LABELS.names, "o_fe"), values, np.arange(n).astype(str), WAVELENGTH, ARMS,
-                flux_of, np.inf)  # fmt: skip
-    return attrs.evolve(grid, **changes)
-
-
 @pytest.fixture(scope="module")
 def plugins() -> Plugins:
     return Plugins([], {"fake": fake_plugin, "grids": specinn_turbospectrum, "steps": Steps()})
@@ -89,12 +74,6 @@ def toy(plugins: Plugins, grid: Grid, tmp_path_factory: pytest.TempPathFactory) 
     t = fake_plugin.to_unit(grid.values[rows, :4])
     solution, *_ = np.linalg.lstsq(np.column_stack([np.ones(len(t)), t]), flux, rcond=None)
     return fake_plugin.Toy({"mean": solution[0], "response": solution[1:]}, toy.header)
-
-
-def with_steps(toy: fake_plugin.Toy, *steps: tuple[str, dict[str, Any]]) -> fake_plugin.Toy:
-    changed = fake_plugin.Toy({"mean": toy.mean, "response": toy.response}, toy.header)
-    changed.preprocessing = steps
-    return changed
 
 
 def one(rows: list[dict[str, Any]], label: str, snr: float = 250.0, scope: str = "all") -> dict[str, Any]:
@@ -173,13 +152,6 @@ def test_wavelengths_in_vacuum_are_converted(toy: fake_plugin.Toy, grid: Grid, p
     assert np.abs(flux[0] - flux[1]).max() < 1e-4
 
 
-def broadened(toy: fake_plugin.Toy) -> fake_plugin.Toy:
-    labels = LabelSet((*fake_plugin.LABELS, make_label("vbroad", (1.0, 100.0))))
-    changed = with_steps(toy, *toy.preprocessing)
-    changed.labels = labels
-    return changed
-
-
 def test_rotation_is_drawn_where_the_model_infers_it(
     toy: fake_plugin.Toy, grid: Grid, plugins: Plugins
 ) -> None:
@@ -228,26 +200,6 @@ def test_only_the_steps_after_to_arms_are_taken(toy: fake_plugin.Toy, grid: Grid
 
 
 # The metrics
-
-
-class Known(fake_plugin.Toy):
-    """Posteriors that are known: Gaussians of ``width`` around truth plus ``offset``, in units of t, with the
-    densest sample in the middle. The spectra of the rows ``lost`` have no accepted sample."""
-
-    def __init__(self, toy: fake_plugin.Toy, grid: Grid, offset: float, width: float) -> None:
-        super().__init__({"mean": toy.mean, "response": toy.response}, toy.header)
-        self.grid, self.offset, self.width = grid, offset, width
-        self.lost: set[int] = set()
-        self.sizes: list[int] = []
-
-    def sample(self, batch: SpectrumBatch, n_samples: int, seed: int) -> Posterior:
-        self.sizes.append(len(batch))
-        rows = np.asarray(batch.meta["key"])
-        normal = np.random.default_rng(seed).normal(size=(len(batch), n_samples, 4))
-        normal[:, 0] = 0.0
-        t = fake_plugin.to_unit(self.grid.values[rows, :4])[:, None] + self.offset + self.width * normal
-        inside = np.broadcast_to(~np.isin(rows, list(self.lost))[:, None], t.shape[:2]).copy()
-        return Posterior(self.labels, fake_plugin.from_unit(t), -(normal**2).sum(axis=2), inside)
 
 
 def test_figures_against_known_residuals(toy: fake_plugin.Toy, grid: Grid, plugins: Plugins) -> None:

@@ -10,8 +10,8 @@ import fake_plugin
 import numpy as np
 import pytest
 import torch
+from known_grid import ARMS, WAVELENGTH, broadened, make_grid
 from scipy import sparse, stats
-from test_evaluate import ARMS, WAVELENGTH, broadened, make_grid
 
 from specinn.errors import ConfigError, GridError, PluginError
 from specinn.evaluation import information

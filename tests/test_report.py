@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import specinn_turbospectrum
 from astropy.table import Table
-from test_evaluate import Known, make_grid
+from known_grid import Known, make_grid
 from typer.testing import CliRunner, Result
 
 from specinn.cli import app

@@ -13,7 +13,7 @@ import pytest
 import specinn_turbospectrum
 import torch
 from astropy.table import Table
-from test_evaluate import make_grid
+from known_grid import make_grid
 from typer.testing import CliRunner, Result
 
 from specinn import models
