@@ -371,7 +371,7 @@ def test_orders_that_overlap_are_spectra_of_their_own(toy: Plugins, tmp_path: Pa
     class Plugin:
         @hookimpl
         def specinn_instruments(self) -> list[Any]:
-            return [ReaderRecord(name="echelle", summary="", factory="test_api:Echelle")]
+            return [ReaderRecord(name="echelle", summary="", factory=f"{__name__}:Echelle")]
 
     globals()["Echelle"] = Echelle
     path = tmp_path / "orders"

@@ -127,7 +127,11 @@ def test_the_sdist_has_what_builds_and_tests_it(unpacked: Path) -> None:
     folders = {"benchmarks", "docs", "instruments", "plugins", "specinn", "tests"}
     prose = {"CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "README.md"}
     assert top == folders | prose | {"pyproject.toml", "PKG-INFO", ".gitignore"}
-    assert {"tests/conftest.py", "tests/test_packaging.py", "tests/stranger/pyproject.toml"} <= inside
+    assert {
+        "tests/conftest.py",
+        "tests/test_packaging.py",
+        "tests/plugins/third_party/pyproject.toml",
+    } <= inside
     for package in PACKAGES:
         assert files(ROOT / package) == files(unpacked / package)
     weights = {name for name in inside if (unpacked / name).stat().st_size > 1_000_000}

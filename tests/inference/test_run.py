@@ -280,7 +280,7 @@ def test_correction_files(plugins: Plugins, infer: Infer, tmp_path: Path) -> Non
     class Extra:
         @hookimpl
         def specinn_corrections(self) -> list[Record]:
-            return [Record(name="shift", summary="", factory="test_run:Shift")]
+            return [Record(name="shift", summary="", factory=f"{__name__}:Shift")]
 
     both = Plugins(entry=[], extra={"fake": fake_plugin, "extra": Extra()})
     good, wrong = tmp_path / "good.toml", tmp_path / "wrong.toml"
@@ -309,7 +309,7 @@ def test_the_kind_of_a_correction_is_recognised(tmp_path: Path) -> None:
     class Extra:
         @hookimpl
         def specinn_corrections(self) -> list[Record]:
-            return [Record(name="shift", summary="", factory="test_run:OnlyShift")]
+            return [Record(name="shift", summary="", factory=f"{__name__}:OnlyShift")]
 
     plugins = Plugins([], {"extra": Extra(), "shipped": specinn_teff_bias})
     shift, bias, neither, both = (tmp_path / name for name in ("shift", "bias.toml", "x.toml", "both.toml"))

@@ -51,7 +51,7 @@ class Steps:
     @hookimpl
     def specinn_preprocessors(self) -> list[Record]:
         names = ("continuum", "scale")
-        return [Record(name=name, summary="multiply", factory="test_evaluate:Scale") for name in names]
+        return [Record(name=name, summary="multiply", factory=f"{__name__}:Scale") for name in names]
 
 
 @pytest.fixture(scope="module")

@@ -665,7 +665,7 @@ def test_a_made_grid_trains_an_emulator(site: Site, make: Make) -> None:
 
 
 def test_the_page_names_every_key_and_its_example_is_right() -> None:
-    page = (Path(__file__).resolve().parents[1] / "docs/grid-make.md").read_text(encoding="utf-8")
+    page = (Path(__file__).resolve().parents[2] / "docs/grid-make.md").read_text(encoding="utf-8")
     for kind in (Stored, priors.Draw, priors.Share, priors.Trend):
         for field in attrs.fields(kind):
             assert f"`{field.name}`" in page, field.name

@@ -127,12 +127,12 @@ def test_our_own_plugins(name):
         ([step(api_version=99)], "the plugin does not load: .*version 99", "hooks-and-records"),
         ([step(factory="specinn_preprocessing.mask:Masks")], "cannot be used", "hooks-and-records"),
         (
-            [step(factory="test_testing:Shift")],
+            [step(factory=f"{__name__}:Shift")],
             "is no specinn.plugins.interfaces.Preprocessor",
             "preprocessors",
         ),
-        ([step(factory="test_testing:Lazy")], "lacks __call__", "preprocessors"),
-        ([step(factory="test_testing:Scaled")], "cannot be called with instrument", "preprocessors"),
+        ([step(factory=f"{__name__}:Lazy")], "lacks __call__", "preprocessors"),
+        ([step(factory=f"{__name__}:Scaled")], "cannot be called with instrument", "preprocessors"),
     ],
 )
 def test_plugin_that_breaks_a_rule(records, rule, section):

@@ -73,7 +73,7 @@ class Toy:
 
     @hookimpl
     def specinn_preprocessors(self) -> list[Record]:
-        factories = {"hide": "test_robustness:Hide", "rest-frame": "test_robustness:RestFrame",
+        factories = {"hide": f"{__name__}:Hide", "rest-frame": f"{__name__}:RestFrame",
                      "to-arms": "fake_plugin:ToArms"}  # fmt: skip
         return [Record(name=name, summary="", factory=factory) for name, factory in factories.items()]
 

@@ -120,7 +120,7 @@ class Text:
 
 
 def plugins_in(folder: Path) -> Plugins:
-    """The instrument of tiny_grid, the model ``knows``, whose file goes into ``folder``, and the synthesizer."""
+    """The instrument of tiny_grid, the synthesizer, and the model ``knows``, a file in ``folder``."""
     plain = tiny_grid.plugins(folder, text=Text())
     toml = Instrument.from_toml(plain.record("instrument", "tiny").toml)
     model = folder / "knows.safetensors"

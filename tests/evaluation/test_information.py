@@ -78,7 +78,7 @@ class Stranger(Emulator):
 
 class Offers:
     def __init__(self, name: str) -> None:
-        self.factory = f"test_information:{name}"
+        self.factory = f"{__name__}:{name}"
 
     @hookimpl
     def specinn_synthesizers(self) -> list[Record]:

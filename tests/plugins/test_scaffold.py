@@ -16,7 +16,7 @@ from specinn.plugins import Plugins
 from specinn.plugins.manager import KINDS as RECORDS
 from specinn.plugins.scaffold import KINDS, write
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture

@@ -896,7 +896,7 @@ def test_the_command_trains_one(folder, plugins, tmp_path, monkeypatch):
 
 # docs/training.md --------------------------------------------------------------------------------
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "training.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "training.md"
 
 
 def settings_of(cls):

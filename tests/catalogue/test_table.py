@@ -266,10 +266,10 @@ DISK_FULL = textwrap.dedent(
     import resource, sys
     from pathlib import Path
     import numpy as np
-    from test_catalogue import LABELS, result
+    from test_table import LABELS, result
     from specinn import catalogue
     from specinn.errors import OutputError
-    from test_catalogue import write_samples
+    from test_table import write_samples
     import pyarrow.parquet
     rows = [catalogue.summarise(result(), instrument="i", model="m")]
     table = catalogue.build(rows, catalogue.schema(LABELS, ["green"]), {})
@@ -292,7 +292,11 @@ DISK_FULL = textwrap.dedent(
 
 def test_a_full_disk_leaves_a_sentence_and_no_file(tmp_path: Path) -> None:
     here = Path(__file__).parent
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here), str(here.parent)]), "OMP_NUM_THREADS": "1"}
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(here), str(here.parents[1])]),
+        "OMP_NUM_THREADS": "1",
+    }
     done = subprocess.run(
         [sys.executable, "-c", DISK_FULL, str(tmp_path)], capture_output=True, text=True, env=env
     )

@@ -37,7 +37,7 @@ from specinn.training import recipe as recipes
 from specinn.training.search import Budget, Search, _File
 from specinn.training.tuning import open_study
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SEARCH = """
 seed = 3
 

@@ -73,7 +73,7 @@ def install(module: str, folder: Path) -> str:
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 0\n")
     (info / "entry_points.txt").write_text(f"[specinn]\n{module} = {module}\n")
     here = Path(__file__).parent
-    return os.pathsep.join(str(path) for path in (folder, here, here.parent))
+    return os.pathsep.join(str(path) for path in (folder, here, here.parents[1]))
 
 
 def to_unit(labels: np.ndarray) -> np.ndarray:

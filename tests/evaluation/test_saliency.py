@@ -45,7 +45,7 @@ class Glass(fake_plugin.Toy):
 class Offers:
     @hookimpl
     def specinn_estimators(self) -> list[EstimatorRecord]:
-        return [EstimatorRecord(name="glass", summary="linear", factory="test_saliency:Glass")]
+        return [EstimatorRecord(name="glass", summary="linear", factory=f"{__name__}:Glass")]
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ from specinn.plugins import Plugins
 from specinn.plugins.hookspecs import Record, hookimpl
 
 TRUTH = np.array([[5772.0, 4.44, 0.0, 1.05], [4500.0, 2.0, -1.2, 2.0], [6500.0, 4.0, -0.5, 2.6]])
-HERE = Path(__file__).parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -445,7 +445,10 @@ def specinn_estimators():
 
 
 def in_a_process(code: str, *paths: Path) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(str(p) for p in (HERE.parent, HERE, *paths))}
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(str(p) for p in (ROOT, ROOT / "tests" / "helpers", *paths)),
+    }
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
 
 
@@ -475,7 +478,7 @@ assert not found, found
 
 
 def test_the_shipped_plugins_are_light_to_load() -> None:
-    done = in_a_process(SHIPPED.format(heavy=HEAVY), HERE.parent / "plugins", HERE.parent / "instruments")
+    done = in_a_process(SHIPPED.format(heavy=HEAVY), ROOT / "plugins", ROOT / "instruments")
     assert done.returncode == 0, done.stderr
     for name in ("4most-hr", "uves", "narval", "foces", "cinn", "teff-bias", "turbospectrum", "to-arms"):
         assert name in done.stdout

@@ -1,4 +1,4 @@
-"""A stranger's package in an environment of its own, from grid to catalogue; and its broken twin."""
+"""A third party's package in an environment of its own, from grid to catalogue; and its broken twin."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ import pytest
 from astropy.table import Table
 
 HERE = Path(__file__).parent
-EXAMPLE = HERE.parent / "specinn" / "examples" / "dwarf-g.fits"
+ROOT = HERE.parents[1]
+EXAMPLE = ROOT / "specinn" / "examples" / "dwarf-g.fits"
 TRAIN = "epochs = 12\ncomponents = 20\nlearning_rate = 4e-3\n"
 TRUTH = ("teff", "logg", "fe_h")
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("zuko") is None or importlib.util.find_spec("setuptools") is None,
-    reason="the packages zuko and setuptools are needed to install a stranger's plugin",
+    reason="the packages zuko and setuptools are needed to install a third party's plugin",
 )
 
 
@@ -71,7 +72,7 @@ class Environment:
 
     def run(self, folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
         """Python with these arguments, in ``folder``. The clone under test is what it imports."""
-        paths = [str(HERE.parent / name) for name in (".", "plugins", "instruments")]
+        paths = [str(ROOT / name) for name in (".", "plugins", "instruments")]
         variables = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join(paths),
@@ -99,24 +100,24 @@ def made(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Environment:
 
 
 @pytest.fixture(scope="module")
-def stranger(tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    return made("stranger", tmp_path_factory)
+def third_party(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    return made("third_party", tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
 def twin(tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    return made("broken_stranger", tmp_path_factory)
+    return made("broken_third_party", tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
-def trained(stranger: Environment, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(third_party: Environment, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the grid that the bundled emulator makes, and the model that the flow learns from it."""
     folder = tmp_path_factory.mktemp("trained")
-    recipe = (stranger.source / "grid.toml").read_text()
+    recipe = (third_party.source / "grid.toml").read_text()
     (folder / "grid.toml").write_text(recipe.replace("n = 400", "n = 220"))
-    (folder / "flow.toml").write_text((stranger.source / "flow.toml").read_text() + TRAIN)
+    (folder / "flow.toml").write_text((third_party.source / "flow.toml").read_text() + TRAIN)
     commands = [("grid", "make", "grid.toml", "-o", "hr10.h5"), ("train", "flow.toml", "-q")]
-    for done in stranger.one_by_one(folder, commands):
+    for done in third_party.one_by_one(folder, commands):
         assert done.returncode == 0, done.stderr
     return folder
 
@@ -131,7 +132,7 @@ def observed(grid: Path, folder: Path) -> Table:
     from specinn.wavelengths import doppler
 
     models = Grid.open(grid)
-    instrument = Instrument.from_toml(HERE / "stranger" / "src" / "specinn_giraffe" / "hr10.toml")
+    instrument = Instrument.from_toml(HERE / "third_party" / "src" / "specinn_giraffe" / "hr10.toml")
     fine = ModelGrid.of(instrument, models.wavelength, models.arms)
     rows = models.split("test")[:12]
     flux = fine.operator(models.wavelength, models.arms, models.resolving_power) @ models.flux(rows).T
@@ -147,8 +148,8 @@ def observed(grid: Path, folder: Path) -> Table:
     return Table({name: models.column(name)[rows] for name in TRUTH})
 
 
-def test_what_it_offers(stranger: Environment, tmp_path: Path) -> None:
-    listed, arms = stranger.one_by_one(tmp_path, [("plugins", "--json"), ("instruments", "giraffe-hr10")])
+def test_what_it_offers(third_party: Environment, tmp_path: Path) -> None:
+    listed, arms = third_party.one_by_one(tmp_path, [("plugins", "--json"), ("instruments", "giraffe-hr10")])
     offers = json.loads(listed.stdout)
     own = {(o["kind"], o["name"]) for o in offers if o["distribution"] == "specinn-giraffe 0.1"}
     assert own == {
@@ -160,20 +161,20 @@ def test_what_it_offers(stranger: Environment, tmp_path: Path) -> None:
     assert "5339" in arms.stdout and "21500" in arms.stdout
 
 
-def test_it_keeps_the_rules(stranger: Environment, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_keeps_the_rules(third_party: Environment, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HR10_GRID", str(trained / "hr10.h5"))
-    done = stranger.run(
-        stranger.source, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "tests"
+    done = third_party.run(
+        third_party.source, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "tests"
     )
     assert done.returncode == 0, done.stdout
     assert done.stdout.splitlines()[-1].startswith("5 passed in")
 
 
-def test_from_training_to_catalogue(stranger: Environment, trained: Path, tmp_path: Path) -> None:
+def test_from_training_to_catalogue(third_party: Environment, trained: Path, tmp_path: Path) -> None:
     truth = observed(trained / "hr10.h5", tmp_path)
     (tmp_path / "zero.toml").write_text("logg_min = 3.5\n[offsets]\nfe_h = 1.0\n")
     files = sorted(tmp_path.glob("star-*.txt"))
-    done = stranger.specinn(
+    done = third_party.specinn(
         tmp_path, "run", "-i", "giraffe-hr10", "-m", trained / "flow.safetensors", *files, "-o", "stars.ecsv",
         "--samples", 256, "--correction", "zero-points:zero.toml",
     )  # fmt: skip
@@ -190,7 +191,7 @@ def test_from_training_to_catalogue(stranger: Environment, trained: Path, tmp_pa
     np.testing.assert_allclose(stars["fe_h_raw"] - stars["fe_h"], dwarfs.astype(float), atol=1e-4)
 
 
-def test_a_wrong_recipe_is_one_sentence(stranger: Environment, trained: Path) -> None:
+def test_a_wrong_recipe_is_one_sentence(third_party: Environment, trained: Path) -> None:
     wrong = {
         "epoch": ("epochs = 12", "epoch = 12"),
         "$.components": ("components = 20", "components = 5000"),
@@ -200,7 +201,7 @@ def test_a_wrong_recipe_is_one_sentence(stranger: Environment, trained: Path) ->
     for i, (old, new) in enumerate(wrong.values()):
         (trained / f"wrong-{i}.toml").write_text(recipe.replace(old, new))
     commands = [("train", f"wrong-{i}.toml", "-q") for i in range(len(wrong))]
-    for word, done in zip(wrong, stranger.one_by_one(trained, commands), strict=True):
+    for word, done in zip(wrong, third_party.one_by_one(trained, commands), strict=True):
         (sentence,) = done.stderr.splitlines()
         assert done.returncode == 1 and sentence.startswith("specinn: ") and word in sentence
 
