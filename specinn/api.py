@@ -11,9 +11,9 @@ import numpy as np
 from astropy.table import QTable, Table
 
 from specinn import catalogue, models
+from specinn.catalogue.result import Result
 from specinn.errors import ConfigError, ModelError, ReadError
 from specinn.flags import is_bad
-from specinn.inference.pipeline import Result
 from specinn.inference.run import DEFAULT_INSTRUMENT, Run, Source, file_sources, prepare, unread
 from specinn.instruments import Medium
 from specinn.plugins import Plugins
@@ -141,12 +141,12 @@ class Inference:
         :meth:`spectrum`. The matplotlib figure shows itself in a
         notebook and has ``savefig``. Raises as :meth:`spectrum` does.
         """
-        from specinn.evaluation import figures
-        from specinn.resimulation import figures as spectra
+        from specinn import plotting
+        from specinn.resimulation import figures
 
         found = self._resimulate(star, synthesizer, draws, True)
-        with figures.style():
-            return (spectra.lines if lines else spectra.whole)(found)
+        with plotting.style():
+            return (figures.lines if lines else figures.whole)(found)
 
     def resimulate(
         self,

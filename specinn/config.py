@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
@@ -15,6 +15,7 @@ import attrs
 from specinn.errors import ConfigError, near
 
 T = TypeVar("T")
+_PARSED: dict[Any, Callable[[Any], Any]] = {}
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
@@ -33,11 +34,16 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
 
 
+def parsed_by(cls: type[T], parse: Callable[[Any], T]) -> None:
+    """Let :func:`structure` make ``cls`` by ``parse`` of what the file says. ``parse`` may raise
+    ``ConfigError``."""
+    _PARSED[cls] = parse
+    _converter.cache_clear()
+
+
 @cache
 def _converter() -> Any:
     import cattrs
-
-    from specinn.instruments import ResolvingPower
 
     def strict_float(value: Any, _type: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -66,6 +72,9 @@ def _converter() -> Any:
             raise ConfigError(f"found {value!r}; {near(str(value), map(str, get_args(kind)))}")
         return value
 
+    def by(parse: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
+        return lambda value, _type: parse(value)
+
     def is_choice(kind: Any) -> bool:
         return get_origin(kind) is Literal
 
@@ -75,7 +84,8 @@ def _converter() -> Any:
     converter.register_structure_hook(int, strict_int)
     converter.register_structure_hook(str, strict_str)
     converter.register_structure_hook(bool, strict_bool)
-    converter.register_structure_hook(ResolvingPower, lambda value, _type: ResolvingPower.parse(value))
+    for cls, parse in _PARSED.items():
+        converter.register_structure_hook(cls, by(parse))
 
     inside: set[Any] = set()  # types whose usual hook is being looked up
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import attrs
 import numpy as np
 
-from specinn.config import read_toml, structure
+from specinn.config import parsed_by, read_toml, structure
 from specinn.errors import ConfigError
 
 Medium = Literal["air", "vacuum"]
@@ -52,6 +52,9 @@ class ResolvingPower:
     def __str__(self) -> str:
         low, high = min(self.value), max(self.value)
         return f"{low:.0f}" if low == high else f"{low:.0f}-{high:.0f}"
+
+
+parsed_by(ResolvingPower, ResolvingPower.parse)
 
 
 @attrs.frozen

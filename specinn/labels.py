@@ -34,7 +34,9 @@ _FIXED = {
     "vbroad": ("km s-1", "log10", "Rotational and other large-scale broadening, as v sin i"),
     "a_li": ("dex", "probit", "Lithium abundance A(Li) = log10(N_Li/N_H) + 12"),
 }
-
+_SYMBOLS = {"teff": r"$T_\mathrm{eff}$", "logg": r"$\log\,g$", "vmic": r"$v_\mathrm{mic}$",
+            "vbroad": r"$v_\mathrm{broad}$", "a_li": "A(Li)"}  # fmt: skip
+_PRINTED_UNITS = {"km s-1": "km/s", "dex(cm s-2)": "dex"}
 
 # Elements with few lines: over much of the grid the posterior is the uniform prior, cut off at the bounds. In
 # the probit of the place between the bounds that is a plain normal distribution, so nothing spills over.
@@ -44,6 +46,17 @@ _PROBIT_MARGIN = 1e-6  # of the range: the bounds themselves would be infinite
 
 def _pair(bounds: Sequence[float]) -> tuple[float, float]:
     return float(bounds[0]), float(bounds[1])
+
+
+def abundance(name: str) -> str:
+    """``mg_fe`` as [Mg/Fe]."""
+    element, _, reference = name.partition("_")
+    return f"[{element.capitalize()}/{reference.capitalize()}]"
+
+
+def printed_unit(unit: str) -> str:
+    """A unit of astropy as people write it: ``km/s`` for ``km s-1``."""
+    return _PRINTED_UNITS.get(unit, unit)
 
 
 @attrs.frozen
@@ -69,6 +82,16 @@ class Label:
             raise ConfigError(
                 f"label {self.name} is learnt as log10, so its lower bound {value[0]} must be > 0"
             )
+
+    @property
+    def symbol(self) -> str:
+        """The name as people write it, for matplotlib: ``[Mg/Fe]`` for ``mg_fe``."""
+        return _SYMBOLS.get(self.name) or abundance(self.name)
+
+    @property
+    def printed_unit(self) -> str:
+        """The unit as people write it."""
+        return printed_unit(self.unit)
 
     def to_network(self, x: Any) -> Any:
         """Physical values (numpy or torch) to the variable that the network learns."""

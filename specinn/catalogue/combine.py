@@ -19,12 +19,13 @@ from astropy.table import Table
 
 from specinn import catalogue
 from specinn.catalogue.epochs import PERCENTILES, CatalogueSource, SampleSource, Source, has_samples
+from specinn.catalogue.result import Result
 from specinn.catalogue.table import Field
 from specinn.errors import ConfigError
 from specinn.flags import Flag, is_bad, names
-from specinn.inference.pipeline import Result, posterior_flags
 from specinn.labels import Label, LabelSet
 from specinn.posterior import QUANTILES, Summary
+from specinn.posterior.summary import posterior_flags
 
 if TYPE_CHECKING:
     from specinn.plugins import Plugins

@@ -18,10 +18,10 @@ from specinn.files import check_folder, check_new, check_output, replacing
 from specinn.flags import is_bad, is_warn
 from specinn.labels import Label, LabelSet, with_derived_labels
 from specinn.posterior import QUANTILES
-from specinn.posterior.samples import can_be_absent
+from specinn.posterior.summary import can_be_absent
 
 if TYPE_CHECKING:
-    from specinn.inference.pipeline import Result
+    from specinn.catalogue.result import Result
 
 MANIFEST = "_manifest.json"  # readers of Parquet folders pass over what begins with an underscore
 PARTS = "part-*.parquet"

@@ -72,9 +72,9 @@ def calibrate(
     from specinn.cli._console import bar, plugins_of, print_json
     from specinn.errors import ConfigError
     from specinn.evaluation import corrections as work
-    from specinn.evaluation.figures import style
     from specinn.evaluation.stars import read_benchmarks
     from specinn.files import check_new, check_output, replacing
+    from specinn.plotting import style
 
     check_output(output, (".toml",), overwrite=overwrite)
     figures = [check_new(output.with_suffix(end), overwrite=overwrite) for end in (".pdf", ".png")]

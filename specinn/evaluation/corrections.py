@@ -213,7 +213,7 @@ def draw(correction: Correction, stars: BenchmarkStars, chosen: np.ndarray) -> F
     """
     from matplotlib.figure import Figure
 
-    from specinn.evaluation.figures import BLUE, FAINT, INK, ORANGE, symbol, unit_of
+    from specinn.plotting import BLUE, FAINT, INK, ORANGE
 
     labels = stars.posterior.labels
     drawn = [name for name in stars.literature if name in correction.terms() or not correction.terms()]
@@ -247,7 +247,7 @@ def draw(correction: Correction, stars: BenchmarkStars, chosen: np.ndarray) -> F
                 ends = (line[0] - n * line[1], line[0] + n * line[1])
                 axes.fill_between(grid, *ends, color=ORANGE, alpha=0.18, linewidth=0, zorder=0)
         axes.axhline(0, color=INK, linewidth=0.6, zorder=0)
-        axes.set_title(f"{symbol(labels[name])}: inferred − literature ({unit_of(labels[name])})")
+        axes.set_title(f"{labels[name].symbol}: inferred − literature ({labels[name].printed_unit})")
         axes.margins(x=0.12, y=0.1)
     for axes in panels[len(drawn) :]:
         axes.remove()

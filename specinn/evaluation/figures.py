@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,28 +13,12 @@ from specinn.evaluation.comparison import Comparison
 from specinn.evaluation.ksoll2026 import PUBLISHED_LEVELS, published_std
 from specinn.evaluation.tables import TARP, Rows, all_ranks, histogram_levels, reference_level, some_levels
 from specinn.labels import Label
+from specinn.plotting import BLUE, FAINT, INK, RED, SERIES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe & Ito (2008), which people with any kind of colour vision tell apart; the page has a lighter shade of
-# each for a dark background. Every series also has a line style and a marker of its own.
-INK, FAINT = "#1c2024", "#9aa0a6"
-BLUE, ORANGE, GREEN, RED, PURPLE = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7"
-SERIES = ((BLUE, "-", "o"), (ORANGE, "--", "s"), (GREEN, "-.", "^"), (RED, ":", "D"), (PURPLE, "-", "v"))
-_SHADES = {INK: "currentColor", FAINT: "var(--faint)", BLUE: "var(--blue)", ORANGE: "var(--orange)",
-           GREEN: "var(--green)", RED: "var(--red)", PURPLE: "var(--purple)"}  # fmt: skip
-_STYLE: dict[Any, Any] = {
-    "font.size": 8.5, "axes.titlesize": 9.5, "axes.labelsize": 8.5, "legend.fontsize": 8.5,
-    "xtick.labelsize": 7.5, "ytick.labelsize": 7.5, "axes.linewidth": 0.6, "lines.linewidth": 1.4,
-    "lines.markersize": 3.2, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
-    "mathtext.default": "regular",
-    "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
-    "axes.titlecolor": INK, "xtick.major.width": 0.6, "ytick.major.width": 0.6, "figure.facecolor": "none",
-    "axes.facecolor": "none", "savefig.facecolor": "none", "svg.fonttype": "path",
-    "svg.hashsalt": "specinn", "pdf.fonttype": 42,
-}  # fmt: skip
 _COLUMNS = 4
 FIGURES_OF = {
     "std_against_snr": "Standard deviation of MAP minus truth",
@@ -53,67 +33,11 @@ FIGURES_OF = {
     "coverage_against_fe_h": "Fraction of truths within the intervals minus what is claimed, against [Fe/H]",
     "ratio_to_bound": "Errors over the Cramér-Rao bound",
 }
-_SYMBOLS = {"teff": r"$T_\mathrm{eff}$", "logg": r"$\log\,g$", "vmic": r"$v_\mathrm{mic}$",
-            "vbroad": r"$v_\mathrm{broad}$", "a_li": "A(Li)"}  # fmt: skip
-_UNITS = {"km s-1": "km/s", "dex(cm s-2)": "dex"}
-
-
-def unit_of(label: Label) -> str:
-    return _UNITS.get(label.unit, label.unit)
-
-
-def symbol(label: Label) -> str:
-    """The label's name as people write it, for matplotlib."""
-    return _SYMBOLS.get(label.name) or abundance(label.name)
 
 
 def scope_name(scope: str) -> str:
     """A scope of stars in the words and signs of a legend."""
     return "all stars" if scope == "all" else scope.replace("-", "−")
-
-
-def abundance(name: str) -> str:
-    """``mg_fe`` as [Mg/Fe]."""
-    element, _, reference = name.partition("_")
-    return f"[{element.capitalize()}/{reference.capitalize()}]"
-
-
-@contextlib.contextmanager
-def style() -> Iterator[None]:
-    """matplotlib as the figures want it, whatever the user's own settings; these are back afterwards."""
-    import matplotlib
-
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_STYLE)
-        yield
-
-
-def save(figure: Figure, folder: Path, name: str) -> str:
-    """Write ``name.pdf`` and ``name.png``; returns the figure as an SVG element for a page.
-
-    Its colours are variables of the page, so that it is legible on a dark background, too.
-    """
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # once is enough for three files
-    figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None}, facecolor="white")
-    figure.savefig(folder / f"{name}.png", dpi=160, facecolor="white")
-    drawn = io.StringIO()
-    figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None}, dpi=160)
-    return _inline(drawn.getvalue(), name)
-
-
-def _inline(svg: str, name: str) -> str:
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    # names must be unique on the page
-    svg = re.sub(r'\bid="', f'id="{name}-', svg)
-    svg = svg.replace('href="#', f'href="#{name}-').replace("url(#", f"url(#{name}-")
-    for colour, shade in _SHADES.items():
-        svg = svg.replace(colour, shade)
-    return svg
 
 
 def _panels(labels: Sequence[Label], height: float = 1.75, **options: Any) -> tuple[Figure, list[Axes]]:
@@ -185,7 +109,7 @@ def std_against_snr(comparison: Comparison, metrics: Rows, information: Rows) ->
         if slow:
             x, y = _series(information, "bound", label=label.name, scope=slow)
             axes.plot(x, y, "-", color=FAINT, linewidth=2.2, label=f"bound, {scope_name(slow)}")
-        axes.set_title(f"{symbol(label)} ({unit_of(label)})")
+        axes.set_title(f"{label.symbol} ({label.printed_unit})")
         _snr_axis(axes, comparison.snr)
         _log_values(axes, bottom=0.25 * lowest)  # at high S/N the bound may fall far below all else
     _legend(figure, panels[0])
@@ -200,7 +124,7 @@ def thirds_against_snr(comparison: Comparison, thirds: Rows, value: str) -> Figu
         for name, (colour, line, marker) in zip(("lower", "middle", "upper"), SERIES, strict=False):
             x, y = _series(thirds, value, label=label.name, scope=name)
             axes.plot(x, y, line, color=colour, marker=marker, label=f"{name} third")
-        axes.set_title(f"{symbol(label)} ({unit_of(label)})")
+        axes.set_title(f"{label.symbol} ({label.printed_unit})")
         _snr_axis(axes, comparison.snr)
         if value == "std":
             _log_values(axes)
@@ -238,7 +162,7 @@ def prediction_against_truth(comparison: Comparison, snr: float) -> Figure:
             axes.set_xscale("log")
             axes.set_yscale("log")
         axes.set_box_aspect(1)
-        axes.set_title(f"{symbol(label)} ({unit_of(label)})")
+        axes.set_title(f"{label.symbol} ({label.printed_unit})")
         if good.any():
             off = y[good] - x[good]
             text = f"{off.mean():+.2g} ± {off.std():.2g}".replace("-", "−")
@@ -265,7 +189,7 @@ def width_against_snr(comparison: Comparison, widths: Rows) -> Figure:
         low, high = (_series(widths, name, **chosen)[1] for name in ("width_p25", "width_p75"))
         axes.fill_between(x, low, high, color=BLUE, alpha=0.2, linewidth=0, label="half of the stars")
         axes.plot(x, y, "-o", color=BLUE, label="median")
-        axes.set_title(f"{symbol(label)} ({unit_of(label)})")
+        axes.set_title(f"{label.symbol} ({label.printed_unit})")
         _snr_axis(axes, comparison.snr)
         _log_values(axes)
     _legend(figure, panels[0])
@@ -287,7 +211,7 @@ def width_against_fe_h(comparison: Comparison, widths: Rows) -> Figure:
             bins = _fe_h_bins(widths, label=label.name, snr=value)
             x, y = [row["fe_h_low"] + 0.25 for row in bins], [row["width"] for row in bins]
             axes.plot(x, y, line, color=colour, marker=marker, label=f"S/N {value:g}")
-        axes.set_title(f"{symbol(label)} ({unit_of(label)})")
+        axes.set_title(f"{label.symbol} ({label.printed_unit})")
         axes.grid(axis="y", color=FAINT, alpha=0.25, linewidth=0.5)
         _log_values(axes)
     _legend(figure, panels[0])
@@ -318,7 +242,7 @@ def ranks(comparison: Comparison) -> Figure:
     for k, (axes, label) in enumerate(zip(panels, comparison.labels, strict=True)):
         for value, (colour, line, _) in zip(some_levels(comparison.snr), SERIES, strict=False):
             _ecdf(axes, known[value][1][:, k], colour, line, f"S/N {value:g}")
-        axes.set_title(symbol(label))
+        axes.set_title(label.symbol)
     _legend(figure, panels[0])
     figure.supxlabel("rank of the truth", fontsize=8.5)
     return figure
@@ -360,7 +284,7 @@ def coverage(comparison: Comparison, coverage: Rows, against: str) -> Figure:
                 axes.errorbar(x, y - level, errors, fmt=f"-{marker}", color=colour, linewidth=1.0,
                               elinewidth=0.7, label=f"{100 * level:.0f} % interval")  # fmt: skip
         axes.axhline(0, color=INK, linewidth=0.6)
-        axes.set_title(symbol(label))
+        axes.set_title(label.symbol)
         axes.grid(axis="y", color=FAINT, alpha=0.25, linewidth=0.5)
         if against == "snr":
             _snr_axis(axes, comparison.snr)
@@ -377,7 +301,7 @@ def ratio_to_bound(comparison: Comparison, information: Rows) -> Figure:
             x, y = _series(information, "ratio", label=label.name, scope=scope)
             axes.plot(x, y, line, color=colour, marker=marker, label=scope_name(scope))
         axes.axhline(1, color=INK, linewidth=0.6)
-        axes.set_title(symbol(label))
+        axes.set_title(label.symbol)
         _snr_axis(axes, comparison.snr)
         _log_values(axes)
     _legend(figure, panels[0])

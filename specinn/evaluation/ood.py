@@ -11,10 +11,11 @@ import attrs
 import numpy as np
 from astropy.table import Table
 
+from specinn.catalogue.result import Result
 from specinn.errors import ConfigError, GridError
 from specinn.evaluation.comparison import BLOCK, Simulation, tabulate
 from specinn.flags import Flag, is_bad
-from specinn.inference.pipeline import Pipeline, Result
+from specinn.inference.pipeline import Pipeline
 from specinn.spectra import SpectrumBatch
 from specinn.spectra.resample import pixel_widths
 

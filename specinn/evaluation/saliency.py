@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
 from astropy.table import Column, MaskedColumn, Table
 
-from specinn.config import read_toml
 from specinn.errors import ConfigError, GridError
 from specinn.evaluation.comparison import Simulation
 from specinn.evaluation.ksoll2026 import PUBLISHED_SNR
 from specinn.instruments import Instrument
 from specinn.labels import LabelSet
+from specinn.lines import Line, lines_near, read_lines
 from specinn.plugins import Plugins
 from specinn.wavelengths import vacuum_to_air
 
@@ -23,44 +22,10 @@ if TYPE_CHECKING:
     from specinn.grids import Grid
     from specinn.plugins.interfaces import Estimator
 
-LINES = Path(__file__).parents[1] / "lines.toml"
 STRONG = 3.0  # standard deviations above the mean, from which on a pixel is a strong one
 _HEADROOM = 2.2  # height of a panel in units of its highest pixel: the rest is for names
 _ROOM = 0.016  # width of a name in units of a panel
 _APART = 0.5  # Angstrom between features without a name: about a line's full width and a half
-
-
-@attrs.frozen
-class Line:
-    """A spectral line: ``species`` such as ``Mg I`` or ``CN``, its wavelength in air and how far it reaches,
-    in Angstrom; ``diagnostic`` for those by which Ksoll et al. 2026 measure abundances."""
-
-    species: str
-    wavelength: float
-    reach: float
-    diagnostic: bool = False
-
-    @property
-    def name(self) -> str:
-        return f"{self.species} {self.wavelength:.2f}"
-
-
-def read_lines(path: Path = LINES) -> list[Line]:
-    """The line table, by wavelength."""
-    table = read_toml(path)
-    lines = []
-    for section in ("diagnostic", "other", "molecules"):
-        for species, wavelengths in table[section].items():
-            for wavelength in wavelengths:
-                reach = table["wide"].get(f"{species} {wavelength:.2f}", table["reach"])
-                lines.append(Line(species, wavelength, reach, section == "diagnostic"))
-    return sorted(lines, key=lambda line: line.wavelength)
-
-
-def lines_near(wavelength: float, lines: Sequence[Line]) -> list[Line]:
-    """The lines that reach ``wavelength`` (Angstrom in air), nearest first."""
-    reached = [line for line in lines if abs(line.wavelength - wavelength) <= line.reach]
-    return sorted(reached, key=lambda line: abs(line.wavelength - wavelength))
 
 
 @attrs.frozen(eq=False)

@@ -1,34 +1,18 @@
-"""What is written of benchmark stars: a folder of tables and figures."""
+"""The figures of benchmark stars: inferred against literature values, and how robust they are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specinn.evaluation.figures import (
-    BLUE,
-    FAINT,
-    GREEN,
-    INK,
-    ORANGE,
-    PURPLE,
-    RED,
-    save,
-    style,
-    symbol,
-    unit_of,
-)
 from specinn.evaluation.robustness import change, variant_of
 from specinn.evaluation.variants import BASE, LEVELS, SHAPES, VELOCITIES, Variant
-from specinn.files import replacing_folder
 from specinn.labels import Label, LabelSet, with_derived_labels
-from specinn.report.evaluation.folder import FIGURES, TABLES, check
+from specinn.plotting import BLUE, FAINT, GREEN, INK, ORANGE, PURPLE, RED
 
 if TYPE_CHECKING:
-    from astropy.table import Table
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -41,27 +25,6 @@ _KINDS = {"validation": ("o", True), "calibrator of the training": ("s", False),
 _COLOURS, _MARKERS = (BLUE, RED, GREEN, PURPLE, ORANGE), ("o", "D", "v", "P", "X")
 _LINES = ("-", "--", "-.")
 _MINUS = str.maketrans("-", "−")
-
-
-def write(
-    folder: Path,
-    tables: Mapping[str, Table],
-    figures: Mapping[str, Callable[[], Figure]],
-    *,
-    overwrite: bool = False,
-) -> None:
-    """Write ``tables/NAME.ecsv``, ``figures/NAME.pdf`` and ``figures/NAME.png``, all or nothing.
-
-    Raises ``OutputError``.
-    """
-    folder = check(folder, overwrite=overwrite).resolve()
-    with replacing_folder(folder) as temporary, style():
-        for part in (TABLES, FIGURES):
-            (temporary / part).mkdir()
-        for name, table in tables.items():
-            table.write(temporary / TABLES / f"{name}.ecsv", format="ascii.ecsv")
-        for name, draw in figures.items():
-            save(draw(), temporary / FIGURES, name)
 
 
 def _kind(row: Mapping[str, Any]) -> str:
@@ -106,7 +69,7 @@ def against_literature(rows: Rows, labels: LabelSet) -> Figure:
         above.axline((ends.min(), ends.min()), slope=1.0, color=INK, linewidth=0.6, zorder=0)
         below.axhline(0.0, color=INK, linewidth=0.6, zorder=0)
         above.tick_params(labelbottom=False)
-        above.set_title(f"{symbol(label)} ({unit_of(label)})")
+        above.set_title(f"{label.symbol} ({label.printed_unit})")
         below.margins(y=0.15)
         below.set_xlabel("literature")
         if column == 0:
@@ -165,7 +128,7 @@ def robustness(rows: Rows, labels: LabelSet) -> Figure:
         line[0].set_ylabel(
             "velocity: found − expected\n(km/s)"
             if label is None
-            else f"{symbol(label)}: change\n(half widths)"
+            else f"{label.symbol}: change\n(half widths)"
         )
     for axes, title in zip(panels[0], _FACTORS, strict=True):
         axes.set_title(title)

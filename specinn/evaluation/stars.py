@@ -12,11 +12,11 @@ import attrs
 import numpy as np
 
 from specinn.catalogue import summarise
+from specinn.catalogue.result import Result
 from specinn.errors import ConfigError
 from specinn.evaluation.comparison import tabulate
 from specinn.evaluation.ksoll2026 import PUBLISHED_SNR
 from specinn.flags import is_bad
-from specinn.inference.pipeline import Result
 from specinn.inference.run import Run, Source, file_sources, load_instrument, prepare
 from specinn.labels import LabelSet, with_derived_labels
 from specinn.plugins import Plugins

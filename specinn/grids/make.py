@@ -223,7 +223,7 @@ def make(
     With ``retry`` those that failed are. ``give_up`` failures one after another stop it, and so does a run in
     which nothing comes of any model. Raises a ``SpecinnError``; it can go on then.
     """
-    from specinn.survey.shards import folder_of, held
+    from specinn.parallel.workdir import folder_of, held
 
     folder = folder_of(output)
     begun = folder.is_dir()  # then it may be that all is done but for the last step
@@ -328,7 +328,7 @@ def compute(work: Work, grid: Grid, row: int, number: int) -> str:
 
 def compute_elsewhere(folder: str, number: int) -> str:
     """:func:`compute` in a process that knows nothing but the folder. The synthesizer stays loaded."""
-    from specinn.survey.shards import time_of
+    from specinn.parallel.workdir import time_of
 
     written = time_of(Path(folder) / MANIFEST)
     with _ONE_AT_A_TIME:

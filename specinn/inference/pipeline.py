@@ -9,55 +9,24 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 import numpy as np
-from astropy.table import Table, vstack
+from astropy.table import Table
 
+from specinn.catalogue.result import Result
 from specinn.errors import ConfigError, ModelError, PluginError, ReadError, SpecinnError
 from specinn.flags import FLAGS, Flag, is_bad, raise_flag
 from specinn.posterior import Posterior, Summary
+from specinn.posterior.summary import posterior_flags
 from specinn.spectra.resample import R_TOLERANCE
 
 if TYPE_CHECKING:
     from specinn.instruments import Instrument
-    from specinn.labels import LabelSet
     from specinn.plugins import Plugins
     from specinn.plugins.interfaces import Correction, Estimator, Preprocessor
     from specinn.spectra import SpectrumBatch
 
 log = logging.getLogger(__name__)
 
-_BOUND_MARGIN = 0.01  # of a label's range, for AT_BOUNDS
 _SNR_RANGE = (10.0, 1000.0)  # per Angstrom, where the model's header does not say
-
-
-@attrs.frozen(eq=False)
-class Result:
-    """What the pipeline found for the spectra of a batch, in their order.
-
-    ``meta`` has one row a spectrum: ``id``, ``path``, ``key``, ``rv`` (km/s), ``snr_<arm>``, ``flags``,
-    ``message``. ``summary`` covers every spectrum; those with a bad flag hold NaN. ``raw`` is the summary
-    before the corrections, where there were any. ``posterior`` is there where samples were asked for; spectra
-    with a bad flag hold NaN samples, none of them accepted.
-    """
-
-    meta: Table
-    summary: Summary
-    raw: Summary | None = None
-    posterior: Posterior | None = None
-
-    def __len__(self) -> int:
-        return len(self.meta)
-
-    @classmethod
-    def join(cls, results: Sequence[Result]) -> Result:
-        """Results of one model, one after the other."""
-        raw = [r.raw for r in results if r.raw is not None]
-        posteriors = [r.posterior for r in results if r.posterior is not None]
-        return cls(
-            vstack([r.meta for r in results], metadata_conflicts="silent"),
-            Summary.join([r.summary for r in results]),
-            Summary.join(raw) if raw else None,
-            Posterior.join(posteriors) if posteriors else None,
-        )
 
 
 class Pipeline:
@@ -322,18 +291,3 @@ def _complete(meta: Table) -> Table:
         list(meta["message"]) if "message" in meta.colnames else [""] * n, dtype=object
     )
     return meta
-
-
-def posterior_flags(summary: Summary, labels: LabelSet) -> np.ndarray:
-    """Flags of samples: how many were rejected, and whether the MAP leans on a bound of the training."""
-    rejected = summary.rejected_fraction
-    flags = np.zeros(len(rejected), np.uint32)
-    raise_flag(flags, rejected > 0.5, Flag.MANY_REJECTED)
-    raise_flag(flags, rejected == 1.0, Flag.ALL_REJECTED)
-    # in the variables of the network: 1 % of vbroad's range is nothing at 100 km/s and much at 1 km/s
-    low, high = labels.to_network(labels.bounds.T)
-    best = labels.to_network(summary.map[:, : len(labels)])
-    near = np.minimum(best - low, high - best) < _BOUND_MARGIN * (high - low)
-    raise_flag(flags, near.any(axis=1), Flag.AT_BOUNDS)
-    raise_flag(flags, summary.undetected.any(axis=1), Flag.UPPER_LIMIT)
-    return flags

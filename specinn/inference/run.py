@@ -15,9 +15,10 @@ from astropy.table import Table
 
 import specinn
 from specinn import catalogue, models
+from specinn.catalogue.result import Result
 from specinn.errors import ConfigError, ModelError, ReadError, SpecinnError, near
 from specinn.flags import Flag
-from specinn.inference.pipeline import Pipeline, Result
+from specinn.inference.pipeline import Pipeline
 from specinn.inference.velocities import parse_velocity
 from specinn.instruments import Instrument
 from specinn.parallel.threads import ahead

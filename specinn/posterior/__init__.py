@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from specinn.posterior.samples import QUANTILES, Posterior, Summary
+from specinn.posterior.samples import Posterior
+from specinn.posterior.summary import QUANTILES, Summary
 
 __all__ = ["QUANTILES", "Posterior", "Summary"]

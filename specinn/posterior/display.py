@@ -11,7 +11,9 @@ import attrs
 import numpy as np
 
 from specinn.flags import is_bad, is_warn, names
-from specinn.posterior import QUANTILES, Posterior
+from specinn.labels import printed_unit
+from specinn.posterior.samples import Posterior
+from specinn.posterior.summary import QUANTILES
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
 FEW = 3  # stars of a posterior that have a table each
 ROWS = 10  # of a catalogue that are shown
 _MAIN = ("teff", "logg", "fe_h")
-_UNITS = {"km s-1": "km/s", "dex(cm s-2)": "dex"}
 _LEVELS = list(QUANTILES)
 _CELL = "padding: 0.15em 0.7em; text-align: {};"
 
@@ -97,7 +98,7 @@ def _star(one: Posterior, name: str) -> Small:
             cells = ["-", "-", f"< {limit:.2f} (95 %)"]
         else:
             cells = [f"{found.map[0, i]:{style}}", f"{median:{style}}", f"{low:{style}} to {high:{style}}"]
-        rows.append([label.name, unit_of(label.unit), *cells])
+        rows.append([label.name, label.printed_unit, *cells])
     return Small(title, ["label", "unit", "MAP", "median", "16 to 84 %"], rows, words=2)
 
 
@@ -122,12 +123,8 @@ def catalogue_table(table: Table, title: str) -> Small:
     return Small(f"{title}: {len(table)} spectra, {counts}", head, rows, notes, words=3)
 
 
-def unit_of(unit: str) -> str:
-    return _UNITS.get(unit, unit)
-
-
 def with_unit(name: str, unit: str) -> str:
-    return f"{name} ({unit_of(unit.replace(' / ', '/'))})"
+    return f"{name} ({printed_unit(unit.replace(' / ', '/'))})"
 
 
 def with_limit(row: Any, name: str) -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import xarray
 
     from specinn.labels import Label
-    from specinn.posterior import Posterior
+    from specinn.posterior.samples import Posterior
 
 
 def optional(package: str, what: str) -> Any:

@@ -9,18 +9,18 @@ import attrs
 import numpy as np
 
 from specinn.errors import ConfigError, ModelError
-from specinn.evaluation.figures import BLUE, FAINT, INK, RED, symbol, unit_of
 from specinn.labels import Label, with_derived_labels
+from specinn.plotting import BLUE, FAINT, INK, RED
 from specinn.plotting import Figure as Canvas
-from specinn.posterior import QUANTILES
 from specinn.posterior.display import value_with_errors
 from specinn.posterior.export import optional, some_accepted
+from specinn.posterior.summary import QUANTILES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from specinn.posterior import Posterior
+    from specinn.posterior.samples import Posterior
 
 _COLUMNS = 4
 _BINS = 36
@@ -47,7 +47,7 @@ class _Star:
     def title(self, i: int) -> str:
         """The value of a label with its errors, or the upper limit."""
         value = value_with_errors(self.best[i], self.p16[i], self.p84[i])
-        unit = unit_of(self.labels[i])
+        unit = self.labels[i].printed_unit
         value = f"< {self.limit[i]:.2f}" if np.isfinite(self.limit[i]) else value
         return (value if unit == "dex" else f"{value} {unit}").replace("-", "−")
 
@@ -175,5 +175,5 @@ def _dress(axes: Axes, label: Label, low: float, high: float) -> None:
 
 
 def _axis(label: Label) -> str:
-    unit = unit_of(label)
-    return symbol(label) if unit == "dex" else f"{symbol(label)} ({unit})"
+    unit = label.printed_unit
+    return label.symbol if unit == "dex" else f"{label.symbol} ({unit})"

@@ -12,8 +12,8 @@ from typing import Any
 import attrs
 import numpy as np
 
+from specinn import plotting
 from specinn.errors import OutputError
-from specinn.evaluation import figures
 from specinn.evaluation.comparison import tabulate
 from specinn.files import Sink, check_folder, check_new, replacing_folder
 from specinn.instruments import Instrument
@@ -90,7 +90,7 @@ def write(
     with replacing_folder(folder) as temporary, contextlib.ExitStack() as stack:
         (temporary / FIGURES).mkdir()
         save = stack.enter_context(_spectra_file(temporary / SPECTRA, instrument)) if save_spectra else None
-        stack.enter_context(figures.style())
+        stack.enter_context(plotting.style())
         try:
             for star in stars:
                 row: dict[str, Any] = {"id": star.id, "path": star.path, "row": star.row}

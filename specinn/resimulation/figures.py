@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specinn.evaluation.figures import BLUE, FAINT, INK, ORANGE, RED
 from specinn.instruments import Instrument
+from specinn.plotting import BLUE, FAINT, INK, ORANGE, RED
 from specinn.resimulation.result import Resimulation, Window, windows
 
 if TYPE_CHECKING:

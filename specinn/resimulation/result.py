@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import attrs
 import numpy as np
 
-from specinn.evaluation.saliency import Line, read_lines
 from specinn.instruments import Instrument
+from specinn.lines import Line, read_lines
 from specinn.wavelengths import C_KMS, air_to_vacuum
 
 LEVELS = (0.025, 0.16, 0.84, 0.975)  # of the bands, 95 and 68 %

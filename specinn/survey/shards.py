@@ -27,11 +27,11 @@ from specinn.catalogue import samples
 from specinn.catalogue.formats import Layout, ParquetWriter, Width, arrow_schema, from_arrow, parquet_schema
 from specinn.catalogue.table import MANIFEST
 from specinn.errors import OutputError, SpecinnError
-from specinn.files import replacing, sweep, write_error
+from specinn.files import replacing, sweep
 from specinn.flags import is_bad
 from specinn.inference.run import AHEAD, Progress, Report, Run, file_source, prepare, unread
-from specinn.parallel.locks import lock_file
 from specinn.parallel.threads import ahead, behind
+from specinn.parallel.workdir import folder_of, time_of
 from specinn.survey.manifest import Plan, settings_of
 
 if TYPE_CHECKING:
@@ -43,34 +43,6 @@ _ID = b"specinn_shard"  # in the metadata of its file: what it was computed from
 _ROWS = 1 << 12  # held in memory while files are read and written
 _OURS = (MANIFEST, "part-*.parquet", "part-*.h5", ".part-*.partial*", f".{Path(MANIFEST).stem}.*.partial*")
 _PATIENCE = 60.0  # seconds until a file that another machine wrote is seen here
-
-
-def folder_of(output: Path) -> Path:
-    """Where the shards of a catalogue wait until all of them are done."""
-    return output.with_name(f"{output.name}.run")
-
-
-@contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """The folder of a run, made where it is missing, and kept from every other run meanwhile.
-
-    The lock ends with the process that holds it, however that ends. Raises ``OutputError``.
-    """
-    try:
-        folder.mkdir(exist_ok=True)
-        directory = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise write_error(folder, error) from error
-    try:
-        if lock_file(directory) is False:
-            raise OutputError(
-                f"another run is writing {folder} now: wait for it, or give another name to the output"
-            )
-        yield
-    finally:
-        os.close(directory)
-        with contextlib.suppress(OSError):
-            folder.rmdir()  # where nothing was done
 
 
 def begin(
@@ -256,17 +228,6 @@ def compute_elsewhere(folder: str, shard: int, report: Report, progress: Progres
         plan, plugins, run = _opened(folder, time_of(Path(folder) / MANIFEST))
         with contextlib.chdir(plan.settings["folder"]):
             compute(plan, Path(folder), [shard], run, plugins, report, progress)
-
-
-def time_of(manifest: Path) -> int:
-    """When a manifest was written, in ns; raises ``SpecinnError`` where a worker does not see it."""
-    try:
-        return manifest.stat().st_mtime_ns
-    except FileNotFoundError:
-        raise SpecinnError(
-            f"the worker on {socket.gethostname()} sees no {manifest}: all machines need the same files "
-            "under the same paths"
-        ) from None
 
 
 @lru_cache(maxsize=1)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from specinn import catalogue
 from specinn.catalogue import samples
 from specinn.errors import OutputError
+from specinn.parallel.workdir import folder_of, held
 from specinn.survey import shards
 from specinn.survey.manifest import Plan, settings_of
 from specinn.survey.shards import Outcome
@@ -41,7 +42,7 @@ def check(output: Path, save_samples: Path | None, *, resume: bool, overwrite: b
     """
     if not output.name:
         raise OutputError(f"{str(output)!r} cannot be the name of a catalogue: give another")
-    begun = (shards.folder_of(output) / catalogue.MANIFEST).is_file()
+    begun = (folder_of(output) / catalogue.MANIFEST).is_file()
     if resume and not overwrite and not begun and output.exists():
         return False
     overwrite = overwrite or (resume and begun)  # what it may replace the run was told when it began
@@ -78,7 +79,7 @@ def survey(
     then.
     """
     settings = settings_of(run, options, format=format, keep=keep)
-    with shards.held(shards.folder_of(output)):
+    with held(folder_of(output)):
         plan, folder = shards.begin(
             output, Plan.make(files, settings), resume=resume, overwrite=overwrite, say=watch.say
         )
@@ -86,7 +87,7 @@ def survey(
         watch.start(len(plan.files), len(plan.files) - sum(plan.counts[shard] for shard in to_do))
         try:
             if scheduler is not None or cluster is not None:
-                from specinn.parallel.cluster import compute_there
+                from specinn.survey.cluster import compute_there
 
                 compute_there(plan, folder, to_do, scheduler=scheduler, cluster=cluster,
                               report=watch.report, progress=watch.progress)  # fmt: skip

@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 
 from specinn import catalogue
 from specinn.catalogue import samples
+from specinn.catalogue.result import Result
 from specinn.cli._result_table import show
 from specinn.errors import OutputError
 from specinn.flags import Flag
-from specinn.inference.pipeline import Result
 from specinn.labels import LabelSet, make_label
 from specinn.posterior import Posterior
 from specinn.posterior.display import value_with_errors

@@ -20,10 +20,11 @@ from specinn import models
 from specinn.cli import app
 from specinn.errors import ConfigError, GridError, ModelError
 from specinn.evaluation.comparison import Simulation
-from specinn.evaluation.saliency import Line, Saliency, draw, lines_near, pixel_table, read_lines, saliency
+from specinn.evaluation.saliency import Saliency, draw, pixel_table, saliency
 from specinn.grids import Grid
 from specinn.instruments import Arm, Instrument, PixelGrid, ResolvingPower
 from specinn.labels import LabelSet, make_label
+from specinn.lines import Line, lines_near, read_lines
 from specinn.plugins import Plugins
 from specinn.plugins.hookspecs import EstimatorRecord, hookimpl
 from specinn.plugins.interfaces import Estimator

@@ -18,8 +18,8 @@ from typer.testing import CliRunner, Result
 from specinn import catalogue
 from specinn.cli import app
 from specinn.errors import ConfigError, PluginError
-from specinn.evaluation.saliency import Line
 from specinn.instruments import Instrument
+from specinn.lines import Line
 from specinn.plugins import Plugins
 from specinn.resimulation.result import Resimulation, Unsimulated, overall, windows
 from specinn.resimulation.simulator import Resimulator

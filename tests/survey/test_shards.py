@@ -30,6 +30,7 @@ from specinn.cli import app
 from specinn.cli._progress import Watch
 from specinn.errors import OutputError
 from specinn.parallel.threads import ahead, behind
+from specinn.parallel.workdir import held
 from specinn.plugins import Plugins
 from specinn.survey import shards
 from specinn.survey.manifest import Plan
@@ -334,7 +335,7 @@ def test_a_run_stopped_before_its_first_shard_leaves_nothing(
 
 def test_two_runs_at_once(run: Command, stopped: Path, reference: Path, tmp_path: Path) -> None:
     before = sorted(path.name for path in stopped.iterdir())
-    with shards.held(stopped):
+    with held(stopped):
         sentence(run("-o", "out.fits", "--resume"), "another run is writing", "out.fits.run")
         sentence(run("-o", "out.fits", "--overwrite"), "another run is writing")
     assert sorted(path.name for path in stopped.iterdir()) == before

@@ -67,7 +67,7 @@ def on_stars_in_many_ways(task: Task, estimator: Estimator, stars: Sequence[Benc
 
 def _write(task: Task, tables: Mapping[str, Table], figures: Mapping[str, Callable[[], Figure]]) -> None:
     """A folder of all, or the first table as a file."""
-    from specinn.evaluation.star_figures import write
+    from specinn.report.reference_stars import write
 
     if task.path is not None and task.folder:
         write(task.path, tables, figures, overwrite=task.overwrite)

@@ -13,7 +13,6 @@ import numpy as np
 from astropy.table import Table
 
 from specinn.errors import ConfigError, OutputError, nearest
-from specinn.evaluation.figures import unit_of
 from specinn.files import check_output, replacing
 from specinn.flags import FLAGS, is_bad, is_warn
 from specinn.labels import Label
@@ -130,7 +129,7 @@ def data(table: Table, opened: Sequence[int], pixels: Mapping[str, Any]) -> dict
     columns: dict[str, str] = {}
     shown = []
     for label in labels:
-        unit = unit_of(label)
+        unit = label.printed_unit
         columns |= {n: _column(table, n) for n in (label.name, f"{label.name}_p16", f"{label.name}_p84")}
         if _has(table, f"{label.name}_upper"):
             columns[f"{label.name}_upper"] = _column(table, f"{label.name}_upper")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from specinn import plotting
 from specinn.errors import OutputError
 from specinn.evaluation import figures, tables
 from specinn.evaluation.comparison import Comparison
@@ -71,9 +72,9 @@ def write(
         stars.write(temporary / TABLES / "predictions.ecsv", format="ascii.ecsv")
         drawn: dict[str, str] = {}
         plan = figures.plan(comparison, rows)
-        with figures.style():
+        with plotting.style():
             for i, (name, draw) in enumerate(plan.items()):
-                drawn[name] = figures.save(draw(), temporary / FIGURES, name)
+                drawn[name] = plotting.save(draw(), temporary / FIGURES, name)
                 progress(i + 1, len(plan))
         text = page.render(comparison, rows, drawn, meta, why_no_bounds)
         (temporary / PAGE).write_text(text, encoding="utf-8")

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from specinn.evaluation.comparison import Comparison
-from specinn.evaluation.figures import FIGURES_OF, abundance, unit_of
+from specinn.evaluation.figures import FIGURES_OF
 from specinn.evaluation.tables import SLOW, TARP, Rows, histogram_levels, reference_level, some_levels
-from specinn.labels import Label, LabelSet
+from specinn.labels import Label, LabelSet, abundance
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -95,7 +95,7 @@ def _glance(comparison: Comparison, rows: Mapping[str, Rows], snr: float, scope:
         if (row["snr"], row["scope"]) != (snr, scope):
             continue
         label = comparison.labels[row["label"]]
-        unit = unit_of(label)
+        unit = label.printed_unit
         table.append({
             "name": name_of(label), "unit": unit, "n": row["n"], "failed": row["failed"],
             "mean": number(row["mean_residual"], unit, sign=True, more=1 if unit == "K" else 0),
@@ -119,7 +119,7 @@ def _information(labels: LabelSet, rows: Mapping[str, Rows], at: float) -> list[
         return []
     table = []
     for label in labels:
-        unit = unit_of(label)
+        unit = label.printed_unit
         cells = []
         for row in found:
             if row["label"] == label.name:
@@ -196,7 +196,7 @@ def _against_published(labels: LabelSet, metrics: Rows, at: float) -> str:
         each = []
         for row in worse:
             label, theirs = labels[row["label"]], _two_digits(row["published_std"])
-            each.append(f"{name_of(label)} ({_two_digits(row['std'])} against {theirs} {unit_of(label)})")
+            each.append(f"{name_of(label)} ({_two_digits(row['std'])} against {theirs} {label.printed_unit})")
         text += f"; it is above for {', '.join(each)}"
     return text + "."
 

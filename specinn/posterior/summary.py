@@ -1,0 +1,136 @@
+"""The summary of samples: the MAP, the percentiles, and what they say of the star."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+import numpy as np
+
+from specinn.flags import Flag, raise_flag
+from specinn.labels import LabelSet, li_fe, with_derived_labels
+
+_BOUND_MARGIN = 0.01  # of a label's range, for AT_BOUNDS
+QUANTILES = {"median": 0.5, "p2_5": 0.025, "p16": 0.16, "p84": 0.84, "p97_5": 0.975, "upper": 0.95}
+_NEVER_ABSENT = ("teff", "logg", "fe_h", "vmic")  # labels whose lowest value does not mean: nothing is seen
+_LEANS = 0.1  # density at the lower bound over the highest, above which nothing is detected
+
+
+def can_be_absent(name: str) -> bool:
+    """Whether the label of that name may be undetected: an abundance [X/Fe] or A(Li), or vbroad."""
+    return name not in _NEVER_ABSENT
+
+
+@attrs.frozen(eq=False)
+class Summary:
+    """What of the posteriors of a batch enters a catalogue.
+
+    ``labels`` are those of the model and the derived ones after them (:func:`with_derived_labels`).
+    Of accepted samples: ``map (n_spec, n_labels)``, the one of highest density; ``std (n_spec, n_labels)``;
+    ``quantiles (n_quantiles, n_spec, n_labels)`` in the order of :data:`QUANTILES`, linearly
+    interpolated. All float64, and NaN where no sample was accepted. ``rejected_fraction (n_spec,)``
+    is NaN where none was drawn.
+    """
+
+    labels: LabelSet
+    map: np.ndarray
+    std: np.ndarray
+    quantiles: np.ndarray
+    rejected_fraction: np.ndarray
+
+    @classmethod
+    def empty(cls, labels: LabelSet, n: int) -> Summary:
+        """For ``n`` spectra of a model with ``labels``, nothing known yet."""
+        labels = with_derived_labels(labels)
+        shape = (n, len(labels))
+        numbers = [np.full(s, np.nan) for s in (shape, shape, (len(QUANTILES), *shape), (n,))]
+        return cls(labels, *numbers)
+
+    def __len__(self) -> int:
+        return len(self.rejected_fraction)
+
+    def __getitem__(self, rows: np.ndarray) -> Summary:
+        return Summary(
+            self.labels, self.map[rows], self.std[rows], self.quantiles[:, rows], self.rejected_fraction[rows]
+        )
+
+    def put(self, rows: np.ndarray, other: Summary) -> None:
+        """Fill ``rows`` with the rows of another summary."""
+        self.map[rows], self.std[rows] = other.map, other.std
+        self.quantiles[:, rows], self.rejected_fraction[rows] = other.quantiles, other.rejected_fraction
+
+    def put_star(self, row: int, values: np.ndarray, log_prob: np.ndarray, inside: np.ndarray) -> None:
+        """Fill a row from samples ``values (n_labels, n)`` of the model's labels, contiguous along a label,
+        their ``log_prob (n,)`` and whether they are ``inside (n,)`` the bounds."""
+        accepted = int(inside.sum())
+        self.rejected_fraction[row] = 1.0 - accepted / inside.size
+        if not accepted:
+            return
+        if accepted < inside.size:
+            values, log_prob = values[:, inside], log_prob[inside]
+        n_own = len(values)
+        if len(self.labels) > n_own:
+            names = self.labels.names
+            derived = li_fe(values[names.index("a_li")], values[names.index("fe_h")])
+            values = np.concatenate([values, derived[None]])
+        self.map[row] = values[:, log_prob.argmax()]
+        self.std[row] = values.std(axis=1, dtype=np.float64)
+        ordered = np.sort(values, axis=1)  # of float32 faster than five partitions
+        place = np.array(list(QUANTILES.values())) * (accepted - 1)
+        below = place.astype(int)
+        low = ordered[:, below].astype(np.float64)
+        high = ordered[:, np.minimum(below + 1, accepted - 1)]
+        self.quantiles[:, row] = (low + (high - low) * (place - below)).T
+
+    @property
+    def undetected(self) -> np.ndarray:
+        """``(n_spec, n_labels)`` whether the posterior leans on the lower bound, so that the percentile
+        ``upper`` is a limit, and nothing else is known.
+
+        The mean density below the 2.5 percentile is more than a tenth of the highest between neighbouring
+        percentiles (a Gaussian whose mean is less than 2.5 standard deviations above the bound). Densities
+        are those in the variable in which the training prior is flat, where they are likelihoods: the
+        logarithm of labels learnt as such, else the label itself. Never for Teff, logg, [Fe/H] and vmic;
+        [Li/Fe] goes with A(Li).
+        """
+        order = np.argsort(list(QUANTILES.values()))
+        mass = np.diff([0.0, *np.array(list(QUANTILES.values()))[order], 1.0])
+        out = np.zeros(self.map.shape, bool)
+        for i, label in enumerate(self.labels):
+            if not can_be_absent(label.name):
+                continue
+            bounds = [np.full(len(self), bound) for bound in label.bounds]
+            ends = np.stack([bounds[0], *self.quantiles[order, :, i], bounds[1]])
+            if label.transform == "log10":
+                ends = np.log10(ends)
+            density = mass[:, None] / np.maximum(np.diff(ends, axis=0), 1e-6 * (ends[-1] - ends[0]))
+            out[:, i] = density[0] > _LEANS * density.max(axis=0)
+        if "li_fe" in self.labels and "a_li" in self.labels:
+            out[:, self.labels.index("li_fe")] = out[:, self.labels.index("a_li")]
+        return out
+
+    @classmethod
+    def join(cls, parts: Sequence[Summary]) -> Summary:
+        """``parts``, summaries of one model, one after the other."""
+        return cls(
+            parts[0].labels,
+            np.concatenate([p.map for p in parts]),
+            np.concatenate([p.std for p in parts]),
+            np.concatenate([p.quantiles for p in parts], axis=1),
+            np.concatenate([p.rejected_fraction for p in parts]),
+        )
+
+
+def posterior_flags(summary: Summary, labels: LabelSet) -> np.ndarray:
+    """Flags of samples: how many were rejected, and whether the MAP leans on a bound of the training."""
+    rejected = summary.rejected_fraction
+    flags = np.zeros(len(rejected), np.uint32)
+    raise_flag(flags, rejected > 0.5, Flag.MANY_REJECTED)
+    raise_flag(flags, rejected == 1.0, Flag.ALL_REJECTED)
+    # in the variables of the network: 1 % of vbroad's range is nothing at 100 km/s and much at 1 km/s
+    low, high = labels.to_network(labels.bounds.T)
+    best = labels.to_network(summary.map[:, : len(labels)])
+    near = np.minimum(best - low, high - best) < _BOUND_MARGIN * (high - low)
+    raise_flag(flags, near.any(axis=1), Flag.AT_BOUNDS)
+    raise_flag(flags, summary.undetected.any(axis=1), Flag.UPPER_LIMIT)
+    return flags

@@ -1,0 +1,56 @@
+"""The shards of a survey on the workers of a cluster."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from specinn.errors import SpecinnError
+from specinn.inference.run import Progress, Report
+from specinn.parallel.cluster import spread
+from specinn.survey.manifest import Plan
+from specinn.survey.shards import compute_elsewhere
+
+
+def compute_there(
+    plan: Plan,
+    folder: Path,
+    shards: Sequence[int],
+    *,
+    scheduler: str | None = None,
+    cluster: str | Path | None = None,
+    report: Report,
+    progress: Progress,
+) -> None:
+    """Do ``shards`` on the workers of a cluster that see the same files. What Dask loses it does again.
+
+    Raises ``SpecinnError`` for a scheduler that cannot be reached or vanishes, an error of a worker, and for
+    a shard that kills its workers.
+    """
+    again = "what is done is kept, the same command with --resume goes on"
+    there = spread(task, str(folder.resolve()), shards, scheduler=scheduler, cluster=cluster, again=again)
+    with contextlib.closing(there) as answers:
+        for shard, told in answers:
+            if told is None:
+                raise SpecinnError(
+                    f"workers died one after another over {plan.describe(shard)}, most likely because "
+                    f"memory ran out: {again}, on workers with more memory"
+                )
+            for said in told["reports"]:
+                report(*said)
+            progress(*told["done"])
+
+
+def task(folder: str, shard: int) -> dict[str, Any]:
+    """What a worker of the cluster does; gives what there is to tell."""
+    reports: list[tuple[str, str]] = []
+    done = [0, 0]
+
+    def progress(spectra: int, files: int) -> None:
+        done[0] += spectra
+        done[1] += files
+
+    compute_elsewhere(folder, shard, lambda *said: reports.append(said), progress)
+    return {"reports": reports, "done": done}
