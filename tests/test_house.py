@@ -1,4 +1,4 @@
-"""The layout of the package: no circle of imports, few modules at the top, and a map on which all of them are."""
+"""The layout of the package: no circle of imports, few modules at the top, all of them on the map."""
 
 from __future__ import annotations
 

@@ -12,11 +12,12 @@ import numpy as np
 
 from specinn.flags import is_bad, is_warn, names
 from specinn.labels import printed_unit
-from specinn.posterior.samples import Posterior
 from specinn.posterior.summary import QUANTILES
 
 if TYPE_CHECKING:
     from astropy.table import Table
+
+    from specinn.posterior.samples import Posterior
 
 FEW = 3  # stars of a posterior that have a table each
 ROWS = 10  # of a catalogue that are shown
