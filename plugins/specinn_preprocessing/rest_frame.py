@@ -12,6 +12,7 @@ from specinn.flags import Flag, flags_of, raise_flag
 from specinn.instruments import Instrument
 from specinn.interfaces import Preprocessor, Templates
 from specinn.spectra import SpectrumBatch
+from specinn_preprocessing.fill import fill_narrow_gaps
 from specinn_preprocessing.meta import with_columns
 from specinn_preprocessing.shift import to_rest
 from specinn_preprocessing.velocity import REFRACTION_KMS, Velocities, VelocitySearch
@@ -28,6 +29,8 @@ _ALIKE_KMS = 1.0  # agreement of an offset with one that has a reason
 @attrs.define
 class RestFrame(Preprocessor):
     """Moves spectra to rest, on those of their pixels that lie within 30 Angstrom of the model's arms.
+
+    Narrow gaps are filled before (:func:`~specinn_preprocessing.fill.fill_narrow_gaps`).
 
     ``velocity`` km/s holds for all; ``auto`` measures all; None (the default) takes ``meta["rv"]`` where it
     is a number and measures the others. Adds ``rv`` and ``rv_error`` (km/s) to ``meta``.
@@ -47,6 +50,7 @@ class RestFrame(Preprocessor):
     def __call__(self, batch: SpectrumBatch) -> SpectrumBatch:
         if self._search is None:
             self._search = VelocitySearch(self.templates)
+        batch = fill_narrow_gaps(batch)
         n, meta = len(batch), batch.meta
         flags, notes = flags_of(meta), [[str(said)] if said else [] for said in _column(meta, "message", "")]
         stated = np.full(n, np.nan)
