@@ -7,13 +7,13 @@ import numpy as np
 
 from specinn.spectra import SpectrumBatch
 
-_NARROW = 0.75  # of the FWHM of the line-spread function
+_NARROW = 0.9  # of the FWHM of the line-spread function
 _VARIANCE = 2.1  # of a filled pixel, in that of its neighbours
 _KNOTS = 2  # good pixels on either side
 
 
 def fill_narrow_gaps(batch: SpectrumBatch) -> SpectrumBatch:
-    """The batch with gaps narrower than 0.75 FWHM of the line-spread function filled (and at least those of a
+    """The batch with gaps narrower than 0.9 FWHM of the line-spread function filled (and at least those of a
     pixel), where two good pixels lie on either side within twice that distance and a pixel.
 
     Interpolation spreads a masked pixel over its neighbours, and so does every later change of pixels: a tenth
