@@ -36,6 +36,9 @@ class Flag(enum.IntFlag):
     STRANGER = 65536
     UPPER_LIMIT = 131072
     EPOCHS_DISAGREE = 262144
+    RV_CONTRADICTED = 524288
+    RV_TOPOCENTRIC = 1048576
+    MEDIUM_SUSPECT = 2097152
 
 
 @attrs.frozen
@@ -72,7 +75,9 @@ FLAGS: tuple[FlagInfo, ...] = (
         Flag.SNR_ESTIMATED, "info", "the file gives no errors; the noise was measured from the spectrum"
     ),
     FlagInfo(
-        Flag.RV_UNCERTAIN, "warn", "no clear peak in the cross-correlation; the radial velocity is a guess"
+        Flag.RV_UNCERTAIN,
+        "warn",
+        "no clear peak in the cross-correlation, or an error above 5 km/s; the radial velocity is a guess",
     ),
     FlagInfo(Flag.RV_MEASURED, "info", "the radial velocity was measured by cross-correlation"),
     FlagInfo(Flag.AT_BOUNDS, "warn", "the MAP of a label lies within 1 % of its range from a training bound"),
@@ -89,6 +94,21 @@ FLAGS: tuple[FlagInfo, ...] = (
         Flag.UPPER_LIMIT, "info", "at least one label is not detected: its column <label>_upper has a limit"
     ),
     FlagInfo(Flag.EPOCHS_DISAGREE, "warn", "the combined spectra disagree: chi-square with p below 0.001"),
+    FlagInfo(
+        Flag.RV_CONTRADICTED,
+        "warn",
+        "the radial velocity that was given or stated is not that of the spectrum; see the column message",
+    ),
+    FlagInfo(
+        Flag.RV_TOPOCENTRIC,
+        "info",
+        "the radial velocity is in the frame of the observer, up to 30 km/s from the barycentric one",
+    ),
+    FlagInfo(
+        Flag.MEDIUM_SUSPECT,
+        "warn",
+        "the wavelengths seem to be in vacuum where air was taken, or the other way round: try --medium",
+    ),
 )
 
 BAD = int(sum(info.flag for info in FLAGS if info.severity == "bad"))

@@ -21,6 +21,9 @@ TELLURIC_BANDS = ((6276.0, 6318.0),)
 _SKY_HALF_WIDTH = 0.6
 _SPIKE_SIGMA = 8.0
 _SPIKE_LEVEL = 0.25
+_NOISY = 5.0  # times the sigma of the neighbourhood: there is nothing in such a pixel
+_NOISIEST = 150.0  # times that of the arm, whatever the neighbourhood
+_AROUND = 64  # pixels of a neighbourhood
 _ENOUGH = 4096  # pixels for the noise of a stretch, good to 2 %; a quarter of it for quantiles
 _FEW = 64  # of them, below which all are taken
 _ROWS = 8  # spectra at a time, so that they stay in the cache
@@ -32,9 +35,11 @@ class Mask(Preprocessor):
 
     ``sky_lines`` (Angstrom, +-0.6) and ``bands`` are in the observer's frame; spectra come in the barycentric
     frame, at most 30 km/s from it, so the windows are wide enough for strong features and not for more.
-    Cosmic rays are pixels 8 sigma and a quarter of the median flux above the median of their 7 neighbours.
-    A missing sigma is the scatter of second differences (as DER_SNR, Stoehr et al. 2008) in stretches of some
-    4000 pixels: a spectrum that is not normalised is brighter and noisier in some of them than in others.
+    Errors far above those of their neighbours (5 times the median of 64 pixels around, or 150 times that of
+    the arm) are taken for a mask, which is how many files mark pixels. Cosmic rays are pixels 8 sigma and a
+    quarter of the median flux above the median of their 7 neighbours. A missing sigma is the scatter of
+    second differences (as DER_SNR, Stoehr et al. 2008) in stretches of some 4000 pixels: a spectrum that is
+    not normalised is brighter and noisier in some of them than in others.
     """
 
     instrument: Instrument
@@ -73,6 +78,7 @@ class Mask(Preprocessor):
         for arm in arms.values():
             here, bad = flux[:, arm], mask[:, arm]
             bad |= _runs_of_zero(here)
+            bad |= _far_noisier(sigma[:, arm], bad)
             if not known.all():
                 sigma[~known, arm] = _noise_along(here[~known], bad[~known])
             if self.cosmic_rays:
@@ -81,6 +87,22 @@ class Mask(Preprocessor):
         np.copyto(sigma, np.inf, where=lost)
         mask |= lost
         return known, empty | _has_signal(flux, mask)
+
+
+def _far_noisier(sigma: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Pixels whose sigma is far above that of their neighbourhood, or of all."""
+    out = np.zeros_like(mask)
+    usual = _quantile(sigma, mask | ~np.isfinite(sigma), 0.5)
+    highest = np.where(mask, 0.0, sigma).max(axis=1, initial=0.0)
+    for i in np.flatnonzero((usual > 0) & (highest > 0.5 * _NOISY * usual)):
+        edges = np.append(np.arange(0, max(sigma.shape[1] - _AROUND // 2, 1), _AROUND), sigma.shape[1])
+        blocks = [sigma[i, a:b][~mask[i, a:b]] for a, b in pairwise(edges)]
+        level = np.array([np.median(block) if block.size else 0.0 for block in blocks])
+        padded = np.concatenate([level[:1], level, level[-1:]])
+        around = np.max([padded[:-2], padded[1:-1], padded[2:]], axis=0)  # where the level changes, too
+        limit = _NOISY * np.minimum(around, _NOISIEST / _NOISY * usual[i])
+        out[i] = sigma[i] > np.repeat(limit, np.diff(edges))
+    return out
 
 
 def _runs_of_zero(flux: np.ndarray, length: int = 3) -> np.ndarray:

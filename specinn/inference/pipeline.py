@@ -166,7 +166,7 @@ class Pipeline:
         meta["flags"] = flags
         meta["message"] = np.array(
             [
-                str(said) or reason or self._why(int(bits))
+                "; ".join(filter(None, (str(said), reason))) or self._why(int(bits))
                 for said, reason, bits in zip(meta["message"], reasons, flags, strict=True)
             ],
             dtype=object,

@@ -9,6 +9,9 @@ import attrs
 import numpy as np
 import torch
 
+_NOISY = 4.0  # times the usual sigma, above which a pixel weighs less
+_ENOUGH = 512  # pixels for the median of sigma
+
 
 @attrs.frozen
 class ContinuumOptions:
@@ -29,8 +32,9 @@ class ContinuumFit:
 
     A Chebyshev polynomial (at least quadratic) is fitted by least squares to the means of bins, bins below
     the envelope are left out, and the fit is repeated (:class:`ContinuumOptions`). The scatter that decides
-    is the larger of the noise of a bin, the standard deviation of the bins in use, and 0.2 %. The result is
-    a pseudo-continuum: it is meaningful because simulations pass through the same code.
+    is the larger of the noise of a bin, the standard deviation of the bins in use, and 0.2 %. Pixels whose
+    sigma is more than four times the median of the arm weigh less, as the inverse of their variance. The
+    result is a pseudo-continuum: it is meaningful because simulations pass through the same code.
     """
 
     def __init__(
@@ -63,7 +67,7 @@ class ContinuumFit:
         continuum = torch.ones_like(flux)
         used = flux.new_zeros(len(flux), len(self.arms))
         for i, (arm, basis, design, outer) in enumerate(self.arms):
-            weight = (~mask[:, arm]).to(flux.dtype)
+            weight = _weights(sigma[:, arm], mask[:, arm])
             continuum[:, arm], used[:, i] = self._fit(
                 flux[:, arm], sigma[:, arm], weight, basis, design, outer
             )
@@ -90,13 +94,15 @@ class ContinuumFit:
 
         # products and not torch.where, which is slow on a CPU; what is masked may be anything, also NaN
         count = binned(weight)
+        total = torch.where(count > 0, count, 1.0)
         covered = (count > 0).to(flux.dtype)
-        values = binned((flux * weight).nan_to_num_(0.0)) / count.clamp(min=1)
+        values = binned((flux * weight).nan_to_num_(0.0)) / total
         variance = (sigma * weight).square_().nan_to_num_(0.0, posinf=torch.inf)
-        noise = binned(variance).sqrt_() / count.clamp(min=1)
+        noise = binned(variance).sqrt_() / total
+        whole = count.clamp(max=1.0)  # what a bin counts where all that are good count alike
 
         # Spectra come in any unit: work relative to the mean of the good bins.
-        level = _mean(values, covered)
+        level = _mean(values, whole)
         has_flux = level > 0
         unit = torch.where(has_flux, level, torch.ones_like(level))[:, None]
         values, noise = values / unit, noise / unit
@@ -108,7 +114,7 @@ class ContinuumFit:
             moments = ((w * values) @ design).double()
             coefficients = torch.linalg.solve(normal.double(), moments[..., None])[..., 0].to(flux.dtype)
             residual = values - coefficients @ design.T
-            scatter = _mean(residual.square(), keep).sqrt_()[:, None]
+            scatter = _mean(residual.square(), keep * whole).sqrt_()[:, None]
             scale = torch.maximum(scatter, noise).clamp_(min=2e-3)
             above = residual > -self.options.lower * scale
             keep = covered * (above & (residual < self.options.upper * scale)).to(flux.dtype)
@@ -119,6 +125,19 @@ class ContinuumFit:
         return continuum, keep.mean(1) * has_flux
 
 
-def _mean(values: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
-    """``(n,)`` mean of the kept values of each row (0 or 1); 0 for rows without any."""
-    return (values * keep).sum(1) / keep.sum(1).clamp(min=1)
+def _weights(sigma: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """``(n_spec, n_pix)`` 0 where masked, 1 for pixels of usual sigma, less for noisier ones."""
+    step = max(1, sigma.shape[1] // _ENOUGH)
+    some = torch.where(mask[:, ::step], torch.nan, sigma[:, ::step])
+    usual = _NOISY * some.nanmedian(dim=1, keepdim=True)[0]
+    weight = (~mask).to(sigma.dtype)
+    noisy = sigma > usual  # never where the median is not known
+    if noisy.any():
+        weight *= torch.where(noisy, (usual / sigma).square(), 1.0)
+    return weight
+
+
+def _mean(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """``(n,)`` weighted mean of each row; 0 for rows without any weight."""
+    total = weight.sum(1)
+    return (values * weight).sum(1) / torch.where(total > 0, total, 1.0)

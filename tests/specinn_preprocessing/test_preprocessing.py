@@ -437,7 +437,8 @@ def test_pixels_far_from_the_model_are_dropped():
 
 def test_velocities_are_found_as_far_as_the_search_goes():
     velocities = np.array([-590.0, -400.0, 333.0, 590.0])
-    rv, error, clear = SEARCH(observe(velocities, snr=100.0))
+    found = SEARCH(observe(velocities, snr=100.0))
+    rv, error, clear = found.rv, found.error, found.clear
     assert rv == pytest.approx(velocities, abs=0.5)
     assert clear.all() and (error < 1.0).all()
 
@@ -449,7 +450,8 @@ def test_velocity_with_an_arm_and_many_pixels_missing():
     batch.mask[2] |= np.random.default_rng(0).uniform(size=batch.wavelength.size) < 0.15
     batch.sigma[3, batch.arms["b"]] *= 100.0
     batch.flux[batch.mask] = 1e6
-    rv, error, clear = SEARCH(batch)
+    found = SEARCH(batch)
+    rv, error, clear = found.rv, found.error, found.clear
     assert rv == pytest.approx([88.0, -88.0, 12.0, 12.0], abs=0.5)
     assert clear.all() and (error < 1.0).all()
 
@@ -462,9 +464,9 @@ def test_a_velocity_is_that_of_the_spectrum_alone():
     together = SEARCH(batch)
     for i in range(len(batch)):
         alone = SEARCH(batch[i])
-        assert alone[0][0] == together[0][i]
-        assert alone[1][0] == pytest.approx(together[1][i], rel=1e-3)
-        assert alone[2][0] == together[2][i]
+        assert alone.rv[0] == together.rv[i]
+        assert alone.error[0] == pytest.approx(together.error[i], rel=1e-3)
+        assert alone.clear[0] == together.clear[i]
 
 
 def test_the_whole_chain_on_a_batch_and_on_each_alone():
@@ -514,8 +516,8 @@ def test_without_a_common_pixel_there_is_no_velocity():
     assert has(out, Flag.RV_UNCERTAIN) == [True, False]
     assert out.meta["rv"][1] == pytest.approx(50.0, abs=0.5)
     elsewhere = attrs.evolve(batch, wavelength=batch.wavelength + 3000.0)
-    rv, error, clear = SEARCH(elsewhere)
-    assert rv.tolist() == [0.0, 0.0] and np.isinf(error).all() and not clear.any()
+    found = SEARCH(elsewhere)
+    assert found.rv.tolist() == [0.0, 0.0] and np.isinf(found.error).all() and not found.clear.any()
 
 
 def test_overlapping_orders_serve_the_velocity():
@@ -525,7 +527,8 @@ def test_overlapping_orders_serve_the_velocity():
     flux = np.concatenate([model(w, NATIVE, -42.0) for w in (first, second)])[None]
     batch = SpectrumBatch(wave, flux, np.full(flux.shape, 0.05), np.zeros(flux.shape, bool), NATIVE,
                           meta=Table({"id": ["x"], "path": ["x"]}), arms=arms)  # fmt: skip
-    rv, _, clear = SEARCH(batch)
+    found = SEARCH(batch)
+    rv, clear = found.rv, found.clear
     assert rv[0] == pytest.approx(-42.0, abs=0.3) and clear.all()
 
 
