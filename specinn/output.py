@@ -9,7 +9,7 @@ import io
 import os
 import secrets
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,28 @@ def check_new(path: Path, *, overwrite: bool = False) -> Path:
     if path.exists() and not overwrite:
         raise OutputError(f"{path} exists: give another name, or --overwrite (overwrite=True) to replace it")
     return path
+
+
+def check_not_input(output: str | Path, inputs: Iterable[str | Path]) -> None:
+    """Raises ``OutputError`` where writing ``output`` would destroy one of ``inputs``.
+
+    That is where they are one file, by whatever name or link, and where ``output`` is a folder that holds it.
+    """
+    output = Path(output)
+    if not output.exists():
+        return
+    target, is_folder = Path(os.path.realpath(output)), output.is_dir()
+    for path in map(Path, inputs):
+        try:
+            same = os.path.samefile(output, path)
+        except (OSError, ValueError):
+            continue
+        if same:
+            raise OutputError(f"{output} is an input of this command: give the output another name")
+        if is_folder and target in Path(os.path.realpath(path)).parents:
+            raise OutputError(
+                f"{output} is a folder that holds the input {path}: give the output another name"
+            )
 
 
 def write_error(path: Path, error: Exception) -> OutputError:
