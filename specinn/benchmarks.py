@@ -19,7 +19,8 @@ from specinn.labels import LabelSet, with_derived_labels
 from specinn.pipeline import Result
 from specinn.plugins import Plugins
 from specinn.published import PUBLISHED_SNR
-from specinn.run import Run, Source, file_sources, load_instrument, prepare
+from specinn.run import Run, file_sources, prepare
+from specinn.sources import Source, load_instrument
 
 if TYPE_CHECKING:
     from astropy.table import Table

@@ -17,7 +17,8 @@ from specinn.flags import is_bad, names
 from specinn.interfaces import BenchmarkStars, Correction, Estimator, LeaveOneOut
 from specinn.posterior import Posterior
 from specinn.readers import read
-from specinn.run import Source, file_source, prepare
+from specinn.run import prepare
+from specinn.sources import Source, file_source
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -49,25 +49,14 @@ def check_new(path: Path, *, overwrite: bool = False) -> Path:
 
 
 def check_not_input(output: str | Path, inputs: Iterable[str | Path]) -> None:
-    """Raises ``OutputError`` where writing ``output`` would destroy one of ``inputs``.
-
-    That is where they are one file, by whatever name or link, and where ``output`` is a folder that holds it.
-    """
+    """Raises ``OutputError`` where ``output`` is one of the files ``inputs``, by whatever name or link."""
     output = Path(output)
-    if not output.exists():
+    if not output.is_file():
         return
-    target, is_folder = Path(os.path.realpath(output)), output.is_dir()
-    for path in map(Path, inputs):
-        try:
-            same = os.path.samefile(output, path)
-        except (OSError, ValueError):
-            continue
-        if same:
-            raise OutputError(f"{output} is an input of this command: give the output another name")
-        if is_folder and target in Path(os.path.realpath(path)).parents:
-            raise OutputError(
-                f"{output} is a folder that holds the input {path}: give the output another name"
-            )
+    for path in inputs:
+        with contextlib.suppress(OSError, ValueError):
+            if os.path.samefile(output, path):
+                raise OutputError(f"{output} is an input of this command: give the output another name")
 
 
 def write_error(path: Path, error: Exception) -> OutputError:

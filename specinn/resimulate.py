@@ -21,7 +21,8 @@ from specinn.labels import LabelSet
 from specinn.plugins import Plugins
 from specinn.posterior import Posterior
 from specinn.resimulated import LEVELS, Resimulation, Unsimulated
-from specinn.run import Run, file_source, load_instrument, prepare
+from specinn.run import Run, prepare
+from specinn.sources import file_source, load_instrument
 from specinn.synthesis import Models
 
 if TYPE_CHECKING:

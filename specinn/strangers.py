@@ -14,6 +14,7 @@ from astropy.table import Table
 from specinn.errors import ConfigError, GridError
 from specinn.evaluate import BLOCK, Simulation, tabulate
 from specinn.flags import Flag, is_bad
+from specinn.options import RunOptions
 from specinn.pipeline import Pipeline, Result
 from specinn.resample import pixel_widths
 from specinn.spectra import SpectrumBatch
@@ -353,7 +354,9 @@ def strangers_table(
     rows = rows[estimator.labels.inside(simulation.truth(rows, estimator.labels))]
     if not rows.size:
         raise GridError(f"no model of the split {split!r} of the grid is within the bounds of the model")
-    pipeline = Pipeline(estimator, plugins, synthetic=not as_observed, n_samples=n_samples, seed=seed)
+    pipeline = Pipeline(
+        estimator, plugins, RunOptions(synthetic=not as_observed, samples=n_samples, seed=seed)
+    )
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.permutation(rows)[:n_stars])
     stars = {kind.name: kind.choose(simulation, rows, n_stars) if kind.choose else chosen for kind in kinds}
