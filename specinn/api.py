@@ -331,7 +331,7 @@ def _sources(
             _check_length(name, len(values), len(items), "file")
             pairs = zip(items, values, strict=True)
             items = [
-                attrs.evolve(item, stated=item.stated | {name: value}) if np.isfinite(value) else item
+                attrs.evolve(item, stated={**item.stated, name: value}) if np.isfinite(value) else item
                 for item, value in pairs
             ]
     if group_by is not None:
@@ -389,8 +389,8 @@ def _in_memory(spectra: Iterable[Any], options: RunOptions, otherwise: Medium) -
                 out.append(Source(str(batch.meta["id"][0]), opened, first, {"medium": None}))
                 first += len(batch)
         else:
-            for name, error in neighbours:  # type: ignore[misc]
-                out.append(failed_source(name, error, first))
+            for name, reason in neighbours:  # type: ignore[misc]
+                out.append(failed_source(name, reason, first))
                 first += 1
     return out
 

@@ -215,7 +215,7 @@ def _part(chunk: Mapping[str, np.ndarray], field: Field) -> np.ndarray:
     values: Any = chunk.get(field.name)
     if field.dtype is str:
         n = len(chunk["flags"])
-        texts = [""] * n if values is None else np.ma.filled(np.ma.asarray(values, object), "")
+        texts: Any = [""] * n if values is None else np.ma.filled(np.ma.asarray(values, object), "")
         return np.array([portable(str(text)) for text in texts], dtype=np.str_).reshape(n)
     if values is None:
         return np.full(len(chunk["flags"]), np.nan, field.dtype)

@@ -38,9 +38,10 @@ def number(name: str, value: Any, expected: str, unit: str = "", whole: bool = F
         plain = plain.item()
     if isinstance(plain, (bool, np.bool_)) or not isinstance(plain, numbers.Real):
         raise _wrong(name, value, expected)
-    if whole and (not math.isfinite(plain) or plain != int(plain)):
+    out = float(plain)
+    if whole and not out.is_integer():
         raise _wrong(name, value, expected)
-    return float(plain)
+    return out
 
 
 def values(name: str, given: Any, expected: str, unit: str = "") -> tuple[float, ...]:
@@ -133,16 +134,14 @@ def _resolving_power(value: Any) -> float | tuple[float, ...] | None:
     return out if several else out[0]
 
 
-def _positive_or_none(name: str, expected: str) -> Callable[[Any], float | None]:
-    def convert(value: Any) -> float | None:
-        if value is None:
-            return None
-        out = number(name, value, expected)
-        if not 0 < out < math.inf:
-            raise _wrong(name, value, expected)
-        return out
-
-    return convert
+def _degrade_snr(value: Any) -> float | None:
+    if value is None:
+        return None
+    expected = "a positive S/N per Angstrom"
+    out = number("degrade_snr", value, expected)
+    if not 0 < out < math.inf:
+        raise _wrong("degrade_snr", value, expected)
+    return out
 
 
 def _samples(value: Any) -> int:
@@ -186,13 +185,16 @@ def one_of(name: str, known: Iterable[str]) -> Callable[[Any], Any]:
     return convert
 
 
-def _switch(name: str) -> Callable[[Any], bool]:
-    def convert(value: Any) -> bool:
-        if not isinstance(value, (bool, np.bool_)):
-            raise _wrong(name, value, "True or False")
-        return bool(value)
+as_medium, as_frame = one_of("medium", get_args(Medium)), one_of("frame", get_args(Frame))
+_INSTRUMENT = _text("instrument", "the name of an instrument, or its TOML file")
+_DEVICE = _text("device", "'cpu', 'cuda' or 'cuda:N'")
+_FORMAT = _text("format", "the name of a reader, or 'auto'")
 
-    return convert
+
+def _synthetic(value: Any) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise _wrong("synthetic", value, "True or False")
+    return bool(value)
 
 
 def _model(value: Any) -> Any:
@@ -237,23 +239,19 @@ class RunOptions:
     frame : ``barycentric``, ``heliocentric``, ``topocentric`` or ``rest``: of the wavelengths, likewise.
     """
 
-    instrument: str = attrs.field(
-        default=DEFAULT_INSTRUMENT, converter=_text("instrument", "the name of an instrument")
-    )
+    instrument: str = attrs.field(default=DEFAULT_INSTRUMENT, converter=lambda value: _INSTRUMENT(value))
     model: str | Estimator | None = attrs.field(default=None, converter=_model)
-    device: str = attrs.field(default="cpu", converter=_text("device", "'cpu', 'cuda' or 'cuda:N'"))
+    device: str = attrs.field(default="cpu", converter=lambda value: _DEVICE(value))
     samples: int = attrs.field(default=4096, converter=_samples)
     seed: int = attrs.field(default=0, converter=_seed)
     rv: Rv = attrs.field(default=None, converter=_rv)
     resolving_power: float | tuple[float, ...] | None = attrs.field(default=None, converter=_resolving_power)
-    degrade_snr: float | None = attrs.field(
-        default=None, converter=_positive_or_none("degrade_snr", "a positive S/N per Angstrom")
-    )
-    synthetic: bool = attrs.field(default=False, converter=_switch("synthetic"))
+    degrade_snr: float | None = attrs.field(default=None, converter=_degrade_snr)
+    synthetic: bool = attrs.field(default=False, converter=_synthetic)
     corrections: tuple[str | Correction, ...] = attrs.field(default=(), converter=_corrections)
-    format: str = attrs.field(default="auto", converter=_text("format", "the name of a reader, or 'auto'"))
-    medium: Medium | None = attrs.field(default=None, converter=one_of("medium", get_args(Medium)))
-    frame: Frame | None = attrs.field(default=None, converter=one_of("frame", get_args(Frame)))
+    format: str = attrs.field(default="auto", converter=lambda value: _FORMAT(value))
+    medium: Medium | None = attrs.field(default=None, converter=lambda value: as_medium(value))
+    frame: Frame | None = attrs.field(default=None, converter=lambda value: as_frame(value))
 
     def plain(self) -> dict[str, Any]:
         """As JSON values, of which ``RunOptions(**plain)`` is the same again.

@@ -266,7 +266,7 @@ def _chain(
 ) -> tuple[tuple[str, Preprocessor], ...]:
     """The model's steps with the user's velocity and S/N given to those that are concerned."""
     rv, degrade_snr, seed = options.rv, options.degrade_snr, options.seed
-    recipe = [(name, dict(options)) for name, options in estimator.preprocessing]
+    recipe = [(name, dict(its)) for name, its in estimator.preprocessing]
     names = [name for name, _ in recipe]
     if rv is not None:
         if "rest-frame" not in names:
@@ -277,10 +277,10 @@ def _chain(
             raise ConfigError("this model has no step 'to-arms', so its spectra cannot be degraded")
         recipe.insert(names.index("to-arms") + 1, ("degrade-snr", {"snr": float(degrade_snr), "seed": seed}))
     steps = []
-    for name, options in recipe:
+    for name, its in recipe:
         factory = plugins.load("preprocessor", name)
         try:
-            step = factory(instrument=estimator.instrument, templates=estimator.templates, **options)
+            step = factory(instrument=estimator.instrument, templates=estimator.templates, **its)
         except TypeError as error:
             raise PluginError(
                 f"the step {name!r} does not take the options that the model asks for: {error}"

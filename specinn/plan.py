@@ -30,6 +30,10 @@ BLOCK = 32  # spectra, by which files are divided: what is inferred at once
 USUAL = 200  # shards, where that gives a size between the two
 
 
+def _rows(given: Any) -> tuple[int, int] | None:
+    return None if given is None else (int(given[0]), int(given[1]))
+
+
 @attrs.frozen
 class File:
     """A file as it was when the run was planned; ``size`` is -1 for what was none.
@@ -43,9 +47,7 @@ class File:
     mtime_ns: int
     stated: Mapping[str, Any] = attrs.field(factory=dict)
     group: str = ""
-    rows: tuple[int, int] | None = attrs.field(
-        default=None, converter=lambda rows: None if rows is None else tuple(rows)
-    )
+    rows: tuple[int, int] | None = attrs.field(default=None, converter=_rows)
 
     @property
     def state(self) -> tuple[str, int, int]:

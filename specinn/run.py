@@ -305,7 +305,8 @@ def prepare(
     Without ``keep_samples`` results hold the summaries of the posteriors only.
     """
     options = RunOptions(**fields) if options is None else attrs.evolve(options, **fields)
-    velocity, velocities = options.rv, {}
+    velocity: Any = options.rv
+    velocities: dict[str, float] = {}
     if isinstance(velocity, (str, Mapping)):
         velocity, velocities = parse_velocity(velocity)
     spectrograph = load_instrument(plugins, options.instrument)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
 
 from specinn.errors import ConfigError, ReadError, SpecinnError, near
-from specinn.instruments import Instrument, Medium
-from specinn.options import Frame, number, one_of
+from specinn.instruments import Instrument
+from specinn.options import as_frame, as_medium, number
 from specinn.readers import read, read_rows
 from specinn.spectra import SpectrumBatch
 from specinn.texts import plural
@@ -40,8 +40,8 @@ _COLUMNS = {  # names of the columns of a table of files, and what else they are
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     "id": str,
     "rv": lambda value: number("rv", value, "a velocity in km/s"),
-    "medium": one_of("medium", get_args(Medium)),
-    "frame": one_of("frame", get_args(Frame)),
+    "medium": as_medium,
+    "frame": as_frame,
     "resolving_power": lambda value: number("resolving_power", value, "a number above 1"),
     "instrument": str,
 }
@@ -83,7 +83,8 @@ def expand(
 
 def _below(folder: Path, say: Callable[[str], None]) -> list[Item]:
     """The files below a folder, by their suffix; in the order of their names."""
-    out, left = [], []
+    out: list[str] = []
+    left: list[str] = []
     for at, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):

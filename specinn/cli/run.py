@@ -38,8 +38,7 @@ _COUNTS = ("spectra", "without_values", "not_read")
 EXAMPLES = (
     "specinn run                    # the example spectra that ship with specinn",
     "specinn run --instrument uves spectra/*.fits -o stars.fits",
-    "specinn run night/*.fits -o night --workers 8 --save-samples night.h5",
-    "specinn run @targets.csv --medium vacuum -o stars.vot    # columns path, id, rv, ...",
+    "specinn run @night.csv -o night --workers 8 --save-samples night.h5",
 )
 
 
@@ -49,7 +48,7 @@ def run(
         list[Path] | None,
         typer.Argument(
             metavar="SPECTRA",
-            help="Files; @FILE: a list of them, or a table with a column path; without any, the examples.",
+            help="Files, @LIST, @TABLE; none: the examples.",
         ),
     ] = None,
     instrument: Annotated[
@@ -57,8 +56,8 @@ def run(
         typer.Option(
             "--instrument",
             "-i",
-            metavar="NAME|FILE.toml",
-            help="Where the spectra come from.",
+            metavar="NAME",
+            help="Name or TOML file.",
             autocompletion=offered("instrument"),
         ),
     ] = "4most-hr",
@@ -68,7 +67,7 @@ def run(
             "--output",
             "-o",
             metavar="FILE",
-            help="Catalogue: .fits, .ecsv, .vot, .csv, .parquet, .h5; without suffix a folder of Parquet.",
+            help="Catalogue: .fits, .ecsv, .vot, .csv, .parquet, .h5; without suffix a folder.",
         ),
     ] = DEFAULT_OUTPUT,
     model: Model = None,
@@ -77,35 +76,34 @@ def run(
         str | None,
         typer.Option(
             metavar="KM/S|auto|FILE",
-            help="Radial velocity of all stars; auto measures it; a table (CSV, ECSV) has it by id or path "
-            "in the column rv. Else what files state, or measured.",
+            help="Of all stars; auto measures it; a table has it by id or path. Else as stated, or measured.",
         ),
     ] = None,
     medium: Annotated[
         str | None,
-        typer.Option(metavar="air|vacuum", help="Of the wavelengths, if files do not say it rightly."),
+        typer.Option(metavar="air|vacuum", help="Of the wavelengths, whatever files say."),
     ] = None,
     frame: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Of the wavelengths: barycentric, heliocentric, topocentric or rest.",
+            help="Likewise: barycentric, topocentric or rest.",
         ),
     ] = None,
     recursive: Annotated[
-        bool, typer.Option("--recursive", "-r", help="Take all spectra below folders that are given.")
+        bool, typer.Option("--recursive", "-r", help="Take what is below folders, too.")
     ] = False,
     group_by: Annotated[
         str | None,
         typer.Option(
             metavar="object|COLUMN",
-            help="Files with the same FITS keyword and night, or cell of the table, are one spectrum.",
+            help="Files that share it are one spectrum.",
         ),
     ] = None,
     resolving_power: ResolvingPower = None,
     degrade_snr: DegradeSNR = None,
     synthetic: Annotated[
-        bool, typer.Option("--synthetic", help="Model spectra: allow for no errors of physics.")
+        bool, typer.Option("--synthetic", help="Allow for no errors of the physics.")
     ] = False,
     correction: Corrections = None,
     samples: Samples = 4096,
@@ -127,8 +125,8 @@ def run(
 ) -> None:
     """Infer stellar parameters and abundances of spectra.
 
-    The catalogue has one row per spectrum. A file that cannot be read costs its own row, which says why. If
-    nothing could be read there is no catalogue, and the status is 1.
+    One row per spectrum. A file that cannot be read costs its own row, which says why; if none could be read
+    there is no catalogue, and the status is 1.
     """
     from specinn import sources, survey
     from specinn.cli.context import note, plugins_of, print_json
