@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import attrs
 import numpy as np
 
-from specinn.errors import ConfigError, near
+from specinn.errors import ConfigError, near, nearest
 from specinn.instruments import Medium
 
 if TYPE_CHECKING:
@@ -159,36 +159,44 @@ def _seed(value: Any) -> int:
     return int(out)
 
 
-def _text(name: str, expected: str) -> Callable[[Any], str]:
-    def convert(value: Any) -> str:
-        if isinstance(value, Path):
-            value = str(value)
-        if not isinstance(value, str):
-            raise _wrong(name, value, expected)
-        return value
-
-    return convert
+def _text(name: str, value: Any, expected: str) -> str:
+    if isinstance(value, Path):
+        value = str(value)
+    if not isinstance(value, str):
+        raise _wrong(name, value, expected)
+    return value
 
 
-def one_of(name: str, known: Iterable[str]) -> Callable[[Any], Any]:
-    """Converts to one of the ``known`` words, whatever its capitals, or None."""
-    words = tuple(known)
-
-    def convert(value: Any) -> str | None:
-        if value is None:
-            return None
-        if isinstance(value, str) and value.strip().lower() in words:
-            return value.strip().lower()
-        hint = f"; {near(value, words)}" if isinstance(value, str) and value else ""
-        raise _wrong(name, value, f"{', '.join(words[:-1])} or {words[-1]}{hint}")
-
-    return convert
+def _instrument(value: Any) -> str:
+    return _text("instrument", value, "the name of an instrument, or its TOML file")
 
 
-as_medium, as_frame = one_of("medium", get_args(Medium)), one_of("frame", get_args(Frame))
-_INSTRUMENT = _text("instrument", "the name of an instrument, or its TOML file")
-_DEVICE = _text("device", "'cpu', 'cuda' or 'cuda:N'")
-_FORMAT = _text("format", "the name of a reader, or 'auto'")
+def _device(value: Any) -> str:
+    return _text("device", value, "'cpu', 'cuda' or 'cuda:N'")
+
+
+def _format(value: Any) -> str:
+    return _text("format", value, "the name of a reader, or 'auto'")
+
+
+def as_medium(value: Any) -> Medium | None:
+    """``air``, ``vacuum`` or None; raises ``ConfigError``."""
+    return _one_of("medium", value, get_args(Medium))
+
+
+def as_frame(value: Any) -> Frame | None:
+    """One of :data:`Frame`, or None; raises ``ConfigError``."""
+    return _one_of("frame", value, get_args(Frame))
+
+
+def _one_of(name: str, value: Any, words: Sequence[str]) -> Any:
+    """One of the ``words``, whatever its capitals, or None."""
+    if value is None:
+        return None
+    if isinstance(value, str) and value.strip().lower() in words:
+        return value.strip().lower()
+    hint = f"; {near(value, words)}" if isinstance(value, str) and nearest(value, words) else ""
+    raise _wrong(name, value, f"{', '.join(words[:-1])} or {words[-1]}{hint}")
 
 
 def _synthetic(value: Any) -> bool:
@@ -239,9 +247,9 @@ class RunOptions:
     frame : ``barycentric``, ``heliocentric``, ``topocentric`` or ``rest``: of the wavelengths, likewise.
     """
 
-    instrument: str = attrs.field(default=DEFAULT_INSTRUMENT, converter=lambda value: _INSTRUMENT(value))
+    instrument: str = attrs.field(default=DEFAULT_INSTRUMENT, converter=_instrument)
     model: str | Estimator | None = attrs.field(default=None, converter=_model)
-    device: str = attrs.field(default="cpu", converter=lambda value: _DEVICE(value))
+    device: str = attrs.field(default="cpu", converter=_device)
     samples: int = attrs.field(default=4096, converter=_samples)
     seed: int = attrs.field(default=0, converter=_seed)
     rv: Rv = attrs.field(default=None, converter=_rv)
@@ -249,9 +257,9 @@ class RunOptions:
     degrade_snr: float | None = attrs.field(default=None, converter=_degrade_snr)
     synthetic: bool = attrs.field(default=False, converter=_synthetic)
     corrections: tuple[str | Correction, ...] = attrs.field(default=(), converter=_corrections)
-    format: str = attrs.field(default="auto", converter=lambda value: _FORMAT(value))
-    medium: Medium | None = attrs.field(default=None, converter=lambda value: as_medium(value))
-    frame: Frame | None = attrs.field(default=None, converter=lambda value: as_frame(value))
+    format: str = attrs.field(default="auto", converter=_format)
+    medium: Medium | None = attrs.field(default=None, converter=as_medium)
+    frame: Frame | None = attrs.field(default=None, converter=as_frame)
 
     def plain(self) -> dict[str, Any]:
         """As JSON values, of which ``RunOptions(**plain)`` is the same again.
