@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import functools
+import itertools
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,9 +15,26 @@ from astropy.table import QTable, Table
 
 from specinn import catalogue, models
 from specinn.catalogue.result import Result
-from specinn.errors import ConfigError, ModelError, ReadError
+from specinn.errors import ConfigError, ModelError, ReadError, SpecinnError, in_python
 from specinn.flags import is_bad
-from specinn.inference.run import DEFAULT_INSTRUMENT, Run, Source, file_sources, prepare, unread
+from specinn.inference.options import DEFAULT_INSTRUMENT, Frame, RunOptions
+from specinn.inference.run import (
+    Run,
+    prepare,
+    unmatched,
+    unmatched_message,
+    unread,
+)
+from specinn.inference.sources import (
+    Source,
+    check_items,
+    expand,
+    failed_source,
+    from_table,
+    group,
+    item_sources,
+    with_stated,
+)
 from specinn.instruments import Medium
 from specinn.plugins import Plugins
 from specinn.posterior import Posterior
@@ -24,6 +44,7 @@ from specinn.resimulation.simulator import DRAWS, Simulator
 from specinn.spectra import SpectrumBatch
 from specinn.spectra.readers import read as read_batches
 from specinn.spectra.specutils import make_spectrum, to_batch
+from specinn.texts import plural
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -90,8 +111,8 @@ class Inference:
         return catalogue_table(table, f"Inference by {model}" if model else "Inference")
 
     def write(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """The catalogue as a file (.fits, .ecsv, .parquet, .h5), in place of one that is there if
-        ``overwrite``.
+        """The catalogue as a file (.fits, .ecsv, .vot, .csv, .parquet, .h5), in place of one that is there
+        if ``overwrite``.
 
         Raises ``OutputError``.
         """
@@ -191,18 +212,21 @@ class Inference:
 def infer(
     spectra: Any,
     *,
-    instrument: str = DEFAULT_INSTRUMENT,
+    instrument: str | Path = DEFAULT_INSTRUMENT,
     model: str | Path | Estimator | None = None,
     rv: Any = None,
     samples: int = 4096,
     seed: int = 0,
     device: str = "cpu",
-    resolving_power: float | None = None,
+    resolving_power: Any = None,
     medium: Medium | None = None,
+    frame: Frame | None = None,
     degrade_snr: float | None = None,
     synthetic: bool = False,
     corrections: Sequence[str | Path | Correction] = (),
     format: str = "auto",
+    recursive: bool = False,
+    group_by: str | None = None,
     plugins: Plugins | None = None,
 ) -> Inference:
     """Stellar parameters and abundances of spectra, as posterior distributions.
@@ -210,49 +234,53 @@ def infer(
     Parameters
     ----------
     spectra : a ``specutils.Spectrum`` (or ``Spectrum1D``), a ``SpectrumCollection``, a
-        :class:`~specinn.spectra.SpectrumBatch`, the path of a file, or a list of any of these.
-    instrument : its resolving power holds for spectra that do not state theirs.
+        :class:`~specinn.spectra.SpectrumBatch`, the path of a file, ``"@FILE"`` for a list or a table of
+        files, such a table (astropy or pandas, with a column ``path``), or a list of any of these.
+    instrument : its resolving power holds for spectra that do not state theirs; a name or a TOML file.
     model : name or path of a trained model, or a loaded one (:func:`load_model`).
-    rv : radial velocity in km/s for all, ``"auto"`` to measure it always, or a table (path or mapping) by
-        id; None takes what the spectra state and measures the rest.
+    rv : radial velocity in km/s, or a quantity: one for all, or one for each spectrum or file (NaN:
+        measured); ``"auto"`` to measure it always; a table (path, mapping, astropy or pandas) by id; None
+        takes what the spectra state and measures the rest.
     samples : posterior samples of each spectrum.
     seed : of the random numbers; the same seed gives the same samples.
     device : of torch, on which the network computes.
-    resolving_power : of the spectra, where it is not what they or the instrument say.
-    medium : ``"air"`` or ``"vacuum"`` wavelengths of specutils objects; by default what their
-        ``meta["medium"]`` says, else the instrument's. Axes of frequency or energy are taken as vacuum.
+    resolving_power : of the spectra, where it is not what they or the instrument say: one for all, one for
+        each spectrum or file, or one for each pixel.
+    medium : ``"air"`` or ``"vacuum"``: of the wavelengths, whatever the spectra say; by default what they
+        say, of specutils objects that say nothing the instrument's. Axes of frequency or energy are taken
+        as vacuum.
+    frame : of the wavelengths, whatever the spectra say: ``"barycentric"``, ``"heliocentric"``,
+        ``"topocentric"`` or ``"rest"``.
     degrade_snr : add noise down to this S/N per Angstrom.
     synthetic : the spectra were computed with the physics of the model's grid, so that no errors of the
         physics need to be allowed for.
     corrections : files of corrections, or loaded ones, in the order to apply them.
     format : of files; recognised from their content by default.
+    recursive : take all spectra below folders.
+    group_by : files with the same value (a keyword of their FITS headers, and the same night; or a column of
+        the table that names them) are one spectrum in several arms.
 
     Raises a ``SpecinnError``: ``ReadError`` where not a single spectrum could be read; otherwise spectra that
     fail have a flag and a message in the catalogue.
     """
     plugins = Plugins() if plugins is None else plugins
-    run = prepare(
-        plugins,
-        instrument=instrument,
-        model=model,
-        device=device,
-        samples=samples,
-        seed=seed,
-        rv=rv,
-        resolving_power=resolving_power,
-        degrade_snr=degrade_snr,
-        synthetic=synthetic,
-        corrections=corrections,
-        keep_samples=True,
-    )
-    assert run.pipeline.instrument is not None
-    sources = list(_sources(spectra, medium, run.pipeline.instrument.medium, plugins, format))
-    if not sources:
-        raise ReadError("there are no spectra to infer: the list is empty")
-    results: list[Result] = []
-    table = run.catalogue(sources, keep=results.append)
-    if unread(table).all():
-        raise ReadError(str(table["message"][0]))
+    with in_python():
+        options = RunOptions(
+            instrument=instrument, model=model, device=device, samples=samples, seed=seed, rv=rv,
+            resolving_power=resolving_power, medium=medium, frame=frame, degrade_snr=degrade_snr,
+            synthetic=synthetic, corrections=corrections, format=format,
+        )  # fmt: skip
+        run = prepare(plugins, options, keep_samples=True)
+        assert run.pipeline.instrument is not None
+        sources = _sources(spectra, options, run.pipeline.instrument.medium, plugins, recursive, group_by)
+        if not sources:
+            raise ReadError("there are no spectra to infer: the list is empty")
+        results: list[Result] = []
+        table = run.catalogue(sources, keep=results.append)
+        if unread(table).all():
+            raise ReadError(str(table["message"][0]))
+    if lost := unmatched(run.velocities, table["id"], table["path"]):
+        warnings.warn(f"rv: {unmatched_message(lost, len(run.velocities))}", stacklevel=2)
     joined = Result.join(results)
     assert joined.posterior is not None
     posterior = attrs.evolve(joined.posterior, ids=table["id"])
@@ -269,7 +297,8 @@ def load_model(
     Raises ``ModelError``.
     """
     plugins = Plugins() if plugins is None else plugins
-    return models.load(plugins, models.find(plugins, name), device)
+    with in_python():
+        return models.load(plugins, models.find(plugins, name), device)
 
 
 def read(path: str | Path, format: str = "auto", plugins: Plugins | None = None) -> list[SpectrumBatch]:
@@ -282,31 +311,110 @@ def read(path: str | Path, format: str = "auto", plugins: Plugins | None = None)
 
 
 def _sources(
-    spectra: Any, medium: Medium | None, otherwise: Medium, plugins: Plugins, format: str
-) -> Iterator[Source]:
+    spectra: Any,
+    options: RunOptions,
+    otherwise: Medium,
+    plugins: Plugins,
+    recursive: bool = False,
+    group_by: str | None = None,
+) -> list[Source]:
     """Sources of whatever the user holds; neighbours on one wavelength grid travel as one batch."""
-    if isinstance(spectra, (str, Path, SpectrumBatch)) or hasattr(spectra, "spectral_axis"):
-        spectra = [spectra]
-    if not isinstance(spectra, Iterable):
-        raise ReadError(f"expected spectra or file names, found {type(spectra).__name__}")
-    items = list(spectra)
-    files = [item for item in items if isinstance(item, (str, Path))]
-    if len(files) == len(items):
-        yield from file_sources(files, plugins, format)
-        return
-    if files:
-        raise ReadError("file names and spectra in one list: call infer once for each")
-    batches: list[SpectrumBatch] = []
-    for i, item in enumerate(items):
+    if getattr(spectra, "colnames", None) or hasattr(spectra, "iterrows"):  # of astropy, of pandas
+        items = from_table(spectra)
+    else:
+        if isinstance(spectra, (str, Path, SpectrumBatch)) or hasattr(spectra, "spectral_axis"):
+            spectra = [spectra]
+        if not isinstance(spectra, Iterable):
+            raise ReadError(f"expected spectra or file names, found {type(spectra).__name__}")
+        spectra = list(spectra)
+        files = [item for item in spectra if isinstance(item, (str, Path))]
+        if len(files) < len(spectra):
+            if files:
+                raise ReadError("file names and spectra in one list: call infer once for each")
+            return _in_memory(spectra, options, otherwise)
+        items = expand(files, recursive=recursive)
+    for name in ("rv", "resolving_power"):
+        if isinstance(values := getattr(options, name), tuple):
+            _check_length(name, len(values), len(items), "file")
+            pairs = zip(items, values, strict=True)
+            items = [
+                attrs.evolve(item, stated={**item.stated, name: value}) if np.isfinite(value) else item
+                for item, value in pairs
+            ]
+    if group_by is not None:
+        items = group(items, group_by)
+    check_items(items, plugins, options.format)
+    return item_sources(items, plugins, options.format)
+
+
+def _check_length(name: str, found: int, expected: int, what: str, many: str = "") -> None:
+    if found != expected:
+        raise ConfigError(
+            f"{name} has {plural(found, 'value')}, but there are {plural(expected, what, many)}: "
+            "give one for all, or one for each"
+        )
+
+
+def _in_memory(spectra: Iterable[Any], options: RunOptions, otherwise: Medium) -> list[Source]:
+    """Sources of spectra that the user holds; one that is none costs its own row."""
+    batches: list[SpectrumBatch | tuple[str, SpecinnError]] = []
+    for i, item in enumerate(spectra):
         for j, member in enumerate(members := _members(item)):
             name = f"spectrum-{i}" if len(members) == 1 else f"spectrum-{i}#{j}"
             if not isinstance(member, SpectrumBatch):
-                member = to_batch(member, medium, name, otherwise=otherwise)
+                try:
+                    member = to_batch(member, options.medium, name, otherwise=otherwise)
+                except SpecinnError as error:
+                    member = name, type(error)(f"{name}: {error}")
+                except Exception as error:
+                    member = name, ReadError(f"{name} cannot be read: {type(error).__name__}: {error}")
+            elif options.medium:
+                member = with_stated(member, {"medium": options.medium}, 0, None)
             batches.append(member)
+    n = sum(len(b) if isinstance(b, SpectrumBatch) else 1 for b in batches)
+    powers = options.resolving_power
+    if isinstance(powers, tuple) and len(powers) != n:
+        pixels = {b.wavelength.size for b in batches if isinstance(b, SpectrumBatch)}
+        if pixels != {len(powers)}:
+            _check_length("resolving_power", len(powers), n, "spectrum", "spectra")
+        batches = [
+            attrs.evolve(b, resolving_power=np.array(powers)) if isinstance(b, SpectrumBatch) else b
+            for b in batches
+        ]
+    elif isinstance(powers, tuple):
+        batches = _each(batches, lambda row: {"resolving_power": powers[row]})
+    if isinstance(rv := options.rv, tuple):
+        _check_length("rv", len(rv), n, "spectrum", "spectra")
+        batches = _each(batches, lambda row: {"rv": rv[row]})
+    # the medium is in the batches already, because axes of frequency are in vacuum whatever is said
+    out: list[Source] = []
     first = 0
-    for batch in _merge(batches):
-        yield Source(str(batch.meta["id"][0]), lambda batch=batch: [batch], first)  # type: ignore[misc]
-        first += len(batch)
+    for good, neighbours in itertools.groupby(batches, key=lambda b: isinstance(b, SpectrumBatch)):
+        if good:
+            for batch in _merge(neighbours):  # type: ignore[arg-type]
+                opened = functools.partial(lambda batch: [batch], batch)
+                out.append(Source(str(batch.meta["id"][0]), opened, first, {"medium": None}))
+                first += len(batch)
+        else:
+            for name, reason in neighbours:  # type: ignore[misc]
+                out.append(failed_source(name, reason, first))
+                first += 1
+    return out
+
+
+def _each(
+    batches: Iterable[SpectrumBatch | tuple[str, SpecinnError]],
+    stated: Callable[[int], Mapping[str, Any]],
+) -> list[SpectrumBatch | tuple[str, SpecinnError]]:
+    """The batches as single spectra with what is stated of the spectrum of each number."""
+    out: list[SpectrumBatch | tuple[str, SpecinnError]] = []
+    row = 0
+    for batch in batches:
+        parts = [batch] if isinstance(batch, tuple) else [batch[i] for i in range(len(batch))]
+        for part in parts:
+            out.append(part if isinstance(part, tuple) else with_stated(part, stated(row), 0, None))
+            row += 1
+    return out
 
 
 def _members(item: Any) -> list[Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 
 _BEGINNING = 3  # letters of a name that may stand for it
 
@@ -38,6 +40,32 @@ class OutputError(SpecinnError):
 
 class SynthesisError(SpecinnError):
     """A spectrum that a synthesis code did not compute, or a code that is not installed."""
+
+
+_FLAGS = ("overwrite", "recursive", "resume", "synthetic")  # options without a value
+
+
+@contextlib.contextmanager
+def in_python() -> Iterator[None]:
+    """Errors that name options of the command line name the arguments of Python instead."""
+    try:
+        yield
+    except SpecinnError as error:
+        text = str(error)
+        if (told := as_arguments(text)) == text:
+            raise
+        raise type(error)(told) from error
+
+
+def as_arguments(text: str) -> str:
+    """The sentence with ``--model FILE`` as ``model=FILE``, and ``--overwrite`` as ``overwrite=True``."""
+    text = re.sub(r"--(\w+) \(\1=True\)", r"\1=True", text)
+
+    def argument(match: re.Match[str]) -> str:
+        name, value = match[1].replace("-", "_"), match[2]
+        return f"{name}={value}" if value else f"{name}=True" if name in _FLAGS else name
+
+    return re.sub(r"(?<![\w-])--([a-z][a-z-]*)(?: ([A-Z][A-Z]*(?:\.\w+)?)\b)?", argument, text)
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -9,7 +9,7 @@ import io
 import os
 import secrets
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,17 @@ def check_new(path: Path, *, overwrite: bool = False) -> Path:
     if path.exists() and not overwrite:
         raise OutputError(f"{path} exists: give another name, or --overwrite (overwrite=True) to replace it")
     return path
+
+
+def check_not_input(output: str | Path, inputs: Iterable[str | Path]) -> None:
+    """Raises ``OutputError`` where ``output`` is one of the files ``inputs``, by whatever name or link."""
+    output = Path(output)
+    if not output.is_file():
+        return
+    for path in inputs:
+        with contextlib.suppress(OSError, ValueError):
+            if os.path.samefile(output, path):
+                raise OutputError(f"{output} is an input of this command: give the output another name")
 
 
 def write_error(path: Path, error: Exception) -> OutputError:

@@ -55,7 +55,13 @@ class MultiSpectrum(Reader):
     def recognises(self, path: Path) -> bool:
         return any(_is_spectra(h) for h in headers(path))
 
+    def count(self, path: Path) -> int | None:
+        return next((int(h["NAXIS2"]) for h in headers(path) if _is_spectra(h)), None)
+
     def read(self, path: Path) -> Iterator[SpectrumBatch]:
+        return self.read_rows(path, 0, None)
+
+    def read_rows(self, path: Path, start: int, stop: int | None) -> Iterator[SpectrumBatch]:
         with open_fits(path) as hdus:
             table = next((hdu for hdu in hdus if _is_spectra(hdu.header)), None)
             if table is None:
@@ -73,8 +79,9 @@ class MultiSpectrum(Reader):
             ids = _identities(path, data, fibres, n_spec)
             columns = _meta_columns(data, fibres)
 
-            for start in range(0, n_spec, BATCH):
-                rows = slice(start, min(start + BATCH, n_spec))
+            end = n_spec if stop is None else min(stop, n_spec)
+            for first in range(start, end, BATCH):
+                rows = slice(first, min(first + BATCH, end))
 
                 def vectors(name: str, rows: slice = rows) -> Any:
                     return (

@@ -1,4 +1,4 @@
-"""The files of a catalogue, written row block by row block: FITS, ECSV, Parquet and HDF5.
+"""The files of a catalogue, written row block by row block: FITS, ECSV, CSV, VOTable, Parquet and HDF5.
 
 What stands at the head of a file (widths of strings, which columns have missing values, number of rows) is
 a :class:`Layout`, known before the first row is written. astropy writes a table of one row with that layout,
@@ -8,6 +8,7 @@ and the rows take the place of that one: the file is what astropy would write fr
 from __future__ import annotations
 
 import contextlib
+import csv
 import io
 import re
 import warnings
@@ -18,7 +19,7 @@ from typing import Any
 import attrs
 import numpy as np
 from astropy.table import Column, MaskedColumn, QTable, Table
-from astropy.units import dex
+from astropy.units import Unit, dex
 from astropy.utils.exceptions import AstropyUserWarning
 
 from specinn.files import Sink
@@ -30,11 +31,10 @@ _FITS_BLOCK = 2880
 
 @attrs.frozen
 class Width:
-    """Of the longest string of a column: in characters, in UTF-8, and in ASCII with escapes."""
+    """Of the longest string of a column: in characters, and in UTF-8."""
 
     characters: int = 1
     utf8: int = 1
-    ascii: int = 1
 
     @classmethod
     def of(cls, values: Any) -> Width:
@@ -45,8 +45,7 @@ class Width:
         texts = pa.array([str(v) for v in values], pa.string()) if isinstance(values, np.ndarray) else values
         characters = compute.max(compute.utf8_length(texts)).as_py() or 1
         utf8 = compute.max(compute.binary_length(texts)).as_py() or 1
-        escaped = utf8 if utf8 == characters else max(len(_ascii(text)) for text in texts.to_pylist())
-        return cls(max(1, characters), max(1, utf8), max(1, escaped))
+        return cls(max(1, characters), max(1, utf8))
 
     def __or__(self, other: Width) -> Width:
         return Width(*map(max, attrs.astuple(self), attrs.astuple(other)))
@@ -77,15 +76,11 @@ class Layout:
                 values = np.array(["x" * getattr(self.widths[name], width)])
             else:
                 values = np.zeros(1, old.dtype)
-            info = {"unit": old.unit, "description": old.description}
+            info = {"unit": old.unit, "description": old.description, "meta": old.meta}
             out[name] = (
                 MaskedColumn(values, mask=[True], **info) if name in self.masked else Column(values, **info)
             )
         return out
-
-
-def _ascii(text: str) -> str:
-    return text.encode("ascii", "backslashreplace").decode()
 
 
 def _write_ecsv(path: Path, layout: Layout, chunks: Iterable[Table]) -> None:
@@ -101,6 +96,65 @@ def _write_ecsv(path: Path, layout: Layout, chunks: Iterable[Table]) -> None:
         file.write(parts(layout.one_row())[0])
         for chunk in chunks:
             file.write(parts(chunk)[1])
+
+
+def _write_csv(path: Path, layout: Layout, chunks: Iterable[Table]) -> None:
+    """Names and values; missing ones are empty, logical ones true and false."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(layout.head.colnames)
+        for chunk in chunks:
+            writer.writerows(zip(*(_cells(chunk[name]) for name in chunk.colnames), strict=True))
+
+
+def _cells(column: Any) -> list[str]:
+    """The values as text, floats with the fewest digits that give them back."""
+    missing = np.ma.getmaskarray(np.ma.asarray(column))
+    texts = [str(value) for value in np.asarray(column)]
+    if column.dtype.kind == "b":
+        texts = [text.lower() for text in texts]
+    return ["" if lost else text for text, lost in zip(texts, missing, strict=True)]
+
+
+def _write_votable(path: Path, layout: Layout, chunks: Iterable[Table]) -> None:
+    """TABLEDATA; the header of the catalogue is in PARAM elements."""
+    row = layout.one_row()
+    head, _, tail = _votable_parts(row, row.meta)
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(head)
+        for chunk in chunks:
+            file.write(_votable_parts(chunk, {})[1])
+        file.write(tail)
+
+
+def _votable_parts(table: Table, meta: Mapping[str, Any]) -> tuple[str, str, str]:
+    """What stands before the rows, the rows, and what stands after them."""
+    from astropy.io.votable import from_table
+    from astropy.io.votable.exceptions import VOTableSpecWarning
+    from astropy.io.votable.tree import Param
+
+    if unsigned := [name for name in table.colnames if table[name].dtype.kind == "u"]:
+        table = table.copy(copy_data=False)  # VOTable has none of 32 bits
+        for name in unsigned:
+            table.replace_column(name, table[name].astype(np.int64))
+    document = from_table(table)
+    (inner,) = document.iter_tables()
+    for field in inner.fields:
+        if field.datatype == "bit":
+            field.datatype = "boolean"
+        elif field.datatype == "unicodeChar":
+            field.arraysize = "*"
+    for key, value in meta.items():
+        text = str(value)
+        width = str(max(1, len(text)))
+        inner.params.append(Param(document, name=key, datatype="unicodeChar", arraysize=width, value=text))
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():  # dex is no unit of the VOUnits standard, and astropy says so
+        warnings.simplefilter("ignore", VOTableSpecWarning)
+        document.to_xml(buffer, tabledata_format="tabledata")
+    text = buffer.getvalue().decode()
+    start, end = text.index("<TABLEDATA>\n") + len("<TABLEDATA>\n"), text.rindex("    </TABLEDATA>")
+    return text[:start], text[start:end], text[end:]
 
 
 def _write_hdf5(path: Path, layout: Layout, chunks: Iterable[Table]) -> None:
@@ -136,7 +190,11 @@ def _filled(column: Any) -> np.ndarray:
 
 
 def _write_fits(path: Path, layout: Layout, chunks: Iterable[Table]) -> None:
-    """Binary table with TUNIT and TCOMM; dex, unknown to FITS, is in TCOMM and in astropy's notes."""
+    """Binary table with TUNIT, TCOMM and TUCD.
+
+    Of dex, unknown to FITS, astropy would warn in TUNIT; it is in astropy's notes and, for TOPCAT, in the
+    description of the table as VOTable in the primary HDU ("FITS-plus").
+    """
     primary, header, dtype = _fits_head(layout)
     size = 0
     with path.open("wb") as file:
@@ -146,8 +204,8 @@ def _write_fits(path: Path, layout: Layout, chunks: Iterable[Table]) -> None:
             rows = np.zeros(len(chunk), dtype)
             for name in chunk.colnames:
                 values = chunk[name]
-                if values.dtype.kind == "U":  # FITS holds ASCII only
-                    rows[name] = [_ascii(str(value)) for value in values]
+                if values.dtype.kind == "U":  # the standard knows ASCII only; astropy and TOPCAT read UTF-8
+                    rows[name] = np.char.encode(np.asarray(values), "utf-8")
                 elif values.dtype.kind == "b":
                     rows[name] = np.where(values, ord("T"), ord("F"))
                 elif values.dtype.kind == "u":  # FITS has signed integers and TZERO
@@ -166,7 +224,7 @@ def _fits_head(layout: Layout) -> tuple[bytes, bytes, np.dtype]:
     buffer = io.BytesIO()
     with warnings.catch_warnings():  # dex is no unit of the FITS standard, and astropy says so
         warnings.filterwarnings("ignore", ".*dex", AstropyUserWarning)
-        QTable(layout.one_row("ascii")).write(buffer, format="fits")  # a QTable: then astropy reads dex back
+        QTable(layout.one_row("utf8")).write(buffer, format="fits")  # a QTable: then astropy reads dex back
     buffer.seek(0)
     with fits.open(buffer) as hdus:
         dtype = np.dtype(hdus[1].data.dtype.descr)
@@ -177,20 +235,34 @@ def _fits_head(layout: Layout) -> tuple[bytes, bytes, np.dtype]:
             column = layout.head[name]
             note = " (dex)" if column.unit == dex else ""
             header.set(f"TCOMM{i}", f"{column.description}{note}", after=f"TFORM{i}")
-        return hdus[0].header.tostring().encode(), header.tostring().encode(), dtype
+            if "ucd" in column.meta:
+                header.set(f"TUCD{i}", column.meta["ucd"], after=f"TCOMM{i}")
+        return _fits_plus(layout), header.tostring().encode(), dtype
+
+
+def _fits_plus(layout: Layout) -> bytes:
+    """A primary HDU with the columns of the table that follows, as a VOTable without data."""
+    from astropy.io import fits
+
+    head, _, tail = _votable_parts(layout.one_row(), {})
+    text = (head[: head.rindex("<DATA>")] + tail[tail.rindex("</TABLE>") :]).encode()
+    header = fits.Header()
+    cards = {"SIMPLE": True, "BITPIX": 8, "NAXIS": 1, "NAXIS1": len(text), "VOTMETA": True, "EXTEND": True}
+    header.update(cards)
+    return header.tostring().encode() + text + bytes(-len(text) % _FITS_BLOCK)
 
 
 def arrow_schema(table: Table) -> Any:
     """The columns of a table, with unit and description in the metadata of each."""
     import pyarrow as pa
 
-    kinds = {"f": pa.float32(), "i": pa.int64(), "u": pa.uint32(), "b": pa.bool_(), "U": pa.string()}
     fields = []
     for name in table.colnames:
         column = table[name]
         unit = column.unit.to_string() if column.unit else ""
-        notes = {"description": column.description or "", "unit": unit}
-        fields.append(pa.field(name, kinds[column.dtype.kind], metadata=notes))
+        notes = {"description": column.description or "", "unit": unit, "ucd": column.meta.get("ucd", "")}
+        kind = pa.string() if column.dtype.kind == "U" else pa.from_numpy_dtype(column.dtype)
+        fields.append(pa.field(name, kind, metadata=notes))
     return pa.schema(fields)
 
 
@@ -275,9 +347,40 @@ def _read_fits(path: Path) -> Table:
         if "CATALOGUE" not in file:  # astropy would read another table
             raise ValueError("it has no table CATALOGUE")
     table = Table.read(path, format="fits", hdu="CATALOGUE")
-    foreign = ("EXTNAME", "comments")
-    table.meta = {key.lower(): value for key, value in table.meta.items() if key not in foreign}
+    foreign = re.compile(r"EXTNAME|comments|(TUCD|TCOMM)\d+")
+    table.meta = {key.lower(): value for key, value in table.meta.items() if not foreign.fullmatch(key)}
     return table
+
+
+def _read_votable(path: Path) -> Table:
+    from astropy.io.votable import parse_single_table
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = parse_single_table(path, verify="ignore")
+        table = found.to_table(use_names_over_ids=True)
+    table.meta = {param.name: _number_or_text(str(param.value)) for param in found.params}
+    for name in table.colnames:
+        column = table[name]
+        missing = np.ma.getmaskarray(np.ma.asarray(column))
+        unit = Unit(str(column.unit)) if column.unit else None  # dex is no unit of VOTable's
+        about = " ".join((column.description or "").split())  # which astropy wraps when it writes
+        info = {"unit": unit, "description": about or None, "meta": column.meta}
+        if column.dtype.kind in "OU":
+            values = np.array([str(text) for text in np.ma.filled(column, "")], np.str_)
+            table[name] = Column(values.reshape(len(values)), **info)
+        elif missing.any():
+            table[name] = MaskedColumn(np.asarray(column), mask=missing, **info)
+        else:
+            table[name] = Column(np.asarray(column), **info)
+    return table
+
+
+def _number_or_text(text: str) -> Any:
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return {"True": True, "False": False}.get(text, text)
 
 
 def _read_parquet(path: Path) -> Table:
@@ -299,6 +402,7 @@ def from_arrow(arrow: Any, meta: Mapping[str, Any] | None = None) -> Table:
         column = arrow[field.name]
         notes = {key.decode(): value.decode() for key, value in (field.metadata or {}).items()}
         info = {"unit": notes.get("unit") or None, "description": notes.get("description") or None}
+        info["meta"] = {"ucd": notes["ucd"]} if notes.get("ucd") else {}
         missing = np.asarray(column.is_null())
         values = column.to_numpy()
         values = values.astype(np.str_) if values.dtype.kind == "O" else values
@@ -313,10 +417,15 @@ WRITERS: dict[str, Callable[[Path, Layout, Iterable[Table]], None]] = {
     ".ecsv": _write_ecsv,
     ".parquet": _write_parquet,
     ".h5": _write_hdf5,
+    ".vot": _write_votable,
+    ".xml": _write_votable,
+    ".csv": _write_csv,
 }
 READERS: dict[str, Callable[[Path], Table]] = {
     ".fits": _read_fits,
     ".ecsv": _read_ecsv,
     ".parquet": _read_parquet,
     ".h5": _read_hdf5,
+    ".vot": _read_votable,
+    ".xml": _read_votable,
 }

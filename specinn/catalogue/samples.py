@@ -12,6 +12,7 @@ import numpy as np
 from specinn.files import Sink, check_output, replacing
 from specinn.labels import LabelSet
 from specinn.posterior import Posterior
+from specinn.texts import portable
 
 _CHUNK_BYTES = 1 << 20
 _BLOCK = 64  # spectra that are copied at once
@@ -44,7 +45,7 @@ def rows_of(ids: Any, flags: Any, posterior: Posterior, keep: int) -> dict[str, 
         "samples": posterior.samples[:, :keep],
         "log_prob": posterior.log_prob[:, :keep],
         "inside": posterior.inside[:, :keep],
-        "id": np.array([str(name) for name in ids], dtype=object),
+        "id": np.array([portable(str(name)) for name in ids], dtype=object),
         "flags": np.asarray(flags, np.uint32),
     }
 

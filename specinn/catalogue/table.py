@@ -14,11 +14,12 @@ from astropy.table import Column, MaskedColumn, Table
 
 from specinn.catalogue.formats import READERS, WRITERS, Layout, from_arrow
 from specinn.errors import OutputError
-from specinn.files import check_folder, check_new, check_output, replacing
+from specinn.files import check_folder, check_new, check_not_input, check_output, replacing
 from specinn.flags import is_bad, is_warn
 from specinn.labels import Label, LabelSet, with_derived_labels
 from specinn.posterior import QUANTILES
 from specinn.posterior.summary import can_be_absent
+from specinn.texts import path_of, portable
 
 if TYPE_CHECKING:
     from specinn.catalogue.result import Result
@@ -29,12 +30,53 @@ PARTS = "part-*.parquet"
 
 @attrs.frozen
 class Field:
-    """A column: ``dtype`` is a numpy one, ``unit`` in astropy's generic notation ("" for none)."""
+    """A column: ``dtype`` is a numpy one, ``unit`` in astropy's generic notation ("" for none), ``ucd`` the
+    IVOA's word for what it is (UCD1+)."""
 
     name: str
     dtype: type
     unit: str
     description: str
+    ucd: str = ""
+
+    @property
+    def column(self) -> dict[str, Any]:
+        """Keywords of the astropy column."""
+        meta = {"ucd": self.ucd} if self.ucd else {}
+        return {"name": self.name, "unit": self.unit or None, "description": self.description, "meta": meta}
+
+
+_UCDS = {
+    "teff": "phys.temperature.effective",
+    "logg": "phys.gravity",
+    "fe_h": "phys.abund.Fe",
+    "vmic": "phys.veloc.microTurb",
+    "vbroad": "phys.veloc.rotat",
+}
+_RANGE_UCDS = {
+    "p2_5": "stat.min",
+    "p16": "stat.min",
+    "median": "stat.median",
+    "p84": "stat.max",
+    "p97_5": "stat.max",
+}
+
+# What a file says of its object and its wavelengths; readers put it into ``meta`` under these names.
+CARRIED = (
+    Field("frame", str, "", "Rest frame of the wavelengths as read, and so of rv", "pos.frame"),
+    Field("frame_from", str, "", "Where frame comes from", "meta.note"),
+    Field("medium", str, "", "Medium of the wavelengths as read: air or vacuum", "em.wl"),
+    Field("medium_from", str, "", "Where medium comes from", "meta.note"),
+    Field("object", str, "", "Object as the file names it", "meta.id;src"),
+    Field("survey_id", str, "", "Identifier of the target in its survey", "meta.id"),
+    Field("programme", str, "", "Observing programme", "meta.id;obs.proposal"),
+    Field("ra", np.float64, "deg", "Right ascension (ICRS) as the file states it", "pos.eq.ra;meta.main"),
+    Field("dec", np.float64, "deg", "Declination (ICRS) as the file states it", "pos.eq.dec;meta.main"),
+    Field(
+        "mjd", np.float64, "d", "Modified Julian date of the observation as the file states it", "time.epoch"
+    ),
+    Field("exptime", np.float32, "s", "Exposure time", "time.duration;obs.exposure"),
+)
 
 
 def statistics(label: Label, *, corrected: bool = False) -> list[Field]:
@@ -44,12 +86,13 @@ def statistics(label: Label, *, corrected: bool = False) -> list[Field]:
     that may be undetected have ``NAME_upper`` (:attr:`specinn.posterior.Summary.undetected`).
     """
     what = label.description or label.name
+    ucd = _UCDS.get(label.name, "phys.abund.X")
     # astropy cannot mask a column in dex(cm s-2): the description says of what it is the logarithm
     unit = "dex" if label.unit.startswith("dex") else label.unit
-    fields = [Field(label.name, np.float32, unit, f"{what}: maximum a posteriori")]
+    fields = [Field(label.name, np.float32, unit, f"{what}: maximum a posteriori", f"{ucd};meta.main")]
     if corrected:
         text = f"{what}: maximum a posteriori before correction"
-        fields.append(Field(f"{label.name}_raw", np.float32, unit, text))
+        fields.append(Field(f"{label.name}_raw", np.float32, unit, text, f"{ucd};stat.uncalib"))
     for key, level in QUANTILES.items():
         if key == "upper":
             continue
@@ -58,49 +101,59 @@ def statistics(label: Label, *, corrected: bool = False) -> list[Field]:
             if key == "median"
             else f"{what}: {100 * level:g} percentile of the posterior"
         )
-        fields.append(Field(f"{label.name}_{key}", np.float32, unit, text))
+        fields.append(Field(f"{label.name}_{key}", np.float32, unit, text, f"{ucd};{_RANGE_UCDS[key]}"))
     text = f"{what}: standard deviation of the posterior"
-    fields.append(Field(f"{label.name}_std", np.float32, unit, text))
+    fields.append(Field(f"{label.name}_std", np.float32, unit, text, f"stat.stdev;{ucd}"))
     if can_be_absent(label.name):
         text = f"{what}: upper limit, 95 percentile of the posterior, where nothing is detected"
-        fields.append(Field(f"{label.name}_upper", np.float32, unit, text))
+        fields.append(Field(f"{label.name}_upper", np.float32, unit, text, f"{ucd};stat.max"))
     return fields
 
 
 def schema(labels: LabelSet, arms: Sequence[str], *, corrected: bool = False) -> tuple[Field, ...]:
     """All columns of a catalogue, in order."""
     fields = [
-        Field("id", str, "", "Identifier of the spectrum"),
-        Field("path", str, "", "File of the spectrum"),
-        Field("instrument", str, "", "Instrument as named by the user"),
-        Field(
-            "row",
-            np.int64,
-            "",
-            "Number of the row, from 0",
-        ),
+        Field("id", str, "", "Identifier of the spectrum", "meta.id;meta.main"),
+        Field("path", str, "", "File of the spectrum", "meta.id;meta.file"),
+        Field("instrument", str, "", "Instrument as named by the user", "meta.id;instr"),
+        Field("row", np.int64, "", "Number of the row, from 0", "meta.record"),
     ]
     for arm in arms:
-        fields.append(
-            Field(f"snr_{arm}", np.float32, "", f"Median S/N per Angstrom in the {arm} arm; 0 without pixels")
-        )
+        text = f"Median S/N per Angstrom in the {arm} arm; 0 without pixels"
+        fields.append(Field(f"snr_{arm}", np.float32, "", text, "stat.snr"))
+    velocity = "spect.dopplerVeloc.opt"
+    text = "Radial velocity by which the spectrum was shifted to rest"
     fields += [
-        Field("rv", np.float32, "km s-1", "Radial velocity by which the spectrum was shifted to rest"),
-        Field("rv_error", np.float32, "km s-1", "Uncertainty of rv, where it was measured"),
+        Field("rv", np.float32, "km s-1", text, velocity),
+        Field(
+            "rv_error",
+            np.float32,
+            "km s-1",
+            "Uncertainty of rv, where it was measured",
+            f"stat.error;{velocity}",
+        ),
+        *CARRIED,
     ]
     for label in with_derived_labels(labels):
         fields += statistics(label, corrected=corrected)
+    stranger = "How unlike those of the training the spectrum is; above 1: flag"
+    rejected = "Fraction of samples outside the bounds of the training set"
     return (
         *fields,
-        Field("stranger", np.float32, "", "How unlike those of the training the spectrum is; above 1: flag"),
+        Field("stranger", np.float32, "", stranger, "meta.code.qual"),
+        Field("rejected_fraction", np.float32, "", rejected, "meta.code.qual"),
+        # signed, because VOTable has no unsigned integers of 32 bits
+        Field("flags", np.int32, "", "Bit mask; its bits are explained by: specinn flags VALUE", "meta.code"),
         Field(
-            "rejected_fraction", np.float32, "", "Fraction of samples outside the bounds of the training set"
+            "flag_warn",
+            np.bool_,
+            "",
+            "At least one bit of flags asks for a look before use",
+            "meta.code.qual",
         ),
-        Field("flags", np.uint32, "", "Bit mask; its bits are explained by: specinn flags VALUE"),
-        Field("flag_warn", np.bool_, "", "At least one bit of flags asks for a look before use"),
-        Field("flag_bad", np.bool_, "", "The row has no trustworthy values"),
-        Field("message", str, "", "What went wrong, in words"),
-        Field("model", str, "", "Model and the start of the SHA-256 of its file"),
+        Field("flag_bad", np.bool_, "", "The row has no trustworthy values", "meta.code.error"),
+        Field("message", str, "", "What went wrong, in words", "meta.note"),
+        Field("model", str, "", "Model and the start of the SHA-256 of its file", "meta.version"),
     )
 
 
@@ -108,9 +161,11 @@ def summarise(result: Result, *, instrument: str, model: str) -> dict[str, np.nd
     """The columns of :func:`schema` for the spectra of a result; NaN where there is no value."""
     n, meta, found = len(result), result.meta, result.summary
     flags = np.asarray(meta["flags"], np.uint32)
-    columns: dict[str, np.ndarray] = {name: np.asarray(meta[name]) for name in meta.colnames}
+    columns: dict[str, np.ndarray] = {name: np.ma.asarray(meta[name]) for name in meta.colnames}
+    if "survey_id" not in columns and "specuid" in columns:
+        columns["survey_id"] = columns["specuid"]
     columns |= {
-        "instrument": np.array([instrument] * n),
+        "instrument": columns.get("instrument", np.array([instrument] * n)),
         "model": np.array([model] * n),
         "flag_warn": is_warn(flags),
         "flag_bad": is_bad(flags),
@@ -148,22 +203,25 @@ def build(
         else:
             parts = [_part(chunk, field) for chunk in rows]
         values = np.concatenate(parts) if parts else np.empty(0, "U1" if field.dtype is str else field.dtype)
-        missing = ~np.isfinite(values) if field.dtype is np.float32 else np.zeros(len(values), bool)
-        info = {"name": field.name, "unit": field.unit or None, "description": field.description}
+        missing = ~np.isfinite(values) if values.dtype.kind == "f" else np.zeros(len(values), bool)
         table[field.name] = (
-            MaskedColumn(values, mask=missing, **info) if missing.any() else Column(values, **info)
+            MaskedColumn(values, mask=missing, **field.column)
+            if missing.any()
+            else Column(values, **field.column)
         )
     return table
 
 
 def _part(chunk: Mapping[str, np.ndarray], field: Field) -> np.ndarray:
-    if field.name not in chunk:
-        return np.full(len(chunk["flags"]), np.nan, np.float32)
+    values: Any = chunk.get(field.name)
     if field.dtype is str:
-        return np.array([str(value) for value in chunk[field.name]], dtype=np.str_)
-    values = chunk[field.name]
-    if field.dtype is np.float32:
-        values = np.ma.filled(np.ma.asarray(values, np.float32), np.nan)
+        n = len(chunk["flags"])
+        texts: Any = [""] * n if values is None else np.ma.filled(np.ma.asarray(values, object), "")
+        return np.array([portable(str(text)) for text in texts], dtype=np.str_).reshape(n)
+    if values is None:
+        return np.full(len(chunk["flags"]), np.nan, field.dtype)
+    if np.issubdtype(field.dtype, np.floating):
+        return np.ma.filled(np.ma.asarray(values, field.dtype), np.nan)
     return np.asarray(values).astype(field.dtype)
 
 
@@ -192,13 +250,31 @@ def check(path: str | Path, *, overwrite: bool = False) -> Path:
 
 
 def write(table: Table, path: str | Path, *, overwrite: bool = False) -> None:
-    """Write the catalogue in the format of the suffix (.fits, .ecsv, .parquet, .h5), whole or not at all.
+    """Write the catalogue in the format of the suffix, one of ``WRITERS``, whole or not at all.
 
-    The same table gives the same bytes: no file holds a date. Missing values are nulls (empty in ECSV,
-    masked in HDF5 and Parquet, NaN in FITS, whose null that is). Raises ``OutputError``.
+    The same table gives the same bytes: no file holds a date. Missing values are nulls (empty in ECSV, CSV
+    and VOTable, masked in HDF5 and Parquet, NaN in FITS, whose null that is). Raises ``OutputError``, also
+    where the file is a spectrum of the catalogue.
     """
     path = check_output(path, WRITERS, overwrite=overwrite)
+    if "path" in table.colnames:
+        check_not_input(path, map(path_of, dict.fromkeys(map(str, table["path"]))))
+    table = _with_portable_texts(table)
     write_rows(path, Layout.of(table), [table])
+
+
+def _with_portable_texts(table: Table) -> Table:
+    """The table, or one whose texts every format can hold (see :func:`specinn.texts.portable`)."""
+    out = table
+    for name in table.colnames:
+        if table[name].dtype.kind in "UO":
+            texts = [str(text) for text in np.ma.filled(np.ma.asarray(table[name], object), "")]
+            safe = [portable(text) for text in texts]
+            if safe != texts or table[name].dtype.kind == "O":
+                out = table.copy(copy_data=False) if out is table else out
+                notes = {"description": table[name].description, "meta": table[name].meta}
+                out[name] = Column(np.array(safe, np.str_).reshape(len(safe)), **notes)
+    return out
 
 
 def write_rows(path: Path, layout: Layout, chunks: Iterable[Table]) -> None:
@@ -216,8 +292,9 @@ def read(path: str | Path) -> Table:
     if path.is_dir():
         table = _read_folder(path)
     elif path.suffix.lower() not in READERS:
+        lost = " that can be read back (CSV keeps no units)" if path.suffix.lower() in WRITERS else ""
         raise OutputError(
-            f"{path}: the suffix {path.suffix!r} names no format; use one of {', '.join(READERS)}"
+            f"{path}: the suffix {path.suffix!r} names no format{lost}; use one of {', '.join(READERS)}"
         )
     elif not path.is_file():
         raise OutputError(f"{path}: no such file")
@@ -231,7 +308,8 @@ def read(path: str | Path) -> Table:
         if table[name].dtype.kind in "US":
             filled = np.ma.filled(table[name].data, "")
             values = [v.decode() if isinstance(v, bytes) else str(v) for v in filled]
-            table[name] = Column(np.array(values, dtype=np.str_), description=table[name].description)
+            notes = {"description": table[name].description, "meta": table[name].meta}
+            table[name] = Column(np.array(values, dtype=np.str_).reshape(len(values)), **notes)
     return table
 
 

@@ -27,6 +27,19 @@ def plugins_of(ctx: typer.Context, *, report: bool = True) -> Plugins:
     return plugins
 
 
+def echo(text: Any, *, error: bool = False) -> None:
+    """Print a line with text that others may have written, such as file names, ids and messages: what a
+    terminal would obey is shown and not done."""
+    from specinn.texts import shown
+
+    print(shown(str(text)), file=sys.stderr if error else sys.stdout)
+
+
+def note(text: Any) -> None:
+    """A sentence on standard error."""
+    echo(f"specinn: {text}", error=True)
+
+
 def stderr_console() -> Console:
     """Standard error, for progress: a terminal only where it is one. Jupyter says FORCE_COLOR, after which
     rich would animate bars into a file."""
@@ -67,8 +80,11 @@ def print_rows(rows: Sequence[tuple[str, ...]], indent: str = "") -> None:
     import shutil
     import textwrap
 
+    from specinn.texts import shown
+
     if not rows:
         return
+    rows = [tuple(map(shown, row)) for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
     for row in rows:
         head = indent + "".join(f"{cell:<{width}}  " for cell, width in zip(row, widths, strict=False))

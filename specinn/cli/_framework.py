@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -11,6 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from specinn.errors import SpecinnError, near, nearest
 
+_OUTPUTS = ("output", "save_samples")  # parameters of commands that name what is written
 _UsageError: Any = typer.BadParameter.__mro__[1]  # of the click that typer works with, which may be its own
 
 
@@ -57,7 +60,11 @@ def _write(formatter: Any, panels: dict[str, list[tuple[str, str]]]) -> None:
 
 
 class Command(_Help, TyperCommand):
-    """A command."""
+    """A command; what it writes is nothing that it reads."""
+
+    def invoke(self, ctx: Any) -> Any:
+        _check_outputs(ctx.params)
+        return super().invoke(ctx)
 
 
 class Group(_Help, TyperGroup):
@@ -118,7 +125,36 @@ class Commands(Group):
 
 
 def _say(text: str) -> None:
-    print(f"specinn: {text}", file=sys.stderr)
+    from specinn.texts import shown
+
+    print(f"specinn: {shown(text)}", file=sys.stderr)
+
+
+def _check_outputs(params: Mapping[str, Any]) -> None:
+    """Raises ``OutputError`` where a file that a command writes is one that it was given to read."""
+    from specinn.files import check_not_input
+
+    inputs = [path for name, value in params.items() if name not in _OUTPUTS for path in _files_in(value)]
+    for name in _OUTPUTS:
+        if params.get(name) is not None:
+            check_not_input(params[name], inputs)
+
+
+def _files_in(value: Any) -> Iterator[Path]:
+    """The files that a value of an option may mean: itself, @FILE, KIND:FILE, and those that TOML names."""
+    if isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _files_in(each)
+    elif isinstance(value, (str, Path)):
+        text = str(value)
+        for name in {text, text.removeprefix("@"), text.partition(":")[2]} - {""}:
+            path = Path(name)
+            yield path
+            if path.suffix == ".toml" and path.is_file():
+                words = re.findall(
+                    r"""["']([^"'\n]+)["']""", path.read_text(encoding="utf-8", errors="replace")
+                )
+                yield from (folder / word for word in words for folder in (Path(), path.parent))
 
 
 def _sentence(error: Exception) -> str:

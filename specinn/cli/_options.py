@@ -59,7 +59,7 @@ def devices() -> Names:
 
 _AGAIN = "; repeatable"
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to standard output.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 Catalogue = Annotated[
     Path, typer.Argument(metavar="CATALOGUE", help="Of specinn run, in any of its formats.")
 ]
@@ -73,7 +73,7 @@ DegradeSNR = Annotated[
 Device = Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda, or cuda:N.", autocompletion=devices)]
 Format = Annotated[
     str,
-    typer.Option(metavar="NAME", help="File format; auto recognises it.", autocompletion=offered("reader")),
+    typer.Option(metavar="NAME", help="Of the files.", autocompletion=offered("reader")),
 ]
 Grids = Annotated[list[Path], typer.Option(metavar="GRID.h5", help=f"Grid of synthetic spectra{_AGAIN}.")]
 Model = Annotated[
@@ -90,7 +90,7 @@ ModelNameOrNone = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what exists.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No table and no progress.")]
 ResolvingPower = Annotated[
-    float | None, typer.Option(metavar="R", help="Of the spectra, if files do not say it rightly.")
+    float | None, typer.Option(metavar="R", help="Of the spectra, whatever files say.")
 ]
 Samples = Annotated[int, typer.Option(metavar="N", help="Of each posterior.", min=2)]
 SamplesFile = Annotated[
@@ -109,4 +109,4 @@ Synthesizer = Annotated[
     str,
     typer.Option(metavar="NAME", help="What computes model spectra.", autocompletion=offered("synthesizer")),
 ]
-Workers = Annotated[int, typer.Option(metavar="N", help="Processes on this machine.", min=1)]
+Workers = Annotated[int, typer.Option(metavar="N", help="Processes here.", min=1)]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import time
 
+from specinn.texts import plural
+
+NAMED = 5  # of those with the same failure
 INTERVAL = 60.0  # seconds between lines where the output is no terminal
 
 
@@ -27,12 +30,14 @@ class Watch:
         self._total = self._earlier = self._files = self._spectra = 0
         self._began = self._told = time.monotonic()
         self._said: str | None = None
+        self._again: list[str] = []
 
     def __enter__(self) -> Watch:
         self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._repeat()
         self._bar.stop()
 
     def start(self, files: int, done: int) -> None:
@@ -45,13 +50,25 @@ class Watch:
 
     def say(self, sentence: str) -> None:
         """Print a sentence."""
-        self._console.print(f"specinn: {sentence}", markup=False, highlight=False, soft_wrap=True)
+        from specinn.texts import shown
+
+        self._console.print(f"specinn: {shown(sentence)}", markup=False, highlight=False, soft_wrap=True)
 
     def report(self, name: str, message: str) -> None:
-        """Print a failure, once for the spectra of one file."""
+        """Print a failure; further ones with the same message are counted, and named together."""
         if message != self._said:
+            self._repeat()
             self._said = message
             self.say(message if name in message else f"{name}: {message}")
+        else:
+            self._again.append(name)
+
+    def _repeat(self) -> None:
+        """Print which others failed as the last one that was printed."""
+        names, self._again = list(dict.fromkeys(self._again)), []
+        if names:
+            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+            self.say(f"the same holds for {len(names)} more: {', '.join(names[:NAMED])}{more}")
 
     def progress(self, spectra: int, files: int) -> None:
         """Count spectra and files that are done."""
@@ -73,7 +90,7 @@ class Watch:
 
     def _rate(self, now: float) -> str:
         rate = self._spectra / max(now - self._began, 1e-3)
-        return f"{self._spectra} spectra, {rate:.3g} a second"
+        return f"{plural(self._spectra, 'spectrum', 'spectra')}, {rate:.3g} a second"
 
     def _left(self, now: float) -> str:
         """The time left at the rate of files so far; nothing before the first is done."""

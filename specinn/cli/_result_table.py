@@ -8,6 +8,7 @@ import numpy as np
 
 from specinn.flags import names
 from specinn.posterior.display import with_limit, with_unit
+from specinn.texts import shown
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -31,17 +32,18 @@ def show(table: Table, labels: LabelSet, *, limit: int = 10, console: Console | 
     console = console or Console()
     n = min(len(table), limit)
     block = max(1, (console.width - _LABEL_WIDTH) // _CELL_WIDTH)
-    shown = with_derived_labels(labels)
+    inferred = with_derived_labels(labels)
+    console.print("maximum a posteriori (MAP), and from it to the 16 and 84 percentiles", style="dim")
     for start in range(0, n, block):
         rows = [table[i] for i in range(start, min(start + block, n))]
         grid = Grid(box=None, padding=(0, 2, 0, 0), pad_edge=False)
         grid.add_column("")
         for row in rows:
-            grid.add_column(Text(_short(str(row["id"]))), justify="left", overflow="fold")
+            grid.add_column(Text(_short(shown(str(row["id"])))), justify="left", overflow="fold")
         for name in [name for name in table.colnames if name.startswith("snr_")]:
             grid.add_row(f"S/N {name[4:]} (1/A)", *(_number(row[name], 0) for row in rows))
         grid.add_row("rv (km/s)", *(_number(row["rv"], 1) for row in rows))
-        for label in shown:
+        for label in inferred:
             grid.add_row(with_unit(label.name, label.unit), *(with_limit(row, label.name) for row in rows))
         grid.add_row("flags", *("\n".join(names(row["flags"])) or "none" for row in rows))
         console.print(grid)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,6 +26,10 @@ from specinn.cli._options import (
 )
 from specinn.cli._progress import Watch
 
+if TYPE_CHECKING:
+    from specinn.labels import LabelSet
+    from specinn.survey.shards import Outcome
+
 DEFAULT_OUTPUT = Path("specinn.ecsv")
 _SHOWN = 10  # spectra on the terminal
 _COUNTS = ("spectra", "without_values", "not_read")
@@ -35,14 +38,18 @@ _COUNTS = ("spectra", "without_values", "not_read")
 EXAMPLES = (
     "specinn run                    # the example spectra that ship with specinn",
     "specinn run --instrument uves spectra/*.fits -o stars.fits",
-    "specinn run night/*.fits -o night --workers 8 --save-samples night.h5",
+    "specinn run @night.csv -o night --workers 8 --save-samples night.h5",
 )
 
 
 def run(
     ctx: typer.Context,
     files: Annotated[
-        list[Path] | None, typer.Argument(metavar="SPECTRA", help="Files; without any, the examples.")
+        list[Path] | None,
+        typer.Argument(
+            metavar="SPECTRA",
+            help="Files, @LIST, @TABLE; none: the examples.",
+        ),
     ] = None,
     instrument: Annotated[
         str,
@@ -50,7 +57,7 @@ def run(
             "--instrument",
             "-i",
             metavar="NAME",
-            help="Where the spectra come from.",
+            help="Name or TOML file.",
             autocompletion=offered("instrument"),
         ),
     ] = "4most-hr",
@@ -60,7 +67,7 @@ def run(
             "--output",
             "-o",
             metavar="FILE",
-            help="Catalogue: .fits, .ecsv, .parquet, .h5; without suffix a folder of Parquet files.",
+            help="Catalogue: .fits, .ecsv, .vot, .csv, .parquet, .h5; without suffix a folder.",
         ),
     ] = DEFAULT_OUTPUT,
     model: Model = None,
@@ -69,14 +76,34 @@ def run(
         str | None,
         typer.Option(
             metavar="KM/S|auto|FILE",
-            help="Radial velocity of all stars; auto measures it; a table (CSV, ECSV) has it by id or path "
-            "in the column rv. Else what files state, or measured.",
+            help="Of all stars; auto measures it; a table has it by id or path. Else as stated, or measured.",
+        ),
+    ] = None,
+    medium: Annotated[
+        str | None,
+        typer.Option(metavar="air|vacuum", help="Of the wavelengths, whatever files say."),
+    ] = None,
+    frame: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Likewise: barycentric, topocentric or rest.",
+        ),
+    ] = None,
+    recursive: Annotated[
+        bool, typer.Option("--recursive", "-r", help="Take what is below folders, too.")
+    ] = False,
+    group_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="object|COLUMN",
+            help="Files that share it are one spectrum.",
         ),
     ] = None,
     resolving_power: ResolvingPower = None,
     degrade_snr: DegradeSNR = None,
     synthetic: Annotated[
-        bool, typer.Option("--synthetic", help="Model spectra: allow for no errors of physics.")
+        bool, typer.Option("--synthetic", help="Allow for no errors of the physics.")
     ] = False,
     correction: Corrections = None,
     samples: Samples = 4096,
@@ -84,32 +111,37 @@ def run(
         Path | None, typer.Option(metavar="FILE.h5", help="Write the posterior samples, too.")
     ] = None,
     keep_samples: Annotated[
-        int | None, typer.Option(metavar="K", help="Write but K samples a spectrum.", min=1)
+        int | None, typer.Option(metavar="K", help="Write only K samples per spectrum.", min=1)
     ] = None,
     seed: Seed = 0,
     device: Device = "cpu",
     workers: Workers = 1,
     scheduler: Scheduler = None,
     cluster: Cluster = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume a run that was interrupted.")] = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Infer stellar parameters and abundances of spectra.
 
-    The catalogue has one row a spectrum. A file that cannot be read costs its own row, which says why. The
-    status is 1 if nothing could be read.
+    One row per spectrum. A file that cannot be read costs its own row, which says why; if none could be read
+    there is no catalogue, and the status is 1.
     """
-    from specinn.catalogue import samples as samples_file
-    from specinn.cli._console import plugins_of, print_json
-    from specinn.cli._result_table import show
+    from specinn.cli._console import note, plugins_of, print_json
     from specinn.errors import ConfigError
-    from specinn.inference.run import example_files, file_sources, prepare
+    from specinn.inference import sources
+    from specinn.inference.options import RunOptions
+    from specinn.inference.run import example_files, prepare
     from specinn.survey import survey
 
+    options = RunOptions(
+        instrument=instrument, model=model, device=device, samples=samples, seed=seed, rv=rv,
+        resolving_power=resolving_power, degrade_snr=degrade_snr, synthetic=synthetic,
+        corrections=correction or (), format=format, medium=medium, frame=frame,
+    )  # fmt: skip
     if not survey.check(output, save_samples, resume=resume, overwrite=overwrite):
-        print(f"specinn: {output} is there and no run for it was interrupted: nothing to do", file=sys.stderr)
+        note(f"{output} is there and no run for it was interrupted: nothing to do")
         if as_json:
             print_json({"catalogue": output, "samples": save_samples, **dict.fromkeys(_COUNTS)})
         return
@@ -122,66 +154,64 @@ def run(
     plugins = plugins_of(ctx)
     if not files:
         files = example_files()
-        print(
-            "specinn: no files were given: running on the example spectra that ship with specinn",
-            file=sys.stderr,
-        )
-    file_sources(files, plugins, format)  # says what is wrong with all of them
-    options: dict[str, Any] = {
-        "instrument": instrument,
-        "model": model,
-        "device": device,
-        "samples": samples,
-        "seed": seed,
-        "rv": rv,
-        "resolving_power": resolving_power,
-        "degrade_snr": degrade_snr,
-        "synthetic": synthetic,
-        "corrections": correction or [],
-    }
-    job = prepare(plugins, **options, keep_samples=save_samples is not None)
+        note("no files were given: running on the example spectra that ship with specinn")
+    items = sources.expand(files, recursive=recursive, say=note)
+    if group_by is not None:
+        items = sources.group(items, group_by)
+    sources.check_items(items, plugins, format)  # says what is wrong with all of them
+    job = prepare(plugins, options, keep_samples=save_samples is not None)
     labels = job.pipeline.estimator.labels
     keep = min(keep_samples or samples, samples) if save_samples is not None else 0
     if keep and not quiet:
-        size = samples_file.size_of(1_000_000, keep, len(labels)) / 1e9
-        print(
-            f"specinn: {keep} of {samples} samples of {len(labels)} labels take {size:.3g} GB per million "
-            "spectra, and twice that while they are joined",
-            file=sys.stderr,
-        )
+        note(_size_of_samples(keep, samples, len(labels), len(items)))
     with Watch(quiet) as watch:
         try:
             outcome = survey.survey(
-                job,
-                files,
-                output,
-                options,
-                plugins,
-                watch,
-                format=format,
-                save_samples=save_samples,
-                keep=keep,
-                resume=resume,
-                overwrite=overwrite,
-                workers=workers,
-                scheduler=scheduler,
-                cluster=cluster,
+                job, items, output, options, plugins, watch, save_samples=save_samples, keep=keep,
+                resume=resume, overwrite=overwrite, workers=workers, scheduler=scheduler, cluster=cluster,
                 show=_SHOWN,
-            )
+            )  # fmt: skip
         except KeyboardInterrupt:
             watch.say("stopped; the same command with --resume goes on")
             raise typer.Exit(130) from None
+    nothing = outcome.unread == outcome.rows
     if as_json:
         counts = (outcome.rows, outcome.bad, outcome.unread)
-        print_json({"catalogue": output, "samples": save_samples, **dict(zip(_COUNTS, counts, strict=True))})
-    elif not quiet:
-        show(outcome.first, labels, limit=_SHOWN)
-        if outcome.rows > _SHOWN:
-            print(f"and {outcome.rows - _SHOWN} more in the catalogue")
-        without = f", {outcome.bad} without values (flag_bad)" if outcome.bad else ""
-        print(f"{outcome.rows} spectra{without}: {output}")
-        if save_samples is not None:
-            print(f"samples: {save_samples}")
-    if outcome.unread == outcome.rows:
-        print("specinn: nothing could be read", file=sys.stderr)
+        files_written = (
+            {"catalogue": None, "samples": None}
+            if nothing
+            else {"catalogue": output, "samples": save_samples}
+        )
+        print_json({**files_written, **dict(zip(_COUNTS, counts, strict=True))})
+    elif not quiet and not nothing:
+        _show(outcome, labels, output, save_samples)
+    if nothing:
+        note("nothing could be read")
         raise typer.Exit(1)
+
+
+def _size_of_samples(keep: int, samples: int, n_labels: int, n_files: int) -> str:
+    """How much room the samples take: of these files, if each holds one spectrum, and of a survey."""
+    from specinn.catalogue.samples import size_of
+    from specinn.texts import plural
+
+    survey = size_of(1_000_000, keep, n_labels) / 1e9
+    least = size_of(n_files, keep, n_labels) / 1e6
+    return (
+        f"{keep} of {samples} samples of {n_labels} labels take {survey:.3g} GB per million spectra, "
+        f"at least {least:.3g} MB for {plural(n_files, 'file')}, and twice that while they are joined"
+    )
+
+
+def _show(outcome: Outcome, labels: LabelSet, output: Path, save_samples: Path | None) -> None:
+    from specinn.cli._console import echo
+    from specinn.cli._result_table import show
+    from specinn.texts import plural
+
+    show(outcome.first, labels, limit=_SHOWN)
+    if outcome.rows > _SHOWN:
+        echo(f"and {outcome.rows - _SHOWN} more in the catalogue")
+    without = f", {outcome.bad} without values (flag_bad)" if outcome.bad else ""
+    echo(f"{plural(outcome.rows, 'spectrum', 'spectra')}{without}: {output}")
+    if save_samples is not None:
+        echo(f"samples: {save_samples}")

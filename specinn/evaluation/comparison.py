@@ -16,6 +16,7 @@ from specinn.errors import ConfigError, GridError, ReadError
 from specinn.evaluation import coverage
 from specinn.evaluation.ksoll2026 import PUBLISHED_SNR, PUBLISHED_STD, published_nrmse
 from specinn.files import check_output, replacing
+from specinn.inference.options import RunOptions
 from specinn.inference.pipeline import Pipeline
 from specinn.labels import SOLAR_LOG_EPS, Label, LabelSet, li_fe, with_derived_labels
 from specinn.plugins import Plugins
@@ -72,7 +73,7 @@ class Simulation:
         self.observer = Observer(instrument, model_grid)
         self.plan = _disturbances(estimator, disturbed)
         self.noise = Noise(instrument, self.plan)
-        self.steps = _steps_on_arms(Pipeline(estimator, plugins, seed=seed).steps)
+        self.steps = _steps_on_arms(Pipeline(estimator, plugins, RunOptions(seed=seed)).steps)
         self.vbroad = self._draw_vbroad()
         flat = np.ones((1, self.observer.wavelength.size))
         self.masked = self._preprocess(np.zeros(1, int), flat, 1e-3 * flat, flat < 0).mask[0]

@@ -14,7 +14,8 @@ import numpy as np
 from specinn.errors import ConfigError, ReadError
 from specinn.evaluation.stars import Benchmark, calibrators_of, check_instruments, of_one_spectrum
 from specinn.flags import is_bad, names
-from specinn.inference.run import Source, file_source, prepare
+from specinn.inference.run import prepare
+from specinn.inference.sources import Source, file_source
 from specinn.plugins.interfaces import BenchmarkStars, Correction, Estimator, LeaveOneOut
 from specinn.posterior import Posterior
 from specinn.spectra.readers import read

@@ -15,6 +15,7 @@ from specinn.catalogue.result import Result
 from specinn.errors import ConfigError, GridError
 from specinn.evaluation.comparison import BLOCK, Simulation, tabulate
 from specinn.flags import Flag, is_bad
+from specinn.inference.options import RunOptions
 from specinn.inference.pipeline import Pipeline
 from specinn.spectra import SpectrumBatch
 from specinn.spectra.resample import pixel_widths
@@ -354,7 +355,9 @@ def strangers_table(
     rows = rows[estimator.labels.inside(simulation.truth(rows, estimator.labels))]
     if not rows.size:
         raise GridError(f"no model of the split {split!r} of the grid is within the bounds of the model")
-    pipeline = Pipeline(estimator, plugins, synthetic=not as_observed, n_samples=n_samples, seed=seed)
+    pipeline = Pipeline(
+        estimator, plugins, RunOptions(synthetic=not as_observed, samples=n_samples, seed=seed)
+    )
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.permutation(rows)[:n_stars])
     stars = {kind.name: kind.choose(simulation, rows, n_stars) if kind.choose else chosen for kind in kinds}

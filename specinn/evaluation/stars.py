@@ -17,7 +17,8 @@ from specinn.errors import ConfigError
 from specinn.evaluation.comparison import tabulate
 from specinn.evaluation.ksoll2026 import PUBLISHED_SNR
 from specinn.flags import is_bad
-from specinn.inference.run import Run, Source, file_sources, load_instrument, prepare
+from specinn.inference.run import Run, file_sources, prepare
+from specinn.inference.sources import Source, load_instrument
 from specinn.labels import LabelSet, with_derived_labels
 from specinn.plugins import Plugins
 

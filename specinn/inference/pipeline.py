@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
@@ -14,6 +14,7 @@ from astropy.table import Table
 from specinn.catalogue.result import Result
 from specinn.errors import ConfigError, ModelError, PluginError, ReadError, SpecinnError
 from specinn.flags import FLAGS, Flag, is_bad, raise_flag
+from specinn.inference.options import RunOptions
 from specinn.posterior import Posterior, Summary
 from specinn.posterior.summary import posterior_flags
 from specinn.spectra.resample import R_TOLERANCE
@@ -35,14 +36,10 @@ class Pipeline:
     Parameters
     ----------
     estimator, plugins : the model, and where its preprocessing steps are looked up.
+    options : of the run; of ``rv`` and ``resolving_power`` those that hold for all spectra. With
+        ``synthetic``, ``meta["synthetic"]`` tells the estimator.
     instrument : the instrument of the spectra; its resolving power holds where a file gives none.
-    rv : velocity of all stars in km/s; ``"auto"`` measures it even where the file states one; None takes
-        what the file states and measures the rest.
-    degrade_snr : add noise until this S/N per Angstrom.
-    resolving_power : of the spectra, whatever their files say.
-    synthetic : the spectra were computed with the physics of the model's grid, so that no errors of the
-        physics need to be allowed for; ``meta["synthetic"]`` tells the estimator.
-    corrections : applied to the samples in this order.
+    corrections : loaded ones, applied to the samples in this order.
     keep_samples : whether results hold the samples and not only their summary.
     """
 
@@ -50,24 +47,19 @@ class Pipeline:
         self,
         estimator: Estimator,
         plugins: Plugins,
+        options: RunOptions | None = None,
         *,
         instrument: Instrument | None = None,
-        rv: float | Literal["auto"] | None = None,
-        degrade_snr: float | None = None,
-        resolving_power: float | None = None,
-        synthetic: bool = False,
         corrections: Sequence[Correction] = (),
-        n_samples: int = 4096,
-        seed: int = 0,
         keep_samples: bool = False,
     ) -> None:
-        _check_options(rv, degrade_snr, resolving_power, n_samples, seed)
+        options = RunOptions() if options is None else options
         self.estimator = estimator
         self.instrument = instrument if instrument is not None else estimator.instrument
-        self.resolving_power, self.synthetic = resolving_power, synthetic
+        self.resolving_power, self.synthetic = options.resolving_power, options.synthetic
         self.corrections = tuple(corrections)
-        self.n_samples, self.seed, self.keep_samples = n_samples, seed, keep_samples
-        self.steps = _chain(estimator, plugins, rv, degrade_snr, seed)
+        self.n_samples, self.seed, self.keep_samples = options.samples, options.seed, keep_samples
+        self.steps = _chain(estimator, plugins, options)
 
     def __call__(self, batch: SpectrumBatch) -> Result:
         """Infer every spectrum of the batch. Never raises for a spectrum: it is flagged, with a message."""
@@ -108,8 +100,10 @@ class Pipeline:
             power = batch.resolving_power
         if power is None:
             power = self.instrument.resolving_power_at(batch.wavelength)
-        batch = batch.in_medium(self.estimator.instrument.medium)
         meta = _complete(batch.meta)
+        if "medium" not in meta.colnames:
+            meta["medium"] = [batch.medium] * len(batch)
+        batch = batch.in_medium(self.estimator.instrument.medium)
         meta["synthetic"] = np.full(len(batch), self.synthetic)
         return attrs.evolve(batch, resolving_power=power, meta=meta)
 
@@ -236,24 +230,12 @@ def _whole(summary: Summary, n: int) -> Summary:
     return summary
 
 
-def _check_options(rv: Any, degrade_snr: Any, resolving_power: Any, n_samples: int, seed: int) -> None:
-    if not (rv is None or rv == "auto") and not (isinstance(rv, (int, float)) and abs(rv) < 3000):
-        raise ConfigError(f"rv {rv!r}: expected a velocity in km/s (between -3000 and 3000) or 'auto'")
-    if degrade_snr is not None and not 0 < degrade_snr < np.inf:
-        raise ConfigError(f"degrade_snr {degrade_snr!r}: expected a positive S/N per Angstrom")
-    if resolving_power is not None and not 1 < resolving_power < np.inf:
-        raise ConfigError(f"resolving_power {resolving_power!r}: expected a number above 1")
-    if n_samples < 2:
-        raise ConfigError(f"samples {n_samples}: at least 2 are needed, 4096 are usual")
-    if seed < 0:
-        raise ConfigError(f"seed {seed}: expected a number that is not negative")
-
-
 def _chain(
-    estimator: Estimator, plugins: Plugins, rv: Any, degrade_snr: float | None, seed: int
+    estimator: Estimator, plugins: Plugins, options: RunOptions
 ) -> tuple[tuple[str, Preprocessor], ...]:
     """The model's steps with the user's velocity and S/N given to those that are concerned."""
-    recipe = [(name, dict(options)) for name, options in estimator.preprocessing]
+    rv, degrade_snr, seed = options.rv, options.degrade_snr, options.seed
+    recipe = [(name, dict(its)) for name, its in estimator.preprocessing]
     names = [name for name, _ in recipe]
     if rv is not None:
         if "rest-frame" not in names:
@@ -264,10 +246,10 @@ def _chain(
             raise ConfigError("this model has no step 'to-arms', so its spectra cannot be degraded")
         recipe.insert(names.index("to-arms") + 1, ("degrade-snr", {"snr": float(degrade_snr), "seed": seed}))
     steps = []
-    for name, options in recipe:
+    for name, its in recipe:
         factory = plugins.load("preprocessor", name)
         try:
-            step = factory(instrument=estimator.instrument, templates=estimator.templates, **options)
+            step = factory(instrument=estimator.instrument, templates=estimator.templates, **its)
         except TypeError as error:
             raise PluginError(
                 f"the step {name!r} does not take the options that the model asks for: {error}"

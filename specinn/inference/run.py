@@ -18,16 +18,25 @@ from specinn import catalogue, models
 from specinn.catalogue.result import Result
 from specinn.errors import ConfigError, ModelError, ReadError, SpecinnError, near
 from specinn.flags import Flag
+from specinn.inference.options import RunOptions
 from specinn.inference.pipeline import Pipeline
+from specinn.inference.sources import (
+    Item,
+    Source,
+    check_items,
+    folder_message,
+    item_sources,
+    load_instrument,
+    with_stated,
+)
 from specinn.inference.velocities import parse_velocity
-from specinn.instruments import Instrument
 from specinn.parallel.threads import ahead
 from specinn.spectra import SpectrumBatch
-from specinn.spectra.readers import read
+from specinn.texts import plural, portable
 
 if TYPE_CHECKING:
     from specinn.plugins import Plugins
-    from specinn.plugins.interfaces import Correction, Estimator
+    from specinn.plugins.interfaces import Correction
 
 log = logging.getLogger(__name__)
 
@@ -36,21 +45,8 @@ Progress = Callable[[int, int], None]  # how many more spectra, and how many mor
 
 CHUNK = 32  # spectra inferred at once: their arrays are 4 MB each, and fit the cache
 AHEAD = 1  # chunks that are read while one is inferred
-DEFAULT_INSTRUMENT = "4most-hr"
+_NAMED = 5  # in a message
 _PACKAGES = ("numpy", "scipy", "astropy", "torch")  # those whose version may change the numbers
-
-
-@attrs.frozen
-class Source:
-    """Where spectra come from: ``open`` gives them, and may raise ``ReadError`` at any time.
-
-    ``first_key`` is the ``meta["key"]`` of its first spectrum, on which that one's random draws hang; the
-    next ones count on from there.
-    """
-
-    name: str
-    open: Callable[[], Iterable[SpectrumBatch]]
-    first_key: int = 0
 
 
 @attrs.frozen(eq=False)
@@ -70,7 +66,8 @@ class Run:
     """One model, one instrument and one set of options, ready to go through spectra.
 
     ``velocities`` are radial velocities in km/s by ``id``, path or file name of the spectrum; they stand in
-    for those that the files state.
+    for those that the files state. ``stated`` is what the user says of all spectra (see
+    :class:`specinn.inference.sources.Item`); what a source states of its own goes before it.
     """
 
     pipeline: Pipeline
@@ -78,6 +75,8 @@ class Run:
     model: str
     velocities: Mapping[str, float] = attrs.field(factory=dict)
     meta: Mapping[str, Any] = attrs.field(factory=dict)
+    stated: Mapping[str, Any] = attrs.field(factory=dict)
+    plugins: Plugins | None = None
 
     @property
     def fields(self) -> tuple[catalogue.Field, ...]:
@@ -109,6 +108,7 @@ class Run:
                     meta = Table({"id": [source.name], "path": [source.name], "key": [key]})
                     yield Piece(None, 1, meta, message)
                     break
+                batch = self._as_stated(batch, source, done)
                 batch = self._with_keys(batch, source.first_key + done + np.arange(len(batch)))
                 done += len(batch)
                 start = 0
@@ -123,6 +123,16 @@ class Run:
         if waiting:
             yield together()
 
+    def _as_stated(self, batch: SpectrumBatch, source: Source, start: int) -> SpectrumBatch:
+        """The batch, which begins with the spectrum ``start`` of its source, with what the user states."""
+        stated = {**self.stated, **source.stated}
+        if not stated:
+            return batch
+        instrument = None
+        if "instrument" in stated and self.plugins is not None:
+            instrument = load_instrument(self.plugins, stated["instrument"])
+        return with_stated(batch, stated, start, instrument)
+
     def _with_keys(self, batch: SpectrumBatch, keys: np.ndarray) -> SpectrumBatch:
         """The batch with the keys of its spectra, and the velocities that the user gives."""
         batch = attrs.evolve(batch, meta=batch.meta.copy())
@@ -132,7 +142,8 @@ class Run:
             rv = np.ma.filled(np.ma.asarray(batch.meta["rv"], float), np.nan)
         if self.velocities:
             for i, (name, path) in enumerate(zip(batch.meta["id"], batch.meta["path"], strict=True)):
-                for key in (str(name), str(path), Path(str(path)).name):
+                names = (str(name), str(path), Path(str(path)).name)
+                for key in dict.fromkeys([*names, *map(portable, names)]):
                     if key in self.velocities:
                         rv[i] = self.velocities[key]
                         break
@@ -216,13 +227,9 @@ def _guarded(source: Source) -> Iterator[tuple[SpectrumBatch | None, str]]:
 
 def file_sources(files: Iterable[str | Path], plugins: Plugins, format: str = "auto") -> list[Source]:
     """A source for every file. Raises ``ConfigError`` where every one of them is a folder."""
-    paths = [Path(file) for file in files]
-    if paths and all(path.is_dir() for path in paths):
-        raise ConfigError(_folder(paths[0]))
-    if format != "auto":
-        plugins.record("reader", format)  # a misspelt format concerns every file: say so once, now
-
-    return [file_source(path, number, plugins, format) for number, path in enumerate(paths)]
+    items = [Item(str(file)) for file in files]
+    check_items(items, plugins, format)  # a misspelt format concerns every file: say so once, now
+    return item_sources(items, plugins, format)
 
 
 def check_given(files: Iterable[str | Path], format: str, plugins: Plugins) -> None:
@@ -231,25 +238,7 @@ def check_given(files: Iterable[str | Path], format: str, plugins: Plugins) -> N
         plugins.record("reader", format)
     for path in map(Path, files):
         if path.is_dir() or not path.exists():
-            raise ReadError(_folder(path) if path.is_dir() else f"{path}: no such file")
-
-
-def file_source(path: Path, number: int, plugins: Plugins, format: str = "auto") -> Source:
-    """The source of a file, which is the one of that ``number`` in its run."""
-
-    def batches() -> Iterable[SpectrumBatch]:
-        if path.is_dir():
-            raise ReadError(_folder(path))
-        if not path.exists():
-            raise ReadError(f"{path}: no such file")
-        return read(path, plugins, format)
-
-    # far apart, so that the draws of a spectrum do not depend on how many others the files before it hold
-    return Source(str(path), batches, number << 32)
-
-
-def _folder(path: Path) -> str:
-    return f"{path} is a folder: give its files, for example {path / '*.fits'}"
+            raise ReadError(folder_message(path) if path.is_dir() else f"{path}: no such file")
 
 
 def example_files() -> list[Path]:
@@ -263,11 +252,6 @@ def example_files() -> list[Path]:
             "no files were given and this installation has no example spectra: name the files to process"
         )
     return files
-
-
-def load_instrument(plugins: Plugins, name: str) -> Instrument:
-    """The instrument of that name. Raises ``PluginError`` or ``ConfigError``."""
-    return Instrument.from_toml(plugins.record("instrument", name).toml)
 
 
 def load_correction(plugins: Plugins, given: str | Path, sha256: str | None = None) -> Correction:
@@ -314,70 +298,84 @@ def load_correction(plugins: Plugins, given: str | Path, sha256: str | None = No
 
 
 def prepare(
-    plugins: Plugins,
-    *,
-    instrument: str = DEFAULT_INSTRUMENT,
-    model: str | Path | Estimator | None = None,
-    device: str = "cpu",
-    samples: int = 4096,
-    seed: int = 0,
-    rv: Any = None,
-    resolving_power: float | None = None,
-    degrade_snr: float | None = None,
-    synthetic: bool = False,
-    corrections: Sequence[str | Path | Correction] = (),
-    keep_samples: bool = False,
+    plugins: Plugins, options: RunOptions | None = None, *, keep_samples: bool = False, **fields: Any
 ) -> Run:
     """Look everything up and load the model: whatever is wrong with the options is raised here.
 
-    Without ``keep_samples`` results hold the summaries of the posteriors only.
+    ``fields`` are those of :class:`~specinn.inference.options.RunOptions`, in place of ``options`` or of some
+    of them. Without ``keep_samples`` results hold the summaries of the posteriors only.
     """
-    velocity, velocities = parse_velocity(rv)
-    spectrograph = load_instrument(plugins, instrument)
+    options = RunOptions(**fields) if options is None else attrs.evolve(options, **fields)
+    velocity: Any = options.rv
+    velocities: dict[str, float] = {}
+    if isinstance(velocity, (str, Mapping)):
+        velocity, velocities = parse_velocity(velocity)
+    spectrograph = load_instrument(plugins, options.instrument)
     meta: dict[str, Any] = {"specinn": specinn.__version__}
     sha256: str | None = None
-    if model is None or isinstance(model, (str, Path)):
-        chosen = models.find(plugins, model, instrument)
+    if options.model is None or isinstance(options.model, str):
+        chosen = models.find(plugins, options.model, options.instrument)
         sha256 = chosen.sha256()
-        estimator = models.load(plugins, chosen, device)
+        estimator = models.load(plugins, chosen, options.device)
         name = f"{chosen.name} {sha256[:12]}"
         meta |= {"model": chosen.name, "sha256": sha256}
     else:
-        estimator = model
+        estimator = options.model
         name = str(estimator.header.get("name", type(estimator).__name__))
         meta["model"] = name
     if not len(estimator.labels):
         raise ModelError(f"the model {name} infers no labels")
+    # what is stated of the spectra, not of the pipeline, is put into them as they are read
+    stated = {key: getattr(options, key) for key in ("medium", "frame", "resolving_power")}
+    stated = {key: value for key, value in stated.items() if isinstance(value, (str, float))}
     pipeline = Pipeline(
         estimator,
         plugins,
+        attrs.evolve(options, rv=None if isinstance(velocity, tuple) else velocity, resolving_power=None),
         instrument=spectrograph,
-        rv=velocity,
-        degrade_snr=degrade_snr,
-        resolving_power=resolving_power,
-        synthetic=synthetic,
         corrections=[
-            load_correction(plugins, c, sha256) if isinstance(c, (str, Path)) else c for c in corrections
+            load_correction(plugins, c, sha256) if isinstance(c, str) else c for c in options.corrections
         ],
-        n_samples=samples,
-        seed=seed,
         keep_samples=keep_samples,
     )
+    instrument = spectrograph.name if options.instrument.endswith(".toml") else options.instrument
     # names of eight characters, so that they are FITS keywords; nothing that changes from run to run
     meta |= models.physics(estimator.header)
-    meta |= {"samples": samples, "seed": seed, "instrum": instrument}
-    if degrade_snr is not None:
-        meta["degraded"] = float(degrade_snr)
-    if synthetic:
+    meta |= {"samples": options.samples, "seed": options.seed, "instrum": instrument}
+    if options.degrade_snr is not None:
+        meta["degraded"] = options.degrade_snr
+    if "resolving_power" in stated:
+        meta["resolvin"] = stated["resolving_power"]
+    if options.synthetic:
         meta["synthet"] = True
-    if corrections:
+    if options.corrections:
         meta["correct"] = ", ".join(
-            Path(c).name if isinstance(c, (str, Path)) else type(c).__name__ for c in corrections
+            Path(c).name if isinstance(c, str) else type(c).__name__ for c in options.corrections
         )
     for package in _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             meta[package] = metadata.version(package)
-    return Run(pipeline, instrument, name, velocities, meta)
+    return Run(pipeline, instrument, name, velocities, meta, stated, plugins)
+
+
+def unmatched(velocities: Iterable[str], ids: Iterable[Any], paths: Iterable[Any]) -> list[str]:
+    """The names of ``velocities`` that no spectrum of a catalogue has, as id, as path or as file name."""
+    left = dict.fromkeys(map(portable, velocities))
+    for name, path in zip(map(str, ids), map(str, paths), strict=True):
+        if not left:
+            break
+        for key in (name, path, Path(path).name):
+            left.pop(key, None)
+    return list(left)
+
+
+def unmatched_message(names: Sequence[str], of: int) -> str:
+    """What to say of velocities without a spectrum."""
+    some = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+    return (
+        f"{len(names)} of {plural(of, 'velocity', 'velocities')} that were given match no spectrum by id, "
+        f"path or file name: {some}"
+    )
 
 
 def unread(rows: Any) -> np.ndarray:

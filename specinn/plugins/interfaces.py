@@ -36,6 +36,27 @@ class Reader(ABC):
         Raises ``specinn.errors.ReadError`` with what was found and what was expected.
         """
 
+    def count(self, path: Path) -> int | None:
+        """The number of spectra in the file, where that can be told without reading them; else None.
+
+        Runs over files of many spectra are divided by it. A reader that counts implements ``read_rows``.
+        """
+        return None
+
+    def read_rows(self, path: Path, start: int, stop: int) -> Iterator[SpectrumBatch]:
+        """As ``read``, the spectra from number ``start`` to before ``stop``, with the same ``id`` each.
+
+        Raises ``specinn.errors.ReadError`` as ``read`` does.
+        """
+        done = 0
+        for batch in self.read(path):
+            low, high = max(start - done, 0), min(stop - done, len(batch))
+            if low < high:
+                yield batch[low:high]
+            done += len(batch)
+            if done >= stop:
+                return
+
 
 @attrs.frozen(eq=False)
 class Templates:

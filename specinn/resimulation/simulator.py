@@ -16,7 +16,8 @@ from astropy.table import Table
 from specinn import models
 from specinn.errors import ConfigError, ModelError, SpecinnError
 from specinn.flags import is_bad
-from specinn.inference.run import Run, file_source, load_instrument, prepare
+from specinn.inference.run import Run, prepare
+from specinn.inference.sources import file_source, load_instrument
 from specinn.instruments import Instrument
 from specinn.labels import LabelSet
 from specinn.plugins import Plugins

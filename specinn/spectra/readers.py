@@ -6,7 +6,7 @@ import gzip
 import io
 import mmap
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,13 @@ def read(path: str | Path, plugins: Plugins, format: str = "auto") -> Iterator[S
     """
     path = Path(path)
     name, reader = _choose(path, plugins, format)
+    yield from _guarded(path, name, lambda: reader.read(path))
+
+
+def _guarded(
+    path: Path, name: str, read_all: Callable[[], Iterable[SpectrumBatch]]
+) -> Iterator[SpectrumBatch]:
+    """What the reader ``name`` gives for a file; whatever it raises is a ``ReadError``."""
     batches: Iterator[SpectrumBatch] | None = None
     n_spectra = 0
     while True:
@@ -51,7 +58,7 @@ def read(path: str | Path, plugins: Plugins, format: str = "auto") -> Iterator[S
             with warnings.catch_warnings():  # not around the yield: the caller's filters are his own
                 warnings.simplefilter("ignore")
                 if batches is None:
-                    batches = iter(reader.read(path))
+                    batches = iter(read_all())
                 batch = next(batches, None)
         except SpecinnError as cause:
             raise ReadError(_named(path, str(cause))) from cause
@@ -68,6 +75,29 @@ def read(path: str | Path, plugins: Plugins, format: str = "auto") -> Iterator[S
         yield batch
     if n_spectra == 0:
         raise ReadError(f"{path}: holds no spectrum (read as {name})")
+
+
+def count(path: str | Path, plugins: Plugins, format: str = "auto") -> int | None:
+    """The number of spectra in a file, where its reader can tell without reading them; else None.
+
+    None for whatever cannot be read, too: why not is said by :func:`read`.
+    """
+    try:
+        return _choose(Path(path), plugins, format)[1].count(Path(path))
+    except Exception:  # of any kind, as strange files give
+        return None
+
+
+def read_rows(
+    path: str | Path, plugins: Plugins, format: str, start: int, stop: int
+) -> Iterator[SpectrumBatch]:
+    """The spectra from number ``start`` to before ``stop`` of a file whose reader can count them.
+
+    As :func:`read`, and raises what it raises.
+    """
+    path = Path(path)
+    name, reader = _choose(path, plugins, format)
+    yield from _guarded(path, name, lambda: reader.read_rows(path, start, stop))
 
 
 def find_format(path: str | Path, plugins: Plugins) -> str:

@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,22 +17,42 @@ import attrs
 from specinn.catalogue.table import MANIFEST
 from specinn.errors import ConfigError, OutputError, ReadError
 from specinn.files import replacing
+from specinn.inference.sources import Item, Source, item_sources
 
 if TYPE_CHECKING:
+    from specinn.inference.options import RunOptions
     from specinn.inference.run import Run
+    from specinn.plugins import Plugins
 
-FORMAT, VERSION = "specinn run", 1
+FORMAT, VERSION = "specinn run", 2
 SMALLEST, LARGEST = 1 << 24, 1 << 28  # bytes of a shard's files: 100 to 1600 spectra of 4MOST HR
+BLOCK = 32  # spectra, by which files are divided: what is inferred at once
 USUAL = 200  # shards, where that gives a size between the two
+
+
+def _rows(given: Any) -> tuple[int, int] | None:
+    return None if given is None else (int(given[0]), int(given[1]))
 
 
 @attrs.frozen
 class File:
-    """A file as it was when the run was planned; ``size`` is -1 for what was none."""
+    """A file as it was when the run was planned; ``size`` is -1 for what was none.
+
+    ``stated`` and ``group`` are those of its :class:`~specinn.inference.sources.Item`; of a file of many
+    spectra only those from number ``rows[0]`` to before ``rows[1]`` are meant.
+    """
 
     path: str
     size: int
     mtime_ns: int
+    stated: Mapping[str, Any] = attrs.field(factory=dict)
+    group: str = ""
+    rows: tuple[int, int] | None = attrs.field(default=None, converter=_rows)
+
+    @property
+    def state(self) -> tuple[str, int, int]:
+        """By which it is seen that a file has changed."""
+        return self.path, self.size, self.mtime_ns
 
     @classmethod
     def of(cls, path: str | Path) -> File:
@@ -47,7 +67,7 @@ class File:
     def check(self) -> None:
         """Raises ``ReadError`` where the file is not what it was."""
         now = File.of(self.path)
-        if now != self:
+        if now.state != self.state:
             what = "vanished" if now.size < 0 else "changed"
             raise ReadError(
                 f"{self.path} {what} during the run: the same command with --resume goes on with the files "
@@ -64,24 +84,61 @@ class Plan:
     counts: tuple[int, ...]
 
     @classmethod
-    def make(cls, files: Iterable[str | Path], settings: Mapping[str, Any]) -> Plan:
-        """Shards of about equal size on disk, by the files alone: the same on every machine."""
-        known = tuple(File.of(path) for path in files)
-        sizes = [max(0, file.size) for file in known]
-        wanted = min(max(sum(sizes) // USUAL, SMALLEST), LARGEST)
+    def make(
+        cls,
+        files: Iterable[str | Path | Item],
+        settings: Mapping[str, Any],
+        count: Callable[[str], int | None] = lambda path: None,
+    ) -> Plan:
+        """Shards of about equal size on disk, by the files alone: the same on every machine.
+
+        ``count`` tells the number of spectra of a file, if it can: one that is larger than a shard is then
+        divided. Files of one group stay together.
+        """
+        items = [file if isinstance(file, Item) else Item(str(file)) for file in files]
+        known = [
+            attrs.evolve(File.of(item.path), stated=dict(item.stated), group=item.group) for item in items
+        ]
+        wanted = min(max(sum(max(0, file.size) for file in known) // USUAL, SMALLEST), LARGEST)
+        parts: list[File] = []
         counts: list[int] = []
         filled = 0
-        for size in sizes:
-            if not counts or filled + size > wanted:
-                counts.append(0)
-                filled = 0
-            counts[-1] += 1
-            filled += size
-        return cls(json.loads(json.dumps(settings)), known, tuple(counts))
+        for _, members in itertools.groupby(enumerate(known), key=lambda pair: pair[1].group or pair[0]):
+            together = [file for _, file in members]
+            size = sum(max(0, file.size) for file in together)
+            pieces = [together]
+            if len(together) == 1 and size > wanted and (n := count(together[0].path)):
+                pieces = [[part] for part in _divided(together[0], n, wanted)]
+            for piece in pieces:
+                each = size // len(pieces)
+                if not counts or filled + each > wanted:
+                    counts.append(0)
+                    filled = 0
+                counts[-1] += len(piece)
+                filled += each
+                parts += piece
+        return cls(json.loads(json.dumps(settings)), tuple(parts), tuple(counts))
 
     @cached_property
     def _starts(self) -> list[int]:
         return [0, *itertools.accumulate(self.counts)]
+
+    @cached_property
+    def _numbers(self) -> list[int]:
+        """Of each entry in ``files`` the number of its file, on which the random draws depend."""
+        begins = [file.rows is None or file.rows[0] == 0 for file in self.files]
+        return [number - 1 for number in itertools.accumulate(map(int, begins))]
+
+    def sources(self, shard: int, plugins: Plugins, format: str = "auto") -> list[Source]:
+        """Where the spectra of a shard come from."""
+        out: list[Source] = []
+        for _, members in itertools.groupby(self.numbers(shard), key=lambda i: self.files[i].group or i):
+            places = list(members)
+            files = [self.files[i] for i in places]
+            items = [Item(file.path, file.stated, group=file.group) for file in files]
+            first = self._numbers[places[0]]
+            out += item_sources(items, plugins, format, first, rows=files[0].rows)
+        return out
 
     def numbers(self, shard: int) -> range:
         """Places in ``files`` of the files of a shard."""
@@ -154,6 +211,23 @@ class Plan:
                 raise ConfigError(
                     f"{folder} is a run over other files: {names[0]} then, {names[1]} now; {anew}"
                 )
+            if (file.stated, file.group) != (given.stated, given.group):
+                raise ConfigError(
+                    f"{folder} is a run in which other things were stated of {file.path}: "
+                    f"{_said(file)} then, {_said(given)} now; {anew}"
+                )
+
+
+def _divided(file: File, n: int, size: int) -> list[File]:
+    """A file of ``n`` spectra in parts of about that size, each of whole blocks of spectra."""
+    wanted = max(1, -(-file.size // size))
+    block = max(BLOCK, -(-n // wanted // BLOCK) * BLOCK)
+    return [attrs.evolve(file, rows=(start, min(start + block, n))) for start in range(0, n, block)]
+
+
+def _said(file: File) -> str:
+    told = [f"{key} {value}" for key, value in file.stated.items()]
+    return ", ".join(told + ([f"group {file.group.partition(':')[2]}"] if file.group else [])) or "nothing"
 
 
 _SETTINGS = {
@@ -163,21 +237,17 @@ _SETTINGS = {
 }
 
 
-def settings_of(
-    run: Run, options: Mapping[str, Any], *, format: str = "auto", keep: int = 0
-) -> dict[str, Any]:
-    """What a run depends on but its files: the options of ``specinn.inference.run.prepare`` as plain values,
-    and what they stood for."""
+def settings_of(run: Run, options: RunOptions, *, keep: int = 0) -> dict[str, Any]:
+    """What a run depends on besides its files: its options, and what they stood for."""
     inputs = {}
-    for given in map(str, [options.get("rv"), *(options.get("corrections") or ())]):
+    for given in map(str, [options.rv, options.instrument, *options.corrections]):
         for path in Path(given), Path(given.partition(":")[2]):  # a correction may be KIND:FILE
             if path.is_file():
                 inputs[given] = hashlib.sha256(path.read_bytes()).hexdigest()
     return {
-        "options": dict(options),
+        "options": options.plain(),
         "catalogue": dict(run.meta),
         "inputs": inputs,
-        "format": format,
         "keep": keep,
         "folder": str(Path.cwd()),
     }

@@ -29,7 +29,8 @@ from specinn.catalogue.table import MANIFEST
 from specinn.errors import OutputError, SpecinnError
 from specinn.files import replacing, sweep
 from specinn.flags import is_bad
-from specinn.inference.run import AHEAD, Progress, Report, Run, file_source, prepare, unread
+from specinn.inference.options import RunOptions
+from specinn.inference.run import AHEAD, Progress, Report, Run, prepare, unmatched, unread
 from specinn.parallel.threads import ahead, behind
 from specinn.parallel.workdir import folder_of, time_of
 from specinn.survey.manifest import Plan, settings_of
@@ -59,7 +60,8 @@ def begin(
     if resume and (folder / MANIFEST).is_file():
         old = Plan.load(folder)
         old.check_same(plan, folder)
-        changed = [now.path for then, now in zip(old.files, plan.files, strict=True) if then != now]
+        pairs = zip(old.files, plan.files, strict=True)
+        changed = list(dict.fromkeys(now.path for then, now in pairs if then != now))
         plan = attrs.evolve(old, files=plan.files)
         if changed:
             say(
@@ -163,10 +165,7 @@ def compute(
             numbers = plan.numbers(shard)
             for i in numbers:
                 plan.files[i].check()
-            sources = [
-                file_source(Path(plan.files[i].path), i, plugins, plan.settings["format"]) for i in numbers
-            ]
-            for piece in run.pieces(sources):
+            for piece in run.pieces(plan.sources(shard, plugins, plan.settings["options"]["format"])):
                 yield shard, piece
             for i in numbers:
                 plan.files[i].check()
@@ -237,8 +236,9 @@ def _opened(folder: str, _mtime: int) -> tuple[Plan, Plugins, Run]:
     plan, plugins = Plan.load(Path(folder)), Plugins()
     settings = plan.settings
     with contextlib.chdir(settings["folder"]):
-        run = prepare(plugins, **settings["options"], keep_samples=bool(settings["keep"]))
-        here = settings_of(run, settings["options"], format=settings["format"], keep=settings["keep"])
+        options = RunOptions(**settings["options"])
+        run = prepare(plugins, options, keep_samples=bool(settings["keep"]))
+        here = settings_of(run, options, keep=settings["keep"])
     different = plan.difference(attrs.evolve(plan, settings=here))
     if different:
         raise SpecinnError(
@@ -252,12 +252,17 @@ def _opened(folder: str, _mtime: int) -> tuple[Plan, Plugins, Run]:
 
 @attrs.frozen(eq=False)
 class Outcome:
-    """What a run gave: ``first`` are some rows of the catalogue; ``unread`` were not read or processed."""
+    """What a run gave: ``first`` are some rows of the catalogue; ``unread`` were not read or processed.
+
+    Where these are all, nothing is written. ``unmatched`` are the velocities that the user gave for spectra
+    that there are not.
+    """
 
     rows: int
     bad: int
     unread: int
     first: Table
+    unmatched: Sequence[str] = ()
 
 
 def finish(
@@ -273,8 +278,11 @@ def finish(
             )
         time.sleep(1.0)
     parts = [_part(folder, shard) for shard in range(len(plan.counts))]
-    layout, bad, n_unread = _survey(parts, run)
-    first = _head(parts, run, show)
+    layout, bad, n_unread, lost_velocities = _survey(parts, run)
+    outcome = Outcome(layout.n_rows, bad, n_unread, _head(parts, run, show), lost_velocities)
+    if n_unread == layout.n_rows:  # a catalogue of nothing would be in the way of the corrected command
+        clear(folder)
+        return outcome
     with _writing():
         if save_samples is not None:
             sweep(save_samples)
@@ -298,7 +306,7 @@ def finish(
             if output.is_dir():
                 _remove(output)
             os.replace(folder, output)
-    return Outcome(layout.n_rows, bad, n_unread, first)
+    return outcome
 
 
 def _remove(folder: Path) -> None:
@@ -311,13 +319,15 @@ def _remove(folder: Path) -> None:
     clear(aside)
 
 
-def _survey(parts: Sequence[Path], run: Run) -> tuple[Layout, int, int]:
-    """The layout of all rows together, and how many are bad and how many were not read."""
+def _survey(parts: Sequence[Path], run: Run) -> tuple[Layout, int, int, list[str]]:
+    """The layout of all rows together, how many are bad, how many were not read, and which velocities that
+    the user gave are of none of them."""
     from pyarrow import parquet
 
     head = catalogue.build([], run.fields, run.meta)
     texts = [name for name in head.colnames if head[name].dtype.kind == "U"]
     widths, masked, n, bad, n_unread = dict.fromkeys(texts, Width()), set(), 0, 0, 0
+    velocities = list(run.velocities)
     for part in parts:
         with parquet.ParquetFile(part) as file:
             n += file.metadata.num_rows
@@ -330,7 +340,9 @@ def _survey(parts: Sequence[Path], run: Run) -> tuple[Layout, int, int]:
                     widths[name] |= Width.of(batch[name])
                 bad += int(is_bad(batch["flags"].to_numpy()).sum())
                 n_unread += int(unread(batch).sum())
-    return Layout(head, n, widths, frozenset(masked)), bad, n_unread
+                if velocities:
+                    velocities = unmatched(velocities, batch["id"].to_pylist(), batch["path"].to_pylist())
+    return Layout(head, n, widths, frozenset(masked)), bad, n_unread, velocities
 
 
 def _head(parts: Sequence[Path], run: Run, n: int) -> Table:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from specinn import catalogue
 from specinn.catalogue import samples
 from specinn.errors import OutputError
+from specinn.files import check_not_input
+from specinn.inference.run import unmatched_message
 from specinn.parallel.workdir import folder_of, held
+from specinn.spectra.readers import count
 from specinn.survey import shards
 from specinn.survey.manifest import Plan, settings_of
 from specinn.survey.shards import Outcome
 
 if TYPE_CHECKING:
+    from specinn.inference.options import RunOptions
     from specinn.inference.run import Run
+    from specinn.inference.sources import Item
     from specinn.plugins import Plugins
 
 
@@ -56,13 +62,12 @@ def check(output: Path, save_samples: Path | None, *, resume: bool, overwrite: b
 
 def survey(
     run: Run,
-    files: Sequence[str | Path],
+    items: Sequence[Item],
     output: Path,
-    options: Mapping[str, Any],
+    options: RunOptions,
     plugins: Plugins,
     watch: Watch,
     *,
-    format: str = "auto",
     save_samples: Path | None = None,
     keep: int = 0,
     resume: bool = False,
@@ -74,14 +79,20 @@ def survey(
 ) -> Outcome:
     """Infer the spectra of all files, or go on with it, and write the catalogue.
 
-    ``options`` are those of :func:`specinn.inference.run.prepare` that made ``run``, as plain values: with
-    them other processes make theirs. Raises a ``SpecinnError`` where the run cannot go on; it can be resumed
-    then.
+    ``options`` are those that made ``run``: with them other processes make theirs. Where nothing could be
+    read no catalogue is written. Raises a ``SpecinnError`` where the run cannot go on; it may be resumed.
     """
-    settings = settings_of(run, options, format=format, keep=keep)
+    settings = settings_of(run, options, keep=keep)
+    for path in (output, save_samples):
+        if path is not None:
+            check_not_input(path, (item.path for item in items))
     with held(folder_of(output)):
         plan, folder = shards.begin(
-            output, Plan.make(files, settings), resume=resume, overwrite=overwrite, say=watch.say
+            output,
+            Plan.make(items, settings, partial(count, plugins=plugins, format=options.format)),
+            resume=resume,
+            overwrite=overwrite,
+            say=watch.say,
         )
         to_do = shards.missing(plan, folder)
         watch.start(len(plan.files), len(plan.files) - sum(plan.counts[shard] for shard in to_do))
@@ -97,7 +108,10 @@ def survey(
                 compute_here(plan, folder, to_do, workers, watch.report, watch.progress)
             else:
                 shards.compute(plan, folder, to_do, run, plugins, watch.report, watch.progress)
-            return shards.finish(plan, folder, output, run, show=show, save_samples=save_samples)
+            outcome = shards.finish(plan, folder, output, run, show=show, save_samples=save_samples)
         except BaseException:
             shards.abandon(folder)
             raise
+    if outcome.unmatched:
+        watch.say(unmatched_message(outcome.unmatched, len(run.velocities)))
+    return outcome

@@ -32,6 +32,7 @@ from specinn.evaluation.stars import read_benchmarks
 from specinn.flags import Flag, is_bad, names
 from specinn.grids import load
 from specinn.inference import run
+from specinn.inference.options import RunOptions
 from specinn.inference.pipeline import Pipeline
 from specinn.plugins import Plugins
 from specinn.plugins.interfaces import Strangeness
@@ -256,7 +257,7 @@ def toy_batch(n):
 def test_strangers_are_flagged_and_have_no_values(toys, tmp_path, keep_samples):
     trained = fake_plugin.Toy.train({}, tmp_path, lambda state: None)
     wary = Wary({"mean": trained.mean, "response": trained.response}, trained.header)
-    result = Pipeline(wary, toys, n_samples=64, keep_samples=keep_samples)(toy_batch(4))
+    result = Pipeline(wary, toys, RunOptions(samples=64), keep_samples=keep_samples)(toy_batch(4))
     assert result.meta["stranger"].tolist() == [0.25, 1.5, 0.25, 1.5]
     assert ["stranger" in names(flags) for flags in result.meta["flags"]] == [False, True, False, True]
     assert result.meta["message"][1] == "unlike the spectra of the training (score 1.50): it is odd"
@@ -270,7 +271,7 @@ def test_strangers_are_flagged_and_have_no_values(toys, tmp_path, keep_samples):
 
 def test_an_estimator_that_cannot_tell(toys, tmp_path):
     toy = fake_plugin.Toy.train({}, tmp_path, lambda state: None)
-    result = Pipeline(toy, toys, n_samples=64)(toy_batch(3))
+    result = Pipeline(toy, toys, RunOptions(samples=64))(toy_batch(3))
     assert np.isnan(result.meta["stranger"]).all() and not is_bad(result.meta["flags"]).any()
     columns = catalogue.summarise(result, instrument="toy", model="toy")
     table = catalogue.build([columns], catalogue.schema(toy.labels, ["only"]), {})

@@ -19,6 +19,7 @@ import specinn
 from specinn import api, catalogue, models
 from specinn.errors import ConfigError, ModelError, PluginError, ReadError
 from specinn.flags import Flag, names
+from specinn.inference.options import RunOptions
 from specinn.inference.pipeline import Pipeline
 from specinn.inference.run import CHUNK, Source, file_sources, load_correction, prepare, unread
 from specinn.inference.velocities import parse_velocity
@@ -121,7 +122,8 @@ def test_velocities(infer: Infer, tmp_path: Path) -> None:
     assert forced["rv"].value == pytest.approx([38.5, 38.5]) and not forced["flags"].any()
     table = tmp_path / "rv.csv"
     table.write_text("id,rv\nstar-1,40.5\nsomebody,3\n")
-    mixed = infer(batch, rv=table).catalogue
+    with pytest.warns(UserWarning, match="1 of 2 velocities .* match no spectrum.*: somebody"):  # A11
+        mixed = infer(batch, rv=table).catalogue
     assert mixed["rv"][1].value == pytest.approx(40.5)
     assert [names(f) for f in mixed["flags"]] == [["rv_measured"], []]
 
@@ -380,7 +382,7 @@ def test_an_unexpected_failure_costs_one_spectrum_and_is_logged(
     plugins: Plugins, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = Fragile.load(fake_plugin.MODELS["toy-model"])
-    pipeline = Pipeline(model, plugins, n_samples=100, keep_samples=True)
+    pipeline = Pipeline(model, plugins, RunOptions(samples=100), keep_samples=True)
     with caplog.at_level(logging.ERROR, "specinn"):
         result = pipeline(fake_plugin.simulate(TRUTH))
     assert [names(f) for f in result.meta["flags"]] == [[], ["not_read"], []]
@@ -389,7 +391,10 @@ def test_an_unexpected_failure_costs_one_spectrum_and_is_logged(
     assert np.isfinite(result.posterior.map[[0, 2]]).all() and np.isnan(result.posterior.map[1]).all()
     assert "ZeroDivisionError" in caplog.text
     reference = Pipeline(
-        fake_plugin.Toy.load(fake_plugin.MODELS["toy-model"]), plugins, n_samples=100, keep_samples=True
+        fake_plugin.Toy.load(fake_plugin.MODELS["toy-model"]),
+        plugins,
+        RunOptions(samples=100),
+        keep_samples=True,
     )
     expected = reference(fake_plugin.simulate(TRUTH)).posterior.map
     assert np.array_equal(result.posterior.map[2], expected[2])  # alone or not: the same samples
@@ -414,10 +419,10 @@ def test_steps_that_the_options_need(plugins: Plugins) -> None:
     model = fake_plugin.Toy.load(fake_plugin.MODELS["toy-model"])
     model.preprocessing = (("to-arms", {}),)
     with pytest.raises(ConfigError, match="rest-frame"):
-        Pipeline(model, plugins, rv=3.0)
+        Pipeline(model, plugins, RunOptions(rv=3.0))
     model.preprocessing = (("rest-frame", {}),)
     with pytest.raises(ConfigError, match="to-arms"):
-        Pipeline(model, plugins, degrade_snr=3.0)
+        Pipeline(model, plugins, RunOptions(degrade_snr=3.0))
     model.preprocessing = (("rest-frame", {"speed": 3}),)
     with pytest.raises(PluginError, match="does not take the options"):
         Pipeline(model, plugins)

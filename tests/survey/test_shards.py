@@ -377,7 +377,7 @@ def test_tables_of_velocities_that_changed(
         (lambda text: text[:-20], "damaged"),
         (lambda text: "", "damaged"),
         (lambda text: text.replace('"seed": 0', '"seed": 1'), "it was edited or cut"),
-        (lambda text: text.replace('"version": 1', '"version": 2'), "another specinn"),
+        (lambda text: text.replace('"version": 2', '"version": 3'), "another specinn"),
         (lambda text: "[1, 2]", "damaged"),
     ],
 )

@@ -1,0 +1,499 @@
+"""Where spectra come from: files, lists and tables of files, folders; and what the user states of each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import numpy as np
+
+from specinn.errors import ConfigError, ReadError, SpecinnError, near
+from specinn.inference.options import as_frame, as_medium, number
+from specinn.instruments import Instrument
+from specinn.spectra import SpectrumBatch
+from specinn.spectra.readers import read, read_rows
+from specinn.texts import plural
+
+if TYPE_CHECKING:
+    from astropy.table import Table
+
+    from specinn.plugins import Plugins
+
+SUFFIXES = (  # of files that are taken from a folder
+    ".fits", ".fit", ".fts", ".fz", ".txt", ".csv", ".tsv", ".dat", ".asc", ".ascii", ".ecsv", ".s", ".vot",
+    ".xml", ".spec", ".ndf",
+)  # fmt: skip
+_PACKED = (".gz", ".bz2", ".xz")
+_TABLES = (".fits", ".fit", ".csv", ".ecsv", ".vot", ".xml", ".parquet", ".h5")
+_COLUMNS = {  # names of the columns of a table of files, and what else they are called
+    "path": ("file", "filename"),
+    "id": (),
+    "rv": (),
+    "medium": (),
+    "frame": (),
+    "resolving_power": (),
+    "instrument": (),
+}
+_CHECKS: dict[str, Callable[[Any], Any]] = {
+    "id": str,
+    "rv": lambda value: number("rv", value, "a velocity in km/s"),
+    "medium": as_medium,
+    "frame": as_frame,
+    "resolving_power": lambda value: number("resolving_power", value, "a number above 1"),
+    "instrument": str,
+}
+_UNITS = {"rv": "km/s"}
+
+
+@attrs.frozen
+class Item:
+    """A file of spectra.
+
+    ``stated`` holds what the user says of its spectra in place of what the file says (``id``, ``rv`` in
+    km/s, ``medium``, ``frame``, ``resolving_power``, ``instrument``); ``others`` are further columns of the
+    table that named the file; neighbours with the same ``group`` are one spectrum.
+    """
+
+    path: str
+    stated: Mapping[str, Any] = attrs.field(factory=dict)
+    others: Mapping[str, str] = attrs.field(factory=dict)
+    group: str = ""
+
+
+def expand(
+    given: Iterable[str | Path], *, recursive: bool = False, say: Callable[[str], None] = lambda _: None
+) -> list[Item]:
+    """The files that are meant: files as they are, ``@FILE`` the list or table of that name, and with
+    ``recursive`` all spectra below a folder. Raises ``ConfigError``; ``say`` hears what was left out.
+    """
+    out: list[Item] = []
+    for entry in map(str, given):
+        path = Path(entry)
+        if entry.startswith("@") and not path.exists():
+            out += listed(Path(entry[1:]))
+        elif recursive and path.is_dir():
+            out += _below(path, say)
+        else:
+            out.append(Item(entry))
+    return out
+
+
+def _below(folder: Path, say: Callable[[str], None]) -> list[Item]:
+    """The files below a folder, by their suffix; in the order of their names."""
+    out: list[str] = []
+    left: list[str] = []
+    for at, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith("."):
+                (out if _suffix(name) in SUFFIXES else left).append(os.path.join(at, name))
+    if left:
+        say(
+            f"{plural(len(left), 'file')} below {folder} left out, whose names are not those of spectra: "
+            f"{left[0]}"
+        )
+    if not out:
+        raise ConfigError(
+            f"{folder} holds no file that is called like a spectrum ({', '.join(SUFFIXES[:6])}, ...)"
+        )
+    return [Item(path) for path in out]
+
+
+def _suffix(name: str) -> str:
+    lower = name.lower()
+    for packed in _PACKED:
+        lower = lower.removesuffix(packed)
+    return os.path.splitext(lower)[1]
+
+
+# Lists and tables -------------------------------------------------------------------------------------------
+
+
+def listed(path: Path) -> list[Item]:
+    """The files that a list (a path a line) or a table (CSV, ECSV, FITS, VOTable, Parquet) names.
+
+    Relative paths are those from the working folder or, where there is no such file, from that of the list.
+    Raises ``ConfigError``.
+    """
+    if not path.is_file():
+        raise ConfigError(
+            f"@{path}: {'is a folder' if path.is_dir() else 'no such file'}; expected a list of files"
+        )
+    if path.suffix.lower() in _TABLES:
+        items = from_table(_read_table(path), str(path))
+    else:
+        lines = (os.fsdecode(line).strip() for line in path.read_bytes().splitlines())
+        items = [Item(line) for line in lines if line and not line.startswith("#")]
+        if any("\0" in item.path for item in items):
+            raise ConfigError(
+                f"@{path} is no text: expected a path a line, or a table ({', '.join(_TABLES)})"
+            )
+    if not items:
+        raise ConfigError(f"@{path} names no files")
+    return [attrs.evolve(item, path=_from(item.path, path.parent)) for item in items]
+
+
+def _from(path: str, folder: Path) -> str:
+    if os.path.isabs(path) or os.path.exists(path) or not (folder / path).exists():
+        return path
+    return str(folder / path)
+
+
+def _read_table(path: Path) -> Table:
+    """A table of any of the formats, with its masks."""
+    import warnings
+
+    from astropy.table import Table
+
+    from specinn.catalogue.formats import READERS, from_arrow
+
+    suffix = path.suffix.lower()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            if suffix == ".parquet":
+                from pyarrow import parquet
+
+                return from_arrow(parquet.read_table(path), {})
+            if suffix in (".h5", ".vot", ".xml"):
+                return READERS[suffix](path)
+            name = {".csv": "ascii.csv", ".ecsv": "ascii.ecsv"}.get(suffix, "fits")
+            return Table.read(path, format=name, **({"encoding": "utf-8"} if suffix == ".csv" else {}))
+        except Exception as error:  # each format has errors of its own
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise ConfigError(f"@{path} could not be read as a table: {reason}") from error
+
+
+def from_table(table: Any, name: str = "the table") -> list[Item]:
+    """The files of a table (of astropy or pandas) with a column ``path``. Raises ``ConfigError``."""
+    columns = {
+        str(column).strip().lower(): column for column in getattr(table, "colnames", None) or table.columns
+    }
+    known = {
+        key: next(columns[word] for word in (key, *words) if word in columns)
+        for key, words in _COLUMNS.items()
+        if any(word in columns for word in (key, *words))
+    }
+    if "path" not in known:
+        raise ConfigError(f"{name}: expected a column path, found {', '.join(map(str, columns.values()))}")
+    values = {
+        key: _plain(table[column], _UNITS.get(key, ""), f"{name}: {key}") for key, column in known.items()
+    }
+    others = {str(c): _plain(table[c], "", "") for c in columns.values() if c not in known.values()}
+    items = []
+    seen: set[str] = set()
+    for i, path in enumerate(values.pop("path")):
+        if path is None:
+            raise ConfigError(f"{name}: row {i + 1} has no path")
+        path = str(path)
+        if path in seen:
+            raise ConfigError(
+                f"{name}: {path} is listed twice: give a file once, even if it holds many spectra"
+            )
+        seen.add(path)
+        stated = {}
+        for key, cells in values.items():
+            if cells[i] is None:
+                continue
+            try:
+                stated[key] = _CHECKS[key](cells[i])
+            except ConfigError as error:
+                raise ConfigError(f"{name}, row {i + 1} ({path}): {error}") from None
+        rest = {
+            key: str(cells[i])
+            for key, cells in others.items()
+            if cells[i] is not None and np.ndim(cells[i]) == 0
+        }
+        items.append(Item(path, stated, rest))
+    return items
+
+
+def _plain(column: Any, unit: str, what: str) -> list[Any]:
+    """The cells, those without a value (masked, NaN, blank) as None."""
+    if unit and getattr(column, "unit", None) is not None:
+        from astropy import units as u
+
+        try:
+            factor = column.unit.to(unit)
+        except u.UnitConversionError:
+            raise ConfigError(f"{what} has the unit {column.unit}; expected {unit}") from None
+        column = np.ma.asarray(column.value if hasattr(column, "value") else column, float) * factor
+    out = []
+    for cell in column:
+        if isinstance(cell, bytes):
+            cell = cell.decode("utf-8", "surrogateescape")
+        if isinstance(cell, str):
+            cell = cell.strip()
+        if cell is None or cell is np.ma.masked or (np.ndim(cell) == 0 and (cell != cell or str(cell) == "")):
+            cell = None
+        out.append(cell)
+    return out
+
+
+# Groups -----------------------------------------------------------------------------------------------------
+
+
+def group(items: Sequence[Item], by: str) -> list[Item]:
+    """The items with those next to one another that are one exposure of one star.
+
+    ``by`` is a column of the table that names the files, else a keyword of their FITS headers; files of one
+    group must share the night, too, where the headers tell it. A file without a value stays by itself.
+    Raises ``ConfigError`` where no file has one.
+    """
+    keys = []
+    for item in items:
+        value = item.others.get(by) or item.stated.get(by)
+        keys.append(str(value) if value else _header_key(item.path, by))
+    if not any(keys):
+        known = sorted({name for item in items for name in item.others})
+        hint = near(by, known) if known else "for example object"
+        raise ConfigError(
+            f"--group-by {by}: no column of a table and no FITS keyword of the files is called so; {hint}"
+        )
+    first: dict[str, int] = {}
+    places = [first.setdefault(key, i) if key else i for i, key in enumerate(keys)]
+    order = sorted(range(len(items)), key=lambda i: (places[i], i))
+    return [attrs.evolve(items[i], group=keys[i] and f"{places[i]}:{keys[i]}") for i in order]
+
+
+def _header_key(path: str, keyword: str) -> str:
+    """The value of a keyword and the night, of the first headers of a FITS file that have them; else ""."""
+    from astropy.io import fits
+
+    value = night = ""
+    try:
+        with fits.open(path, lazy_load_hdus=True) as hdus:
+            for hdu in hdus:
+                value = value or str(hdu.header.get(keyword, "")).strip()
+                night = night or _night(hdu.header)
+                if value and night:
+                    break
+    except Exception:  # whatever is wrong with the file is said when it is read
+        return ""
+    return f"{value} {night}".strip() if value else ""
+
+
+def _night(header: Any) -> str:
+    """The Julian day number that a header names: it changes at noon in Greenwich."""
+    from astropy.time import Time
+
+    for key in ("MJD-OBS", "UTMJD", "MJD"):
+        value = header.get(key)
+        if isinstance(value, (int, float)) and value > 0:
+            return str(int(value - 0.5))
+    date = str(header.get("DATE-OBS", "")).strip()
+    if not date:
+        return ""
+    if "T" not in date and ":" in str(header.get("UTSTART", header.get("UT", ""))):
+        date += f"T{str(header.get('UTSTART', header.get('UT'))).strip()}"
+    try:
+        return str(int(Time(date).mjd - 0.5))
+    except ValueError:
+        return ""
+
+
+def join_arms(batches: Sequence[SpectrumBatch], name: str) -> SpectrumBatch:
+    """Batches of the same stars in different wavelength ranges as one, whose arms are theirs.
+
+    Raises ``ReadError`` where they differ in the number of spectra.
+    """
+    from specinn.texts import plural
+
+    first = batches[0]
+    if any(len(batch) != len(first) for batch in batches):
+        counts = ", ".join(str(len(batch)) for batch in batches)
+        raise ReadError(f"{name}: files of {counts} spectra cannot be one star")
+    batches = [batch.in_medium(first.medium) for batch in batches]
+    arms: dict[str, slice] = {}
+    start = 0
+    for i, batch in enumerate(batches):
+        for arm, pixels in batch.arms.items():
+            low, high, _ = pixels.indices(batch.wavelength.size)
+            arms[f"{i + 1}-{arm}"] = slice(start + low, start + high)
+        start += batch.wavelength.size
+    power: Any = None
+    if any(batch.resolving_power is not None for batch in batches):
+        lost = [batch for batch in batches if batch.resolving_power is None]
+        if lost:
+            path, known = lost[0].meta["path"][0], plural(len(batches) - len(lost), "other file")
+            raise ReadError(
+                f"{path} states no resolving power, but {known} of {name} do: give it with --resolving-power"
+            )
+        power = np.concatenate(
+            [np.broadcast_to(np.asarray(b.resolving_power, float), b.wavelength.shape) for b in batches]
+        )
+    flux, sigma, mask = (
+        np.concatenate([getattr(batch, field) for batch in batches], axis=1)
+        for field in ("flux", "sigma", "mask")
+    )
+    meta = first.meta.copy()
+    meta["id"] = [name] if len(first) == 1 else [f"{name}#{i}" for i in range(len(first))]
+    meta["path"] = [";".join(str(batch.meta["path"][row]) for batch in batches) for row in range(len(first))]
+    return SpectrumBatch(
+        np.concatenate([batch.wavelength for batch in batches]),
+        flux,
+        sigma,
+        mask,
+        power,
+        first.medium,
+        meta,
+        arms,
+    )
+
+
+# Sources ----------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Source:
+    """Where spectra come from: ``open`` gives them, and may raise ``ReadError`` at any time.
+
+    ``first_key`` is the ``meta["key"]`` of its first spectrum, on which that one's random draws depend; the
+    next ones count on from there. ``stated`` holds what the user says of all its spectra (see
+    :class:`Item`), or ``rv`` as an array with a velocity in km/s for each (NaN: not known).
+    """
+
+    name: str
+    open: Callable[[], Iterable[SpectrumBatch]]
+    first_key: int = 0
+    stated: Mapping[str, Any] = attrs.field(factory=dict)
+
+
+def with_stated(
+    batch: SpectrumBatch, stated: Mapping[str, Any], start: int, instrument: Instrument | None
+) -> SpectrumBatch:
+    """The batch with what the user states of its spectra, which are those from ``start`` of their source.
+
+    ``instrument`` is the stated one, whose resolving power holds where neither the file nor the user has any.
+    """
+    n = len(batch)
+    meta = batch.meta.copy()
+    power = batch.resolving_power
+    if stated.get("resolving_power") is not None:
+        power = stated["resolving_power"]
+    elif power is None and instrument is not None:
+        power = instrument.resolving_power_at(batch.wavelength)
+    if "id" in stated:
+        meta["id"] = (
+            [stated["id"]] if n == 1 and not start else [f"{stated['id']}#{start + i}" for i in range(n)]
+        )
+    if "instrument" in stated:
+        meta["instrument"] = [stated["instrument"]] * n
+    for name in ("medium", "frame"):
+        if stated.get(name):
+            meta[name], meta[f"{name}_from"] = [stated[name]] * n, ["user"] * n
+    if stated.get("rv") is not None:
+        rv = np.asarray(stated["rv"], float)
+        rv = np.full(n, rv) if rv.ndim == 0 else rv[start : start + n]
+        before = np.full(n, np.nan)
+        if "rv" in meta.colnames:
+            before = np.ma.filled(np.ma.asarray(meta["rv"], float), np.nan)
+        meta["rv"] = np.where(np.isfinite(rv), rv, before)
+    medium = stated.get("medium") or batch.medium
+    return attrs.evolve(batch, meta=meta, resolving_power=power, medium=medium)
+
+
+def check_items(items: Sequence[Item], plugins: Plugins, format: str = "auto") -> None:
+    """What is wrong with all items: raises ``ConfigError`` where every one is a folder, ``PluginError`` for
+    a format that nobody reads, and for an instrument that nobody has."""
+    if items and all(os.path.isdir(item.path) for item in items):
+        raise ConfigError(folder_message(Path(items[0].path)))
+    if format != "auto":
+        plugins.record("reader", format)
+    for name in dict.fromkeys(item.stated["instrument"] for item in items if "instrument" in item.stated):
+        load_instrument(plugins, name)
+
+
+def item_sources(
+    items: Sequence[Item],
+    plugins: Plugins,
+    format: str = "auto",
+    first: int = 0,
+    rows: tuple[int, int] | None = None,
+) -> list[Source]:
+    """The sources of items, of which the first has the number ``first`` in its run; a group is one source.
+
+    ``rows`` are the spectra that are wanted of a single item.
+    """
+    out: list[Source] = []
+    start = 0
+    while start < len(items):
+        stop = start + 1
+        while items[start].group and stop < len(items) and items[stop].group == items[start].group:
+            stop += 1
+        members = items[start:stop]
+        stated = members[0].stated
+        if len(members) == 1:
+            out.append(
+                file_source(Path(members[0].path), first + start, plugins, format, stated=stated, rows=rows)
+            )
+        else:
+            out.append(_group_source(members, first + start, plugins, format))
+        start = stop
+    return out
+
+
+def _group_source(members: Sequence[Item], number: int, plugins: Plugins, format: str) -> Source:
+    name = str(members[0].stated.get("id") or members[0].group.partition(":")[2])
+
+    def batches() -> Iterator[SpectrumBatch]:
+        parts = []
+        for i, item in enumerate(members):
+            source = file_source(Path(item.path), number + i, plugins, format)
+            stated = {key: value for key, value in item.stated.items() if key != "id"}
+            instrument = load_instrument(plugins, stated["instrument"]) if "instrument" in stated else None
+            read = [with_stated(batch, stated, 0, instrument) for batch in source.open()]
+            parts.append(SpectrumBatch.concatenate(read))
+        yield join_arms(parts, name)
+
+    return Source(name, batches, number << 32)
+
+
+def file_source(
+    path: Path,
+    number: int,
+    plugins: Plugins,
+    format: str = "auto",
+    *,
+    stated: Mapping[str, Any] | None = None,
+    rows: tuple[int, int] | None = None,
+) -> Source:
+    """The source of a file, which is the one of that ``number`` in its run; of ``rows``, from one to before
+    the other, where they are given."""
+
+    def batches() -> Iterable[SpectrumBatch]:
+        if path.is_dir():
+            raise ReadError(folder_message(path))
+        if not path.exists():
+            raise ReadError(f"{path}: no such file")
+        return read(path, plugins, format) if rows is None else read_rows(path, plugins, format, *rows)
+
+    # far apart, so that the draws of a spectrum do not depend on how many others the files before it hold
+    start = 0 if rows is None else rows[0]
+    return Source(str(path), batches, (number << 32) + start, stated or {})
+
+
+def folder_message(path: Path) -> str:
+    """What to do about a folder that is given as a file."""
+    return (
+        f"{path} is a folder: give its files, for example {path / '*.fits'}, or --recursive for all below it"
+    )
+
+
+def load_instrument(plugins: Plugins, name: str) -> Instrument:
+    """The instrument of that name, or of that TOML file. Raises ``PluginError`` or ``ConfigError``."""
+    if name.endswith(".toml"):
+        return Instrument.from_toml(name)
+    return Instrument.from_toml(plugins.record("instrument", name).toml)
+
+
+def failed_source(name: str, error: SpecinnError, first_key: int) -> Source:
+    """A source of nothing but the reason."""
+
+    def batches() -> Iterable[SpectrumBatch]:
+        raise error
+
+    return Source(name, batches, first_key)

@@ -1,0 +1,369 @@
+"""What users hand in (lists, tables, folders, units), and what a run leaves: faults A5, A11, B7-B11, D."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import fake_plugin
+import numpy as np
+import pytest
+from astropy import units as u
+from astropy.table import QTable, Table
+from commands import Command, sentence
+
+import specinn as package
+from specinn import catalogue
+from specinn.errors import ConfigError, as_arguments
+from specinn.inference.options import RunOptions
+from specinn.inference.sources import Item, expand, group, join_arms, listed
+from specinn.plugins import Plugins
+from specinn.spectra.readers import count, read, read_rows
+from specinn.survey import shards
+from specinn.survey.manifest import BLOCK, Plan
+
+TRUTH = np.array([[5772.0, 4.44, 0.0, 2.05], [4500.0, 2.0, -1.2, 2.0], [6500.0, 4.0, -0.5, 2.6]])
+
+
+@pytest.fixture(scope="module")
+def plugins(tmp_path_factory: pytest.TempPathFactory) -> Plugins:
+    path = tmp_path_factory.mktemp("model") / "toy.safetensors"
+    fake_plugin.Toy.train({}, path.parent, lambda state: None).save(path)
+    fake_plugin.MODELS["toy-model"] = path
+    return Plugins(entry=[], extra={"fake": fake_plugin})
+
+
+@pytest.fixture
+def stars(tmp_path: Path) -> list[Path]:
+    """Three files of one star each."""
+    (tmp_path / "night").mkdir()
+    paths = []
+    for i in range(3):
+        batch = fake_plugin.simulate(TRUTH[i : i + 1], rv=10.0)
+        batch.meta["id"] = [f"star-{i}"]
+        paths.append(fake_plugin.write_text(tmp_path / "night" / f"{i}.txt", batch))
+    return paths
+
+
+OPTIONS = ("-i", "toy", "--samples", 60, "-q")
+
+
+def infer(spectra: Any, plugins: Plugins, **options: Any) -> Any:
+    return package.infer(spectra, **{"instrument": "toy", "plugins": plugins, "samples": 60, **options})
+
+
+# A5, A11, B8 -----------------------------------------------------------------------------------------------
+
+
+def test_a5_an_output_is_never_an_input(specinn: Command, stars: list[Path], tmp_path: Path) -> None:
+    spectrum = tmp_path / "star.ecsv"
+    spectrum.write_bytes(stars[0].read_bytes())
+    (tmp_path / "link.ecsv").symlink_to(spectrum)
+    (tmp_path / "list.txt").write_text("star.ecsv\n")
+    before = spectrum.read_bytes()
+    for given in (("star.ecsv",), ("link.ecsv",), ("@list.txt",)):
+        failed = specinn("run", *OPTIONS, *given, "-o", "star.ecsv", "--overwrite")
+        sentence(failed, "star.ecsv is an input of this command", "another name")
+    failed = specinn("run", *OPTIONS, spectrum, "-o", "link.ecsv", "--overwrite")
+    sentence(failed, "link.ecsv is an input")
+    assert spectrum.read_bytes() == before
+    assert specinn("run", *OPTIONS, spectrum, "-o", "a.fits").exit_code == 0
+    before = (tmp_path / "a.fits").read_bytes()
+    sentence(specinn("combine", "a.fits", "-o", "a.fits", "--overwrite"), "a.fits is an input")
+    sentence(
+        specinn("run", *OPTIONS, spectrum, "--rv", "a.fits", "-o", "a.fits", "--overwrite"), "is an input"
+    )
+    assert (tmp_path / "a.fits").read_bytes() == before
+
+
+def test_a5_in_python(plugins: Plugins, stars: list[Path], tmp_path: Path) -> None:
+    spectrum = stars[0].rename(tmp_path / "star.csv")
+    result = infer(spectrum, plugins)
+    before = spectrum.read_bytes()
+    with pytest.raises(package.errors.OutputError, match="is an input"):
+        result.write(spectrum, overwrite=True)
+    assert spectrum.read_bytes() == before
+
+
+def test_a11_velocities_without_a_spectrum_are_named(
+    specinn: Command, stars: list[Path], tmp_path: Path
+) -> None:
+    (tmp_path / "rv.csv").write_text("id,rv\nstar-0,11\nstar-7,3\nstar-8,3\n")
+    done = specinn("run", *OPTIONS, *stars, "--rv", "rv.csv", "-o", "a.fits")
+    assert done.exit_code == 0
+    assert "2 of 3 velocities that were given match no spectrum" in done.stderr
+    assert "star-7, star-8" in done.stderr and "star-0" not in done.stderr
+    assert catalogue.read("a.fits")["rv"][0] == 11
+
+
+def test_b8_the_corrected_command_does_not_stop_at_what_the_wrong_one_left(
+    specinn: Command, stars: list[Path]
+) -> None:
+    for output in ("a.fits", "folder"):
+        failed = specinn("run", *OPTIONS, "nonight/*.txt", "-o", output, "--save-samples", "s.h5")
+        assert failed.exit_code == 1 and "nothing could be read" in failed.stderr
+        assert not Path(output).exists() and not Path("s.h5").exists() and not list(Path().glob("*.run"))
+        assert specinn("run", *OPTIONS, *stars, "-o", output).exit_code == 0
+
+
+# B7, D13: lists, tables, folders, parts --------------------------------------------------------------------
+
+
+def test_b7_lists_tables_and_folders(specinn: Command, stars: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("# the night\n" + "\n".join(f"night/{p.name}" for p in stars) + "\n\n")
+    (tmp_path / "night" / "notes.md").write_text("clouds")
+    (tmp_path / "night" / ".hidden.txt").write_text("x")
+    specinn("run", *OPTIONS, *stars, "-o", "a.fits")
+    expected = catalogue.read("a.fits")
+    for name, given in (("b", ("@list.txt",)), ("c", ("-r", "night"))):
+        done = specinn("run", *OPTIONS, *given, "-o", f"{name}.fits")
+        assert done.exit_code == 0, done.output
+        table = catalogue.read(f"{name}.fits")
+        assert table["id"].tolist() == ["star-0", "star-1", "star-2"]
+        assert (table["teff"] == expected["teff"]).all()
+    assert "1 file below night left out" in done.stderr and "notes.md" in done.stderr
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".ecsv", ".fits", ".vot"])
+def test_b7_a_table_says_what_holds_of_each_file(
+    specinn: Command, stars: list[Path], tmp_path: Path, suffix: str
+) -> None:
+    table = QTable(
+        {"path": [f"night/{p.name}" for p in stars], "id": ["a", "b", "é" if suffix != ".fits" else "e"]}
+    )
+    table["rv"] = [0.012, np.nan, 0.010] * u.Unit("km/s") * 1000
+    table["medium"] = ["vacuum", "", "air"]
+    table["resolving_power"] = [5200.0, np.nan, np.nan]
+    if suffix == ".csv":
+        table["rv"] = table["rv"].value
+    formats = {".csv": "ascii.csv", ".ecsv": "ascii.ecsv", ".fits": "fits", ".vot": "votable"}
+    table.write(tmp_path / f"targets{suffix}", format=formats[suffix])
+    done = specinn("run", *OPTIONS, f"@targets{suffix}", "-o", "out.ecsv")
+    assert done.exit_code == 0, done.output
+    out = catalogue.read("out.ecsv")
+    assert out["id"].tolist()[:2] == ["a", "b"] and out["rv"].tolist() == pytest.approx([12.0, 10.0, 10.0])
+    assert out["medium"].tolist() == ["vacuum", "air", "air"]
+    assert out["medium_from"].tolist() == ["user", "", "user"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("file,rv\n", "names no files"),
+        ("rv,id\n1,a\n", "expected a column path, found rv, id"),
+        ("path,rv\na.txt,fast\n", "row 1 (a.txt): rv 'fast'"),
+        ("path,medium\na.txt,ether\n", "medium 'ether': expected air or vacuum"),
+        ("path\na.txt\na.txt\n", "a.txt is listed twice"),
+    ],
+)
+def test_b7_what_is_wrong_with_a_table(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(ConfigError) as error:
+        listed(tmp_path / "t.csv")
+    assert words in str(error.value)
+    with pytest.raises(ConfigError, match="no such file"):
+        expand([f"@{tmp_path}/none.txt"])
+
+
+def test_b7_medium_is_heeded_for_files(plugins: Plugins, stars: list[Path]) -> None:
+    plain, vacuum = (infer(stars[0], plugins, rv="auto", medium=m).catalogue for m in (None, "Vacuum"))
+    shift = plain["rv"][0].value - vacuum["rv"][0].value
+    assert shift == pytest.approx(83, abs=3)
+    assert (plain["medium"][0], vacuum["medium"][0], vacuum["medium_from"][0]) == ("air", "vacuum", "user")
+
+
+def test_d13_a_large_file_is_divided_by_rows(
+    specinn: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plugins: Plugins
+) -> None:
+    truth = np.repeat(TRUTH, 30, axis=0)
+    path = fake_plugin.write_text(tmp_path / "many.txt", fake_plugin.simulate(truth))
+    one = fake_plugin.write_text(tmp_path / "one.txt", fake_plugin.simulate(TRUTH[:1]))
+    assert specinn("run", *OPTIONS, path, one, "-o", "whole.fits").exit_code == 0
+    assert count(path, plugins) is None
+    monkeypatch.setattr(
+        fake_plugin.ToyReader, "count", lambda self, path: 90 if path.name == "many.txt" else 1
+    )
+    monkeypatch.setattr("specinn.survey.manifest.SMALLEST", path.stat().st_size // 3)
+    monkeypatch.setattr("specinn.survey.manifest.LARGEST", path.stat().st_size // 3)
+    plan = Plan.make([path, one], {}, lambda path: count(path, plugins))
+    assert [file.rows for file in plan.files] == [(0, BLOCK), (BLOCK, 2 * BLOCK), (2 * BLOCK, 90), None]
+    assert len(plan.counts) >= 3
+    keys = [s.first_key for shard in range(len(plan.counts)) for s in plan.sources(shard, plugins)]
+    assert keys == [0, BLOCK, 2 * BLOCK, 1 << 32]
+    assert specinn("run", *OPTIONS, path, one, "-o", "parts.fits").exit_code == 0
+    assert Path("parts.fits").read_bytes() == Path("whole.fits").read_bytes()
+
+
+def test_d13_readers_of_4most_count_and_give_rows(tmp_path: Path) -> None:
+    from spectrum_files import write_qmost_multi
+
+    installed = Plugins()
+    path, flux = tmp_path / "multi.fits", np.ones((5, 40)) + np.arange(5)[:, None]
+    write_qmost_multi(path, 5000 + 0.1 * np.arange(40), flux, 0.1 * flux)
+    whole = [batch for batch in read(path, installed)]
+    n = sum(map(len, whole))
+    assert count(path, installed) == n > 2
+    (part,) = read_rows(path, installed, "auto", 1, n)
+    assert list(part.meta["id"]) == [name for batch in whole for name in batch.meta["id"]][1:]
+    assert np.array_equal(part.flux, np.concatenate([batch.flux for batch in whole])[1:])
+
+
+def test_b11_files_of_one_exposure_are_one_star(specinn: Command, tmp_path: Path) -> None:
+    """Two arms in two files, as GALAH has four, give what one file of both gives."""
+    whole = fake_plugin.simulate(TRUTH[:1])
+    fake_plugin.write_text(tmp_path / "whole.txt", whole)
+    rows = ["path,star"]
+    for name, low, high in (("green", 5000, 5500), ("red", 6000, 6500)):
+        inside = (whole.wavelength > low) & (whole.wavelength < high)
+        part = package.SpectrumBatch.from_arrays(
+            whole.wavelength[inside],
+            whole.flux[:, inside],
+            whole.sigma[:, inside],
+            ids=[name],
+            resolving_power=5000.0,
+        )
+        part.meta["rv"] = [0.0]
+        fake_plugin.write_text(tmp_path / f"{name}.txt", part)
+        rows.append(f"{name}.txt,HD 1")
+    (tmp_path / "targets.csv").write_text("\n".join([*rows, "whole.txt,"]) + "\n")
+    done = specinn("run", *OPTIONS, "@targets.csv", "--group-by", "star", "-o", "out.fits")
+    assert done.exit_code == 0, done.output
+    table = catalogue.read("out.fits")
+    assert table["id"].tolist() == ["HD 1", "star-0"] and table["path"][0] == "green.txt;red.txt"
+    assert abs(table["teff_median"][0] - table["teff_median"][1]) < 0.5 * table["teff_std"][1]
+    assert not (table["flags"] & 64).any()  # no arm is missing
+    sentence(
+        specinn("run", *OPTIONS, "@targets.csv", "--group-by", "sta"), "--group-by sta", "did you mean 'star'"
+    )
+
+
+def test_b11_the_headers_tell_object_and_night(tmp_path: Path) -> None:
+    from astropy.io import fits
+
+    items = []
+    for name, star, mjd in (
+        ("1", "A", 57000.9),
+        ("2", "B", 57000.9),
+        ("3", "A", 57001.1),
+        ("4", "A", 57003.1),
+    ):
+        header = fits.Header({"OBJECT": star, "MJD-OBS": mjd})
+        fits.PrimaryHDU(np.ones(3), header).writeto(tmp_path / f"{name}.fits")
+        items.append(Item(str(tmp_path / f"{name}.fits")))
+    order = [(Path(item.path).stem, item.group.partition(":")[2]) for item in group(items, "object")]
+    assert [name for name, _ in order] == ["1", "3", "2", "4"]
+    assert order[0][1] == order[1][1] != order[3][1]
+
+
+def test_b11_arms_of_different_media_and_numbers() -> None:
+    one, two = fake_plugin.simulate(TRUTH[:1]), fake_plugin.simulate(TRUTH[:2])
+    with pytest.raises(package.errors.ReadError, match="files of 1, 2 spectra cannot be one star"):
+        join_arms([one, two], "x")
+    joined = join_arms([one, one.in_medium("vacuum")], "x")
+    assert joined.medium == "air" and list(joined.arms) == ["1-all", "2-all"]
+    assert np.allclose(joined.wavelength[joined.arms["2-all"]], one.wavelength, atol=1e-5)
+
+
+# B10: arguments ---------------------------------------------------------------------------------------------
+
+
+def test_b10_units_lists_arrays_and_tables(plugins: Plugins, stars: list[Path]) -> None:
+    batch = fake_plugin.simulate(TRUTH)
+    table = Table({"id": ["star-1"], "rv": [7.0]})
+    for rv, expected in (
+        (12 * u.km / u.s, [12, 12, 12]),
+        (12000 * u.m / u.s, [12, 12, 12]),
+        (np.array([1.0, 2.0, 3.0]), [1, 2, 3]),
+        ([1, np.nan, 3], [1, 0, 3]),
+        ([0.001, 0.002, 0.003] * u.Unit("km/s") * 1000, [1, 2, 3]),
+        (table, [0, 7, 0]),
+        (table.to_pandas(), [0, 7, 0]),
+        (np.float32(4), [4, 4, 4]),
+    ):
+        found = infer(batch, plugins, rv=rv).catalogue["rv"].value
+        assert found == pytest.approx(expected, abs=1e-4), rv
+    assert infer(stars, plugins, rv=[1, 2, 3]).catalogue["rv"].value.tolist() == [1, 2, 3]
+    powers = infer(batch, plugins, resolving_power=[5000, 3000, 5000]).catalogue
+    assert (powers["flags"] & 8 != 0).tolist() == [False, True, False]  # resolution_low
+    pixels = np.full(batch.wavelength.size, 5000.0)
+    assert not infer(batch, plugins, resolving_power=pixels).catalogue["flags"].any()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"rv": 5 * u.m}, "rv 5.0 m: the unit is m; expected a velocity in km/s"),
+        ({"rv": [1, 2]}, "rv has 2 values, but there are 3 spectra"),
+        ({"rv": [1, 2, "x"]}, "rv[2] 'x': expected a velocity"),
+        ({"rv": {"a": "b"}}, "rv['a'] 'b': expected a velocity"),
+        ({"rv": True}, "rv True: expected a velocity"),
+        ({"rv": Table({"name": ["a"]})}, "rv: a table of the columns name"),
+        ({"resolving_power": [5000, 1]}, "resolving_power [5000, 1]: expected a number above 1"),
+        ({"resolving_power": [5000, 5000]}, "resolving_power has 2 values, but there are 3 spectra"),
+        ({"seed": None}, "seed None: expected a whole number"),
+        ({"samples": 3.5}, "samples 3.5: expected a whole number"),
+        ({"device": 0}, "device 0: expected 'cpu', 'cuda' or 'cuda:N'"),
+        ({"medium": "ether"}, "medium 'ether': expected air or vacuum"),
+        ({"frame": "lunar"}, "frame 'lunar': expected barycentric"),
+        ({"synthetic": "no"}, "synthetic 'no': expected True or False"),
+        ({"corrections": 3}, "corrections 3: expected files of corrections"),
+        ({"model": 3}, "model 3: expected the name or file"),
+        ({"instrument": 3}, "instrument 3: expected the name"),
+        ({"format": None}, "format None: expected the name of a reader"),
+        ({"degrade_snr": "high"}, "degrade_snr 'high': expected a positive S/N"),
+    ],
+)
+def test_b10_one_sentence_names_the_argument(plugins: Plugins, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        infer(fake_plugin.simulate(TRUTH), plugins, **options)
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_b10_messages_in_python_name_arguments() -> None:
+    text = (
+        "give one with --model FILE.safetensors, or --overwrite (overwrite=True), (--format NAME forces one)"
+    )
+    expected = "give one with model=FILE.safetensors, or overwrite=True, (format=NAME forces one)"
+    assert as_arguments(text) == expected
+    assert as_arguments("add --resolving-power, as in a--b -- c") == "add resolving_power, as in a--b -- c"
+
+
+def test_b10_options_come_back_from_the_manifest() -> None:
+    import json
+
+    options = RunOptions(rv=12.5, medium="AIR", corrections=["a.toml"], samples=np.int64(7))
+    again = RunOptions(**json.loads(json.dumps(options.plain())))
+    assert again.plain() == options.plain() and again.medium == "air" and again.samples == 7
+
+
+def test_d1_one_bad_item_costs_its_own_row(plugins: Plugins) -> None:
+    good = fake_plugin.simulate(TRUTH[:1])
+    table = infer([good, object(), good], plugins).catalogue
+    assert table["flag_bad"].tolist() == [False, True, False]
+    assert table["message"][1] == "spectrum-1: expected a specutils Spectrum, found object"
+    assert table["id"][1] == "spectrum-1"
+
+
+def test_d1_equal_failures_are_counted_and_named(capsys: pytest.CaptureFixture[str]) -> None:
+    from specinn.cli._progress import Watch
+
+    with Watch(quiet=False) as watch:
+        for name in "abcdefgh":
+            watch.report(name, "unlike the rest")
+        watch.report("x\x1b[2J", "other")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "specinn: a: unlike the rest",
+        "specinn: the same holds for 7 more: b, c, d, e, f and 2 more",
+        "specinn: x\\x1b[2J: other",
+    ]
+
+
+def test_d5_escapes_do_not_reach_the_terminal(specinn: Command, tmp_path: Path) -> None:
+    batch = fake_plugin.simulate(TRUTH[:1])
+    batch.meta["id"] = ["\x1b[2Jstar"]
+    path = fake_plugin.write_text(tmp_path / "s\x1b]0;x\x07.txt", batch)
+    done = specinn("run", "-i", "toy", "--samples", 60, path, "none\x1b[1m.txt", "-o", "o\x1b[3m.ecsv")
+    assert done.exit_code == 0 and "\x1b" not in done.output.replace("\x1b[2m", "").replace("\x1b[0m", "")
+    assert "\x07" not in done.output and "\\x1b[2Jstar" in done.output
+    assert len(shards.catalogue.read("o\x1b[3m.ecsv")) == 2
