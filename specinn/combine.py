@@ -167,8 +167,8 @@ def combine(
     ``files`` are catalogues or files of samples; rows with the same value of the column ``by`` are of one
     star, those without a value are stars of their own. ``by`` may be a table with the columns path (or id)
     and star; with ``radius`` rows within so many arcsec are of one star. ``model_files`` are models that
-    catalogues name and that are not installed; ``common`` is explained in :func:`combine_gaussians`. Rows with a bad flag take no
-    part; single ones pass unchanged. Samples are read star by star.
+    catalogues name and that are not installed; ``common`` is explained in :func:`combine_gaussians`. Rows
+    with a bad flag take no part; single ones pass unchanged. Samples are read star by star.
 
     Raises ``ConfigError``, ``ModelError``, ``ReadError`` or ``OutputError``.
     """

@@ -194,7 +194,7 @@ def same_position(ra: np.ndarray, dec: np.ndarray, radius: float) -> np.ndarray:
 
 
 def _stars_in(path: Path) -> dict[str, str]:
-    """The star of each file, by a table with the columns ``path`` (or ``id``) and ``star`` (or ``object``)."""
+    """The star of each file, from a table with columns ``path`` (or ``id``) and ``star`` (or ``object``)."""
     from specinn.sources import read_table
 
     table = read_table(path)
