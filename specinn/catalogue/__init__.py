@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from specinn.catalogue.table import (
+    CARRIED,
     MANIFEST,
     Field,
     build,
@@ -16,6 +17,7 @@ from specinn.catalogue.table import (
 )
 
 __all__ = [
+    "CARRIED",
     "MANIFEST",
     "Field",
     "build",

@@ -158,6 +158,7 @@ def combine(
     plugins: Plugins,
     *,
     by: str = "id",
+    radius: float | None = None,
     model_files: Sequence[Path] = (),
     common: float = 0.0,
     seed: int = 0,
@@ -165,21 +166,28 @@ def combine(
     """A catalogue with one row for each star, in the order in which stars first appear.
 
     ``files`` are catalogues or files of samples; rows with the same value of the column ``by`` are of one
-    star, those without a value are stars of their own. ``model_files`` are models that catalogues name and
-    that are not installed; ``common`` is explained in :func:`combine_gaussians`. Rows with a bad flag take no
-    part; single ones pass unchanged. Samples are read star by star.
+    star, those without a value are stars of their own. ``by`` may be a table with the columns path (or id)
+    and star; with ``radius`` rows within so many arcsec are of one star. ``model_files`` are models that
+    catalogues name and that are not installed; ``common`` is explained in :func:`combine_gaussians`. Rows
+    with a bad flag take no part; single ones pass unchanged. Samples are read star by star.
 
     Raises ``ConfigError``, ``ModelError``, ``ReadError`` or ``OutputError``.
     """
     if not 0.0 <= common < 1.0:
         raise ConfigError(f"common {common:g}: expected a share from 0 (nothing) to below 1")
+    if radius is not None and not 0.0 < radius < 3600.0:
+        raise ConfigError(f"radius {radius:g}: expected arcsec, above 0 and below 3600")
     paths = [Path(file) for file in files]
     kinds = [has_samples(path) for path in paths]
     if len(set(kinds)) > 1:
         raise ConfigError("catalogues and files of samples cannot be combined: give files of one kind")
+    if kinds[0] and radius is not None:
+        raise ConfigError("a file of samples has no positions for --radius: give the catalogue instead")
     with contextlib.ExitStack() as stack:
         source = (
-            SampleSource(paths, by, stack) if kinds[0] else CatalogueSource(paths, by, plugins, model_files)
+            SampleSource(paths, by, stack)
+            if kinds[0]
+            else CatalogueSource(paths, by, plugins, model_files, radius)
         )
         draws = np.random.default_rng(seed).normal(size=(_DRAWS // 2, len(source.labels)))
         draws[0] = 0.0  # the mode itself
@@ -188,7 +196,12 @@ def combine(
         stars = list(stars_of(source.keys))
         blocks = [stars[i : i + _BLOCK] for i in range(0, len(stars), _BLOCK)]
         chunks = [_columns(source, block, common, z) for block in blocks]
-    return catalogue.build(chunks, fields, source.meta | {"combined": by, "common": common})
+    return catalogue.build(
+        chunks,
+        fields,
+        source.meta
+        | {"combined": Path(by).name if radius is None else f"{radius:g} arcsec", "common": common},
+    )
 
 
 def fields_of(source: Source) -> tuple[Field, ...]:

@@ -22,12 +22,18 @@ if TYPE_CHECKING:
     from specinn.plugins import Plugins
 
 PERCENTILES = ("p2_5", "p16", "median", "p84", "p97_5")
-_NOT_IN_SAMPLES = ("path", "instrument", "rv", "rv_error", "stranger")  # columns of a catalogue
+_NOT_IN_SAMPLES = (  # columns of a catalogue
+    "path", "instrument", "rv", "rv_error", "stranger", *(field.name for field in catalogue.CARRIED),
+)  # fmt: skip
 _POOLED: dict[str, Callable[[np.ndarray], Any]] = {
     "rv": np.mean,
     "rv_error": lambda errors: np.sqrt(np.sum(errors**2)) / len(errors),
     "stranger": np.max,
     "snr": lambda snr: np.sqrt(np.sum(snr**2)),
+    "ra": lambda ra: ra[0],
+    "dec": lambda dec: dec[0],
+    "mjd": np.mean,
+    "exptime": np.sum,
 }
 
 
@@ -51,21 +57,40 @@ class CatalogueSource:
     Percentiles go through the transforms of the labels as they are; means and standard deviations do not.
     """
 
-    def __init__(self, paths: Sequence[Path], by: str, plugins: Plugins, files: Sequence[Path]) -> None:
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        by: str,
+        plugins: Plugins,
+        files: Sequence[Path],
+        radius: float | None = None,
+    ) -> None:
         tables = [catalogue.read(path) for path in paths]
+        table_of_stars = _stars_in(Path(by)) if Path(by).is_file() else None
+        column = "id" if table_of_stars is not None or radius is not None else by
         for path, table in zip(paths, tables, strict=True):
-            for name in (by, "id", "flags", "model", "message"):
+            for name in (column, "id", "flags", "model", "message"):
                 if name not in table.colnames:
                     hint = ": is it a catalogue of specinn run?"
-                    if name == by:
+                    if name == column:
                         hint = f"; {near(name, table.colnames)}"
                     raise ConfigError(f"{path} has no column {name!r}{hint}")
         self.table = table = vstack(tables, metadata_conflicts="silent")
         self.meta = dict(tables[0].meta)
         self.flags = np.asarray(table["flags"], np.uint32)
         self.labels = labels_of({str(name) for name in table["model"]}, plugins, files)
-        self.keys = np.array(["" if v is np.ma.masked or v != v else str(v) for v in table[by]], np.str_)
         self.ids = np.asarray(table["id"])
+        self.paths = [str(path) for path in table["path"]] if "path" in table.colnames else [""] * len(table)
+        if radius is not None:
+            self.keys = same_position(self._of("ra"), self._of("dec"), radius)
+        elif table_of_stars is not None:
+            self.keys = self._listed(table_of_stars, by)
+        else:
+            cells = ["" if v is np.ma.masked or v != v else str(v) for v in table[by]]
+            self.keys = np.array(cells, np.str_)
+        if column == "id" and radius is None and table_of_stars is None:
+            self._check_stems()
+        self._check_twice()
         columns = [[self._of(f"{n}_{end}") for n in self.labels.names] for end in PERCENTILES]
         self.percentiles = np.array(columns).transpose(2, 0, 1)
         self.undetected = np.isfinite([self._of(f"{n}_upper") for n in self.labels.names]).T
@@ -77,6 +102,38 @@ class CatalogueSource:
                 f"{self.ids[lost][0]} has no bad flag, but lacks percentiles of a label of its model: "
                 "combine catalogues as specinn run wrote them"
             )
+
+    def _listed(self, stars: Mapping[str, str], name: str) -> np.ndarray:
+        """The star of every row by its path, file name or id; raises ``ConfigError`` where none is listed."""
+        keys = []
+        for path, row in zip(self.paths, map(str, self.ids), strict=True):
+            keys.append(next((stars[key] for key in (path, Path(path).name, row) if key in stars), ""))
+        if not any(keys):
+            raise ConfigError(f"{name} lists no spectrum of these catalogues by path, file name or id")
+        return np.array(keys, np.str_)
+
+    def _check_stems(self) -> None:
+        """Raises ``ConfigError`` where rows share an id that is only the name of files in several folders."""
+        folders: dict[str, str] = {}
+        for row, path in zip(map(str, self.ids), map(Path, self.paths), strict=True):
+            if path.name and path.name.split(".")[0] == row.split("#")[0]:
+                first = folders.setdefault(row, str(path.parent))
+                if first != str(path.parent):
+                    raise ConfigError(
+                        f"{row} is the name of a file in {first} and in {path.parent}, which need not be of "
+                        "one star: match by --by object, by --radius, or by a table of files and stars"
+                    )
+
+    def _check_twice(self) -> None:
+        """Raises ``ConfigError`` where one spectrum is in two rows."""
+        seen: set[tuple[str, str, float]] = set()
+        mjd = np.nan_to_num(self._of("mjd"), nan=-1.0)
+        for one in zip(self.paths, map(str, self.ids), mjd.tolist(), strict=True):
+            if one[0] and one in seen:
+                raise ConfigError(
+                    f"the spectrum {one[1]} of {one[0]} is given twice, and would count twice: give it once"
+                )
+            seen.add(one)
 
     def _of(self, name: str) -> np.ndarray:
         if name not in self.table.colnames:
@@ -100,15 +157,56 @@ class CatalogueSource:
     def others(self, stars: Sequence[np.ndarray], columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
         """The columns that are not of the posterior, and all of those of stars with one row."""
         out: dict[str, Any] = {}
-        for name in ("path", "instrument", "model"):
-            texts = np.asarray(self.table[name])
-            out[name] = [";".join(dict.fromkeys(str(v) for v in texts[rows])) for rows in stars]
+        carried = [field.name for field in catalogue.CARRIED if field.dtype is str]
+        for name in ("path", "instrument", "model", *carried):
+            if name in self.table.colnames:
+                texts = np.asarray(self.table[name])
+                words = [dict.fromkeys(str(v) for v in texts[rows]) for rows in stars]
+                out[name] = [";".join(word for word in each if word) for each in words]
         first, single = np.array([rows[0] for rows in stars]), columns["n_epochs"] < 2
-        for name in [field.name for field in self.fields() if field.dtype is np.float32]:
+        for name in [field.name for field in self.fields() if np.issubdtype(field.dtype, np.floating)]:
             values, pool = self._of(name), _POOLED.get(name.split("_")[0] if name[:4] == "snr_" else name)
             found = columns.get(name) if pool is None else np.array([pool(values[rows]) for rows in stars])
             out[name] = np.where(single, values[first], found)
         return out
+
+
+def same_position(ra: np.ndarray, dec: np.ndarray, radius: float) -> np.ndarray:
+    """A key for every row ``(n,)``, the same for those within ``radius`` arcsec of one another (or of others
+    between them); "" without a position. ``ra`` and ``dec`` in degrees. Raises ``ConfigError``."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+    from scipy.spatial import KDTree
+
+    known = np.flatnonzero(np.isfinite(ra) & np.isfinite(dec))
+    if not known.size:
+        raise ConfigError("no row has a position (columns ra and dec), so --radius cannot match any")
+    lon, lat = np.radians(ra[known]), np.radians(dec[known])
+    place = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1)
+    pairs = KDTree(place).query_pairs(2 * np.sin(np.radians(radius / 3600.0) / 2), output_type="ndarray")
+    graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(known.size, known.size))
+    star = connected_components(graph, directed=False)[1]
+    keys = np.full(len(ra), "", "U24")
+    for number in range(star.max() + 1):
+        members = known[star == number]
+        keys[members] = f"{ra[members[0]]:010.6f}{dec[members[0]]:+010.6f}"
+    return keys
+
+
+def _stars_in(path: Path) -> dict[str, str]:
+    """The star of each file, from a table with columns ``path`` (or ``id``) and ``star`` (or ``object``)."""
+    from specinn.inference.sources import read_table
+
+    table = read_table(path)
+    columns = {str(name).lower(): name for name in table.colnames}
+    file = next((columns[name] for name in ("path", "file", "id") if name in columns), None)
+    star = next((columns[name] for name in ("star", "object") if name in columns), None)
+    if file is None or star is None:
+        raise ConfigError(
+            f"{path}: expected the columns path (or id) and star (or object), found "
+            f"{', '.join(table.colnames)}"
+        )
+    return {str(name): str(value) for name, value in zip(table[file], table[star], strict=True)}
 
 
 class SampleSource:

@@ -19,7 +19,8 @@ _NARROW = 0.7  # chi-square per degree of freedom, below which it is said
 
 EXAMPLES = (
     "specinn combine night1.fits night2.fits -o stars.fits",
-    "specinn combine uves.h5 narval.h5 --by star --common 0.3 -o stars.fits",
+    "specinn combine uves.fits narval.fits --by object --common 0.3 -o stars.fits",
+    "specinn combine night1.fits night2.fits --radius 1 -o stars.vot",
 )
 
 
@@ -31,11 +32,20 @@ def combine(
     ],
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", metavar="FILE", help="Catalogue: .fits, .ecsv, .parquet or .h5."),
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="Catalogue: .fits, .ecsv, .vot, .csv, .parquet or .h5."
+        ),
     ],
     by: Annotated[
-        str, typer.Option(metavar="COLUMN", help="Rows with the same value there are of one star.")
+        str,
+        typer.Option(
+            metavar="COLUMN|FILE",
+            help="Rows with the same value there are of one star; or a table with columns path and star.",
+        ),
     ] = "id",
+    radius: Annotated[
+        float | None, typer.Option(metavar="ARCSEC", help="Rows within this distance are of one star.")
+    ] = None,
     common: Annotated[
         float,
         typer.Option(
@@ -63,9 +73,12 @@ def combine(
     from specinn.catalogue.formats import WRITERS
     from specinn.cli._console import plugins_of, print_json
     from specinn.files import check_output
+    from specinn.texts import plural
 
     check_output(output, WRITERS, overwrite=overwrite)
-    table = work(files, plugins_of(ctx), by=by, model_files=model or (), common=common, seed=seed)
+    table = work(
+        files, plugins_of(ctx), by=by, radius=radius, model_files=model or (), common=common, seed=seed
+    )
     catalogue.write(table, output, overwrite=overwrite)
     found = counts(table)
     advice = shared_errors(table, common)
@@ -73,7 +86,8 @@ def combine(
         print_json({"catalogue": output, **found, "advice": advice})
         return
     print(
-        "{stars} stars: {of_several_spectra} of several spectra, of which {disagree} disagree; "
+        plural(found["stars"], "star")
+        + ": {of_several_spectra} of several spectra, of which {disagree} disagree; "
         "{without_spectrum} without a usable spectrum".format(**found)
     )
     for line in (advice, output):
@@ -111,7 +125,7 @@ def shared_errors(table: Table, common: float) -> str | None:
     scatter = float(table["chi2"][agree].sum()) / dof if dof else 1.0
     if dof < _ENOUGH or scatter >= _NARROW:
         return None
-    share = 1.0 - scatter * (1.0 - common)
+    share = min(0.99, 1.0 - scatter * (1.0 - common))  # 1 would mean that further spectra say nothing
     return (
         f"spectra of one star scatter less than posteriors are wide (chi-square {scatter:.2f} per degree "
         f"of freedom): errors that they share do not average out; --common {share:.2f} allows for that"

@@ -123,7 +123,7 @@ def listed(path: Path) -> list[Item]:
             f"@{path}: {'is a folder' if path.is_dir() else 'no such file'}; expected a list of files"
         )
     if path.suffix.lower() in _TABLES:
-        items = from_table(_read_table(path), str(path))
+        items = from_table(read_table(path), str(path))
     else:
         lines = (os.fsdecode(line).strip() for line in path.read_bytes().splitlines())
         items = [Item(line) for line in lines if line and not line.startswith("#")]
@@ -142,7 +142,7 @@ def _from(path: str, folder: Path) -> str:
     return str(folder / path)
 
 
-def _read_table(path: Path) -> Table:
+def read_table(path: Path) -> Table:
     """A table of any of the formats, with its masks."""
     import warnings
 

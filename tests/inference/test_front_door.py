@@ -367,3 +367,58 @@ def test_d5_escapes_do_not_reach_the_terminal(specinn: Command, tmp_path: Path) 
     assert done.exit_code == 0 and "\x1b" not in done.output.replace("\x1b[2m", "").replace("\x1b[0m", "")
     assert "\x07" not in done.output and "\\x1b[2Jstar" in done.output
     assert len(shards.catalogue.read("o\x1b[3m.ecsv")) == 2
+
+
+# D3: which spectra are of one star ------------------------------------------------------------------------
+
+
+def with_positions(path: Path, plugins: Plugins, files: list[Path], **columns: Any) -> None:
+    result = infer(files, plugins, samples=400)
+    table = Table(result.catalogue)
+    for name, values in columns.items():
+        table[name] = values
+    catalogue.write(table, path)
+
+
+def test_d3_stars_are_matched_by_object_position_or_table(
+    specinn: Command, plugins: Plugins, stars: list[Path]
+) -> None:
+    positions = {"object": ["A", "B", "A"], "ra": [359.9999, 10.0, 0.0001], "dec": [5.0, 5.0, 5.0]}
+    with_positions(Path("c.fits"), plugins, stars, **positions)
+    Path("stars.csv").write_text(
+        "path,star\n" + "".join(f"{p},{s}\n" for p, s in zip(stars, "ABA", strict=True))
+    )
+    for options in (("--by", "object"), ("--radius", "1"), ("--by", "stars.csv")):
+        done = specinn("combine", "c.fits", *options, "-o", "d.fits", "--overwrite")
+        assert done.exit_code == 0 and done.stdout.startswith("2 stars: 1 of several spectra"), done.output
+        assert catalogue.read("d.fits")["n_epochs"].tolist() == [2, 1]
+    done = specinn("combine", "c.fits", "--radius", "0.1", "-o", "e.fits")
+    assert done.stdout.startswith("3 stars: 0 of several")
+    table = catalogue.read("d.fits")
+    assert table["object"].tolist() == ["A", "B"] and table["ra"][1] == 10.0
+
+
+def test_d3_names_of_files_in_two_folders_are_no_star(
+    specinn: Command, plugins: Plugins, tmp_path: Path
+) -> None:
+    files = []
+    for i, folder in enumerate(("one", "two")):
+        (tmp_path / folder).mkdir()
+        batch = fake_plugin.simulate(TRUTH[i : i + 1])
+        batch.meta["id"] = ["spec0001"]
+        files.append(fake_plugin.write_text(tmp_path / folder / "spec0001.txt", batch))
+    with_positions(tmp_path / "c.fits", plugins, files)
+    sentence(specinn("combine", "c.fits", "-o", "d.fits"), "spec0001", "need not be of one star", "--radius")
+
+
+def test_d3_the_same_spectrum_twice_is_refused(specinn: Command, plugins: Plugins, stars: list[Path]) -> None:
+    with_positions(Path("c.fits"), plugins, stars)
+    sentence(specinn("combine", "c.fits", "c.fits", "-o", "d.fits"), "star-0", "is given twice")
+
+
+def test_d3_the_share_that_is_advised_is_allowed() -> None:
+    from specinn.cli.combine import shared_errors
+
+    table = Table({"n_epochs": np.full(100, 2), "flags": np.zeros(100, int)})
+    table["dof"], table["chi2"] = 13, 0.001
+    assert "--common 0.99 allows" in shared_errors(table, 0.0)

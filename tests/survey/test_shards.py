@@ -19,6 +19,7 @@ import h5py
 import numpy as np
 import pytest
 import survey_plugin
+from astropy.table import Table
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
@@ -180,7 +181,7 @@ def test_many_shards_give_the_file_that_one_gives(
     assert sorted(p.name for p in tmp_path.iterdir()) == [f"one{suffix}", f"out{suffix}"]
     table = api.infer(site.files, instrument="toy", model=site.model, samples=60, format="toy-text",
                       plugins=site.plugins).catalogue  # fmt: skip
-    catalogue.write(catalogue.Table(table), tmp_path / f"memory{suffix}")
+    catalogue.write(Table(table), tmp_path / f"memory{suffix}")
     assert same(tmp_path / f"memory{suffix}", reference / f"out{suffix}")
 
 
@@ -220,7 +221,7 @@ def test_pandas_and_astropy_read_the_folder(run: Command, tmp_path: Path) -> Non
     whole = catalogue.read(tmp_path / "survey")
     frame = pandas.read_parquet(tmp_path / "survey")
     assert frame["id"].tolist() == whole["id"].tolist() and frame["teff"].isna().sum() == 1
-    part = catalogue.Table.read(tmp_path / "survey" / "part-00000.parquet", format="parquet")
+    part = Table.read(tmp_path / "survey" / "part-00000.parquet", format="parquet")
     assert part["teff"].unit == "K" and part["teff"].tolist() == whole["teff"][: len(part)].tolist()
 
 
