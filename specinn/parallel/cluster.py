@@ -138,7 +138,12 @@ def _start(file: ClusterFile) -> Any:
             from dask.distributed import LocalCluster
 
             return LocalCluster(
-                **{"n_workers": file.jobs, "threads_per_worker": 1, "dashboard_address": ":0", **options}
+                **{
+                    "n_workers": file.jobs,
+                    "threads_per_worker": 1,
+                    "dashboard_address": "127.0.0.1:0",
+                    **options,
+                }
             )
         import dask_jobqueue
 
