@@ -13,12 +13,13 @@ from astropy.table import Table, vstack
 
 from specinn.errors import ConfigError, ModelError, PluginError, ReadError, SpecinnError
 from specinn.flags import FLAGS, Flag, is_bad, raise_flag
+from specinn.misfit import Misfit
 from specinn.posterior import Posterior, Summary
 from specinn.resample import R_TOLERANCE
 
 if TYPE_CHECKING:
     from specinn.instruments import Instrument
-    from specinn.interfaces import Correction, Estimator, Preprocessor
+    from specinn.interfaces import Correction, Estimator, Preprocessor, Synthesizer
     from specinn.labels import LabelSet
     from specinn.plugins import Plugins
     from specinn.spectra import SpectrumBatch
@@ -75,6 +76,8 @@ class Pipeline:
         physics need to be allowed for; ``meta["synthetic"]`` tells the estimator.
     corrections : applied to the samples in this order.
     keep_samples : whether results hold the samples and not only their summary.
+    check : a synthesizer whose model spectra of the MAP are compared with the spectra: adds ``misfit`` to the
+        ``meta`` of results, and a flag where it is above 1. It takes a few milliseconds a spectrum.
     """
 
     def __init__(
@@ -91,6 +94,7 @@ class Pipeline:
         n_samples: int = 4096,
         seed: int = 0,
         keep_samples: bool = False,
+        check: Synthesizer | None = None,
     ) -> None:
         _check_options(rv, degrade_snr, resolving_power, n_samples, seed)
         self.estimator = estimator
@@ -99,6 +103,7 @@ class Pipeline:
         self.corrections = tuple(corrections)
         self.n_samples, self.seed, self.keep_samples = n_samples, seed, keep_samples
         self.steps = _chain(estimator, plugins, rv, degrade_snr, seed)
+        self._misfit = None if check is None else Misfit(check, estimator, dict(self.steps)["continuum"])
 
     def __call__(self, batch: SpectrumBatch) -> Result:
         """Infer every spectrum of the batch. Never raises for a spectrum: it is flagged, with a message."""
@@ -194,6 +199,9 @@ class Pipeline:
                 summary.put(good, corrected)
             if posterior is not None:
                 posterior.put(good, found)
+        if self._misfit is not None:
+            values = (summary if raw is None else raw).map[:, : len(labels)]
+            self._compare(batch, meta, flags, reasons, values)
         meta["flags"] = flags
         meta["message"] = np.array(
             [
@@ -203,6 +211,24 @@ class Pipeline:
             dtype=object,
         )
         return Result(meta, summary, raw, posterior)
+
+    def _compare(
+        self, batch: SpectrumBatch, meta: Table, flags: np.ndarray, reasons: list[str], values: np.ndarray
+    ) -> None:
+        """Column, flag and sentence of spectra that look unlike the model spectrum of their ``values``."""
+        assert self._misfit is not None
+        rows = np.flatnonzero(~is_bad(flags) & np.isfinite(values).all(axis=1))
+        meta["misfit"] = np.full(len(batch), np.nan)
+        if not rows.size:
+            return
+        each = self._misfit(batch[rows], values[rows])
+        meta["misfit"][rows] = np.nanmax(each, axis=1)
+        off = each > 1.0
+        raise_flag(flags, rows[off.any(axis=1)], Flag.MODEL_MISFIT)
+        for row, arms in zip(rows, off, strict=True):
+            if arms.any():
+                names = " and ".join(name for name, bad in zip(self._misfit.arms, arms, strict=True) if bad)
+                reasons[row] = f"the model spectrum of the values does not fit the arm {names}"
 
     @property
     def _name(self) -> str:

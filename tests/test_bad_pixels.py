@@ -145,7 +145,9 @@ def test_A15_filled_pixels_are_within_their_errors():
     assert np.array_equal(out.flux[kept], batch.flux[kept])
 
 
-@pytest.mark.parametrize(("step", "power", "widest"), [(0.1, 20_000.0, 2), (0.02, 20_000.0, 11), (0.1, 100_000.0, 1)])
+@pytest.mark.parametrize(
+    ("step", "power", "widest"), [(0.1, 20_000.0, 2), (0.02, 20_000.0, 11), (0.1, 100_000.0, 1)]
+)
 def test_A15_only_gaps_narrower_than_the_line_spread_function_are_filled(step, power, widest):
     batch = batch_of(step, power)
     for width in range(1, 40):

@@ -97,7 +97,9 @@ class VelocitySearch:
             self._measure(depth[start : start + _STARS], weight[start : start + _STARS])
             for start in range(0, len(batch), _STARS)
         ]
-        rv, error, clear, medium, medium_error = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        rv, error, clear, medium, medium_error = (
+            np.concatenate(arrays) for arrays in zip(*parts, strict=True)
+        )
         return Velocities(np.round(rv, _DECIMALS), error, clear, medium, medium_error)
 
     def _measure(self, depth: torch.Tensor, weight: torch.Tensor) -> tuple[np.ndarray, ...]:
@@ -219,6 +221,7 @@ class VelocitySearch:
         for arm in self.arms:
             pieces += [values[:, arm], values.new_zeros(len(values), self.reach)]
         return torch.cat(pieces[:-1], dim=1)
+
     def _rotated(self, lines: torch.Tensor, rotation: float) -> torch.Tensor:
         """Line depths ``(n, n_pix)`` broadened by ``rotation`` km/s."""
         if rotation == 0.0:
@@ -227,9 +230,9 @@ class VelocitySearch:
         for arm in self.arms:
             n = arm.stop - arm.start
             length = next_fast_len(n + 2 * self.reach, real=True)
-            out[:, arm] = torch.fft.irfft(torch.fft.rfft(lines[:, arm], length) * self._transfer(rotation, length), length)[
-                :, :n
-            ]
+            out[:, arm] = torch.fft.irfft(
+                torch.fft.rfft(lines[:, arm], length) * self._transfer(rotation, length), length
+            )[:, :n]
         return out
 
     def _detrended(self, depth: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
