@@ -33,8 +33,8 @@ class ContinuumFit:
     A Chebyshev polynomial (at least quadratic) is fitted by least squares to the means of bins, bins below
     the envelope are left out, and the fit is repeated (:class:`ContinuumOptions`). The scatter that decides
     is the larger of the noise of a bin, the standard deviation of the bins in use, and 0.2 %. Pixels whose
-    sigma is more than four times the median of the arm weigh less, as the inverse of their variance. The result
-    is a pseudo-continuum: it is meaningful because simulations pass through the same code.
+    sigma is more than four times the median of the arm weigh less, as the inverse of their variance. The
+    result is a pseudo-continuum: it is meaningful because simulations pass through the same code.
     """
 
     def __init__(

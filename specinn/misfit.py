@@ -32,8 +32,8 @@ class Misfit:
         self.arms, self.normalise = estimator.instrument.slices, normalise
 
     def __call__(self, batch: SpectrumBatch, values: np.ndarray) -> np.ndarray:
-        """``(n_spec, n_arms)`` rms of observed minus model in units of their errors over twice its usual size:
-        above 1 the values are not those of this spectrum. NaN without pixels.
+        """``(n_spec, n_arms)`` rms of observed minus model in units of their errors, over twice its usual
+        size: above 1 the values are not those of this spectrum. NaN without pixels.
 
         ``values (n_spec, n_labels)`` are physical. Errors are the noise, 1 % of the continuum and 10 % of the
         depth of lines.

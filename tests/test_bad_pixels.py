@@ -1,5 +1,5 @@
-"""Pixels that are masked, or whose errors are far above those of others, must not move the answer (the numbers
-are those of the list of faults that this was written against)."""
+"""Pixels that are masked, or whose errors are far above those of others, must not move the answer (numbers in
+names are those of the list of faults that this was written against)."""
 
 from pathlib import Path
 

@@ -11,7 +11,8 @@ import pytest
 import specinn
 from specinn.flags import Flag
 from specinn.pipeline import Pipeline
-from specinn.plugins import Plugins, load_instrument
+from specinn.plugins import Plugins
+from specinn.run import load_instrument
 
 EXAMPLES = Path(specinn.__file__).parent / "examples"
 SHARED = Path(os.environ.get("SPECINN_SHARED", Path(__file__).parents[1] / "shared")) / "data"

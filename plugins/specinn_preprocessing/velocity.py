@@ -118,8 +118,8 @@ class VelocitySearch:
     def _gain(
         self, depth: torch.Tensor, weight: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """``(n_spec, n_velocities)`` of the template that gains most; the numbers ``(n_spec, n_candidates)`` of
-        the best ones, and that of the rotation ``(n_spec,)``."""
+        """``(n_spec, n_velocities)`` of the template that gains most; the numbers ``(n_spec, n_candidates)``
+        of the best ones, and that of the rotation ``(n_spec,)``."""
         cross = self._lines(self._apart(weight * depth))
         norm = self._norm(weight)
         # nothing where hardly a line has pixels
@@ -156,9 +156,9 @@ class VelocitySearch:
     def _refine(
         self, depth: torch.Tensor, weight: torch.Tensor, lines: torch.Tensor, points: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Velocities ``(n_spec,)`` and their errors by least squares, from those near the minimum; in
-        points of the grid; and ``medium`` and its error as in :class:`Velocities`. ``lines (n_spec, n_candidates, n_pix)`` are templates at velocity 0: the best
-        mixture of them is the model."""
+        """Velocities ``(n_spec,)`` and their errors by least squares, from those near the minimum, in points of
+        the grid; and ``medium`` and its error as in :class:`Velocities`. ``lines (n_spec, n_candidates, n_pix)``
+        are templates at velocity 0: the best mixture of them is the model."""
         whole = np.rint(points)
         depth, weight = (self._moved(values, -whole.astype(int)) for values in (depth, weight))
         weighted = lines * weight[:, None]
@@ -236,8 +236,8 @@ class VelocitySearch:
         return out
 
     def _detrended(self, depth: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """``depth (n, n_pix)`` less its weighted mean over 1200 km/s around every pixel of an arm: a continuum
-        that is off, or that lines of a fast rotator have pulled down, must not pull the velocity."""
+        """``depth (n, n_pix)`` less its weighted mean over 1200 km/s around every pixel of an arm: a
+        continuum that is off, or that lines of a fast rotator have pulled down, must not pull the velocity."""
         half = round(0.5 * _TREND_KMS / self.step)
         out = torch.empty_like(depth)
         for arm in self.arms:
@@ -304,8 +304,8 @@ def _peak(gain: np.ndarray, velocity: np.ndarray, apart: np.ndarray) -> tuple[np
 
 
 def _solve(pull: torch.Tensor, curve: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The offset ``(n, 1)`` at which the sum of ``pull (n, n_stretches)`` is 0 when it falls by ``curve``, and
-    its standard error ``(n,)`` from the scatter of stretches, at least that of the noise."""
+    """The offset ``(n, 1)`` at which the sum of ``pull (n, n_stretches)`` is 0 when it falls by ``curve``,
+    and its standard error ``(n,)`` from the scatter of stretches, at least that of the noise."""
     total = curve.sum(1, keepdim=True).clamp(min=1e-12)
     offset = pull.sum(1, keepdim=True) / total
     # sums of neighbours in overlapping stretches: what one gains from the other is not lost
@@ -327,7 +327,7 @@ def _kernels(fraction: np.ndarray) -> np.ndarray:
 
 
 def _interpolated(lines: torch.Tensor, fraction: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """``lines (n, n_pix)`` moved by a ``fraction (n,)`` of a point, and how they change with it, per point."""
+    """``lines (n, n_pix)`` moved by a ``fraction (n,)`` of a point, and how they change with it."""
     kernel = torch.as_tensor(_kernels(fraction), dtype=lines.dtype)
     padded = torch.nn.functional.pad(lines, (-int(_TAPS[0]), int(_TAPS[-1])))
     out = [torch.zeros_like(lines), torch.zeros_like(lines)]
