@@ -86,14 +86,14 @@ class RestFrame(Preprocessor):
             )
             if min(abs(off[i] - correction[i]), abs(off[i] + correction[i])) < _ALIKE_KMS:
                 notes[i].append(
-                    f"that is the barycentric correction of {correction[i]:.1f} km/s: "
-                    "it was not applied, or twice"
+                    f"that is the barycentric correction of {correction[i]:.1f} km/s: it was not "
+                    "applied, or twice"
                 )
         for i in np.flatnonzero(medium):
             was, taken = ("vacuum", "air") if medium[i] > 0 else ("air", "vacuum")
             notes[i].append(
-                f"the velocity of {measured.rv[i]:.1f} km/s is as if wavelengths in {was} were taken for those "
-                f"in {taken}: try --medium {was}"
+                f"the velocity of {measured.rv[i]:.1f} km/s is as if wavelengths in {was} were taken for "
+                f"those in {taken}: try --medium {was}"
             )
         columns: dict[str, Any] = {"rv": rv, "rv_error": error}
         if any(notes):

@@ -156,9 +156,9 @@ class VelocitySearch:
     def _refine(
         self, depth: torch.Tensor, weight: torch.Tensor, lines: torch.Tensor, points: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Velocities ``(n_spec,)`` and their errors by least squares, from those near the minimum, in points of
-        the grid; and ``medium`` and its error as in :class:`Velocities`. ``lines (n_spec, n_candidates, n_pix)``
-        are templates at velocity 0: the best mixture of them is the model."""
+        """Velocities ``(n_spec,)`` and their errors by least squares, from those near the minimum, in points
+        of the grid; and ``medium`` and its error as in :class:`Velocities`. ``lines (n_spec, n_candidates,
+        n_pix)`` are templates at velocity 0: the best mixture of them is the model."""
         whole = np.rint(points)
         depth, weight = (self._moved(values, -whole.astype(int)) for values in (depth, weight))
         weighted = lines * weight[:, None]
@@ -237,7 +237,7 @@ class VelocitySearch:
 
     def _detrended(self, depth: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """``depth (n, n_pix)`` less its weighted mean over 1200 km/s around every pixel of an arm: a
-        continuum that is off, or that lines of a fast rotator have pulled down, must not pull the velocity."""
+        continuum that is off, or that lines of a fast rotator have pulled down, must not pull it."""
         half = round(0.5 * _TREND_KMS / self.step)
         out = torch.empty_like(depth)
         for arm in self.arms:
