@@ -103,8 +103,8 @@ class VelocitySearch:
         return Velocities(np.round(rv, _DECIMALS), error, clear, medium, medium_error)
 
     def _measure(self, depth: torch.Tensor, weight: torch.Tensor) -> tuple[np.ndarray, ...]:
-        gain, templates, rotation = self._gain(depth, weight)
-        gain = gain.double().numpy()
+        gains, templates, rotation = self._gain(depth, weight)
+        gain = gains.double().numpy()
         reach = _APART_KMS + 2.0 * np.asarray(_ROTATION)[rotation.numpy()]
         points, clear = _peak(gain, self.velocity, reach)
         lines = self._broad[rotation[:, None], templates]
