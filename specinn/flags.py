@@ -39,6 +39,7 @@ class Flag(enum.IntFlag):
     RV_CONTRADICTED = 524288
     RV_TOPOCENTRIC = 1048576
     MEDIUM_SUSPECT = 2097152
+    MODEL_MISFIT = 4194304
 
 
 @attrs.frozen
@@ -108,6 +109,11 @@ FLAGS: tuple[FlagInfo, ...] = (
         Flag.MEDIUM_SUSPECT,
         "warn",
         "the wavelengths seem to be in vacuum where air was taken, or the other way round: try --medium",
+    ),
+    FlagInfo(
+        Flag.MODEL_MISFIT,
+        "warn",
+        "an arm does not look like the model spectrum of what was inferred from all",
     ),
 )
 

@@ -103,8 +103,8 @@ class VelocitySearch:
         return Velocities(np.round(rv, _DECIMALS), error, clear, medium, medium_error)
 
     def _measure(self, depth: torch.Tensor, weight: torch.Tensor) -> tuple[np.ndarray, ...]:
-        gain, templates, rotation = self._gain(depth, weight)
-        gain = gain.double().numpy()
+        gains, templates, rotation = self._gain(depth, weight)
+        gain = gains.double().numpy()
         reach = _APART_KMS + 2.0 * np.asarray(_ROTATION)[rotation.numpy()]
         points, clear = _peak(gain, self.velocity, reach)
         lines = self._broad[rotation[:, None], templates]
@@ -156,9 +156,9 @@ class VelocitySearch:
     def _refine(
         self, depth: torch.Tensor, weight: torch.Tensor, lines: torch.Tensor, points: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Velocities ``(n_spec,)`` and their errors by least squares, from those near the minimum; in
-        points of the grid; and ``medium`` and its error as in :class:`Velocities`. ``lines (n_spec,
-        n_candidates, n_pix)`` are templates at velocity 0: the best mixture of them is the model."""
+        """Velocities ``(n_spec,)`` and their errors by least squares, from those near the minimum, in points
+        of the grid; and ``medium`` and its error as in :class:`Velocities`. ``lines (n_spec, n_candidates,
+        n_pix)`` are templates at velocity 0: the best mixture of them is the model."""
         whole = np.rint(points)
         depth, weight = (self._moved(values, -whole.astype(int)) for values in (depth, weight))
         weighted = lines * weight[:, None]
@@ -237,8 +237,7 @@ class VelocitySearch:
 
     def _detrended(self, depth: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """``depth (n, n_pix)`` less its weighted mean over 1200 km/s around every pixel of an arm: a
-        continuum that is off, or that lines of a fast rotator have pulled down, must not pull the
-        velocity."""
+        continuum that is off, or that lines of a fast rotator have pulled down, must not pull it."""
         half = round(0.5 * _TREND_KMS / self.step)
         out = torch.empty_like(depth)
         for arm in self.arms:
@@ -328,8 +327,7 @@ def _kernels(fraction: np.ndarray) -> np.ndarray:
 
 
 def _interpolated(lines: torch.Tensor, fraction: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """``lines (n, n_pix)`` moved by a ``fraction (n,)`` of a point, and how they change with it, per
-    point."""
+    """``lines (n, n_pix)`` moved by a ``fraction (n,)`` of a point, and how they change with it."""
     kernel = torch.as_tensor(_kernels(fraction), dtype=lines.dtype)
     padded = torch.nn.functional.pad(lines, (-int(_TAPS[0]), int(_TAPS[-1])))
     out = [torch.zeros_like(lines), torch.zeros_like(lines)]

@@ -86,8 +86,8 @@ class RestFrame(Preprocessor):
             )
             if min(abs(off[i] - correction[i]), abs(off[i] + correction[i])) < _ALIKE_KMS:
                 notes[i].append(
-                    f"that is the barycentric correction of {correction[i]:.1f} km/s: it was not applied, "
-                    "or twice"
+                    f"that is the barycentric correction of {correction[i]:.1f} km/s: it was not "
+                    "applied, or twice"
                 )
         for i in np.flatnonzero(medium):
             was, taken = ("vacuum", "air") if medium[i] > 0 else ("air", "vacuum")
@@ -95,7 +95,7 @@ class RestFrame(Preprocessor):
                 f"the velocity of {measured.rv[i]:.1f} km/s is as if wavelengths in {was} were taken for "
                 f"those in {taken}: try --medium {was}"
             )
-        columns = {"rv": rv, "rv_error": error}
+        columns: dict[str, Any] = {"rv": rv, "rv_error": error}
         if any(notes):
             columns["message"] = np.array(["; ".join(sentences) for sentences in notes], dtype=object)
         meta = with_columns(meta, flags, **columns)

@@ -195,7 +195,7 @@ def same_position(ra: np.ndarray, dec: np.ndarray, radius: float) -> np.ndarray:
 
 def _stars_in(path: Path) -> dict[str, str]:
     """The star of each file, from a table with columns ``path`` (or ``id``) and ``star`` (or ``object``)."""
-    from specinn.inference.sources import read_table
+    from specinn.catalogue.formats import read_table
 
     table = read_table(path)
     columns = {str(name).lower(): name for name in table.colnames}

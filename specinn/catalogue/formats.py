@@ -22,6 +22,7 @@ from astropy.table import Column, MaskedColumn, QTable, Table
 from astropy.units import Unit, dex
 from astropy.utils.exceptions import AstropyUserWarning
 
+from specinn.errors import ConfigError
 from specinn.files import Sink
 
 HDF5_PATH = "catalogue"
@@ -429,3 +430,24 @@ READERS: dict[str, Callable[[Path], Table]] = {
     ".vot": _read_votable,
     ".xml": _read_votable,
 }
+
+
+def read_table(path: Path) -> Table:
+    """A table that a user made, in any of the formats, with its masks. Raises ``ConfigError``."""
+    import warnings
+
+    suffix = path.suffix.lower()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            if suffix == ".parquet":
+                from pyarrow import parquet
+
+                return from_arrow(parquet.read_table(path), {})
+            if suffix in (".h5", ".vot", ".xml"):
+                return READERS[suffix](path)
+            name = {".csv": "ascii.csv", ".ecsv": "ascii.ecsv"}.get(suffix, "fits")
+            return Table.read(path, format=name, **({"encoding": "utf-8"} if suffix == ".csv" else {}))
+        except Exception as error:  # each format has errors of its own
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise ConfigError(f"@{path} could not be read as a table: {reason}") from error

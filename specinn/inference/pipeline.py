@@ -14,6 +14,7 @@ from astropy.table import Table
 from specinn.catalogue.result import Result
 from specinn.errors import ConfigError, ModelError, PluginError, ReadError, SpecinnError
 from specinn.flags import FLAGS, Flag, is_bad, raise_flag
+from specinn.inference.misfit import Misfit
 from specinn.inference.options import RunOptions
 from specinn.posterior import Posterior, Summary
 from specinn.posterior.summary import posterior_flags
@@ -22,7 +23,7 @@ from specinn.spectra.resample import R_TOLERANCE
 if TYPE_CHECKING:
     from specinn.instruments import Instrument
     from specinn.plugins import Plugins
-    from specinn.plugins.interfaces import Correction, Estimator, Preprocessor
+    from specinn.plugins.interfaces import Correction, Estimator, Preprocessor, Synthesizer
     from specinn.spectra import SpectrumBatch
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,8 @@ class Pipeline:
     instrument : the instrument of the spectra; its resolving power holds where a file gives none.
     corrections : loaded ones, applied to the samples in this order.
     keep_samples : whether results hold the samples and not only their summary.
+    check : a synthesizer whose model spectra of the MAP are compared with the spectra: adds ``misfit`` to the
+        ``meta`` of results, and a flag where it is above 1. It takes a few milliseconds a spectrum.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class Pipeline:
         instrument: Instrument | None = None,
         corrections: Sequence[Correction] = (),
         keep_samples: bool = False,
+        check: Synthesizer | None = None,
     ) -> None:
         options = RunOptions() if options is None else options
         self.estimator = estimator
@@ -60,6 +64,7 @@ class Pipeline:
         self.corrections = tuple(corrections)
         self.n_samples, self.seed, self.keep_samples = options.samples, options.seed, keep_samples
         self.steps = _chain(estimator, plugins, options)
+        self._misfit = None if check is None else Misfit(check, estimator, dict(self.steps)["continuum"])
 
     def __call__(self, batch: SpectrumBatch) -> Result:
         """Infer every spectrum of the batch. Never raises for a spectrum: it is flagged, with a message."""
@@ -157,6 +162,9 @@ class Pipeline:
                 summary.put(good, corrected)
             if posterior is not None:
                 posterior.put(good, found)
+        if self._misfit is not None:
+            values = (summary if raw is None else raw).map[:, : len(labels)]
+            self._compare(batch, meta, flags, reasons, values)
         meta["flags"] = flags
         meta["message"] = np.array(
             [
@@ -166,6 +174,24 @@ class Pipeline:
             dtype=object,
         )
         return Result(meta, summary, raw, posterior)
+
+    def _compare(
+        self, batch: SpectrumBatch, meta: Table, flags: np.ndarray, reasons: list[str], values: np.ndarray
+    ) -> None:
+        """Column, flag and sentence of spectra that look unlike the model spectrum of their ``values``."""
+        assert self._misfit is not None
+        rows = np.flatnonzero(~is_bad(flags) & np.isfinite(values).all(axis=1))
+        meta["misfit"] = np.full(len(batch), np.nan)
+        if not rows.size:
+            return
+        each = self._misfit(batch[rows], values[rows])
+        meta["misfit"][rows] = np.nanmax(each, axis=1)
+        off = each > 1.0
+        raise_flag(flags, rows[off.any(axis=1)], Flag.MODEL_MISFIT)
+        for row, arms in zip(rows, off, strict=True):
+            if arms.any():
+                names = " and ".join(name for name, bad in zip(self._misfit.arms, arms, strict=True) if bad)
+                reasons[row] = f"the model spectrum of the values does not fit the arm {names}"
 
     @property
     def _name(self) -> str:

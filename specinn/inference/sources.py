@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
+from specinn.catalogue.formats import read_table
 from specinn.errors import ConfigError, ReadError, SpecinnError, near
 from specinn.inference.options import as_frame, as_medium, number
 from specinn.instruments import Instrument
@@ -18,8 +19,6 @@ from specinn.spectra.readers import read, read_rows
 from specinn.texts import plural
 
 if TYPE_CHECKING:
-    from astropy.table import Table
-
     from specinn.plugins import Plugins
 
 SUFFIXES = (  # of files that are taken from a folder
@@ -140,31 +139,6 @@ def _from(path: str, folder: Path) -> str:
     if os.path.isabs(path) or os.path.exists(path) or not (folder / path).exists():
         return path
     return str(folder / path)
-
-
-def read_table(path: Path) -> Table:
-    """A table of any of the formats, with its masks."""
-    import warnings
-
-    from astropy.table import Table
-
-    from specinn.catalogue.formats import READERS, from_arrow
-
-    suffix = path.suffix.lower()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            if suffix == ".parquet":
-                from pyarrow import parquet
-
-                return from_arrow(parquet.read_table(path), {})
-            if suffix in (".h5", ".vot", ".xml"):
-                return READERS[suffix](path)
-            name = {".csv": "ascii.csv", ".ecsv": "ascii.ecsv"}.get(suffix, "fits")
-            return Table.read(path, format=name, **({"encoding": "utf-8"} if suffix == ".csv" else {}))
-        except Exception as error:  # each format has errors of its own
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise ConfigError(f"@{path} could not be read as a table: {reason}") from error
 
 
 def from_table(table: Any, name: str = "the table") -> list[Item]:

@@ -1,5 +1,5 @@
-"""Pixels that are masked, or whose errors are far above those of others, must not move the answer (the
-numbers are those of the list of faults that this was written against)."""
+"""Pixels that are masked, or whose errors are far above those of others, must not move the answer (numbers in
+names are those of the list of faults that this was written against)."""
 
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from specinn_preprocessing.fill import fill_narrow_gaps
 from specinn_preprocessing.mask import Mask
 
 import specinn
+from specinn.inference.options import RunOptions
 from specinn.inference.pipeline import Pipeline
 from specinn.plugins import Plugins
 from specinn.spectra import SpectrumBatch
@@ -22,7 +23,7 @@ EXAMPLE = Path(specinn.__file__).parent / "examples" / "dwarf-g.fits"
 
 @pytest.fixture(scope="module")
 def pipeline():
-    return Pipeline(specinn.load_model("4most-hr-gr"), Plugins(), n_samples=1024)
+    return Pipeline(specinn.load_model("4most-hr-gr"), Plugins(), RunOptions(samples=1024))
 
 
 @pytest.fixture(scope="module")

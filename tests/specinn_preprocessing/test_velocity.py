@@ -1,6 +1,5 @@
-"""Velocities of simulated stars of all kinds with the bundled model's templates: errors that hold, and what
-is said where something is wrong (the numbers are those of the list of faults that this was written
-against)."""
+"""Velocities of simulated stars with the bundled model's templates: errors that hold, and what is said where
+something is wrong (numbers in names are those of the list of faults that this was written against)."""
 
 import attrs
 import numpy as np
@@ -22,10 +21,10 @@ ALPHA = ("ca_fe", "mg_fe", "si_fe", "ti_fe", "o_fe")
 DWARF, CLUMP = (5800.0, 4.4, 0.0, 3.0), (4800.0, 2.5, -0.1, 3.0)
 KINDS = {
     "slow": [DWARF, (4600.0, 4.6, 0.0, 3.0), CLUMP, (4100.0, 1.2, -0.3, 4.0)],
-    "rotators": [(5800.0, 4.4, 0.0, 30.0), (5800.0, 4.4, 0.0, 60.0),
-                 (6300.0, 4.3, 0.0, 100.0), (4800.0, 2.5, -0.1, 90.0)],
-    "metal-poor": [(4700.0, 1.4, -2.5, 4.0), (6200.0, 4.2, -2.5, 4.0),
-                   (5800.0, 4.5, -1.5, 4.0), (4500.0, 1.5, -1.5, 4.0)],
+    "rotators": [(5800.0, 4.4, 0.0, 30.0), (5800.0, 4.4, 0.0, 60.0), (6300.0, 4.3, 0.0, 100.0),
+                 (4800.0, 2.5, -0.1, 90.0)],
+    "metal-poor": [(4700.0, 1.4, -2.5, 4.0), (6200.0, 4.2, -2.5, 4.0), (5800.0, 4.5, -1.5, 4.0),
+                   (4500.0, 1.5, -1.5, 4.0)],
 }  # fmt: skip
 
 

@@ -1,0 +1,80 @@
+"""The comparison of spectra with the model spectra of what was inferred."""
+
+import csv
+import os
+from pathlib import Path
+
+import attrs
+import numpy as np
+import pytest
+
+import specinn
+from specinn.flags import Flag
+from specinn.inference.options import RunOptions
+from specinn.inference.pipeline import Pipeline
+from specinn.inference.run import load_instrument
+from specinn.plugins import Plugins
+
+EXAMPLES = Path(specinn.__file__).parent / "examples"
+SHARED = Path(os.environ.get("SPECINN_SHARED", Path(__file__).parents[1] / "shared")) / "data"
+
+
+@pytest.fixture(scope="module")
+def plugins():
+    return Plugins()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return specinn.load_model("4most-hr-gr")
+
+
+@pytest.fixture(scope="module")
+def pipeline(plugins, model):
+    check = plugins.load("synthesizer", "emulator").load()
+    return Pipeline(model, plugins, RunOptions(samples=1024), check=check)
+
+
+@pytest.mark.parametrize("name", ["dwarf-g", "dwarf-k", "giant-clump", "giant-metal-poor", "turn-off-f"])
+def test_spectra_that_fit_are_not_flagged(pipeline, name):
+    (batch,) = specinn.read(EXAMPLES / f"{name}.fits")
+    meta = pipeline(batch).meta
+    assert 0.1 < meta["misfit"][0] < 0.8
+    assert not meta["flags"][0] & Flag.MODEL_MISFIT
+
+
+def test_A13_a_ripple_in_one_arm_is_said(pipeline):
+    (batch,) = specinn.read(EXAMPLES / "giant-metal-poor.fits")
+    red = batch.wavelength > 6000.0
+    wave = np.where(red, 1.0 + 0.06 * np.sin(2 * np.pi * batch.wavelength / 60.0), 1.0)
+    meta = pipeline(attrs.evolve(batch, flux=batch.flux * wave, sigma=batch.sigma * wave)).meta
+    flags = int(meta["flags"][0])
+    assert flags & (Flag.MODEL_MISFIT | Flag.STRANGER)
+    if flags & Flag.MODEL_MISFIT:
+        assert meta["misfit"][0] > 1.0
+        assert "does not fit the arm red" in meta["message"][0]
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the development data (SPECINN_SHARED)")
+@pytest.mark.parametrize(
+    ("name", "misfit"),
+    [
+        ("spectra2/hd122563_uves_sdp.fits", True),  # A13
+        ("spectra2/gj581_harps_s1d.fits", True),  # A12
+        ("spectra2/gj908_sophie.fits", True),  # A12
+        ("spectra/hd122563_mike.fits", False),
+        ("spectra/hd22879_narval.fits", False),
+        ("spectra2/iotahor_harps_s1d.fits", False),
+    ],
+)
+def test_A12_A13_real_stars(plugins, model, name, misfit):
+    path = SHARED / name
+    with (path.parent / "stars.csv").open(encoding="utf-8") as file:
+        (row,) = (row for row in csv.DictReader(file) if row["file"] == path.name)
+    check = plugins.load("synthesizer", "emulator").load()
+    pipeline = Pipeline(
+        model, plugins, RunOptions(samples=1024, resolving_power=float(row["resolving_power"])),
+        instrument=load_instrument(plugins, row["instrument"]), check=check,
+    )  # fmt: skip
+    meta = pipeline(specinn.read(path)[0]).meta
+    assert bool(meta["flags"][0] & (Flag.MODEL_MISFIT | Flag.STRANGER)) == misfit
