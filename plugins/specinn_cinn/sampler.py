@@ -122,9 +122,9 @@ class _Tile:
     """Memory for samples of one star, or of each of many, and the steps bound to it: a view costs as much as
     a hundredth of a product, and there would be ten for each.
 
-    The halves of the latent variables go to ``first`` and ``second``; the result is in ``last``
-    ``(..., n_labels + 1, n)``, with a row of ones after the first half, and ``octaves (..., n_labels, n)`` has
-    the sums of the log2 of the factors.
+    The halves of the latent variables go to ``first`` and ``second``; ``last (..., n_labels + 1, n)`` has the
+    result, with a row of ones after the first half, and ``octaves (..., n_labels, n)`` the sums of the
+    log2 of the factors.
     """
 
     def __init__(self, steps: Sequence[_Half | _Permutation], z: torch.Tensor, n_first: int) -> None:
