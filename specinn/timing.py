@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 import os
 import platform
 import resource
@@ -29,6 +30,7 @@ REFERENCE = "FrEIA, paper"  # name of the way that ratios refer to, in its part 
 _POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS",
           "VECLIB_MAXIMUM_THREADS")  # fmt: skip
 _PACKAGES = ("specinn", "FrEIA", "numpy", "scipy", "astropy", "pyarrow")
+_RELEASE = Path(__file__).with_name("timing_release.json")
 _AT_LEAST = 0.1  # seconds that one measurement lasts; what is shorter is repeated within it
 _LONG = 2.0  # seconds, for which nothing needs to be warm
 
@@ -229,6 +231,35 @@ def benchmark(
                 keep(best, {name: Cost.now() - start})
         rows += _report(device, ways, best, stages, spectra, quarter)
     return rows
+
+
+@attrs.frozen
+class Release:
+    """What the last release took on one core, in processor milliseconds of one spectrum: by part and name,
+    and for :data:`REFERENCE` in the same run."""
+
+    release: str
+    measured: str
+    model: str
+    samples: int
+    reference_cpu_ms: float
+    cpu_ms: Mapping[str, Mapping[str, float]]
+
+    @classmethod
+    def read(cls) -> Release:
+        return cls(**json.loads(_RELEASE.read_text(encoding="utf-8")))
+
+    def gains(self, rows: Sequence[Row]) -> dict[tuple[str, str], float]:
+        """By part and name of a row on the processor, how many times faster it is than in the release, each
+        measured by the reference of its own run; nothing where the reference was not measured."""
+        reference = next((row.cost.cpu for row in rows if row.device == "cpu"
+                          and (row.part, row.name) == ("sampling", REFERENCE)), 0.0)  # fmt: skip
+        gains = {}
+        for row in rows:
+            before = self.cpu_ms.get(row.part, {}).get(row.name)
+            if before is not None and row.device == "cpu" and reference > 0 and row.cost.cpu > 0:
+                gains[row.part, row.name] = before / self.reference_cpu_ms * reference / row.cost.cpu
+        return gains
 
 
 def _ways(plugins: Plugins, job: Run, batch: Any, samples: int, paper: bool) -> list[Way]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -278,6 +280,21 @@ def test_bad_input_is_one_sentence(plugins: Plugins, options: tuple, words: tupl
         assert word in result.stderr
 
 
+def test_the_release_is_compared_through_the_reference() -> None:
+    """A machine half as fast, on which nothing but the samples changed."""
+    release = timing.Release.read()
+    assert release.reference_cpu_ms > release.cpu_ms["run"]["each further spectrum"] > 0
+    cost = timing.Cost(9.0, 2e-3 * release.reference_cpu_ms)
+    rows = [timing.Row("cpu", "sampling", timing.REFERENCE, cost)]
+    for name, took in release.cpu_ms["stages"].items():
+        seconds = 2e-3 * took / (2.0 if name == "samples" else 1.0)
+        rows.append(timing.Row("cpu", "stages", name, timing.Cost(9.0, seconds)))
+    gains = release.gains([*rows, timing.Row("cuda", "stages", "read", timing.Cost(1.0, 1.0))])
+    assert gains.pop(("stages", "samples")) == pytest.approx(2.0)
+    assert list(gains.values()) == pytest.approx([1.0] * len(gains)) and len(gains) > 5
+    assert release.gains(rows[1:]) == {}
+
+
 def script(name: str, *arguments: object) -> dict[str, Any]:
     """Runs a script of the folder benchmarks in this process; gives its names."""
     with pytest.MonkeyPatch.context() as patch:
@@ -308,3 +325,21 @@ def test_the_script_that_measures_growth(tmp_path: Path, capsys: pytest.CaptureF
     with pytest.raises(SpecinnError, match=r"ended with status 2: see .*run-2.log"):
         names["measure"](2, [], tmp_path, ["--no-such-option"])
     assert names["_per_file"]([1000, 10_000, 100_000]) == 500
+
+
+def test_the_script_for_a_gpu_rehearses_and_survives(tmp_path: Path) -> None:
+    """On the processor; a part that fails is a row with its message."""
+    folder = Path(__file__).parents[1] / "benchmarks"
+    command = ["sh", str(folder / "gpu.sh"), "--device", "cpu", "--tiny", "--parts", "summaries"]
+    environment = {**os.environ, "PYTHON": sys.executable}
+    subprocess.run([*command, "--out", str(tmp_path)], env=environment, check=True, capture_output=True)
+    report = json.loads((tmp_path / "gpu.json").read_text())
+    (part,) = report["parts"]
+    assert not part["failed"] and len(part["rows"]) == 4
+    assert all(row["value"] < 0.01 for row in part["rows"])
+    assert "3 stars, seed 2" in (tmp_path / "gpu.txt").read_text()
+    gpu = runpy.run_path(str(folder / "gpu.py"))
+    failed = gpu["run_part"]("captured", ["--device", "abacus", "--tiny"], 300.0)
+    assert "abacus" in failed["failed"] and failed["rows"] == []
+    assert "FAILED" in gpu["table"]([failed])
+    assert gpu["run_part"]("summaries", ["--tiny"], 0.01)["failed"] == "not done within 0 s"

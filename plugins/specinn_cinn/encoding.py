@@ -40,8 +40,12 @@ class Encoding:
         self._edges = torch.as_tensor(np.searchsorted(block, np.arange(count + 1)), device=self.pixels.device)
         ends = [int(np.searchsorted(which, i)) for i in range(len(starts) + 1)]
         self._spans = [slice(i, j) for i, j in pairwise(ends)]
+        self._ends = torch.as_tensor(ends, device=self.pixels.device)
+        self._width = self.width[self.pixels]
 
     _edges: torch.Tensor = attrs.field(init=False, default=None)
+    _ends: torch.Tensor = attrs.field(init=False, default=None)
+    _width: torch.Tensor = attrs.field(init=False, default=None)
     _spans: list[slice] = attrs.field(init=False, factory=list)
 
     @property
@@ -68,14 +72,52 @@ class Encoding:
         0 where there are none. ``synthetic (n,)`` tells which spectra have the very physics of the models
         (none unless given).
         """
-        good = ~self.used(mask)
-        x = torch.where(good, (self.used(flux) - self.mean) / self.scale, 0.0).clamp(-20.0, 20.0)
-        quality = torch.where(good, 1.0 / (self.used(sigma).square() * self.width[self.pixels]), 0.0)
-        snr = torch.stack([
-            (quality[:, span].sum(1) / good[:, span].sum(1).clamp(min=1)).sqrt() for span in self._spans
-        ], dim=1)  # fmt: skip
-        running = torch.nn.functional.pad(good.to(x.dtype).cumsum(1), (1, 0))
+        x, context, snr, _, _ = self.pixels_in_use(flux, sigma, mask, synthetic)
+        return x, context, snr
+
+    def pixels_in_use(
+        self,
+        flux: torch.Tensor,
+        sigma: torch.Tensor,
+        mask: torch.Tensor,
+        synthetic: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, ...]:
+        """The same, and of the pixels in use sigma and which are bad, each ``(n, n_used)``."""
+        bad = self.used(mask)
+        x = self.used(flux).sub_(self.mean).div_(self.scale).masked_fill_(bad, 0.0).clamp_(-20.0, 20.0)
+        noise = self.used(sigma)
+        quality = noise.square().mul_(self._width).reciprocal_().masked_fill_(bad, 0.0)
+        running = torch.nn.functional.pad((~bad).to(x.dtype).cumsum(1), (1, 0))
+        count = running[:, self._ends].diff(dim=1).clamp(min=1)
+        snr = torch.stack([quality[:, span].sum(1) for span in self._spans], dim=1).div(count).sqrt()
         blocks = running[:, self._edges].diff(dim=1) / self._edges.diff().clamp(min=1)
         level = torch.where(snr > 0, (snr.clamp(*self.snr).log10() - 2.0) / 0.6, -2.5)
         exact = x.new_zeros(len(x), 1) if synthetic is None else synthetic.to(x)[:, None]
-        return x, torch.cat([level, 1.0 - blocks, exact], dim=1), snr
+        return x, torch.cat([level, 1.0 - blocks, exact], dim=1), snr, noise, bad
+
+
+@attrs.frozen(eq=False)
+class Encoded:
+    """Spectra as the networks see them: what strangeness, samples and summaries share.
+
+    Of every spectrum: its ``key (n,)``, from which its random numbers come; ``x``, ``noise`` (sigma) and
+    ``bad (n, n_used)`` of the pixels in use; ``context (n, n_context)``, the S/N of the arms
+    ``snr (n, n_arms)``, and the ``condition (n, n_features)`` of the flow.
+    """
+
+    key: np.ndarray
+    x: torch.Tensor
+    noise: torch.Tensor
+    bad: torch.Tensor
+    context: torch.Tensor
+    snr: torch.Tensor
+    condition: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.key)
+
+    def __getitem__(self, rows: np.ndarray) -> Encoded:
+        """The rows of a mask or of a list of numbers."""
+        chosen = torch.as_tensor(np.arange(len(self))[rows], device=self.x.device)
+        tensors = (self.x, self.noise, self.bad, self.context, self.snr, self.condition)
+        return Encoded(self.key[rows], *(tensor[chosen] for tensor in tensors))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from specinn.spectra import SpectrumBatch
 from specinn.weights import load_weights, save_weights
 
 from .cuda import CapturedSampler, summaries
-from .encoding import Encoding
+from .encoding import Encoded, Encoding
 from .network import Architecture, Features, make_flow
 from .ood import Strangers
 from .sampler import Sampler
@@ -27,6 +28,7 @@ from .sampler import Sampler
 FORMAT = "specinn model"
 _STARS_ON_GPU = 64  # times 4096 samples pass the flow together
 _MANY = 1000  # samples, of which one that is not random changes nothing but the MAP
+_OCTAVES = math.log2(10.0)  # of a factor of ten
 
 
 @attrs.define(eq=False)
@@ -49,7 +51,7 @@ class CINN(Estimator):
     spread: torch.Tensor
     device: str = "cpu"
     strangers: Strangers | None = None
-    _graphs: dict[torch.Size, CapturedSampler] = attrs.field(factory=dict, init=False, repr=False)
+    _graphs: dict[torch.Size, CapturedSampler | None] = attrs.field(factory=dict, init=False, repr=False)
 
     @classmethod
     def train(
@@ -153,23 +155,23 @@ class CINN(Estimator):
         used[self.encoding.pixels.cpu().numpy()] = True
         return used
 
-    def condition(self, batch: SpectrumBatch) -> torch.Tensor:
-        """The condition of the flow ``(n_spec, n_features)`` for a preprocessed batch."""
+    def encode(self, batch: SpectrumBatch | Encoded) -> Encoded:
+        """What the networks make of a preprocessed batch before they judge or sample it."""
+        if isinstance(batch, Encoded):
+            return batch
         with torch.no_grad():
-            x, context, _ = self.encoding(*self._inputs(batch))
-            return self.features(x, context)
+            x, context, snr, noise, bad = self.encoding.pixels_in_use(*self._inputs(batch))
+            return Encoded(self._keys(batch), x, noise, bad, context, snr, self.features(x, context))
 
-    def strangeness(self, batch: SpectrumBatch) -> Strangeness | None:
+    def strangeness(self, batch: SpectrumBatch | Encoded) -> Strangeness | None:
         if self.strangers is None:
             return None
+        encoded = self.encode(batch)
         with torch.no_grad():
-            flux, sigma, mask, synthetic = self._inputs(batch)
-            x, context, snr = self.encoding(flux, sigma, mask, synthetic)
-            good = (~self.encoding.used(mask)).to(x.dtype)
-            y = self.centre(self.features(x, context))
-            signal = snr.amax(1) / self.encoding.snr[0]
-            noise = self.encoding.used(sigma).div_(self.encoding.scale)
-            return self.strangers(x, noise, good, context, y, signal)
+            x, good = encoded.x, (~encoded.bad).to(encoded.x.dtype)
+            y = self.centre(encoded.condition)
+            signal = encoded.snr.amax(1) / self.encoding.snr[0]
+            return self.strangers(x, encoded.noise / self.encoding.scale, good, encoded.context, y, signal)
 
     def centre(self, condition: torch.Tensor) -> torch.Tensor:
         """Standardised labels ``(n, n_labels)`` at latent variables 0, by the conditions of the flow."""
@@ -198,17 +200,17 @@ class CINN(Estimator):
         z, log_determinant = self.flow(y, c=[condition], rev=False)
         return z, _normal_log_density(z, 1) + log_determinant - self.spread.log().sum()
 
-    def sample(self, batch: SpectrumBatch, n_samples: int, seed: int) -> Posterior:
+    def sample(self, batch: SpectrumBatch | Encoded, n_samples: int, seed: int) -> Posterior:
         posterior = Posterior.empty(self.labels, len(batch), n_samples)
         for star, values, log_prob in self._draws(batch, n_samples, seed):
             posterior.samples[star], posterior.log_prob[star] = values.T, log_prob
             posterior.inside[star] = self._inside(values, log_prob)
         return posterior
 
-    def summarise(self, batch: SpectrumBatch, n_samples: int, seed: int) -> Summary:
+    def summarise(self, batch: SpectrumBatch | Encoded, n_samples: int, seed: int) -> Summary:
         summary = Summary.empty(self.labels, len(batch))
         if self.device != "cpu":  # samples stay where they are made
-            for stars, y, density in self._blocks(batch, n_samples, seed):
+            for stars, y, density in self.blocks(batch, n_samples, seed):
                 summary.put(np.array(stars), summaries(self.labels, y, density))
             return summary
         for star, values, log_prob in self._draws(batch, n_samples, seed):
@@ -230,44 +232,53 @@ class CINN(Estimator):
         return torch.stack(parts, dim=1).cpu().numpy()
 
     def _inside(self, values: np.ndarray, log_prob: np.ndarray) -> np.ndarray:
-        inside: np.ndarray = self.labels.inside(values.T) & np.isfinite(log_prob)
+        """``(n,)`` whether ``values (n_labels, n)`` are within the bounds and their density a number."""
+        low, high = self.labels.bounds.T.astype(
+            values.dtype
+        )  # samples of flat posteriors reach the very bound
+        inside: np.ndarray = np.isfinite(log_prob)
+        for i in np.flatnonzero(~((values.min(axis=1) >= low) & (values.max(axis=1) <= high))):
+            inside &= (values[i] >= low[i]) & (values[i] <= high[i])
         return inside
 
     def _draws(
-        self, batch: SpectrumBatch, n_samples: int, seed: int
+        self, batch: SpectrumBatch | Encoded, n_samples: int, seed: int
     ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """For every star its number in the batch, physical samples ``(n_labels, n_samples)`` and their log
         density in label space ``(n_samples,)``; valid until the next one is asked for."""
-        for stars, y, log_prob in self._blocks(batch, n_samples, seed):
+        for stars, y, log_prob in self.blocks(batch, n_samples, seed):
             yield from zip(stars, y.cpu().numpy(), log_prob.cpu().numpy(), strict=True)
 
-    def _blocks(
-        self, batch: SpectrumBatch, n_samples: int, seed: int
+    def blocks(
+        self, batch: SpectrumBatch | Encoded, n_samples: int, seed: int
     ) -> Iterator[tuple[range, torch.Tensor, torch.Tensor]]:
-        """The same for some stars at a time, on the device: ``(n_stars, n_labels, n)``, ``(n_stars, n)``."""
-        keys = self._keys(batch)
+        """Numbers of some stars at a time, their physical samples ``(n_stars, n_labels, n)`` and log
+        densities in label space ``(n_stars, n)``, on the device; valid until the next ones are asked for."""
+        encoded = self.encode(batch)
         with torch.no_grad():
-            condition = self.condition(batch)
             sampler = Sampler(self.flow)
-            hoisted, work = sampler.hoist(condition), sampler.workspace()
-            for first in range(0, len(batch), self.at_once):
-                stars = range(first, min(first + self.at_once, len(batch)))
-                z = torch.stack([self.latent(seed, int(keys[star]), n_samples) for star in stars])
-                if self.device != "cpu" and len(stars) == self.at_once:
-                    y, log_determinant = self._captured(z)(z, condition[first : stars.stop])
-                else:
-                    given = [tuple(tensor[first : stars.stop] for tensor in step) for step in hoisted]
-                    y, log_determinant = sampler(z, given, work)
-                log_prob = _normal_log_density(z, 1) - log_determinant - self.spread.log().sum()
-                y.mul_(self.spread[:, None]).add_(self.center[:, None])
-                for i, label in enumerate(self.labels):
-                    if label.transform != "linear":
-                        y[:, i] = label.from_network(y[:, i])
-                yield stars, y, log_prob
+            physical, work = _Physical(self.labels, self.center, self.spread), sampler.workspace()
+            conditions = encoded.condition.split(self.at_once)
+            hoisted = zip(*(of_all.split(self.at_once) for of_all in sampler.hoist(encoded.condition)),
+                          strict=True)  # fmt: skip
+            first = 0
+            for condition, weights in zip(conditions, hoisted, strict=True):
+                stars = range(first, first + len(condition))
+                z = torch.stack(
+                    [self.latent(seed, int(key), n_samples) for key in encoded.key[first : stars.stop]]
+                )
+                captured = self._captured(z) if self.device != "cpu" else None
+                y, log_determinant = captured(z, condition) if captured else sampler(z, weights, work)
+                log_prob = _normal_log_density(z, 1).sub_(log_determinant).sub_(physical.log_volume)
+                yield stars, physical(y), log_prob
+                first = stars.stop
 
-    def _captured(self, z: torch.Tensor) -> CapturedSampler:
-        """The sampler as a graph for latent draws of that shape, recorded when it is first asked for."""
+    def _captured(self, z: torch.Tensor) -> CapturedSampler | None:
+        """The sampler as a graph for latent draws of that shape, recorded when it is asked for again: most
+        batches of a run have one size, and the last does not pay."""
         if z.shape not in self._graphs:
+            self._graphs[z.shape] = None
+        elif self._graphs[z.shape] is None:
             self._graphs[z.shape] = CapturedSampler(Sampler(self.flow), z, self.architecture.features[-1])
         return self._graphs[z.shape]
 
@@ -302,15 +313,51 @@ class CINN(Estimator):
 
     def _latent_and_density(self, batch: SpectrumBatch, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         values = torch.as_tensor(np.asarray(labels), dtype=torch.float32, device=self.device)
-        condition = self.condition(batch)
+        condition = self.encode(batch).condition
         with torch.no_grad():
             flat = values.reshape(-1, len(self.labels))
             z, density = self.forward(flat, condition.repeat_interleave(values.shape[1], 0))
         return z.view(values.shape).cpu().numpy(), density.view(values.shape[:2]).cpu().numpy()
 
 
+class _Physical:
+    """Standardised samples to physical values: :meth:`LabelSet.from_network`, in place and a few passes.
+
+    A label learnt as its log10 is 10**centre times a power of 2 of what is left: the power of so small a
+    number is more exact than that of the sum. ``log_volume`` is log |d network / d standardised|.
+    """
+
+    def __init__(self, labels: LabelSet, center: torch.Tensor, spread: torch.Tensor) -> None:
+        kinds = [label.transform for label in labels]
+        if not set(kinds) <= {"linear", "log10", "probit"}:
+            raise ModelError(f"labels are learnt as {', '.join(sorted(set(kinds)))}, which is not known")
+        self.logs = [i for i, kind in enumerate(kinds) if kind == "log10"]
+        self.probits = [i for i, kind in enumerate(kinds) if kind == "probit"]
+        self.log_volume = spread.log().sum()
+        self.slope, self.shift = spread.clone(), center.clone()
+        self.slope[self.logs] *= _OCTAVES
+        self.shift[self.logs] = 0.0
+        self.factor, self.offset = torch.ones_like(spread), torch.zeros_like(spread)
+        self.factor[self.logs] = 10.0 ** center[self.logs]
+        low, high = labels.bounds.T
+        self.factor[self.probits] = torch.as_tensor(high - low).to(spread)[self.probits]
+        self.offset[self.probits] = torch.as_tensor(low.copy()).to(spread)[self.probits]
+
+    def __call__(self, y: torch.Tensor) -> torch.Tensor:
+        """``y (n_stars, n_labels, n)``, changed in place."""
+        torch.addcmul(self.shift[:, None], y, self.slope[:, None], out=y)
+        if not self.logs and not self.probits:
+            return y
+        for i in self.logs:
+            y[:, i].exp2_()
+        for i in self.probits:
+            row = y[:, i]
+            torch.special.ndtr(row, out=row)
+        return torch.addcmul(self.offset[:, None], y, self.factor[:, None], out=y)
+
+
 def _normal_log_density(z: torch.Tensor, axis: int) -> torch.Tensor:
-    return -0.5 * z.square().sum(axis) - 0.5 * z.shape[axis] * float(np.log(2.0 * np.pi))
+    return z.square().sum(axis).mul_(-0.5).sub_(0.5 * z.shape[axis] * math.log(2.0 * math.pi))
 
 
 def _restore_dtypes(tensors: dict[str, torch.Tensor], module: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -121,20 +121,13 @@ class _Step:
 def _inference(estimator: CINN, batch: SpectrumBatch, n_samples: int) -> list[Way]:
     """Features and samples of prepared spectra, as :meth:`CINN.summarise` makes them; what it does beyond
     are the summaries."""
-    n, at_once = len(batch), estimator.at_once
-    condition = estimator.condition(batch)
-    samplers: dict[int, Callable[..., Any]] = {}
+    n, encoded = len(batch), estimator.encode(batch)
 
-    def features() -> torch.Tensor:
-        return estimator.condition(batch)
+    def features() -> Any:
+        return estimator.encode(batch)
 
     def samples() -> None:
-        with torch.no_grad():
-            for first in range(0, n, at_once):
-                some = condition[first : first + at_once]
-                z = torch.stack([estimator.latent(0, first + i, n_samples) for i in range(len(some))])
-                if len(some) not in samplers:
-                    samplers[len(some)] = _sampler(estimator.flow, z, some)
-                samplers[len(some)](z, some)
+        for _ in estimator.blocks(encoded, n_samples, 0):
+            pass
 
     return [Way("inference", "features", features, n), Way("inference", "samples", samples, n)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +12,7 @@ from specinn.cli._options import AsJson, Model, Samples, devices
 
 if TYPE_CHECKING:
     from specinn.plugins import Plugins
-    from specinn.timing import Row, Whole
+    from specinn.timing import Release, Row, Whole
 
 _TITLES = {
     "sampling": "sampling, {samples} samples",
@@ -26,6 +26,7 @@ _NOTES = (
     "the smaller of what clock and processor time say",
     "stages: nothing overlaps; summaries are what inference takes beyond features and samples",
 )
+_CHANGED = 1.2  # what busy machines make of equal code stays below this factor, most of the time
 _BUSY = 1.3  # clock over processor time of a run, above which the machine had other work
 
 
@@ -84,10 +85,15 @@ def benchmark(
             )
     name = f"{chosen.name} {chosen.sha256()[:12]}"
     settings = {"model": name, "spectra": spectra, "samples": samples, "repeats": repeats}
+    release = timing.Release.read()
+    alike = threads == 1 and (chosen.name, samples) == (release.model, release.samples)
+    gains = release.gains(rows) if alike else {}
     if as_json:
-        print_json({"machine": machine, "settings": settings, "rows": [row.to_dict() for row in rows]})
+        figures = [{**row.to_dict(), "release_gain": _gain(row, gains)} for row in rows]
+        print_json({"machine": machine, "settings": settings, "release": release.release, "rows": figures})
     else:
         _show(rows, machine, samples)
+        _show_gains(gains, release)
 
 
 def _whole(plugins: Plugins, model: str | None, samples: int) -> Whole:
@@ -143,6 +149,23 @@ def _show(rows: Sequence[Row], machine: dict[str, Any], samples: int) -> None:
             excess = row.cost.wall / max(row.cost.cpu, 1e-9)
             if excess > _BUSY:
                 console.print(f"the machine was busy: a run took {excess:.1f} times its processor time")
+
+
+def _gain(row: Row, gains: Mapping[tuple[str, str], float]) -> float | None:
+    return gains.get((row.part, row.name)) if row.device == "cpu" else None
+
+
+def _show_gains(gains: Mapping[tuple[str, str], float], release: Release) -> None:
+    """Which rows won or lost against the last release."""
+    for word, chosen in (
+        ("faster", {name: gain for name, gain in gains.items() if gain > _CHANGED}),
+        ("slower", {name: gain for name, gain in gains.items() if gain < 1.0 / _CHANGED}),
+    ):
+        if chosen:
+            items = ", ".join(f"{name} x {gain:.2f}" for (_, name), gain in chosen.items())
+            print(f"{word} than {release.release}, relative to the paper's network: {items}")
+    if gains and all(1.0 / _CHANGED <= gain <= _CHANGED for gain in gains.values()):
+        print(f"nothing differs from {release.release} by more than a factor of {_CHANGED}")
 
 
 def _cells(row: Row) -> list[str]:

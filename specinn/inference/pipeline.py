@@ -136,20 +136,28 @@ class Pipeline:
         flags |= self._pixel_flags(batch)
         labels, n = self.estimator.labels, len(batch)
         meta = batch.meta.copy()
-        meta["stranger"], reasons = self._strangeness(batch, np.flatnonzero(~is_bad(flags)))
+        fit = np.flatnonzero(~is_bad(flags))
+        encoded: Any = None
+        with _blame(self._name):
+            if fit.size:
+                encoded = self.estimator.encode(_rows(batch, fit))
+        meta["stranger"], reasons = self._strangeness(encoded, fit, n)
         raise_flag(flags, meta["stranger"] > 1.0, Flag.STRANGER)
         summary = Summary.empty(labels, n)
         raw = Summary.empty(labels, n) if self.corrections else None
         posterior = Posterior.empty(labels, n, self.n_samples) if self.keep_samples else None
-        good = np.flatnonzero(~is_bad(flags))
+        usual = ~is_bad(flags[fit])
+        good = fit[usual]
+        if good.size:
+            encoded = _rows(encoded, np.flatnonzero(usual))
         if good.size and not self.keep_samples and not self.corrections:
             with _blame(self._name):
-                own = self.estimator.summarise(batch[good], self.n_samples, self.seed)
+                own = self.estimator.summarise(encoded, self.n_samples, self.seed)
                 summary.put(good, _whole(own, good.size))
             flags |= posterior_flags(summary, labels)
         elif good.size:
             with _blame(self._name):
-                found = self.estimator.sample(batch[good], self.n_samples, self.seed)
+                found = self.estimator.sample(encoded, self.n_samples, self.seed)
                 summary.put(good, _whole(found.summary(), good.size))
             flags |= posterior_flags(summary, labels)
             if raw is not None:
@@ -197,11 +205,12 @@ class Pipeline:
     def _name(self) -> str:
         return f"the estimator {self.estimator.header.get('estimator', type(self.estimator).__name__)!r}"
 
-    def _strangeness(self, batch: SpectrumBatch, rows: np.ndarray) -> tuple[np.ndarray, list[str]]:
-        """The score of every spectrum, NaN for those not in ``rows``, and the sentence of those above 1."""
-        score, reasons = np.full(len(batch), np.nan), [""] * len(batch)
+    def _strangeness(self, encoded: Any, rows: np.ndarray, n: int) -> tuple[np.ndarray, list[str]]:
+        """The score of ``n`` spectra, NaN but for ``rows``, which are ``encoded``, and the sentence of those
+        above 1."""
+        score, reasons = np.full(n, np.nan), [""] * n
         with _blame(self._name):
-            found = self.estimator.strangeness(batch[rows]) if rows.size else None
+            found = self.estimator.strangeness(encoded) if rows.size else None
         if found is not None:
             score[rows] = found.score
             for row, reason in zip(rows, found.reasons, strict=True):
@@ -230,6 +239,11 @@ class Pipeline:
             raise_flag(flags, (present & (snr < low)).any(axis=1), Flag.SNR_LOW)
             raise_flag(flags, (present & (snr > high)).any(axis=1), Flag.SNR_HIGH)
         return flags
+
+
+def _rows(spectra: Any, rows: np.ndarray) -> Any:
+    """The chosen spectra of a batch or of what an estimator made of it; no copy where these are all."""
+    return spectra if len(rows) == len(spectra) else spectra[rows]
 
 
 @contextlib.contextmanager

@@ -196,6 +196,15 @@ class Estimator(ABC):
     def save(self, path: Path) -> None:
         """Write weights and header to one safetensors file, atomically."""
 
+    def encode(self, batch: SpectrumBatch) -> Any:
+        """What :meth:`strangeness`, :meth:`sample` and :meth:`summarise` share of a preprocessed batch, which
+        then receive it in place of the batch: a sequence of which ``[rows]`` gives the spectra of a mask or
+        of a list of numbers. They take the batch itself, too.
+
+        Optional. The batch, unless overridden.
+        """
+        return batch
+
     @abstractmethod
     def sample(self, batch: SpectrumBatch, n_samples: int, seed: int) -> Posterior:
         """Draw ``n_samples`` for every spectrum of a preprocessed batch. The samples of a spectrum depend

@@ -62,20 +62,27 @@ class Summary:
     def put_star(self, row: int, values: np.ndarray, log_prob: np.ndarray, inside: np.ndarray) -> None:
         """Fill a row from samples ``values (n_labels, n)`` of the model's labels, contiguous along a label,
         their ``log_prob (n,)`` and whether they are ``inside (n,)`` the bounds."""
-        accepted = int(inside.sum())
+        accepted = int(np.count_nonzero(inside))
         self.rejected_fraction[row] = 1.0 - accepted / inside.size
         if not accepted:
             return
+        ordered = np.empty((len(self.labels), accepted), values.dtype)
+        own, derived = ordered[: len(values)], ordered[len(values) :]
         if accepted < inside.size:
-            values, log_prob = values[:, inside], log_prob[inside]
-        n_own = len(values)
-        if len(self.labels) > n_own:
+            np.compress(inside, values, axis=1, out=own)
+            log_prob = log_prob[inside]
+        else:
+            own[:] = values
+        if len(derived):
             names = self.labels.names
-            derived = li_fe(values[names.index("a_li")], values[names.index("fe_h")])
-            values = np.concatenate([values, derived[None]])
-        self.map[row] = values[:, log_prob.argmax()]
-        self.std[row] = values.std(axis=1, dtype=np.float64)
-        ordered = np.sort(values, axis=1)  # of float32 faster than five partitions
+            derived[0] = li_fe(own[names.index("a_li")], own[names.index("fe_h")])
+        self.map[row] = ordered[:, log_prob.argmax()]
+        # a vectorised sort: 20 us a label of 4096 samples, a partition at one place 7, at twelve 90
+        ordered.sort(axis=1)
+        off = ordered - ordered[:, accepted // 2, None]  # numbers so small that single precision will do
+        mean = off.mean(axis=1, dtype=off.dtype)
+        off -= mean[:, None]
+        self.std[row] = np.sqrt(np.square(off, out=off).mean(axis=1))
         place = np.array(list(QUANTILES.values())) * (accepted - 1)
         below = place.astype(int)
         low = ordered[:, below].astype(np.float64)

@@ -52,6 +52,15 @@ def check_estimator(estimator: Estimator, batch: SpectrumBatch, n_samples: int =
         alike = close(getattr(summary, name), getattr(expected, name), 1e-4, 1e-4)
         _require(alike, f"{name} of summarise is not that of the samples")
 
+    encoded = estimator.encode(batch)
+    shared = estimator.sample(encoded, n_samples, seed=1).samples
+    alike = close(shared, posterior.samples, 1e-4, 1e-3 * widths)
+    _require(alike, "the samples of what encode gives are not those of the batch")
+    _require(len(encoded) == len(batch), f"encode gave {len(encoded)} spectra for {len(batch)}")
+    last = estimator.sample(encoded[np.array([len(batch) - 1])], n_samples, seed=1).samples
+    alike = close(last, posterior.samples[-1:], 1e-4, 1e-3 * widths)
+    _require(alike, "[rows] of what encode gives are not the spectra of these rows")
+
     density = np.asarray(estimator.log_prob(batch, posterior.samples))
     shape = posterior.log_prob.shape
     _require(density.shape == shape, f"log_prob has shape {density.shape}: expected {shape}")

@@ -418,7 +418,7 @@ def test_gaps_in_the_wavelengths_do_not_bleed():
     far, near = both & ~filled[keep], both & filled[keep]
     assert two.flux[0, far] == pytest.approx(one.flux[0, keep][far], abs=1e-4)
     assert two.flux[0, near] == pytest.approx(one.flux[0, keep][near], rel=1e-3)
-    assert np.count_nonzero(one.mask[0, keep] != two.mask[0]) <= 8
+    assert np.count_nonzero((one.mask[0, keep] != two.mask[0])[~filled[keep]]) <= 8
     level = 3.0 + (doppler(two.wavelength, 60.0) - 5500.0) / 1000.0
     off = np.abs(two.flux[0] / level - model(two.wavelength, NATIVE))[~two.mask[0]]
     assert off.max() < 5e-3
