@@ -23,7 +23,7 @@ from specinn.readers import read as read_batches
 from specinn.resimulate import DRAWS, Simulator
 from specinn.resimulated import LEVELS, Resimulation
 from specinn.run import DEFAULT_INSTRUMENT, Run, Source, file_sources, prepare, unread
-from specinn.spectra import SpectrumBatch
+from specinn.spectra import SpectrumBatch, as_medium
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -218,8 +218,10 @@ def infer(
     seed : of the random numbers; the same seed gives the same samples.
     device : of torch, on which the network computes.
     resolving_power : of the spectra, where it is not what they or the instrument say.
-    medium : ``"air"`` or ``"vacuum"`` wavelengths of specutils objects; by default what their
-        ``meta["medium"]`` says, else the instrument's. Axes of frequency or energy are taken as vacuum.
+    medium : wavelengths are in ``"air"`` or ``"vacuum"``, whatever files and batches say; by default what
+    they
+        (of specutils objects ``meta["medium"]``) say, else air (of specutils objects the instrument's). Axes
+        of frequency or energy are in vacuum.
     degrade_snr : add noise down to this S/N per Angstrom.
     synthetic : the spectra were computed with the physics of the model's grid, so that no errors of the
         physics need to be allowed for.
@@ -230,6 +232,7 @@ def infer(
     fail have a flag and a message in the catalogue.
     """
     plugins = Plugins() if plugins is None else plugins
+    medium = None if medium is None else as_medium(medium)
     run = prepare(
         plugins,
         instrument=instrument,
@@ -291,7 +294,7 @@ def _sources(
     items = list(spectra)
     files = [item for item in items if isinstance(item, (str, Path))]
     if len(files) == len(items):
-        yield from file_sources(files, plugins, format)
+        yield from file_sources(files, plugins, format, medium)
         return
     if files:
         raise ReadError("file names and spectra in one list: call infer once for each")
@@ -299,7 +302,9 @@ def _sources(
     for i, item in enumerate(items):
         for j, member in enumerate(members := _members(item)):
             name = f"spectrum-{i}" if len(members) == 1 else f"spectrum-{i}#{j}"
-            if not isinstance(member, SpectrumBatch):
+            if isinstance(member, SpectrumBatch):
+                member = member.with_medium(medium)
+            else:
                 member = to_batch(member, medium, name, otherwise=otherwise)
             batches.append(member)
     first = 0

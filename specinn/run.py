@@ -213,15 +213,20 @@ def _guarded(source: Source) -> Iterator[tuple[SpectrumBatch | None, str]]:
         yield None, f"{source.name} could not be read: {type(error).__name__}: {error}"
 
 
-def file_sources(files: Iterable[str | Path], plugins: Plugins, format: str = "auto") -> list[Source]:
-    """A source for every file. Raises ``ConfigError`` where every one of them is a folder."""
+def file_sources(
+    files: Iterable[str | Path], plugins: Plugins, format: str = "auto", medium: str | None = None
+) -> list[Source]:
+    """A source for every file; ``medium`` is that of :func:`specinn.readers.read`.
+
+    Raises ``ConfigError`` where every one of them is a folder.
+    """
     paths = [Path(file) for file in files]
     if paths and all(path.is_dir() for path in paths):
         raise ConfigError(_folder(paths[0]))
     if format != "auto":
         plugins.record("reader", format)  # a misspelt format concerns every file: say so once, now
 
-    return [file_source(path, number, plugins, format) for number, path in enumerate(paths)]
+    return [file_source(path, number, plugins, format, medium) for number, path in enumerate(paths)]
 
 
 def check_given(files: Iterable[str | Path], format: str, plugins: Plugins) -> None:
@@ -233,7 +238,9 @@ def check_given(files: Iterable[str | Path], format: str, plugins: Plugins) -> N
             raise ReadError(_folder(path) if path.is_dir() else f"{path}: no such file")
 
 
-def file_source(path: Path, number: int, plugins: Plugins, format: str = "auto") -> Source:
+def file_source(
+    path: Path, number: int, plugins: Plugins, format: str = "auto", medium: str | None = None
+) -> Source:
     """The source of a file, which is the one of that ``number`` in its run."""
 
     def batches() -> Iterable[SpectrumBatch]:
@@ -241,7 +248,7 @@ def file_source(path: Path, number: int, plugins: Plugins, format: str = "auto")
             raise ReadError(_folder(path))
         if not path.exists():
             raise ReadError(f"{path}: no such file")
-        return read(path, plugins, format)
+        return read(path, plugins, format, medium)
 
     # far apart, so that the draws of a spectrum do not depend on how many others the files before it hold
     return Source(str(path), batches, number << 32)
