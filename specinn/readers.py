@@ -218,6 +218,8 @@ def _choose(path: Path, plugins: Plugins, format: str) -> tuple[str, Reader]:
     _check_readable(path)
     if format != "auto":
         return format, plugins.load("reader", format)()
+    with unpacked(path):  # a file that unpacks to too much must not be shown to libraries that do not look
+        pass
     offers = plugins.offers("reader")
     for offer in sorted(offers, key=lambda offer: -offer.record.priority):
         try:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from specinn.errors import ReadError
 from specinn.interfaces import Reader
+from specinn.readers import unpacked
 from specinn.spectra import SpectrumBatch
 from specinn_instruments.batches import Piece, assemble, pixels, say
 from specinn_instruments.columns import to_angstrom
@@ -26,7 +27,7 @@ class LibreEsprit(Reader):
     :func:`specinn_instruments.orders.merge_orders`."""
 
     def recognises(self, path: Path) -> bool:
-        with open(path, "rb") as file:
+        with unpacked(path) as (file, _):
             lines = file.read(400).decode("latin-1").splitlines()
         return len(lines) > 2 and lines[0].startswith("***") and _COUNTS.match(lines[1]) is not None
 

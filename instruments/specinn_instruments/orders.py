@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import attrs
 import numpy as np
@@ -81,6 +82,8 @@ def merge_orders(
     orders = sorted(orders, key=lambda order: float(order.wavelength[0] + order.wavelength[-1]))
     blazes = _blazes(orders)
     orders = [_over(order, blaze) for order, blaze in zip(orders, blazes, strict=True)]
+    if any((blaze != 1.0).any() for blaze in blazes):
+        orders = _untilted(orders)
     weights = [_weight(order, blaze) for order, blaze in zip(orders, blazes, strict=True)]
     orders, weights = _scaled(orders, weights)
     reach = np.array([_reach(order) for order in orders])
@@ -205,6 +208,24 @@ def _scaled(orders: Sequence[Order], weights: Sequence[np.ndarray]) -> tuple[lis
     return scaled, heavier
 
 
+def _untilted(orders: Sequence[Order]) -> list[Order]:
+    """The orders without the tilt that they have in common, which their shapes cannot tell from a continuum:
+    it is such that neighbours have the same level in their overlaps (in the median over all)."""
+    ratios = np.log([_ratio(a, b) for a, b in pairwise(orders)])
+    middle = np.array([0.5 * (order.wavelength[0] + order.wavelength[-1]) for order in orders])
+    apart = float(np.median(np.diff(middle)))
+    known = ratios != 0.0
+    if np.count_nonzero(known) < 3 or apart <= 0:
+        return list(orders)
+    tilt = -float(np.median(ratios[known]))
+    out = []
+    for order, centre in zip(orders, middle, strict=True):
+        factor = np.exp(tilt * (order.wavelength - centre) / apart)
+        sigma = None if order.sigma is None else order.sigma * factor
+        out.append(attrs.evolve(order, flux=order.flux * factor, sigma=sigma))
+    return out
+
+
 def _ratio(first: Order, second: Order) -> np.ndarray:
     """``(n_spec,)`` flux of the first over that of the second where they overlap; 1 where it is not well
     known."""
@@ -304,13 +325,13 @@ def _envelope(order: Order) -> np.ndarray:
 
 def _common_shape(log: np.ndarray) -> np.ndarray:
     """``(n_orders, _BINS)`` what is common to the ``log (n_orders, _BINS)`` levels: Chebyshev polynomials of
-    the place in the order (degree 7) times such of the number of the order (up to 3), with a level for each
+    the place in the order (degree 7) times such of the number of the order (up to 2), with a level for each
     order, fitted with bins that lie below left out."""
     n = len(log)
     x = np.linspace(-1.0, 1.0, _BINS)
     m = np.linspace(-1.0, 1.0, n)
     along = np.polynomial.chebyshev.chebvander(x, 7)[:, 1:]
-    across = np.polynomial.chebyshev.chebvander(m, min(3, n // 5))
+    across = np.polynomial.chebyshev.chebvander(m, min(2, n // 8))
     smooth = (across[:, None, :, None] * along[None, :, None, :]).reshape(n * _BINS, -1)
     levels = np.repeat(np.eye(n), _BINS, axis=0)
     design = np.hstack([smooth, levels])
