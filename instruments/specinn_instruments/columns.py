@@ -275,7 +275,7 @@ def to_angstrom(values: np.ndarray, unit: str | None) -> np.ndarray:
         name = " ".join(unit.strip().split()).lower()
         angstrom = wavelengths.to_angstrom(values, _UNIT_NAMES.get(name, unit))
         factor = float(wavelengths.to_angstrom(np.ones(1), _UNIT_NAMES.get(name, unit))[0])
-        if high * factor < 1000.0 or low * factor > 1e6:
+        if high * factor < 1000.0 or low * factor > 27000.0:
             guess = next((n for n, (start, end) in _BY_VALUE.items() if start <= low and high <= end), None)
             hint = f": the values look like {guess}, correct the unit in the file" if guess else ""
             raise ReadError(

@@ -112,6 +112,8 @@ def _dispersion(text: str, row: int, pixel: np.ndarray) -> np.ndarray | None:
 def _nonlinear(values: list[float], pixel: np.ndarray) -> np.ndarray:
     """Sum of functions, each after its weight and offset: w (offset + f(pixel))."""
     total = np.zeros(pixel.size)
+    if not values:
+        raise ValueError("there is no function")
     at = 0
     while at < len(values):
         weight, offset, kind = values[at], values[at + 1], int(values[at + 2])
