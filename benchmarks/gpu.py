@@ -144,8 +144,8 @@ def inference(sizes: Sizes) -> list[Row]:
 def files(sizes: Sizes) -> list[Row]:
     """``specinn run``: files to catalogue, and what a survey of four million takes at that rate."""
     from specinn.cli import main
-    from specinn.simulation.mock_survey import SimulatedSurvey
     from specinn.plugins import Plugins
+    from specinn.simulation.mock_survey import SimulatedSurvey
 
     with tempfile.TemporaryDirectory(prefix="specinn-") as folder:
         survey = SimulatedSurvey(Plugins(), _model("cpu").instrument)
@@ -194,11 +194,11 @@ def _draws(model: Any, n: int, samples: int, seed: int) -> tuple[Any, Any]:
 
 def _prepared(sizes: Sizes) -> Any:
     """Spectra that have passed the model's preprocessing."""
-    from specinn.simulation.mock_survey import SimulatedSurvey
-    from specinn.plugins import Plugins
-    from specinn.spectra.readers import read
     from specinn.inference.run import prepare
+    from specinn.plugins import Plugins
+    from specinn.simulation.mock_survey import SimulatedSurvey
     from specinn.spectra import SpectrumBatch
+    from specinn.spectra.readers import read
 
     plugins = Plugins()
     job = prepare(plugins, samples=sizes.samples, keep_samples=False)

@@ -18,6 +18,10 @@ class ReadError(SpecinnError):
     """A file of spectra that cannot be read, or that holds no usable spectrum."""
 
 
+class SpectrumWarning(UserWarning):
+    """A spectrum that can be used, of which something was not understood, left out, or looks wrong."""
+
+
 class GridError(SpecinnError):
     """A grid of synthetic spectra that is incomplete or inconsistent."""
 

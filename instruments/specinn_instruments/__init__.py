@@ -25,6 +25,11 @@ READERS = {
         "tables:FitsTable",
         "FITS table with columns of wavelength and flux (PolarBase and others)",
     ),
+    "iraf-multispec": (
+        55,
+        "multispec:IrafMultispec",
+        "IRAF multispec image: echelle orders with their dispersions in WAT2, merged (MAKEE, CarPy, ARCES)",
+    ),
     "fits-image": (
         50,
         "images:FitsImage",

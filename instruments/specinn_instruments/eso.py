@@ -14,10 +14,11 @@ from specinn.errors import ReadError
 from specinn.plugins.interfaces import Reader
 from specinn.spectra import SpectrumBatch
 from specinn.spectra.readers import open_fits
-from specinn_instruments.batches import Header, number, text
-from specinn_instruments.columns import Columns
-from specinn_instruments.headers import column_names, headers, is_table, ucd_medium
-from specinn_instruments.tables import read_table
+from specinn_instruments.batches import assemble
+from specinn_instruments.columns import Columns, role_of
+from specinn_instruments.facts import Header
+from specinn_instruments.headers import column_names, headers, is_table
+from specinn_instruments.tables import table_medium, table_pieces
 
 _WAVELENGTH = "spectralaxis.value"
 _FLUX = "fluxaxis.value"
@@ -35,7 +36,7 @@ class EsoTable(Reader):
         with open_fits(path) as hdus:
             for hdu in hdus:
                 if is_table(hdu.header) and _find(hdu.header, _WAVELENGTH) and _find(hdu.header, _FLUX):
-                    both = (hdus[0].header, hdu.header)
+                    both = (hdu.header, hdus[0].header)
                     yield from self._read(path, hdu, both)
                     return
         raise ReadError(
@@ -45,13 +46,9 @@ class EsoTable(Reader):
     def _read(self, path: Path, hdu: fits.BinTableHDU, both: Sequence[Header]) -> Iterator[SpectrumBatch]:
         columns = _columns(hdu.header)
         unit = str(hdu.header.get(f"TUNIT{columns.wavelength + 1}", ""))
-        velocity, frame = _to_barycentre(both)
-        extra = {} if frame is None else {"specsys": [frame]}
-        ids = self._ids(both)
-        for batch in read_table(path, hdu.data, columns, unit, both, velocity=velocity, ids=ids, extra=extra):
-            if frame == "TOPOCENT" and "rv" in batch.meta.colnames:
-                batch.meta.remove_column("rv")  # a barycentric velocity does not fit these wavelengths
-            yield batch
+        medium = table_medium(hdu.header, columns, both)
+        pieces = table_pieces(hdu.data, columns, unit, both, hdu.name)
+        yield from assemble(path, pieces, medium=medium, ids=self._ids(both))
 
     def _ids(self, both: Sequence[Header]) -> list[str] | None:
         """Names of the spectra; None for the name of the file."""
@@ -82,16 +79,17 @@ def _columns(header: fits.Header) -> Columns:
     wanted = {"ERR" + end for end in ((f"_{tail}", f"_FLUX_{tail}") if tail else ("", "_FLUX"))}
     named = [i for i in candidates if names[i].upper() in wanted]
     sigma = next(iter(named or candidates), None)
-    quality = next(iter(_find(header, _QUALITY)), None)
+    by_name = Columns.identify(names)
+    quality = {*_find(header, _QUALITY), *(by_name.quality if by_name else ())}
     return Columns(
-        wavelength, flux, sigma=sigma, quality=quality, medium=ucd_medium(header, wavelength) or "air"
+        wavelength,
+        flux,
+        sigma=sigma,
+        quality=tuple(sorted(quality)),
+        good=by_name.good if by_name else (),
+        unknown=tuple(
+            name
+            for i, name in enumerate(names)
+            if not header.get(f"TUTYP{i + 1}") and role_of(name)[0] is None
+        ),
     )
-
-
-def _to_barycentre(both: Sequence[Header]) -> tuple[float, str | None]:
-    """Velocity (km/s) that brings the wavelengths to the barycentre, and the frame that they are then in."""
-    frame = text(both, "SPECSYS")
-    if frame is None or not frame.upper().startswith("TOPO"):
-        return 0.0, frame
-    velocity = number(both, "ESO QC VRAD BARYCOR")
-    return (0.0, "TOPOCENT") if velocity is None else (velocity, "BARYCENT")

@@ -9,9 +9,10 @@ from pathlib import Path
 from specinn.errors import ReadError
 from specinn.plugins.interfaces import Reader
 from specinn.spectra import SpectrumBatch
-from specinn_instruments.batches import make_batch
+from specinn.spectra.readers import unpacked
+from specinn_instruments.batches import Piece, assemble, pixels, say
 from specinn_instruments.columns import to_angstrom
-from specinn_instruments.orders import split_orders
+from specinn_instruments.facts import Statement
 from specinn_instruments.text import parse_numbers, read_lines
 
 _COUNTS = re.compile(r"^\s*(\d+)\s+(\d+)\s*$")
@@ -22,11 +23,11 @@ _SIGMA = {2: None, 3: 2, 6: 5}
 class LibreEsprit(Reader):
     """Wavelength in nm (air, heliocentric), intensity, sigma; with polarimetry V and two nulls between.
 
-    Orders overlap and follow one another: they become the arms, see :func:`split_orders`.
-    """
+    Orders overlap and follow one another: they are merged, see
+    :func:`specinn_instruments.orders.merge_orders`."""
 
     def recognises(self, path: Path) -> bool:
-        with open(path, "rb") as file:
+        with unpacked(path) as (file, _):
             lines = file.read(400).decode("latin-1").splitlines()
         return len(lines) > 2 and lines[0].startswith("***") and _COUNTS.match(lines[1]) is not None
 
@@ -41,20 +42,23 @@ class LibreEsprit(Reader):
                 )
             first, announced, title = 2, int(counts[1]), lines[0]
         data = parse_numbers(lines, first, None)
-        if announced is not None and len(data) < announced:
+        if announced is not None and abs(len(data) - announced) == 1:
+            say(f"line 2 announces {announced} pixels, there are {len(data)}: all of them are read")
+        elif announced is not None and len(data) < announced:
             raise ReadError(
                 f"truncated: line 2 announces {announced} pixels, there are {len(data)}: fetch the file again"
             )
         if data.shape[1] not in _SIGMA:
             raise ReadError(f"{data.shape[1]} columns: expected 2, 3 or 6, as in Libre-ESpRIT files")
-        keep, arms = split_orders(data[:, 0])
         column = _SIGMA[data.shape[1]]
-        named = re.search(r"'(.*?)'", title)
-        yield make_batch(
+        name = re.search(r"'(.*?)'", title)
+        star = name[1].strip() if name else ""
+        flux, sigma, mask = pixels(data[:, 1], sigma=None if column is None else data[:, column])
+        piece = Piece(to_angstrom(data[:, 0], "nm"), flux, sigma, mask, object=star)
+        yield from assemble(
             path,
-            to_angstrom(data[keep, 0], "nm"),
-            data[keep, 1],
-            sigma=None if column is None else data[keep, column],
-            columns={"object": [named[1].strip()]} if named and named[1].strip() else None,
-            arms=arms,
+            [piece],
+            medium=Statement("air", "the format Libre-ESpRIT"),
+            frame=Statement("heliocentric", "the format Libre-ESpRIT"),
+            columns={"object": [star]} if star else None,
         )

@@ -1,17 +1,19 @@
-"""Whatever specutils can read and our own readers cannot (SDSS, APOGEE, HST, IRAF multispec, ...)."""
+"""Whatever specutils can read and our own readers cannot (SDSS, APOGEE, HST, ...)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from specinn.errors import ReadError
-from specinn.instruments import Medium
 from specinn.plugins.interfaces import Reader
 from specinn.spectra import SpectrumBatch
-from specinn_instruments.batches import make_batch
+from specinn_instruments import facts
+from specinn_instruments.batches import make_batch, say
+from specinn_instruments.facts import Statement
 
 # Guesses by file name or by any table at all: they would take a catalogue for a spectrum.
 _GUESSES = ("tabular-fits", "ASCII", "IPAC", "ECSV")
@@ -45,8 +47,21 @@ class Specutils(Reader):
         if sigma is not None:
             sigma = np.asarray(sigma.represent_as(StdDevUncertainty).array).reshape(flux.shape)
         mask = None if spectrum.mask is None else np.asarray(spectrum.mask).reshape(flux.shape)
-        medium: Medium = "vacuum" if formats[0].startswith(_VACUUM) else "air"
-        yield make_batch(path, wavelength, flux, sigma=sigma, quality=mask, medium=medium)
+        header = spectrum.meta.get("header") if isinstance(spectrum.meta, dict) else None
+        headers: list[Any] = [header] if hasattr(header, "get") else []
+        stated = [Statement("vacuum", f"the format {formats[0]}")] if formats[0].startswith(_VACUUM) else []
+        medium, doubt = facts.medium(headers, stated)
+        if doubt:
+            say(doubt)
+        yield make_batch(
+            path,
+            wavelength,
+            flux,
+            sigma=sigma,
+            quality=[] if mask is None else [mask],
+            medium=medium,
+            headers=headers,
+        )
 
 
 def _formats(path: Path) -> list[str]:

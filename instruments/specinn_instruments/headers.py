@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from functools import lru_cache
 from pathlib import Path
 
 from astropy.io import fits
 
+from specinn.errors import ReadError
 from specinn.instruments import Medium
+from specinn.spectra.readers import unpacked
 
-_STARTS = (b"SIMPLE", b"\x1f\x8b")
+_MOST_AXES = 999  # of an image, by the FITS standard; also of the columns of a table
 
 
 def headers(path: Path) -> tuple[fits.Header, ...]:
@@ -17,29 +20,36 @@ def headers(path: Path) -> tuple[fits.Header, ...]:
 
     Remembers the last few files, since several readers look at each of them.
     """
-    with open(path, "rb") as file:
-        if not file.read(6).startswith(_STARTS):
-            return ()
     stat = path.stat()
-    return _headers(str(path), stat.st_mtime_ns, stat.st_size)
+    return _headers(path, stat.st_mtime_ns, stat.st_size)
 
 
 @lru_cache(maxsize=8)
-def _headers(path: str, _mtime: int, _size: int) -> tuple[fits.Header, ...]:
+def _headers(path: Path, _mtime: int, _size: int) -> tuple[fits.Header, ...]:
     try:
-        with fits.open(path) as hdus:
-            return tuple(hdu.header for hdu in hdus)
-    except (OSError, EOFError, ValueError):
+        with unpacked(path) as (file, _):
+            if not file.read(6).startswith(b"SIMPLE"):
+                return ()
+            file.seek(0)
+            with fits.open(file, memmap=False) as hdus:
+                found = []
+                with contextlib.suppress(OSError, EOFError, ValueError, TypeError, IndexError):
+                    for hdu in hdus:
+                        found.append(hdu.header)
+                return tuple(found)
+    except (OSError, EOFError, ValueError, ReadError):
         return ()
 
 
 def is_table(header: fits.Header) -> bool:
-    return str(header.get("XTENSION", "")).strip() == "BINTABLE" and "ZIMAGE" not in header
+    return str(header.get("XTENSION", "")).strip() in ("BINTABLE", "TABLE") and "ZIMAGE" not in header
 
 
 def column_names(header: fits.Header) -> list[str]:
     """TTYPEn of a table, in order, stripped; blank where a column has no name."""
-    return [str(header.get(f"TTYPE{i}", "")).strip() for i in range(1, int(header.get("TFIELDS", 0)) + 1)]
+    n = header.get("TFIELDS", 0)
+    n = min(n, _MOST_AXES) if isinstance(n, int) else 0
+    return [str(header.get(f"TTYPE{i}", "")).strip() for i in range(1, n + 1)]
 
 
 def ucd_medium(header: fits.Header, column: int) -> Medium | None:

@@ -14,13 +14,15 @@ import numpy as np
 from astropy.io import fits
 
 from specinn.errors import ReadError
-from specinn.instruments import Medium
 from specinn.plugins.interfaces import Reader
 from specinn.spectra import SpectrumBatch
 from specinn.spectra.readers import let_go, open_fits
-from specinn_instruments.batches import Header, make_batch, number, resolving_power
+from specinn.wavelengths import doppler
+from specinn_instruments import facts
+from specinn_instruments.batches import make_batch, say
 from specinn_instruments.columns import to_angstrom
 from specinn_instruments.eso import EsoTable
+from specinn_instruments.facts import Header, Statement, identifier, number, resolving_power
 from specinn_instruments.headers import column_names, headers, is_table
 
 BATCH = 32  # spectra; 13 MB of doubles at 14 000 pixels
@@ -43,7 +45,7 @@ class SingleSpectrum(EsoTable):
     def _ids(self, both: Sequence[Header]) -> list[str] | None:
         for key in ("OBJ_UID", "TRG_UID", "SPECUID", "OBJ_NME", "TRG_NME", "CNAME"):
             for header in both:
-                name = _name(header.get(key))
+                name = identifier(header.get(key))
                 if name:
                     return [name]
         return None
@@ -70,10 +72,15 @@ class MultiSpectrum(Reader):
                 )
             data = table.data
             fibres = _fibres(hdus, data)
-            both = (hdus[0].header, table.header)
+            both = (table.header, hdus[0].header)
             n_spec = len(data)
             n_pix = int(np.prod(data["FLUX"].shape[1:]))
-            wavelength, medium = _wavelength(table.header, n_pix)
+            wavelength, stated = _wavelength(table.header, n_pix)
+            medium, doubt = facts.medium(both, stated)
+            if doubt:
+                say(doubt)
+            frame, velocity = facts.frame(both)
+            wavelength = doppler(wavelength, velocity)
             power = _resolving_power(both, fibres, wavelength)
             error = _error_column(column_names(table.header))
             ids = _identities(path, data, fibres, n_spec)
@@ -94,9 +101,10 @@ class MultiSpectrum(Reader):
                     vectors("FLUX"),
                     ivar=vectors(error) if error == "FLUX_IVAR" else None,
                     sigma=vectors(error) if error != "FLUX_IVAR" else None,
-                    quality=vectors("QUAL"),
+                    quality=[values for values in (vectors("QUAL"),) if values is not None],
                     resolving_power=power,
                     medium=medium,
+                    frame=frame,
                     headers=both,
                     ids=ids[rows],
                     columns={name: values[rows] for name, values in columns.items()},
@@ -116,7 +124,7 @@ def _error_column(names: Sequence[str]) -> str:
     return next((name for name in ("FLUX_IVAR", "ERR_FLUX", "ERR") if name in names), "")
 
 
-def _wavelength(header: fits.Header, n_pix: int) -> tuple[np.ndarray, Medium]:
+def _wavelength(header: fits.Header, n_pix: int) -> tuple[np.ndarray, list[Statement]]:
     """``(n_pix,)`` Angstrom from the WCS of the vector column, or of the image that it once was."""
     n = column_names(header).index("FLUX") + 1
 
@@ -132,9 +140,10 @@ def _wavelength(header: fits.Header, n_pix: int) -> tuple[np.ndarray, Medium]:
     values = first + (np.arange(1, n_pix + 1) - (1.0 if reference is None else reference)) * step
     units = (header.get(name) for name in (f"1CUNI{n}", "1CUNI1", "CUNIT1"))
     unit = next((str(value) for value in units if value), None)
-    types = (str(header.get(name, "")) for name in (f"1CTYP{n}", "1CTYP1", "CTYPE1"))
-    vacuum = any(kind.strip().upper() in ("WAVE", "VWAV") for kind in types)
-    return to_angstrom(values, unit), "vacuum" if vacuum else "air"
+    types = (str(header.get(name, "")).strip().upper() for name in (f"1CTYP{n}", "1CTYP1", "CTYPE1"))
+    words = {"AWAV": "air", "WAVE": "vacuum", "VWAV": "vacuum"}
+    stated = [Statement(words[kind], f"the axis type {kind}") for kind in types if kind in words]
+    return to_angstrom(values, unit), stated
 
 
 def _fibres(hdus: fits.HDUList, data: Any) -> Any:
@@ -143,9 +152,9 @@ def _fibres(hdus: fits.HDUList, data: Any) -> Any:
     if table is None:
         return None
     if "SPECUID" in table.names and "SPECUID" in data.names:
-        place = {_name(value): i for i, value in enumerate(table["SPECUID"])}
-        wanted = [_name(value) for value in data["SPECUID"]]
-        if None not in wanted and len(place) == len(table) and all(name in place for name in wanted):
+        place = {identifier(value): i for i, value in enumerate(table["SPECUID"])}
+        wanted = [identifier(value) for value in data["SPECUID"]]
+        if "" not in wanted and len(place) == len(table) and all(name in place for name in wanted):
             return table[[place[name] for name in wanted]]
     if len(table) != len(data):
         raise ReadError(
@@ -161,16 +170,8 @@ def _column(name: str, *tables: Any) -> Any:
 def _identities(path: Path, data: Any, fibres: Any, n: int) -> list[str]:
     columns = [column for column in (_column(name, data, fibres) for name in _IDS) if column is not None]
     rows = zip(*columns, strict=True) if columns else ((),) * n
-    names = [next((name for name in map(_name, row) if name), None) for row in rows]
+    names = [next((name for name in map(identifier, row) if name), "") for row in rows]
     return [name or f"{path.stem}#{i}" for i, name in enumerate(names)]
-
-
-def _name(value: Any) -> str | None:
-    """An identifier as text; None if it is missing (blank, or -1)."""
-    if value is None:
-        return None
-    name = str(value).strip()
-    return None if name in ("", "-1", "None", "N/A") else name
 
 
 def _meta_columns(data: Any, fibres: Any) -> dict[str, np.ndarray]:
@@ -178,6 +179,12 @@ def _meta_columns(data: Any, fibres: Any) -> dict[str, np.ndarray]:
     wanted: dict[str, tuple[str, type]] = {
         "object": ("OBJ_NME", str),
         "specuid": ("SPECUID", str),
+        "obj_uid": ("OBJ_UID", str),
+        "obj_nme": ("OBJ_NME", str),
+        "trg_uid": ("TRG_UID", str),
+        "trg_nme": ("TRG_NME", str),
+        "ra": ("FIB_RA", float),
+        "dec": ("FIB_DEC", float),
         "fib_use": ("FIB_USE", int),
         "snr_header": ("SNR", float),
     }

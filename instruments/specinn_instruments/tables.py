@@ -1,90 +1,161 @@
-"""FITS tables that hold a wavelength for every pixel, one row a pixel or one row a spectrum."""
+"""FITS tables that hold a wavelength for every pixel: one row a pixel, or one row a spectrum or order."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import attrs
 import numpy as np
+from astropy.io import fits
 
 from specinn.errors import ReadError
 from specinn.plugins.interfaces import Reader
 from specinn.spectra import SpectrumBatch
 from specinn.spectra.readers import open_fits
-from specinn.wavelengths import doppler
-from specinn_instruments.batches import Header, make_batch, resolving_power, stated_medium
+from specinn_instruments import facts
+from specinn_instruments.batches import MOST_PIXELS, Piece, assemble, pixels, say
 from specinn_instruments.columns import Columns, to_angstrom
+from specinn_instruments.facts import Header, Statement
 from specinn_instruments.headers import column_names, headers, is_table, ucd_medium
-from specinn_instruments.orders import split_orders
 
 
 class FitsTable(Reader):
-    """Columns known by their names: PolarBase (AWAV, FLUX_NOR), specutils' tabular-fits and many others."""
+    """Columns known by their names: PolarBase (AWAV, FLUX_NOR), specutils' tabular-fits and many others.
+
+    Orders, arms and stars may be rows of a table or tables of their own.
+    """
 
     def recognises(self, path: Path) -> bool:
         return any(is_table(h) and Columns.identify(column_names(h)) is not None for h in headers(path))
 
     def read(self, path: Path) -> Iterator[SpectrumBatch]:
+        pieces: list[Piece] = []
+        medium: Statement | None = None
+        left_out: list[str] = []
         with open_fits(path) as hdus:
             for number, hdu in enumerate(hdus):
                 columns = Columns.identify(column_names(hdu.header)) if is_table(hdu.header) else None
-                if columns is not None:
-                    both = (hdus[0].header, hdus[number].header)
-                    unit = str(hdu.header.get(f"TUNIT{columns.wavelength + 1}", "")) or columns.unit
-                    if columns.medium == "air":
-                        medium = ucd_medium(hdu.header, columns.wavelength) or stated_medium(both)
-                        columns = attrs.evolve(columns, medium=medium)
-                    yield from read_table(
-                        path, hdu.data, columns, "Angstrom" if columns.log10 else unit, both
+                if columns is None:
+                    if hdu.is_image and hdu.shape and hdu.header.get("EXTNAME"):
+                        left_out.append(f"{hdu.name} (image)")
+                    continue
+                both = (hdu.header, hdus[0].header)
+                its = table_medium(hdu.header, columns, both)
+                if medium is not None and its.value != medium.value:
+                    raise ReadError(
+                        f"the tables of the file are in {medium.value} ({medium.source}) and in {its.value} "
+                        f"({its.source}): divide it, or state one with --medium"
                     )
-                    return
-        raise ReadError("no table with columns of wavelength and flux (for example WAVE and FLUX)")
+                medium = its
+                unit = str(hdu.header.get(f"TUNIT{columns.wavelength + 1}", "")) or columns.unit
+                pieces += table_pieces(
+                    hdu.data, columns, "Angstrom" if columns.log10 else unit, both, hdu.name or str(number)
+                )
+        if not pieces:
+            raise ReadError("no table with columns of wavelength and flux (for example WAVE and FLUX)")
+        if left_out:
+            say(f"the extensions {', '.join(left_out)} are left out: the spectra are in tables")
+        yield from assemble(path, pieces, medium=medium)
 
 
-def read_table(
-    path: Path,
-    data: Any,
-    columns: Columns,
-    unit: str | None,
-    both: Sequence[Header],
-    *,
-    velocity: float = 0.0,
-    ids: Sequence[str] | None = None,
-    extra: Mapping[str, Any] | None = None,
-) -> Iterator[SpectrumBatch]:
-    """The spectra of a table: one of scalar columns, or one for each row of vectors.
+def table_medium(header: fits.Header, columns: Columns, both: Sequence[Header]) -> Statement:
+    """Air or vacuum by the name and the UCD of the column, else by the headers; says where they disagree."""
+    name = column_names(header)[columns.wavelength]
+    stated = []
+    if columns.medium is not None:
+        stated.append(Statement(columns.medium, f"the column {name}"))
+    ucd = ucd_medium(header, columns.wavelength)
+    if ucd is not None:
+        stated.append(Statement(ucd, f"the UCD of {name}"))
+    medium, doubt = facts.medium(both, stated)
+    if doubt:
+        say(doubt)
+    return medium
 
-    ``velocity`` (km/s) shifts the wavelengths; ``both`` are the primary header and that of the table.
-    """
 
-    def vectors(column: int | None) -> np.ndarray | None:
+def table_pieces(
+    data: Any, columns: Columns, unit: str | None, both: Sequence[Header], name: str
+) -> list[Piece]:
+    """The spectra or orders of a table: one of scalar columns, or one for each row of vectors."""
+    if data is None or not len(data):
+        raise ReadError("the table of the spectrum has no rows")
+    if columns.unknown or columns.unused:
+        vectors = [n for n in (*columns.unknown, *columns.unused) if _is_per_pixel(data, n, columns)]
+        if vectors:
+            say(
+                f"the columns {', '.join(vectors)} are not understood and left out (docs/files.md "
+                "has the names)"
+            )
+
+    def rows(column: int | None) -> list[np.ndarray] | None:
         if column is None:
             return None
-        values = np.asarray(data.field(column))
-        return values[None, :] if values.ndim == 1 else values.reshape(len(values), -1)
+        values = data.field(column)
+        if isinstance(values, np.ndarray) and values.dtype != object:
+            if values.dtype.kind not in "biuf":
+                raise ReadError(f"the column {data.names[column]} does not hold numbers")
+            return [np.asarray(values)] if values.ndim == 1 else list(values.reshape(len(values), -1))
+        return [np.ravel(np.asarray(row)) for row in values]  # of variable length
 
-    wave, flux = vectors(columns.wavelength), vectors(columns.flux)
+    wave, flux = rows(columns.wavelength), rows(columns.flux)
     assert wave is not None and flux is not None
-    if not wave.size:
+    if not any(row.size for row in wave):
         raise ReadError("the table of the spectrum has no rows")
-    sigma, ivar, quality = vectors(columns.sigma), vectors(columns.ivar), vectors(columns.quality)
-    for row in range(len(wave)):
-        angstrom = to_angstrom(10.0 ** wave[row].astype(float) if columns.log10 else wave[row], unit)
-        order, arms = split_orders(angstrom)
-        one = slice(row, row + 1)
-        yield make_batch(
-            path,
-            doppler(angstrom[order], velocity),
-            flux[one, order],
-            sigma=None if sigma is None else sigma[one, order],
-            ivar=None if ivar is None else ivar[one, order],
-            quality=None if quality is None else quality[one, order],
-            resolving_power=resolving_power(both),
-            medium=columns.medium,
-            headers=both,
-            ids=ids if ids is not None or len(wave) == 1 else [f"{path.stem}#{row}"],
-            columns=extra,
-            arms=arms,
+    if len(wave) != len(flux):
+        raise ReadError(f"there are {len(wave)} rows of wavelengths for {len(flux)} of flux: they must agree")
+    if max(row.size for row in wave) > MOST_PIXELS:
+        raise ReadError(
+            f"{max(row.size for row in wave)} pixels in one spectrum: expected at most {MOST_PIXELS}"
         )
+    errors = {
+        what: rows(column)
+        for what, column in (("sigma", columns.sigma), ("variance", columns.variance), ("ivar", columns.ivar))
+    }
+    quality = [rows(column) for column in columns.quality]
+    good = [rows(column) for column in columns.good]
+    objects = _objects(data, len(wave), both)
+    order = rows(columns.order) if columns.order is not None else None
+    is_order = (
+        order is not None and len(wave) > 1 and len(order) == 1 and len(np.unique(order[0])) == len(wave)
+    )
+    pieces = []
+    for i, raw in enumerate(wave):
+        if raw.size < 2:
+            continue
+        if flux[i].size != raw.size:
+            raise ReadError(f"flux has {flux[i].size} pixels, wavelength {raw.size}: they must agree")
+        raw = np.asarray(raw, float)
+        angstrom = np.full(raw.shape, np.nan)
+        real = np.isfinite(raw) & (raw > 0)
+        with np.errstate(over="ignore"):
+            angstrom[real] = to_angstrom(10.0 ** raw[real] if columns.log10 else raw[real], unit)
+        f, s, m = pixels(
+            flux[i],
+            quality=[q[i] for q in quality if q is not None],
+            good=[q[i] for q in good if q is not None],
+            **{what: None if values is None else values[i] for what, values in errors.items()},
+        )
+        pieces.append(Piece(angstrom, f, s, m, both, name, objects[i], is_order))
+    return pieces
+
+
+def _is_per_pixel(data: Any, name: str, columns: Columns) -> bool:
+    """Whether a column has a value for each pixel: of vectors, or scalars where the flux is so."""
+    if name not in data.names:
+        return False
+    flux, other = np.asarray(data.field(columns.flux)), np.asarray(data.field(name))
+    return other.shape == flux.shape and other.dtype.kind in "biufO"
+
+
+def _objects(data: Any, n: int, both: Sequence[Header]) -> list[str]:
+    """The object of each row where a column has it, else that of the header for all."""
+    for name in data.names:
+        if (
+            name.upper() in ("OBJECT", "OBJ_NME", "OBJNAME", "STAR", "NAME", "TARGET", "OBJ_UID", "ID")
+            and n > 1
+        ):
+            values = data.field(name)
+            if len(values) == n and np.ndim(values) == 1:
+                return [str(value).strip() for value in values]
+    return [facts.text(both, "OBJECT") or ""] * n

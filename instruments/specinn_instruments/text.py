@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
 import numpy as np
@@ -12,11 +13,16 @@ import numpy as np
 from specinn.errors import ReadError
 from specinn.plugins.interfaces import Reader
 from specinn.spectra import SpectrumBatch
-from specinn_instruments.batches import make_batch
+from specinn.spectra.readers import unpacked
+from specinn_instruments import facts
+from specinn_instruments.batches import Piece, assemble, pixels, say
 from specinn_instruments.columns import Columns, to_angstrom
+from specinn_instruments.facts import Statement
 
 _COMMENT = ("#", "%", "!", ";", "//")
 _MISSING = {"", "nan", "indef", "null", "none", "--", "inf", "-inf", "+inf"}
+_MOST_BYTES = 2**28
+_BROKEN = 1e-3  # of the lines may be broken
 _HEADER_LINES = 40  # lines without numbers that may stand before the data
 
 
@@ -24,14 +30,16 @@ class ColumnText(Reader):
     """Two or three columns, or more with names; whitespace, comma, semicolon or tab between them.
 
     The benchmark library (``waveobs flux err`` in nm, flux 0 where there are no data) is a case of it.
-    """
+    Decimal commas are understood where semicolons, tabs or blanks separate the columns. A third column of
+    integers that repeat is an order number."""
 
     def recognises(self, path: Path) -> bool:
-        with open(path, "rb") as file:
+        with unpacked(path) as (file, _):
             start = file.read(65536)
-        if b"\0" in start:
+        text = decode(start)
+        if "\0" in text:
             return False
-        lines = decode(start).splitlines()
+        lines = text.splitlines()
         if len(start) == 65536:
             lines = lines[:-1]
         return _layout(lines) is not None
@@ -43,23 +51,83 @@ class ColumnText(Reader):
             raise ReadError(
                 "no two columns of numbers: expected wavelength, flux and, if there is one, its error"
             )
-        data = parse_numbers(lines, layout.first, layout.delimiter)
+        data = parse_numbers(lines, layout.first, layout.delimiter, layout.decimal_comma)
         columns = _columns(layout, data)
         data, n_merged = _merge_seams(data, columns)
+        data, order = _by_order(data, columns)
         wave = data[:, columns.wavelength]
-        sigma, ivar, quality = (
-            None if i is None else data[:, i] for i in (columns.sigma, columns.ivar, columns.quality)
-        )
-        yield make_batch(
-            path,
-            to_angstrom(10.0**wave if columns.log10 else wave, columns.unit),
+
+        def column(i: int | None) -> np.ndarray | None:
+            return None if i is None else data[:, i]
+
+        flux, sigma, mask = pixels(
             data[:, columns.flux],
-            sigma=sigma,
-            ivar=ivar,
-            quality=quality,
-            medium="vacuum" if layout.vacuum else columns.medium,
-            columns={"merged_pixels": [n_merged]} if n_merged else None,
+            sigma=column(columns.sigma),
+            variance=column(columns.variance),
+            ivar=column(columns.ivar),
+            quality=[data[:, i] for i in columns.quality],
+            good=[data[:, i] for i in columns.good],
         )
+        if columns.unknown or columns.unused:
+            names = ", ".join((*columns.unknown, *columns.unused))
+            say(f"the columns {names} are not understood and left out (docs/files.md has the names)")
+        stated = [] if columns.medium is None else [Statement(columns.medium, "the name of the column")]
+        headers = (_keywords(layout.header),)
+        medium, doubt = facts.medium(headers, stated, layout.header)
+        if doubt:
+            say(doubt)
+        with np.errstate(over="ignore"):
+            angstrom = to_angstrom(10.0**wave if columns.log10 else wave, columns.unit)
+        piece = Piece(angstrom, flux, sigma, mask, headers, fewest_orders=3)
+        pieces = [piece] if order is None else [_part(piece, order == number) for number in np.unique(order)]
+        yield from assemble(
+            path, pieces, medium=medium, columns={"merged_pixels": [n_merged]} if n_merged else None
+        )
+
+
+def _part(piece: Piece, rows: np.ndarray) -> Piece:
+    return attrs.evolve(
+        piece,
+        wavelength=piece.wavelength[rows],
+        flux=piece.flux[:, rows],
+        sigma=None if piece.sigma is None else piece.sigma[:, rows],
+        mask=piece.mask[:, rows],
+        is_order=True,
+    )
+
+
+def _by_order(data: np.ndarray, columns: Columns) -> tuple[np.ndarray, np.ndarray | None]:
+    """The rows that belong to an order, and its number in each; None where no column has it."""
+    if columns.order is None:
+        return data, None
+    order = data[:, columns.order]
+    if len(np.unique(order[np.isfinite(order)])) < 2:
+        return data, None
+    keep = np.isfinite(order)
+    return data[keep], order[keep]
+
+
+_KEYWORD = re.compile(r"^[\s#%!;/*]*([A-Za-z][\w -]{0,30}?)\s*[=:]\s*(.+?)\s*(?:/.*)?$")
+_HEADER_KEYS = {
+    "object": "OBJECT", "star": "OBJECT", "target": "OBJECT", "specsys": "SPECSYS", "frame": "SPECSYS",
+    "rv": "RV", "radvel": "RADVEL", "vrad": "VRAD", "mjd": "MJD-OBS", "mjd-obs": "MJD-OBS", "ra": "RA",
+    "exptime": "EXPTIME", "dec": "DEC", "vacuum": "VACUUM", "airorvac": "AIRORVAC", "medium": "MEDIUM",
+    "instrument": "INSTRUME", "instrume": "INSTRUME", "date-obs": "DATE-OBS", "spec_res": "SPEC_RES",
+    "prog_id": "PROG_ID",
+}  # fmt: skip
+
+
+def _keywords(lines: Sequence[str]) -> dict[str, Any]:
+    """Cards of a header from lines such as ``# OBJECT = HD 1``."""
+    found: dict[str, Any] = {}
+    for line in lines:
+        match = _KEYWORD.match(line)
+        key = _HEADER_KEYS.get(match[1].strip().lower()) if match else None
+        if match and key and key not in found:
+            word = match[2].strip().strip("'\"").strip()
+            number = _value(word.split()[0]) if word else None
+            found[key] = number if number is not None and key not in ("OBJECT", "RA", "DEC") else word
+    return found
 
 
 def _merge_seams(data: np.ndarray, columns: Columns) -> tuple[np.ndarray, int]:
@@ -80,6 +148,8 @@ def _merge_seams(data: np.ndarray, columns: Columns) -> tuple[np.ndarray, int]:
         return data, 0
     merged = data.copy()
     merged[at] = 0.5 * (data[at] + data[at + 1])
+    if columns.order is not None and (data[at, columns.order] != data[at + 1, columns.order]).any():
+        return data, 0
     if columns.sigma is not None:  # of the mean of two
         merged[at, columns.sigma] = 0.5 * np.hypot(data[at, columns.sigma], data[at + 1, columns.sigma])
     return np.delete(merged, at + 1, axis=0), int(at.size)
@@ -93,10 +163,18 @@ class Layout:
     delimiter: str | None
     names: tuple[str, ...]
     n_columns: int
-    vacuum: bool
+    decimal_comma: bool
+    header: tuple[str, ...]
 
 
 def decode(content: bytes) -> str:
+    """Text in UTF-8, UTF-16 (with its mark, or by its zero bytes) or Latin-1."""
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return content[: len(content) // 2 * 2].decode("utf-16", "replace")
+    start = content[:400]
+    for odd, name in ((1, "utf-16-le"), (0, "utf-16-be")):
+        if len(start) > 8 and b"\0" not in start[1 - odd :: 2] and set(start[odd::2]) == {0}:
+            return content[: len(content) // 2 * 2].decode(name, "replace")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -104,32 +182,59 @@ def decode(content: bytes) -> str:
 
 
 def read_lines(path: Path) -> list[str]:
-    content = path.read_bytes()
-    if b"\0" in content:
+    with unpacked(path) as (file, size):
+        if size > _MOST_BYTES:
+            raise ReadError(f"text of {size} bytes: expected at most {_MOST_BYTES}, or FITS")
+        text = decode(file.read())
+    if "\0" in text:
         raise ReadError("binary data: expected text")
-    return decode(content).splitlines()
+    return text.splitlines()
 
 
-def parse_numbers(lines: list[str], first: int, delimiter: str | None) -> np.ndarray:
-    """``(n_rows, n_columns)`` float64; an error names the first line that is not like the others."""
+def parse_numbers(
+    lines: list[str], first: int, delimiter: str | None, decimal_comma: bool = False
+) -> np.ndarray:
+    """``(n_rows, n_columns)`` float64; an error names the first line that is not like the others.
+
+    Of many lines a few that are broken, and not the last ones (which a truncated file would have), cost
+    themselves, with a ``SpectrumWarning``.
+    """
     comments = [mark for mark in _COMMENT if mark != delimiter]
-    try:
-        return np.loadtxt(lines[first:], delimiter=delimiter, comments=comments, ndmin=2, dtype=np.float64)
-    except ValueError:
-        pass  # missing values, Fortran exponents, or a defect that deserves its line number
+    if not decimal_comma:
+        try:
+            return np.loadtxt(
+                lines[first:], delimiter=delimiter, comments=comments, ndmin=2, dtype=np.float64
+            )
+        except ValueError:
+            pass  # missing values, Fortran exponents, or a defect that deserves its line number
     rows: list[list[float]] = []
+    broken: list[tuple[int, str]] = []
+    last = 0
     for number, line in enumerate(lines[first:], start=first + 1):
         words = _words(line, delimiter)
         if not words:
             continue
-        values = [_value(word) for word in words]
+        values = [_value(word.replace(",", ".") if decimal_comma else word) for word in words]
+        last = number
         if None in values:
-            raise ReadError(f"line {number} is not made of numbers: {line.strip()[:60]!r}")
-        if rows and len(values) != len(rows[0]):
-            raise ReadError(
-                f"line {number} has {len(values)} columns, the lines before it {len(rows[0])}: truncated?"
+            broken.append((number, f"line {number} is not made of numbers: {line.strip()[:60]!r}"))
+        elif rows and len(values) != len(rows[0]):
+            broken.append(
+                (
+                    number,
+                    f"line {number} has {len(values)} columns, the lines before it {len(rows[0])}: "
+                    "truncated?",
+                )
             )
-        rows.append(values)  # type: ignore[arg-type]
+        else:
+            rows.append(values)  # type: ignore[arg-type]
+        if len(broken) > max(1, len(rows) * _BROKEN) and number - first > 1 / _BROKEN:
+            raise ReadError(broken[0][1])
+    if broken:
+        if len(rows) * _BROKEN < len(broken) or broken[-1][0] == last:
+            raise ReadError(broken[0][1])
+        more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
+        say(f"{broken[0][1]}{more}: left out")
     return np.array(rows)
 
 
@@ -156,22 +261,38 @@ def _layout(lines: list[str]) -> Layout | None:
     for number, line in enumerate(lines):
         if not line.strip():
             continue
-        delimiter = next((mark for mark in (",", "\t", ";") if mark in line), None)
+        delimiter = (
+            ";" if ";" in line.strip()[1:] else next((mark for mark in (",", "\t") if mark in line), None)
+        )
+        comma = False
+        if delimiter in (";", "\t", ",") and re.search(r"\d,\d", line) and "." not in line:
+            # 5000,1 0,9: no comma can separate columns beside blanks, tabs or semicolons
+            blank = line.split()
+            if delimiter in (";", "\t"):
+                comma = True
+            elif len(blank) > 1 and all(
+                re.fullmatch(r"[-+]?\d+(,\d+)?([eEdD][-+]?\d+)?", word) for word in blank
+            ):
+                comma, delimiter = True, ("\t" if "\t" in line else None)
         if delimiter == "\t" and len(line.split()) == len(line.strip().split("\t")):
             delimiter = None
         words = _words(line, delimiter)
-        if (
-            len(words) > 1
-            and all(_value(word) is not None for word in words)
-            and _value(words[0]) == _value(words[0])
-        ):
+        numbers = [_value(word.replace(",", ".") if comma else word) for word in words]
+        if len(words) > 1 and all(value is not None for value in numbers) and numbers[0] == numbers[0]:
             following = [
                 w for w in (_words(text, delimiter) for text in lines[number + 1 : number + 20]) if w
             ]
+            if comma and following:
+                following = [[word.replace(",", ".") for word in w] for w in following]
             if not following or len(following[0]) != len(words) or _value(following[0][0]) is None:
                 return None
             return Layout(
-                number, delimiter, _names(header, delimiter, len(words)), len(words), _vacuum(header)
+                number,
+                delimiter,
+                _names(header, delimiter, len(words)),
+                len(words),
+                comma,
+                tuple(header),
             )
         if words and len([h for h in header if not h.lstrip().startswith(_COMMENT)]) >= _HEADER_LINES:
             return None
@@ -191,16 +312,20 @@ def _names(header: list[str], delimiter: str | None, n: int) -> tuple[str, ...]:
     return ()
 
 
-def _vacuum(header: list[str]) -> bool:
-    words = set(re.findall(r"[a-z]+", " ".join(header).lower()))
-    return "vacuum" in words and "air" not in words
-
-
 def _columns(layout: Layout, data: np.ndarray) -> Columns:
     named = Columns.identify(layout.names) if layout.names else None
     if named is not None:
         return named
     n = data.shape[1]
+    if n in (3, 4) and len(data) > 20:
+        for column in range(n - 1, 1, -1):  # a column of a few integers, in runs, counts orders
+            values = data[:, column]
+            whole = np.isfinite(values).all() and (values == np.round(values)).all()
+            kinds = np.unique(values) if whole else np.empty(0)
+            changes = np.count_nonzero(np.diff(values)) if whole else 0
+            if 1 < kinds.size <= 200 and changes == kinds.size - 1 and len(data) / kinds.size >= 20:
+                rest = [i for i in range(1, n) if i != column]
+                return Columns(0, rest[0], rest[1] if len(rest) > 1 else None, order=column)
     if n > 3:
         raise ReadError(
             f"{n} columns without known names: expected wavelength, flux and error, or a first line with "

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 FORMAT = "specinn grid"
 VERSION = 1
 SPLITS = {"train": 0.75, "test": 0.20, "validation": 0.05}
+_MOST_PACKED = 1100  # bytes in one: no more than deflate can do
 FLUX_LIMIT = 1.25  # of the 16-bit flux on disk: a step of 1.9e-5
 
 
@@ -297,6 +298,7 @@ class Grid:
                     f"to {VERSION}: upgrade specinn"
                 )
             try:
+                check_declared(file, path)
                 arms, wavelength = read_segments(file)
                 return cls(
                     tuple(str(s) for s in file.attrs["labels"]),
@@ -375,6 +377,26 @@ def open_hdf5(path: Path) -> h5py.File:
         raise GridError(f"{path}: no such file") from None
     except OSError as error:
         raise GridError(f"{path} is not a readable HDF5 file ({error})") from None
+
+
+def check_declared(file: h5py.File, path: Path) -> None:
+    """Raises ``GridError`` where a dataset declares far more than the file can hold, before memory is
+    taken."""
+    size = os.path.getsize(path)
+
+    def check(name: str, item: Any) -> None:
+        if not isinstance(item, h5py.Dataset):
+            return
+        declared = float(np.prod([float(n) for n in item.shape or (1,)])) * item.dtype.itemsize
+        stored = item.id.get_storage_size()
+        if declared > 2**20 and (declared > _MOST_PACKED * stored or stored > size):
+            raise GridError(
+                f"{path}: {name} declares {declared:.3g} bytes, and {stored} are stored in a file "
+                f"of {size}: the file "
+                "is incomplete or damaged"
+            )
+
+    file.visititems(check)
 
 
 def read_segments(file: h5py.File) -> tuple[dict[str, slice], np.ndarray]:

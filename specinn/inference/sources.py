@@ -443,7 +443,9 @@ def file_source(
             raise ReadError(folder_message(path))
         if not path.exists():
             raise ReadError(f"{path}: no such file")
-        return read(path, plugins, format) if rows is None else read_rows(path, plugins, format, *rows)
+        if rows is not None:
+            return read_rows(path, plugins, format, *rows)
+        return read(path, plugins, format, (stated or {}).get("medium"))
 
     # far apart, so that the draws of a spectrum do not depend on how many others the files before it hold
     start = 0 if rows is None else rows[0]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast, get_args
 
 import attrs
 import numpy as np
 from astropy.table import Table, vstack
 
-from specinn.errors import ReadError
+from specinn.errors import ReadError, SpectrumWarning
 from specinn.instruments import Medium
+from specinn.spectra.pixels import ABSURD_SNR, constant_runs, hopeless_errors
 from specinn.wavelengths import to_angstrom, to_medium
 
 
@@ -75,17 +77,21 @@ class SpectrumBatch:
         """A batch of arrays as users hold them: ``flux`` may be ``(n_pix,)``, sigma and mask may be absent.
 
         ``ids`` name the spectra, ``path`` the file; ``fields`` are those of the batch that have no argument
-        here. Wavelengths (Angstrom) that decrease are reversed. Flux values that are not finite, and errors
-        that are not positive, are masked. Raises ``ReadError`` for wavelengths that are not finite, repeat,
-        or go back and forth, and where shapes do not agree.
+        here. Wavelengths are in Angstrom, or in their own unit; those that decrease are reversed. sigma comes
+        in the unit of flux, or in one that can be converted to it. The masks of masked arrays count, also of
+        sigma and wavelength (those pixels are left out). Masked are flux that is not finite, errors that are
+        not positive, errors far above those of their neighbourhood
+        (:func:`specinn.spectra.batch.pixels.hopeless_errors`) and runs of one value
+        (:func:`specinn.spectra.batch.pixels.constant_runs`). A S/N above 1e5 a pixel is a
+        ``SpectrumWarning``. Raises ``ReadError`` for wavelengths that are not finite, repeat, or go back and
+        forth, for a medium other than air and vacuum, and where shapes or units do not agree.
         """
-        unit = getattr(wavelength, "unit", None)  # of a Quantity or a table column
-        wavelength = np.array(wavelength, dtype=np.float64)
-        if unit is not None:
-            wavelength = to_angstrom(wavelength, str(unit))
-        hidden = np.atleast_2d(np.ma.getmaskarray(flux))
-        flux = np.atleast_2d(np.array(flux, dtype=np.float64))
-        if wavelength.ndim != 1 or wavelength.size < 2:
+        if "medium" in fields:
+            fields["medium"] = as_medium(fields["medium"])
+        wavelength, flux, sigma, mask = _plain_arrays(wavelength, flux, sigma, mask)
+        left_out = np.ma.getmaskarray(wavelength)
+        wavelength = np.ma.getdata(wavelength)
+        if wavelength.ndim != 1 or wavelength.size - left_out.sum() < 2:
             raise ReadError(
                 f"wavelength has shape {wavelength.shape}: expected one axis with at least 2 pixels"
             )
@@ -93,14 +99,15 @@ class SpectrumBatch:
             raise ReadError(
                 f"flux has {flux.shape[-1]} pixels, wavelength {wavelength.size}: they must agree"
             )
-        sigma = (
-            np.full_like(flux, np.nan) if sigma is None else np.atleast_2d(np.array(sigma, dtype=np.float64))
-        )
-        mask = hidden.copy() if mask is None else np.atleast_2d(np.array(mask, dtype=bool))
         if sigma.shape != flux.shape or mask.shape != flux.shape:
             raise ReadError(
                 f"sigma {sigma.shape} and mask {mask.shape} must have the shape of flux {flux.shape}"
             )
+        if left_out.any():
+            if fields.get("arms") or isinstance(fields.get("resolving_power"), np.ndarray):
+                raise ReadError("masked wavelengths cannot be left out of arms: remove their pixels first")
+            keep = ~left_out
+            wavelength, flux, sigma, mask = wavelength[keep], flux[:, keep], sigma[:, keep], mask[:, keep]
         if not np.isfinite(wavelength).all():
             raise ReadError(
                 f"{np.count_nonzero(~np.isfinite(wavelength))} wavelengths are not finite numbers"
@@ -108,23 +115,18 @@ class SpectrumBatch:
         arms = fields.get("arms") or {"all": slice(0, wavelength.size)}
         if set(arms) == {"all"} and wavelength[0] > wavelength[-1]:
             wavelength = wavelength[::-1].copy()
-            flux, sigma, mask, hidden = (array[:, ::-1] for array in (flux, sigma, mask, hidden))
+            flux, sigma, mask = (array[:, ::-1] for array in (flux, sigma, mask))
             if isinstance(fields.get("resolving_power"), np.ndarray):
                 fields["resolving_power"] = fields["resolving_power"][::-1]
-        if wavelength.min() <= 0:
-            raise ReadError(f"the wavelength {wavelength.min():g} Angstrom is not positive")
-        for arm in arms.values():
-            step = np.diff(wavelength[arm])
-            if (step <= 0).any():
-                at = wavelength[arm][int(np.argmax(step <= 0))]
-                raise ReadError(
-                    f"{np.count_nonzero(step <= 0)} wavelengths do not increase (the first after {at:.4f} "
-                    "Angstrom): sort the file and remove duplicates"
-                )
+        _check_wavelengths(wavelength, arms)
         positive = np.isfinite(sigma) & (sigma > 0)
         known = positive.any(axis=1)
         sigma = np.where(known[:, None], sigma, np.nan)  # errors of zero throughout are errors not known
-        mask |= hidden | ~np.isfinite(flux) | (known[:, None] & ~positive)
+        mask = mask | ~np.isfinite(flux) | (known[:, None] & ~positive)
+        for arm in arms.values():
+            mask[:, arm] |= constant_runs(flux[:, arm], mask[:, arm])
+        mask |= hopeless_errors(flux, sigma, mask)
+        _warn_of_snr(flux, sigma, mask)
         meta = fields.pop("meta", None)
         if meta is None:
             meta = Table()
@@ -137,6 +139,14 @@ class SpectrumBatch:
             meta["path"] = [path] * n
         return cls(wavelength, np.ascontiguousarray(flux), np.ascontiguousarray(sigma),
                    np.ascontiguousarray(mask), meta=meta, **fields)  # fmt: skip
+
+    def with_medium(self, medium: str | None) -> SpectrumBatch:
+        """The same wavelengths, taken as those in ``medium`` whatever was stated; None changes nothing."""
+        if medium is None:
+            return self
+        meta = self.meta.copy()
+        meta["medium_from"] = ["the user"] * len(self)
+        return attrs.evolve(self, medium=as_medium(medium), meta=meta)
 
     def __len__(self) -> int:
         return len(self.flux)
@@ -195,6 +205,95 @@ class SpectrumBatch:
                 row = flux[i, arm]
                 row[bad] = np.interp(x[bad], x[good], row[good]) if good.any() else 0.0
         return flux
+
+
+def as_medium(value: Any) -> Medium:
+    """``air`` or ``vacuum`` as the user wrote it. Raises ``ReadError`` for anything else."""
+    name = str(value).strip().lower()
+    if name not in get_args(Medium):
+        raise ReadError(f"medium is {value!r}: expected 'air' or 'vacuum'")
+    return cast(Medium, name)
+
+
+def _plain_arrays(
+    wavelength: Any, flux: Any, sigma: Any, mask: Any
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Wavelengths in Angstrom (masked where they were), flux, sigma in its unit, the mask of both."""
+    unit = getattr(wavelength, "unit", None)  # of a Quantity or a table column
+    hidden_wavelength = np.ma.getmaskarray(_unmasked(wavelength)[1])
+    values = np.array(_unmasked(wavelength)[0], dtype=np.float64)
+    if unit is not None:
+        values = to_angstrom(values, str(unit))
+    if hidden_wavelength.any():
+        values = np.ma.array(values, mask=hidden_wavelength)
+    numbers, hidden = _unmasked(flux)
+    out = np.atleast_2d(np.array(numbers, dtype=np.float64))
+    bad = np.atleast_2d(np.broadcast_to(np.ma.getmaskarray(hidden), np.shape(numbers))).copy()
+    if sigma is None:
+        error = np.full_like(out, np.nan)
+    else:
+        numbers, hidden = _unmasked(sigma)
+        error = np.atleast_2d(np.array(numbers, dtype=np.float64)) * _factor(sigma, flux)
+        if np.ma.getmaskarray(hidden).any() and error.shape == out.shape:
+            bad |= np.atleast_2d(np.ma.getmaskarray(hidden))
+    if mask is not None:
+        stated = np.atleast_2d(np.array(np.ma.filled(np.ma.asarray(mask), True), dtype=bool))
+        bad = bad | stated if stated.shape == bad.shape else stated
+    return values, out, error, bad
+
+
+def _unmasked(values: Any) -> tuple[np.ndarray, Any]:
+    """Plain numbers, and a masked array (or them again) whose mask counts: of numpy's and astropy's kinds."""
+    if hasattr(values, "unmasked") and hasattr(values, "mask"):  # astropy.utils.masked
+        plain = np.asarray(values.unmasked)
+        return plain, np.ma.array(plain, mask=np.asarray(values.mask))
+    if np.ma.isMaskedArray(values):
+        return np.asarray(values.data), np.ma.array(np.asarray(values.data), mask=np.ma.getmaskarray(values))
+    return np.asarray(values), values
+
+
+def _factor(sigma: Any, flux: Any) -> float:
+    """What sigma is multiplied by to be in the unit of flux. Raises ``ReadError`` where that is none."""
+    ours, theirs = getattr(sigma, "unit", None), getattr(flux, "unit", None)
+    if ours is None or theirs is None or ours == theirs:
+        return 1.0
+    from astropy import units as u
+
+    try:
+        return float(u.Unit(ours).to(u.Unit(theirs)))
+    except (u.UnitConversionError, ValueError, TypeError):
+        raise ReadError(f"sigma is in {ours}, flux in {theirs}: they must be of one kind") from None
+
+
+def _check_wavelengths(wavelength: np.ndarray, arms: Mapping[str, slice]) -> None:
+    if wavelength.min() <= 0:
+        raise ReadError(f"the wavelength {wavelength.min():g} Angstrom is not positive")
+    for arm in arms.values():
+        step = np.diff(wavelength[arm])
+        if (step <= 0).any():
+            at = wavelength[arm][int(np.argmax(step <= 0))]
+            raise ReadError(
+                f"{np.count_nonzero(step <= 0)} wavelengths do not increase (the first after {at:.4f} "
+                "Angstrom): sort the file and remove duplicates"
+            )
+
+
+def _warn_of_snr(flux: np.ndarray, sigma: np.ndarray, mask: np.ndarray) -> None:
+    good = ~mask & (sigma > 0)
+    every = max(1, flux.shape[1] // 4096)  # of some thousand pixels
+    for row in np.flatnonzero(good.any(axis=1)):
+        with np.errstate(over="ignore"):
+            snr = np.abs(flux[row, ::every]) / np.where(good[row, ::every], sigma[row, ::every], np.inf)
+        snr = snr[good[row, ::every]]
+        if snr.size and float(np.median(snr)) > ABSURD_SNR:
+            warnings.warn(
+                SpectrumWarning(
+                    f"the S/N is {float(np.median(snr)):.1g} a pixel: flux and errors are probably not of "
+                    "one kind"
+                ),
+                stacklevel=3,
+            )
+            return
 
 
 def snr_per_angstrom(batch: SpectrumBatch, window: np.ndarray | slice) -> np.ndarray:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
+import contextlib
 import gzip
-import io
+import lzma
 import mmap
+import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -14,12 +17,21 @@ from typing import Any
 import numpy as np
 from astropy.io import fits
 
-from specinn.errors import PluginError, ReadError, SpecinnError
+from specinn.errors import PluginError, ReadError, SpecinnError, SpectrumWarning
+from specinn.instruments import Medium
 from specinn.plugins import Plugins
 from specinn.plugins.interfaces import Reader
 from specinn.spectra import SpectrumBatch
+from specinn.spectra.batch import as_medium
 
-_GZIP = b"\x1f\x8b"
+_PACKED: dict[bytes, tuple[str, Any]] = {
+    b"\x1f\x8b": ("gzip", gzip.open),
+    b"BZh": ("bzip2", bz2.open),
+    b"\xfd7zXZ": ("xz", lzma.open),
+}
+MOST_BYTES = 2**30  # of a packed file when it is unpacked, and of an image in memory
+_IN_MEMORY = 2**26  # bytes that are unpacked in memory and not on the disk
+_BLOCK = 2**20
 _MAGIC = {
     b"\x89PNG": "a PNG image",
     b"\xff\xd8\xff": "a JPEG image",
@@ -28,35 +40,44 @@ _MAGIC = {
     b"\x89HDF": "an HDF5 file",
     b"PAR1": "a Parquet file",
     b"\x93NUMPY": "a NumPy array",
-    _GZIP: "a gzip file",
+    **{magic: f"a {name} file" for magic, (name, _) in _PACKED.items()},
 }
 
 
-def read(path: str | Path, plugins: Plugins, format: str = "auto") -> Iterator[SpectrumBatch]:
+def read(
+    path: str | Path, plugins: Plugins, format: str = "auto", medium: str | None = None
+) -> Iterator[SpectrumBatch]:
     """The spectra of one file, in file order, in batches of bounded size.
 
     ``format`` is the name of a reader, or ``auto``: then the readers of all plugins look at the content of
-    the file, highest priority first, and the first that knows it reads it. See
-    :meth:`specinn.plugins.interfaces.Reader.read` for what a batch holds.
+    the file, highest priority first, and the first that knows it reads it. ``medium`` (``air`` or ``vacuum``)
+    stands in for what the file says of its wavelengths. See :meth:`specinn.plugins.interfaces.Reader.read`
+    for what a batch holds. What a reader did not understand, left out or doubts is a ``SpectrumWarning`` that
+    names the file, and stands in the column ``remarks`` of ``meta``.
 
     Raises ``ReadError`` with one sentence that names the file, what was found and what was expected, and
     ``PluginError`` for a ``format`` that no plugin offers. Warnings of the libraries underneath are silenced.
     """
     path = Path(path)
+    wanted = None if medium is None else as_medium(medium)
     name, reader = _choose(path, plugins, format)
-    yield from _guarded(path, name, lambda: reader.read(path))
+    yield from _guarded(path, name, lambda: reader.read(path), wanted)
 
 
 def _guarded(
-    path: Path, name: str, read_all: Callable[[], Iterable[SpectrumBatch]]
+    path: Path, name: str, read_all: Callable[[], Iterable[SpectrumBatch]], wanted: Medium | None = None
 ) -> Iterator[SpectrumBatch]:
-    """What the reader ``name`` gives for a file; whatever it raises is a ``ReadError``."""
+    """What the reader ``name`` gives for a file; whatever it raises is a ``ReadError``. The medium ``wanted``
+    stands in for that of the file."""
     batches: Iterator[SpectrumBatch] | None = None
     n_spectra = 0
+    remarks: list[str] = []
     while True:
         try:
-            with warnings.catch_warnings():  # not around the yield: the caller's filters are his own
+            # not around the yield: the caller's filters are his own
+            with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("ignore")
+                warnings.simplefilter("always", SpectrumWarning)
                 if batches is None:
                     batches = iter(read_all())
                 batch = next(batches, None)
@@ -65,6 +86,11 @@ def _guarded(
         except Exception as cause:
             reason = " ".join(str(cause).split()) or "no reason given"
             raise ReadError(f"{path}: cannot be read as {name} ({type(cause).__name__}: {reason})") from cause
+        new = list(dict.fromkeys(str(each.message) for each in caught))
+        for sentence in new:
+            if sentence not in remarks and not (wanted and "--medium" in sentence):
+                remarks.append(sentence)
+                warnings.warn(SpectrumWarning(f"{path}: {sentence}"), stacklevel=2)
         if batch is None:
             break
         if n_spectra == 0 and len(batch) == 1 and batch.mask.all():
@@ -72,6 +98,9 @@ def _guarded(
                 f"{path}: all {batch.mask.size} pixels are zero, not finite or flagged as bad: nothing to use"
             )
         n_spectra += len(batch)
+        batch = batch.with_medium(wanted)
+        batch.meta["medium"] = [batch.medium] * len(batch)
+        batch.meta["remarks"] = ["; ".join(remarks)] * len(batch)
         yield batch
     if n_spectra == 0:
         raise ReadError(f"{path}: holds no spectrum (read as {name})")
@@ -106,32 +135,74 @@ def find_format(path: str | Path, plugins: Plugins) -> str:
 
 
 @contextmanager
-def open_fits(path: Path) -> Iterator[fits.HDUList]:
-    """An open FITS file (gzip or not) all of whose bytes are there; data are read when they are asked for.
+def unpacked(path: Path) -> Iterator[tuple[Any, int]]:
+    """The content of a file (packed by gzip, bzip2 or xz, or not) as an open file, and its size in bytes.
 
-    Raises ``ReadError`` for a truncated file: astropy gives such data as zeros or short, with a warning.
+    What is packed is unpacked in memory or, where it is large, on the disk. Raises ``ReadError`` where it is
+    damaged, or larger than 1 GiB when unpacked.
     """
-    size = path.stat().st_size
-    source: Any = path
     with open(path, "rb") as file:
-        if file.read(2) == _GZIP:
+        start = file.read(6)
+        kind = next((kind for magic, kind in _PACKED.items() if start.startswith(magic)), None)
+        if kind is None:
             file.seek(0)
-            try:
-                content = gzip.GzipFile(fileobj=file).read()
-            except (EOFError, OSError) as cause:
-                raise ReadError(
-                    f"{path}: the gzip file is truncated or damaged ({cause}): fetch it again"
-                ) from cause
-            source, size = io.BytesIO(content), len(content)
-    try:
-        hdus = fits.open(source, memmap=True if source is path else None)
-    except OSError as cause:
-        raise ReadError(
-            f"{path}: the FITS header is truncated or damaged ({cause}): fetch the file again"
-        ) from cause
-    with hdus:
-        _check_complete(path, hdus, size)
-        yield hdus
+            yield file, path.stat().st_size
+            return
+    name, opener = kind
+    with tempfile.SpooledTemporaryFile(_IN_MEMORY) as out:
+        size = 0
+        try:
+            with opener(path, "rb") as packed:
+                while block := packed.read(_BLOCK):
+                    size += len(block)
+                    if size > MOST_BYTES:
+                        raise ReadError(
+                            f"{path}: a {name} file of {path.stat().st_size} bytes that unpacks to more than "
+                            f"{MOST_BYTES} bytes: unpack it first if it is what it should be"
+                        )
+                    out.write(block)
+        except (EOFError, OSError, lzma.LZMAError, ValueError) as cause:
+            raise ReadError(
+                f"{path}: the {name} file is truncated or damaged ({cause}): fetch it again"
+            ) from cause
+        except Exception as cause:  # zlib.error and its like
+            if isinstance(cause, ReadError):
+                raise
+            raise ReadError(f"{path}: the {name} file is damaged ({cause}): fetch it again") from cause
+        out.seek(0)
+        yield out, size
+
+
+@contextmanager
+def open_fits(path: Path) -> Iterator[fits.HDUList]:
+    """An open FITS file (packed or not) all of whose bytes are there; data are read when they are asked for.
+
+    Raises ``ReadError`` for a truncated file: astropy gives such data as zeros or short, with a warning; and
+    for a compressed image that declares more than 1 GiB.
+    """
+    with contextlib.ExitStack() as stack:
+        file, size = stack.enter_context(unpacked(path))
+        plain = isinstance(getattr(file, "name", None), str)
+        try:
+            hdus = fits.open(path if plain else file, memmap=plain)
+            scaled = any(_is_scaled(hdu.header) for hdu in hdus)
+        except OSError as cause:
+            raise ReadError(
+                f"{path}: the FITS header is truncated or damaged ({cause}): fetch the file again"
+            ) from cause
+        if plain and scaled:  # integers that stand for other numbers cannot be mapped
+            hdus.close()
+            hdus = fits.open(path, memmap=False)
+        with hdus:
+            _check_complete(path, hdus, size)
+            yield hdus
+
+
+def _is_scaled(header: Any) -> bool:
+    return any(key in header for key in ("BSCALE", "BZERO", "BLANK")) and header.get("XTENSION") in (
+        None,
+        "IMAGE",
+    )
 
 
 def let_go(data: np.ndarray) -> None:
@@ -150,6 +221,15 @@ def _check_complete(path: Path, hdus: fits.HDUList, size: int) -> None:
     end = 0
     for number in range(len(hdus)):  # len() reads all headers
         hdu, place = hdus[number], hdus[number].fileinfo()
+        if isinstance(hdu, fits.CompImageHDU):
+            declared = (
+                float(np.prod([float(n) for n in hdu.shape or (0,)])) * abs(int(hdu.header["BITPIX"])) / 8
+            )
+            if declared > MOST_BYTES:
+                raise ReadError(
+                    f"{path}: the compressed image of HDU {number} declares {declared:.0f} bytes, in a file "
+                    f"of {size}: expected at most {MOST_BYTES}"
+                )
         # hdu.size is without the padding, which careless programs leave out at the end of the file
         needed = place["datLoc"] + (place["datSpan"] if isinstance(hdu, fits.CompImageHDU) else hdu.size)
         if needed > size:
@@ -173,6 +253,8 @@ def _choose(path: Path, plugins: Plugins, format: str) -> tuple[str, Reader]:
     _check_readable(path)
     if format != "auto":
         return format, plugins.load("reader", format)()
+    with unpacked(path):  # a file that unpacks to too much must not be shown to libraries that do not look
+        pass
     offers = plugins.offers("reader")
     for offer in sorted(offers, key=lambda offer: -offer.record.priority):
         try:
@@ -216,25 +298,20 @@ def _describe(path: Path) -> str:
     with open(path, "rb") as file:
         start = file.read(4096)
     unzipped = start
-    if start.startswith(_GZIP):
-        try:
-            with gzip.open(path) as zipped:
-                unzipped = zipped.read(6)
-        except (EOFError, OSError) as cause:
-            raise ReadError(
-                f"{path}: the gzip file is truncated or damaged ({cause}): fetch it again"
-            ) from cause
+    if start.startswith(tuple(_PACKED)):
+        with unpacked(path) as (packed, _):
+            unzipped = packed.read(4096)
     if unzipped.startswith(b"SIMPLE"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with open_fits(path) as hdus:
                 return "a FITS file with " + "; ".join(_describe_hdu(hdu) for hdu in hdus)
     for magic, what in _MAGIC.items():
-        if start.startswith(magic):
+        if start.startswith(magic) and unzipped is start:
             return what
-    if b"\0" in start:
+    if b"\0" in unzipped:
         return "binary data"
-    first = start.decode("utf-8", "replace").strip().split("\n")[0][:60]
+    first = unzipped.decode("utf-8", "replace").strip().split("\n")[0][:60]
     return (
         f"text without two columns of numbers (it begins {first!r})" if first.isprintable() else "binary data"
     )

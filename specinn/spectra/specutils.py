@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from specinn.errors import ReadError
 from specinn.instruments import Medium
 from specinn.spectra import SpectrumBatch
+from specinn.spectra.batch import as_medium
 
 if TYPE_CHECKING:
     from specutils import Spectrum, SpectrumList
@@ -42,10 +43,15 @@ def to_batch(
             f"the spectral axis is in {axis.unit}: expected a wavelength, frequency or energy"
         ) from None
     meta = spectrum.meta if isinstance(spectrum.meta, Mapping) else {}
+    source = "the user"
     if not axis.unit.is_equivalent(u.AA):
-        medium = "vacuum"
-    elif medium is None:
-        medium = meta["medium"] if meta.get("medium") in get_args(Medium) else otherwise
+        medium, source = "vacuum", f"the axis in {axis.unit}"
+    elif medium is not None:
+        medium = as_medium(medium)
+    elif meta.get("medium") is not None and str(meta["medium"]).strip():
+        medium, source = as_medium(meta["medium"]), 'meta["medium"]'
+    else:
+        medium, source = as_medium(otherwise), "assumed"
     if isinstance(spectrum.flux, u.LogQuantity) or spectrum.flux.unit.is_equivalent(u.mag):
         raise ReadError(f"the flux is in {spectrum.flux.unit}: expected a linear unit, not magnitudes")
     along = getattr(spectrum, "spectral_axis_index", None)
@@ -67,6 +73,7 @@ def to_batch(
         resolving_power=_resolving_power(meta, wavelength.size),
         arms=_arms(meta, wavelength.size),
     )
+    batch.meta["medium_from"] = [source] * len(batch)
     batch.meta["rv"] = np.full(len(batch), _velocity(spectrum, meta))
     return batch
 
