@@ -282,9 +282,9 @@ def _warn_of_snr(flux: np.ndarray, sigma: np.ndarray, mask: np.ndarray) -> None:
     good = ~mask & (sigma > 0)
     every = max(1, flux.shape[1] // 4096)  # of some thousand pixels
     for row in np.flatnonzero(good.any(axis=1)):
+        chosen = good[row, ::every]
         with np.errstate(over="ignore"):
-            snr = np.abs(flux[row, ::every]) / np.where(good[row, ::every], sigma[row, ::every], np.inf)
-        snr = snr[good[row, ::every]]
+            snr = np.abs(flux[row, ::every][chosen]) / sigma[row, ::every][chosen]
         if snr.size and float(np.median(snr)) > ABSURD_SNR:
             warnings.warn(
                 SpectrumWarning(
