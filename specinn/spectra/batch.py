@@ -123,10 +123,11 @@ class SpectrumBatch:
         known = positive.any(axis=1)
         sigma = np.where(known[:, None], sigma, np.nan)  # errors of zero throughout are errors not known
         mask = mask | ~np.isfinite(flux) | (known[:, None] & ~positive)
-        for arm in arms.values():
-            mask[:, arm] |= constant_runs(flux[:, arm], mask[:, arm])
-        mask |= hopeless_errors(flux, sigma, mask)
-        _warn_of_snr(flux, sigma, mask)
+        with np.errstate(over="ignore", invalid="ignore"):  # of numbers near the largest that there are
+            for arm in arms.values():
+                mask[:, arm] |= constant_runs(flux[:, arm], mask[:, arm])
+            mask |= hopeless_errors(flux, sigma, mask)
+            _warn_of_snr(flux, sigma, mask)
         meta = fields.pop("meta", None)
         if meta is None:
             meta = Table()
@@ -283,8 +284,7 @@ def _warn_of_snr(flux: np.ndarray, sigma: np.ndarray, mask: np.ndarray) -> None:
     every = max(1, flux.shape[1] // 4096)  # of some thousand pixels
     for row in np.flatnonzero(good.any(axis=1)):
         chosen = good[row, ::every]
-        with np.errstate(over="ignore"):
-            snr = np.abs(flux[row, ::every][chosen]) / sigma[row, ::every][chosen]
+        snr = np.abs(flux[row, ::every][chosen]) / sigma[row, ::every][chosen]
         if snr.size and float(np.median(snr)) > ABSURD_SNR:
             warnings.warn(
                 SpectrumWarning(
