@@ -201,8 +201,8 @@ def frame(headers: Sequence[Header]) -> tuple[Statement, float]:
     if number(headers, "ESO DRS BERV") is not None and number(headers, "NAXIS2") is None:
         return Statement("barycentric", "ESO DRS BERV, as merged spectra of HARPS"), 0.0
     # whether a correction without SPECSYS was applied differs from program to program
-    key = next((key for key in (*_BARYCOR, *_HELIOCOR) if number(headers, key)), None)
-    source = f"not stated; the header has {key} = {number(headers, key):.3f}" if key else "not stated"
+    card = next((key for key in (*_BARYCOR, *_HELIOCOR) if number(headers, key)), None)
+    source = f"not stated; the header has {card} = {number(headers, card):.3f}" if card else "not stated"
     return Statement("unknown", source), 0.0
 
 
