@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -44,6 +44,13 @@ _ELEMENTS = (
     "Fr", "Ra", "Ac", "Th", "Pa", "U",
 )  # fmt: skip
 ATOMIC_NUMBER = {name: number for number, name in enumerate(_ELEMENTS, start=1)}
+
+
+def element_symbol(number: int) -> str:
+    """``Fe`` of 26."""
+    return _ELEMENTS[number - 1]
+
+
 _HEADER = re.compile(r"^\s*'\s*(\d+\.\d+)\s*'\s+(\d+)\s+(\d+)\s*$")
 # How far the wings of hydrogen lines reach, by the lower level, in Angstrom: beyond, they take less than
 # 0.1 % of the continuum in the hottest dwarfs of the MARCS models that are used (7500 K).
@@ -122,7 +129,12 @@ def read(path: Path) -> list[Species]:
 
 
 def cut(paths: Iterable[Path], low: float, high: float, target: Path, weakest: float = WEAKEST) -> int:
-    """Write the lines from ``low`` to ``high`` Angstrom of several lists into one; the number of lines.
+    """Write what :func:`select` finds into one list; the number of lines."""
+    return write(select(paths, low, high, weakest), target)
+
+
+def select(paths: Iterable[Path], low: float, high: float, weakest: float = WEAKEST) -> list[Species]:
+    """The lines from ``low`` to ``high`` Angstrom of several lists.
 
     Of a molecule those are kept whose log gf - theta chi at 4000 K is within ``weakest`` dex of its strongest
     line there (whatever the isotope).
@@ -137,7 +149,11 @@ def cut(paths: Iterable[Path], low: float, high: float, target: Path, weakest: f
         one.keep(strength[id(one)] >= strongest[one.number] - weakest) if one.number in strongest else one
         for one in found
     ]
-    species = [one for one in species if one.lines]
+    return [one for one in species if one.lines]
+
+
+def write(species: Sequence[Species], target: Path) -> int:
+    """A list in Turbospectrum's format; the number of lines."""
     target.write_text("".join(map(str, species)), encoding="latin-1")
     return sum(len(one.lines) for one in species)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 import tempfile
+import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,14 +20,22 @@ from specinn.config import structure
 from specinn.errors import ConfigError, SynthesisError
 from specinn.plugins.interfaces import Component, Synthesizer
 from specinn_turbospectrum import abundances, installation
-from specinn_turbospectrum.atmospheres import Atmospheres
+from specinn_turbospectrum.atmospheres import Atmosphere, Atmospheres
+from specinn_turbospectrum.corrections import SHIPPED, Corrections
 from specinn_turbospectrum.departures import DepartureGrid, Departures, read_departures
 from specinn_turbospectrum.installation import BLUE, GAIA_ESO, HYDROGEN, Installation
-from specinn_turbospectrum.linelists import ATOMIC_NUMBER, ENDS, cut, cut_hydrogen
+from specinn_turbospectrum.linelists import ATOMIC_NUMBER, ENDS, Species, cut_hydrogen, select, write
 from specinn_turbospectrum.runner import Star, Window, synthesise
 
 _EDGE = 5.0  # Angstrom beyond a window from which lines are taken; the code takes those within 2
-_LG_TAU = np.round(np.arange(-5.0, 1.21, 0.2), 6)  # 32 layers; all 56 of MARCS change the mean flux by 1.3e-4
+# Layers: the flux at R = 20 000 differs from that of all 56 of MARCS by 6e-4 (blue), 1e-4 and 8e-5 in the
+# median of the Sun.
+_LG_TAU = np.array(
+    [-5.0, -4.4, -3.8, -3.2, -2.8, -2.4, -2.0, -1.7, -1.4, -1.1, -0.9, -0.7, -0.5,
+     -0.4, -0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.2]
+)  # fmt: skip
+_WEAKEST_COOL = 2.0  # dex below the strongest line of such a molecule in a window
+_COOL = {"TiO": 4500.0}  # K, below which a molecule has lines that can be seen
 _ABUNDANCES = (-2.0, 2.0)  # dex, of [X/Fe]
 
 
@@ -49,11 +59,13 @@ class Settings:
     data: str = ""
     atmospheres: str = ""
     line_lists: list[str] = attrs.field(factory=list)
-    molecules: list[str] = attrs.field(factory=lambda: ["C2", "CN", "CH", "NH", "MgH", "SiH"])
+    molecules: list[str] = attrs.field(factory=lambda: ["C2", "CN", "CH", "NH", "MgH", "SiH", "TiO"])
+    corrections: str = ""
     segments: dict[str, list[float]] = attrs.field(
         factory=lambda: {"green": [5146.0, 5742.0], "red": [6092.0, 6797.0]}
     )
     step: float = 0.02
+    steps: dict[str, float] = attrs.field(factory=dict)
     all_depths: bool = False
     isotopes: dict[str, float] = attrs.field(factory=dict)
     nlte: dict[str, NLTE] = attrs.field(factory=dict)
@@ -61,22 +73,23 @@ class Settings:
     processes: int = 1
 
     def __attrs_post_init__(self) -> None:
-        if not 0.001 <= self.step <= 1.0:
-            raise ConfigError(f"step is {self.step} Angstrom, expected 0.001 to 1")
         if self.processes < 1:
             raise ConfigError(f"processes is {self.processes}, expected 1 or more")
         if not self.segments:
             raise ConfigError("segments is empty: give a range, such as green = [5146, 5742]")
+        if foreign := [name for name in self.steps if name not in self.segments]:
+            raise ConfigError(f"steps: {foreign[0]} is not a segment, which are {', '.join(self.segments)}")
         end = 0.0
         for name, pair in sorted(self.segments.items(), key=lambda item: item[1]):
             if len(pair) != 2 or not 900.0 <= pair[0] < pair[1] <= 25_000.0:
                 raise ConfigError(f"segment {name} is {pair}: expected [from, to] in Angstrom")
             if pair[0] <= end:
                 raise ConfigError(f"segment {name} begins at {pair[0]}, within the one before it")
-            if (pair[1] - pair[0]) / self.step > 200_000:
-                raise ConfigError(
-                    f"segment {name} has more than 200 000 steps of {self.step} Angstrom: divide it"
-                )
+            step = self.step_of(name)
+            if not 0.001 <= step <= 1.0:
+                raise ConfigError(f"step is {step} Angstrom, expected 0.001 to 1")
+            if (pair[1] - pair[0]) / step > 200_000:
+                raise ConfigError(f"segment {name} has more than 200 000 steps of {step} Angstrom: divide it")
             end = pair[1]
         for element in self.nlte:
             if element not in ATOMIC_NUMBER:
@@ -105,12 +118,30 @@ class Settings:
                 raise ConfigError("line_lists: two files have the same name")
         return attrs.evolve(found, **own)
 
+    def step_of(self, segment: str) -> float:
+        """Angstrom between pixels."""
+        return self.steps.get(segment, self.step)
+
     def lists_for(self, low: float) -> list[str]:
-        """The names of the line lists of a window that begins at ``low``."""
+        """The names of the line lists of a window that begins at ``low``, for stars of any temperature."""
         if self.line_lists:
             return [Path(name).stem for name in self.line_lists]
-        molecules = [name for name in self.molecules if low < ENDS.get(name, np.inf)]
+        molecules = [name for name in self.molecules if low < ENDS.get(name, np.inf) and name not in _COOL]
         return [*([BLUE] if low - _EDGE < 4200.0 else []), GAIA_ESO, *molecules]
+
+    def lists_of_cool_stars(self) -> list[str]:
+        """The names of the line lists that are read below a temperature."""
+        return [] if self.line_lists else [name for name in self.molecules if name in _COOL]
+
+    def read_corrections(self, checksums: Mapping[str, str]) -> Corrections | None:
+        """Those of ``corrections``; without a word, the shipped ones for the lists of set-up and none for the
+        user's own."""
+        source = self.corrections or ("none" if self.line_lists else "shipped")
+        if source == "none":
+            return None
+        corrections = Corrections.read(SHIPPED if source == "shipped" else Path(source).expanduser())
+        corrections.check(checksums)
+        return corrections
 
 
 @attrs.frozen
@@ -138,7 +169,9 @@ class Turbospectrum(Synthesizer):
         segments = sorted(self.settings.segments.items(), key=lambda item: item[1])
         self._installation = self.settings.installation()
         names = list(dict.fromkeys(name for _, (low, _) in segments for name in self.settings.lists_for(low)))
-        self._installation.check(names)
+        cool = self.settings.lists_of_cool_stars()
+        self._installation.check([*names, *cool])
+        self.corrections = self.settings.read_corrections(self._installation.checksums(names))
         self._atmospheres = Atmospheres.within(self._installation.atmospheres)
         self._departures = {
             element: _departures(element, nlte) for element, nlte in self.settings.nlte.items()
@@ -146,12 +179,13 @@ class Turbospectrum(Synthesizer):
         self._folder = Path(tempfile.mkdtemp(prefix="specinn-turbospectrum-"))
         weakref.finalize(self, _remove, self._folder, os.getpid())
         self._windows = [self._window(name, low, high) for name, (low, high) in segments]
+        self._cool_lists: dict[tuple[str, float], Path] = {}
         pieces = [window.wavelength for window in self._windows]
         ends = np.cumsum([0, *(piece.size for piece in pieces)]).tolist()
         self.wavelength = np.concatenate(pieces)
         self.arms = {name: slice(ends[i], ends[i + 1]) for i, (name, _) in enumerate(segments)}
         self.bounds = np.array([self._bounds(name) for name in self.labels])
-        self.provenance = self._provenance(names)
+        self.provenance = self._provenance([*names, *cool])
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], labels: Sequence[str]) -> Turbospectrum:
@@ -168,12 +202,40 @@ class Turbospectrum(Synthesizer):
     def components(cls, prefix: Path | None = None) -> list[Component]:
         return installation.components(prefix)
 
+    @classmethod
+    def fit_lines(
+        cls,
+        recipe: Path,
+        output: Path,
+        plugins: Any,
+        *,
+        folder: Path,
+        page: Path | None = None,
+        leave_one_out: bool = False,
+        processes: int = 1,
+        progress: Callable[[str], None] = lambda message: None,
+    ) -> None:
+        from specinn_turbospectrum.line_fit.fit import fit_lines
+        from specinn_turbospectrum.line_fit.page import write_page
+        from specinn_turbospectrum.line_fit.recipe import Recipe
+        from specinn_turbospectrum.line_fit.result import as_table, write
+
+        read = Recipe.read(recipe)
+        result = fit_lines(
+            read, folder, plugins, leave_one_out=leave_one_out, processes=processes, progress=progress
+        )
+        table = as_table(result, read)
+        write(table, output)
+        if page is not None:
+            write_page(result, read, table, page)
+
     def covering(self, ranges: Mapping[str, tuple[float, float]]) -> Turbospectrum:
         mine = [(self.wavelength[arm][0], self.wavelength[arm][-1]) for arm in self.arms.values()]
         if all(any(low <= a and b <= high for low, high in mine) for a, b in ranges.values()):
             return self
         segments = {name: [float(np.floor(a)), float(np.ceil(b))] for name, (a, b) in ranges.items()}
-        return type(self)(attrs.evolve(self.settings, segments=segments), self.labels)
+        steps = {name: step for name, step in self.settings.steps.items() if name in segments}
+        return type(self)(attrs.evolve(self.settings, segments=segments, steps=steps), self.labels)
 
     def __call__(self, labels: Any) -> Any:
         values = np.atleast_2d(np.asarray(labels, float))
@@ -220,21 +282,67 @@ class Turbospectrum(Synthesizer):
                     self.settings.isotopes,
                     departures,
                 )
-                return synthesise(self._installation, what, self._windows, folder, self.settings.timeout)
+                windows = self._windows_for(star["teff"])
+                return synthesise(self._installation, what, windows, folder, self.settings.timeout)
         except SynthesisError as error:
             about = ", ".join(f"{name} = {value:g}" for name, value in star.items())
             raise SynthesisError(f"{error}\n    (labels: {about})") from None
 
+    def atmosphere(self, teff: float, logg: float, fe_h: float) -> Atmosphere:
+        """The model atmosphere of a star, with all layers."""
+        return self._atmospheres(teff, logg, fe_h)
+
+    @property
+    def data(self) -> Path:
+        """The folder DATA of the code."""
+        return self._installation.data
+
+    def lines(self, segment: str) -> list[Species]:
+        """The lines of a segment, corrected, as the code reads them for stars that are not cool."""
+        low, high = self.settings.segments[segment]
+        files = [self._installation.line_lists[n] for n in self.settings.lists_for(low)]
+        species = select(files, low - _EDGE, high + _EDGE)
+        return self.corrections.apply(species, low, high) if self.corrections else species
+
+    def with_lines(self, lists: Mapping[str, Path]) -> Turbospectrum:
+        """The same with other line lists, one for each segment: for who fits line data."""
+        other = copy.copy(self)
+        other._windows = [
+            attrs.evolve(window, line_lists=(lists[name], *window.line_lists[1:]))
+            for name, window in zip(self.arms, self._windows, strict=True)
+        ]
+        return other
+
     def _window(self, name: str, low: float, high: float) -> Window:
         """The window with line lists that are cut to it."""
-        files = [self._installation.line_lists[n] for n in self.settings.lists_for(low)]
         lines, hydrogen = self._folder / f"{name}.list", self._folder / f"{name}.hydrogen"
-        if not cut(files, low - _EDGE, high + _EDGE, lines):
+        if not write(self.lines(name), lines):
             raise SynthesisError(f"the line lists have no lines from {low:g} to {high:g} Angstrom")
         parts = [lines]
         if cut_hydrogen(self._installation.data / HYDROGEN, low, high, hydrogen):
             parts.append(hydrogen)
-        return Window(low, high, self.settings.step, tuple(parts))
+        return Window(low, high, self.settings.step_of(name), tuple(parts))
+
+    def _windows_for(self, teff: float) -> list[Window]:
+        """With the lines that only cool stars show, where this is one."""
+        names = [name for name in self.settings.lists_of_cool_stars() if teff < _COOL[name]]
+        out = []
+        for window in self._windows:
+            lists = [self._cool_list(name, window) for name in names]
+            out.append(attrs.evolve(window, line_lists=(*window.line_lists, *filter(None, lists))))
+        return out
+
+    def _cool_list(self, name: str, window: Window) -> Path | None:
+        """The lines of a molecule of cool stars in a window; None where it has none there."""
+        at = (name, window.low)
+        if at not in self._cool_lists:
+            target = self._folder / f"{name}-{window.low:g}.list"
+            part = target.with_suffix(f".{threading.get_ident()}")
+            file = self._installation.line_lists[name]
+            write(select([file], window.low - _EDGE, window.high + _EDGE, _WEAKEST_COOL), part)
+            os.replace(part, target)  # threads may come here at the same time
+            self._cool_lists[at] = target
+        return self._cool_lists[at] if self._cool_lists[at].stat().st_size else None
 
     def _bounds(self, label: str) -> tuple[float, float]:
         teff, logg, fe_h = self._atmospheres.bounds.tolist()
@@ -271,13 +379,18 @@ class Turbospectrum(Synthesizer):
             },
             "geometry": "spherical for log g <= 3 (1 Msun), plane-parallel above",
             "line_lists": self._installation.checksums(line_lists),
+            "line_corrections": (
+                {"source": self.corrections.source, "sha256": self.corrections.sha256}
+                if self.corrections
+                else "none"
+            ),
             "hydrogen": {
                 name: window.line_lists[-1].suffix == ".hydrogen"
                 for name, window in zip(self.arms, self._windows, strict=True)
             },
             "isotopes": self.settings.isotopes or "solar",
             "solar_scale": abundances.SCALE,
-            "step_A": self.settings.step,
+            "step_A": self.settings.steps or self.settings.step,
             "flux": "normalised to the true continuum",
         }
 

@@ -9,11 +9,20 @@ from typing import Annotated
 import typer
 
 from specinn.cli._framework import Group, add
-from specinn.cli._options import AsJson, offered
+from specinn.cli._options import AsJson, Overwrite, Workers, offered
 
-app = typer.Typer(cls=Group, rich_markup_mode=None, help="Install codes that compute model spectra.")
+app = typer.Typer(
+    cls=Group, rich_markup_mode=None, help="Codes that compute model spectra, and their line data."
+)
 
 EXAMPLES = ("specinn synthesis setup", "specinn synthesis setup --prefix /data/turbospectrum")
+FIT_EXAMPLES = (
+    "specinn synthesis fit-lines lines.toml -o lines.ecsv --workers 2",
+    "specinn synthesis fit-lines lines.toml -o lines.ecsv --page lines.html --leave-one-out",
+)
+Code = Annotated[
+    str, typer.Option(metavar="NAME", help="The synthesizer.", autocompletion=offered("synthesizer"))
+]
 
 
 def setup(
@@ -22,10 +31,7 @@ def setup(
         Path | None,
         typer.Option(metavar="DIR", help="Where to install.  [default: a folder for data of the user]"),
     ] = None,
-    code: Annotated[
-        str,
-        typer.Option(metavar="NAME", help="The synthesizer.", autocompletion=offered("synthesizer")),
-    ] = "turbospectrum",
+    code: Code = "turbospectrum",
     as_json: AsJson = False,
 ) -> None:
     """Install Turbospectrum, atmospheres and line lists.
@@ -52,4 +58,54 @@ def setup(
         print_rows([(part.name, part.detail) for part in parts])
 
 
+def fit_lines(
+    ctx: typer.Context,
+    recipe: Annotated[
+        Path,
+        typer.Argument(metavar="RECIPE.toml", help="Reference stars, windows, and how far lines may move."),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE.ecsv", help="Table of lines; .ecsv or .ecsv.gz.")
+    ],
+    page: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="Figures: spectra before and after.")
+    ] = None,
+    leave_one_out: Annotated[
+        bool, typer.Option("--leave-one-out", help="Fit without each star in turn, too.")
+    ] = False,
+    folder: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Of what was computed.  [default: OUTPUT.work]"),
+    ] = None,
+    workers: Workers = 1,
+    code: Code = "turbospectrum",
+    overwrite: Overwrite = False,
+) -> None:
+    """Fit log gf of all lines to spectra of reference stars.
+
+    The table is what corrections = "FILE.ecsv" in [synthesizer] takes. A fit that was stopped resumes.
+    """
+    from specinn.cli._console import plugins_of
+    from specinn.files import check_output
+
+    factory = plugins_of(ctx).load("synthesizer", code)
+    suffix = ".gz" if output.name.endswith(".ecsv.gz") else ".ecsv"
+    check_output(output, (suffix,), overwrite=overwrite)
+    if page is not None:
+        check_output(page, (".html",), overwrite=overwrite)
+    work = Path(f"{output}.work") if folder is None else folder
+    work.mkdir(parents=True, exist_ok=True)
+    factory.fit_lines(
+        recipe,
+        output,
+        plugins_of(ctx),
+        folder=work,
+        page=page,
+        leave_one_out=leave_one_out,
+        processes=workers,
+        progress=lambda message: print(f"specinn: {message}", file=sys.stderr, flush=True),
+    )
+
+
 add(app, "setup", setup, EXAMPLES)
+add(app, "fit-lines", fit_lines, FIT_EXAMPLES)

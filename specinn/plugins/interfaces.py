@@ -138,6 +138,28 @@ class Synthesizer(ABC):
             raise ConfigError(f"[synthesizer]: $.{key} is not known: {cls.__name__} has no keys")
         return cls()
 
+    @classmethod
+    def fit_lines(
+        cls,
+        recipe: Path,
+        output: Path,
+        plugins: Any,
+        *,
+        folder: Path,
+        page: Path | None = None,
+        leave_one_out: bool = False,
+        processes: int = 1,
+        progress: Callable[[str], None] = lambda message: None,
+    ) -> None:
+        """Fit the line data to reference stars, as the file ``recipe`` says, and write a table of lines (and
+        a ``page`` of figures). What is computed on the way stays in ``folder``, and is found there again.
+
+        Optional. Raises ``specinn.errors.ConfigError`` unless overridden.
+        """
+        raise ConfigError(
+            f"the synthesizer {cls.__name__} does not fit line data: choose another with --code"
+        )
+
     @abstractmethod
     def __call__(self, labels: Any) -> Any:
         """``(n_spec, n_labels)`` physical values to flux ``(n_spec, n_pix)``; torch tensors give tensors.

@@ -81,10 +81,10 @@ class SpectrumBatch:
         in the unit of flux, or in one that can be converted to it. The masks of masked arrays count, also of
         sigma and wavelength (those pixels are left out). Masked are flux that is not finite, errors that are
         not positive, errors far above those of their neighbourhood
-        (:func:`specinn.spectra.batch.pixels.hopeless_errors`) and runs of one value
-        (:func:`specinn.spectra.batch.pixels.constant_runs`). A S/N above 1e5 a pixel is a
-        ``SpectrumWarning``. Raises ``ReadError`` for wavelengths that are not finite, repeat, or go back and
-        forth, for a medium other than air and vacuum, and where shapes or units do not agree.
+        (:func:`specinn.spectra.pixels.hopeless_errors`) and runs of one value
+        (:func:`specinn.spectra.pixels.constant_runs`). Raises ``ReadError`` for wavelengths that are
+        not finite, repeat, or go back and forth, for a medium other than air and vacuum, and where shapes or
+        units do not agree.
         """
         if "medium" in fields:
             fields["medium"] = as_medium(fields["medium"])
@@ -127,7 +127,6 @@ class SpectrumBatch:
             for arm in arms.values():
                 mask[:, arm] |= constant_runs(flux[:, arm], mask[:, arm])
             mask |= hopeless_errors(flux, sigma, mask)
-            _warn_of_snr(flux, sigma, mask)
         meta = fields.pop("meta", None)
         if meta is None:
             meta = Table()
@@ -279,8 +278,11 @@ def _check_wavelengths(wavelength: np.ndarray, arms: Mapping[str, slice]) -> Non
             )
 
 
-def _warn_of_snr(flux: np.ndarray, sigma: np.ndarray, mask: np.ndarray) -> None:
-    good = ~mask & (sigma > 0)
+def warn_of_snr(batch: SpectrumBatch) -> None:
+    """A ``SpectrumWarning`` where flux over sigma, ``ABSURD_SNR`` and more, says that they do not belong
+    together."""
+    flux, sigma = batch.flux, batch.sigma
+    good = ~batch.mask & (sigma > 0)
     every = max(1, flux.shape[1] // 4096)  # of some thousand pixels
     for row in np.flatnonzero(good.any(axis=1)):
         chosen = good[row, ::every]
@@ -291,7 +293,7 @@ def _warn_of_snr(flux: np.ndarray, sigma: np.ndarray, mask: np.ndarray) -> None:
                     f"the S/N is {float(np.median(snr)):.1g} a pixel: flux and errors are probably not of "
                     "one kind"
                 ),
-                stacklevel=3,
+                stacklevel=2,
             )
             return
 

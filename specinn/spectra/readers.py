@@ -22,7 +22,7 @@ from specinn.instruments import Medium
 from specinn.plugins import Plugins
 from specinn.plugins.interfaces import Reader
 from specinn.spectra import SpectrumBatch
-from specinn.spectra.batch import as_medium
+from specinn.spectra.batch import as_medium, warn_of_snr
 
 _PACKED: dict[bytes, tuple[str, Any]] = {
     b"\x1f\x8b": ("gzip", gzip.open),
@@ -81,6 +81,8 @@ def _guarded(
                 if batches is None:
                     batches = iter(read_all())
                 batch = next(batches, None)
+                if batch is not None:
+                    warn_of_snr(batch)
         except SpecinnError as cause:
             raise ReadError(_named(path, str(cause))) from cause
         except Exception as cause:

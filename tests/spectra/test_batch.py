@@ -48,7 +48,6 @@ def test_decreasing_wavelengths_are_reversed_with_all_that_belongs_to_them():
         assert np.array_equal(getattr(batch, name), getattr(straight, name), equal_nan=name == "flux")
 
 
-@pytest.mark.filterwarnings("ignore:the S/N is:specinn.errors.SpectrumWarning")
 @given(hnp.arrays(float, (2, 11)), hnp.arrays(float, (2, 11)))
 def test_what_is_not_a_measurement_is_masked(flux, sigma):
     batch = SpectrumBatch.from_arrays(W, flux, sigma)

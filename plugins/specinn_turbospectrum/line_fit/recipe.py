@@ -1,0 +1,131 @@
+"""``RECIPE.toml`` of ``specinn synthesis fit-lines``: reference stars, windows, and how far lines may
+move."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+
+from specinn.config import read_toml, structure
+from specinn.errors import ConfigError
+from specinn_turbospectrum import abundances
+from specinn_turbospectrum.linelists import ATOMIC_NUMBER, MOLECULES
+
+MIN_RESOLVING_POWER = 30_000.0  # below it the lines of a G dwarf merge
+FITTED_ALONG = ("vmic", *(name for name in abundances.LABELS if name.endswith("_fe")))
+
+
+@attrs.frozen
+class ReferenceStar:
+    """A star whose parameters are known, and its spectrum. ``labels`` are those of the synthesizer; what is
+    left out is solar. ``fit`` names what is fitted along with the lines; broadening always is. ``excluded``
+    are ranges in Angstrom that the star has no say in; ``medium`` is for files that do not state theirs."""
+
+    name: str
+    path: str
+    resolving_power: float
+    labels: dict[str, float]
+    fit: list[str] = attrs.field(factory=list)
+    excluded: list[tuple[float, float]] = attrs.field(factory=list)
+    medium: Literal["", "air", "vacuum"] = ""
+
+    def check(self, source: str) -> None:
+        if missing := [name for name in abundances.PARAMETERS if name not in self.labels]:
+            raise ConfigError(
+                f"{source}: reference star {self.name} has no {', '.join(missing)}: give them in its labels"
+            )
+        abundances.check_labels(list(self.labels))
+        if self.resolving_power < MIN_RESOLVING_POWER:
+            raise ConfigError(
+                f"{source}: reference star {self.name} has a resolving power of {self.resolving_power:g}, "
+                f"expected at least {MIN_RESOLVING_POWER:g}: lines that merge cannot be told apart"
+            )
+        if foreign := [name for name in self.fit if name not in FITTED_ALONG]:
+            raise ConfigError(
+                f"{source}: reference star {self.name}: {foreign[0]} cannot be fitted along, expected vmic "
+                "or an abundance such as c_fe"
+            )
+        if not Path(self.path).expanduser().is_file():
+            raise ConfigError(f"{source}: reference star {self.name}: {self.path} is not a file")
+
+
+@attrs.frozen
+class Prior:
+    """How far the log gf of the lines of some ``species`` (``Fe``, ``Fe 2``, ``CN``) may move: one standard
+    deviation ``sigma`` in dex. All species if none is named; with ``deeper``, only lines that take more than
+    that from the continuum of a reference star. The first table that fits a line is its prior."""
+
+    sigma: float
+    species: list[str] = attrs.field(factory=list)
+    deeper: float = 0.0
+
+    def check(self, source: str) -> None:
+        if not 0.0 < self.sigma <= 3.0:
+            raise ConfigError(f"{source}: a prior has sigma = {self.sigma:g} dex, expected above 0, up to 3")
+        for name in self.species:
+            if name.split()[0] not in (*ATOMIC_NUMBER, *MOLECULES):
+                raise ConfigError(f"{source}: a prior is for {name!r}, expected such as Fe, Fe 2 or CN")
+
+
+@attrs.frozen
+class Empirical:
+    """Features that the lists lack: at least ``deep`` in the residuals of ``stars`` reference stars; 0 adds
+    none."""
+
+    deep: float = 0.02
+    stars: int = 2
+
+
+@attrs.frozen
+class Method:
+    """How the fit goes: ``groups`` of lines whose derivatives come from one synthesis, in which log gf is
+    raised by ``boost`` dex; ``pixel_error`` of the normalised flux, and the residual ``robust`` from which a
+    pixel has less of a say; ``damping`` (dex) is the prior on the damping of lines that are deeper than
+    ``strong``. Up to ``steps`` after each of ``jacobians``, until the residuals change by less than
+    ``converged``."""
+
+    groups: int = 16
+    boost: float = 0.3
+    pixel_error: float = 0.02
+    robust: float = 0.08
+    strong: float = 0.7
+    damping: float = 0.1
+    jacobians: int = 2
+    steps: int = 5
+    converged: float = 0.02
+    bounds: tuple[float, float] = (-3.0, 1.0)
+
+
+@attrs.frozen
+class Recipe:
+    """What the file says. ``validation`` stars are compared, and never fitted."""
+
+    windows: dict[str, tuple[float, float]]
+    stars: list[ReferenceStar]
+    validation: list[ReferenceStar] = attrs.field(factory=list)
+    priors: list[Prior] = attrs.field(factory=list)
+    excluded: list[tuple[float, float]] = attrs.field(factory=list)
+    method: Method = attrs.field(factory=Method)
+    empirical: Empirical = attrs.field(factory=Empirical)
+    synthesizer: dict[str, Any] = attrs.field(factory=dict)
+
+    @classmethod
+    def read(cls, path: str | Path) -> Recipe:
+        """Raises ``ConfigError`` with the path to what is wrong."""
+        recipe = structure(read_toml(path), cls, str(path))
+        if not recipe.stars:
+            raise ConfigError(f"{path}: expected one [[stars]] or more")
+        if not recipe.windows:
+            raise ConfigError(f"{path}: expected [windows], such as green = [5146, 5742]")
+        names = [star.name for star in (*recipe.stars, *recipe.validation)]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ConfigError(f"{path}: two reference stars have the name {twice[0]}")
+        if foreign := {"segments", "corrections", "nlte", "processes"} & set(recipe.synthesizer):
+            raise ConfigError(f"{path}: $.synthesizer.{min(foreign)} has no place here")
+        for star in (*recipe.stars, *recipe.validation):
+            star.check(str(path))
+        for prior in recipe.priors:
+            prior.check(str(path))
+        return recipe
