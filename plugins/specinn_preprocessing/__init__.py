@@ -17,7 +17,7 @@ def specinn_preprocessors() -> list[Record]:
             "rest_frame:RestFrame",
         ),
         "to-arms": ("degrades to the model's resolving power and pixels", "to_arms:ToArms"),
-        "degrade-snr": ("adds noise down to a stated S/N per Angstrom", "degrade:DegradeSNR"),
+        "degrade-snr": ("adds noise down to a stated S/N per Angstrom", "degrade_snr:DegradeSNR"),
         "continuum": ("divides by an iterative continuum fit, an arm at a time", "continuum:Continuum"),
     }
     return [
