@@ -124,7 +124,7 @@ def test_every_package_of_the_tree_is_shipped() -> None:
 def test_the_sdist_has_what_builds_and_tests_it(unpacked: Path) -> None:
     inside = files(unpacked)
     top = {name.split("/")[0] for name in inside}
-    folders = {"benchmarks", "docs", "instruments", "plugins", "specinn", "tests"}
+    folders = {"benchmarks", "docs", "instruments", "plugins", "specinn", "tests", "tools"}
     prose = {"CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "README.md"}
     assert top == folders | prose | {"pyproject.toml", "PKG-INFO", ".gitignore"}
     assert {
