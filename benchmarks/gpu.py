@@ -161,11 +161,13 @@ def files(sizes: Sizes) -> list[Row]:
                 if end.code:
                     raise RuntimeError(f"specinn run ended with status {end.code}") from None
             cost.append(time.perf_counter() - start)
-        quarter = sizes.spectra // 4
-        rate = (sizes.spectra - quarter) / max(cost[2] - cost[1], 1e-9)
-        return [{"name": f"{sizes.spectra} spectra", "spectra_per_second": sizes.spectra / cost[2]},
-                {"name": "each further spectrum", "spectra_per_second": rate,
-                 "hours_for_4_million": 4e6 / rate / 3600.0} | _memory(sizes)]  # fmt: skip
+        rows = [{"name": f"{sizes.spectra} spectra", "spectra_per_second": sizes.spectra / cost[2]}]
+        if cost[2] > cost[1]:
+            rate = (sizes.spectra - sizes.spectra // 4) / (cost[2] - cost[1])
+            hours = 4e6 / rate / 3600.0
+            rows.append({"name": "each further spectrum", "spectra_per_second": rate,
+                         "hours_for_4_million": hours} | _memory(sizes))  # fmt: skip
+        return rows
 
 
 PARTS: dict[str, Callable[[Sizes], list[Row]]] = {

@@ -194,6 +194,8 @@ MISTAKES: list[tuple[str, tuple[str, ...], int]] = [
     ("grid make prior.toml", ("no synthesizer is called 'emulatr'; did you mean 'emulator'?",), 1),
     ("grid info ok.h5", ("ok.h5 is in no layout",), 1),
     ("synthesis setup --code turbo", ("did you mean 'turbospectrum'?",), 1),
+    ("synthesis fit-lines grid.toml -o lines.txt", ("names no format; use one of .ecsv",), 1),
+    ("synthesis fit-lines grid.toml -o lines.ecsv", ("grid.toml: ", "unknown key", "$.windows"), 1),
 ]  # fmt: skip
 
 
