@@ -41,7 +41,8 @@ def machine(sizes: Sizes) -> list[Row]:
 
 def tests(sizes: Sizes) -> list[Row]:
     """The tests of the source, which compare captured graphs with eager sampling."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/specinn_cinn/test_cuda.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    command.append("tests/specinn_cinn/test_cuda.py")
     done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=False)
     last = (done.stdout.strip() or done.stderr.strip() or "no output").splitlines()[-1]
     if done.returncode:

@@ -94,7 +94,6 @@ def fit_lines(
     if page is not None:
         check_output(page, (".html",), overwrite=overwrite)
     work = Path(f"{output}.work") if folder is None else folder
-    work.mkdir(parents=True, exist_ok=True)
     factory.fit_lines(
         recipe,
         output,

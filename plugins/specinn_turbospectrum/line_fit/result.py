@@ -26,7 +26,7 @@ def verdicts(result: Result) -> np.ndarray:
     stayed, else ``corrected``."""
     constrained = np.any(list(result.shown.values()), axis=0)
     moved = (np.abs(result.d_log_gf) >= _SAME) | (np.abs(result.d_damping) >= _SAME)
-    out = np.where(moved, "corrected", "kept").astype("U15")
+    out = np.where(moved, "corrected", "kept").astype("U16")
     out[constrained & (result.d_log_gf <= _GONE)] = "shown by no star"
     out[~constrained] = "not constrained"
     out[result.lines.empirical] = ADDED
