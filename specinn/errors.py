@@ -62,7 +62,8 @@ def in_python() -> Iterator[None]:
 
 
 def as_arguments(text: str) -> str:
-    """The sentence with ``--model FILE`` as ``model=FILE``, and ``--overwrite`` as ``overwrite=True``."""
+    """The sentence ``text`` with ``--model FILE`` as ``model=FILE``, and ``--overwrite`` as
+    ``overwrite=True``."""
     text = re.sub(r"--(\w+) \(\1=True\)", r"\1=True", text)
 
     def argument(match: re.Match[str]) -> str:

@@ -17,8 +17,8 @@ app = typer.Typer(
 
 EXAMPLES = ("specinn synthesis setup", "specinn synthesis setup --prefix /data/turbospectrum")
 FIT_EXAMPLES = (
-    "specinn synthesis fit-lines lines.toml -o lines.ecsv --workers 2",
-    "specinn synthesis fit-lines lines.toml -o lines.ecsv --page lines.html --leave-one-out",
+    "specinn synthesis fit-lines lines.toml -o l.ecsv --page lines.html",
+    "specinn synthesis fit-lines lines.toml -o lines.ecsv --leave-one-out",
 )
 Code = Annotated[
     str, typer.Option(metavar="NAME", help="The synthesizer.", autocompletion=offered("synthesizer"))

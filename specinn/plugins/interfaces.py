@@ -151,8 +151,10 @@ class Synthesizer(ABC):
         processes: int = 1,
         progress: Callable[[str], None] = lambda message: None,
     ) -> None:
-        """Fit the line data to reference stars, as the file ``recipe`` says, and write a table of lines (and
-        a ``page`` of figures). What is computed on the way stays in ``folder``, and is found there again.
+        """Fit the line data to reference stars, as the file ``recipe`` says, and write a table of lines to
+        the file ``output`` (and figures to ``page``); readers come from ``plugins``. What is computed on the
+        way, in ``processes`` processes that ``progress`` hears of, stays in ``folder``, and is found there
+        again. With ``leave_one_out`` each star is also left out of the fit in turn.
 
         Optional. Raises ``specinn.errors.ConfigError`` unless overridden.
         """
