@@ -298,6 +298,9 @@ def test_what_a_spectrum_states_and_what_overrides_it() -> None:
     assert np.isnan(to_batch(at_rest).meta["rv"][0])
     assert to_batch(at_rest, "vacuum").medium == "vacuum"
     at_rest.meta["medium"] = "water"
+    with pytest.raises(ReadError, match="medium is 'water': expected 'air' or 'vacuum'"):
+        to_batch(at_rest, otherwise="vacuum")
+    del at_rest.meta["medium"]
     assert to_batch(at_rest, otherwise="vacuum").medium == "vacuum"
     at_rest.meta["resolving_power"] = np.full(7, 5000.0)
     with pytest.raises(

@@ -509,7 +509,8 @@ def test_departure_grid(departure_grid):
 def test_nlte_reaches_the_code(prefix, departure_grid):
     nlte = {"Ca": {"atom": str(departure_grid.atom), "records": str(departure_grid.records),
                    "index": str(departure_grid.index)}}  # fmt: skip
-    table = {"prefix": str(prefix), "segments": {"green": [5146.0, 5151.0]}, "molecules": [], "nlte": nlte}
+    table = {"prefix": str(prefix), "segments": {"green": [5146.0, 5151.0]}, "molecules": [], "nlte": nlte,
+             "corrections": "none"}  # fmt: skip
     made = Turbospectrum.from_config(table, ["teff", "logg", "fe_h", "vmic"])
     made(np.array([[5777.0, 4.5, 0.0, 1.0]]))
     text = (prefix / "exec" / "bsyn_lu.inputs").read_text()

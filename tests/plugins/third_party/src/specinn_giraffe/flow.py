@@ -61,7 +61,7 @@ class SplineFlow(Estimator):
         network = Network(len(tensors["basis"]) + 1, len(labels)).to(device)
         return cls(labels, instrument, preprocessing, templates, header, tensors, network, device)
 
-    def encode(self, batch):
+    def features(self, batch):
         """Scaled components, and the logarithm of the S/N a pixel ``(n_spec, n_components + 1)``."""
         if batch.flux.shape[1] != len(self.tensors["mean"]):
             raise ModelError(
@@ -88,7 +88,7 @@ class SplineFlow(Estimator):
     def sample(self, batch, n_samples, seed):
         keys = batch.meta["key"] if "key" in batch.meta.colnames else range(len(batch))
         z = torch.stack([self._draws(seed, int(key), n_samples) for key in keys], dim=1)
-        flow = self.network(self.encode(batch))
+        flow = self.network(self.features(batch))
         y = flow.transform.inv(z)  # (n_samples, n_spec, n_labels)
         density = self._density(flow, y).T.cpu().numpy()
         y = (y * self.tensors["spread"] + self.tensors["center"]).transpose(0, 1).double().cpu().numpy()
@@ -105,12 +105,12 @@ class SplineFlow(Estimator):
     @torch.no_grad()
     def log_prob(self, batch, labels):
         y = self.standardised(labels).transpose(0, 1)
-        return self._density(self.network(self.encode(batch)), y).T.cpu().numpy()
+        return self._density(self.network(self.features(batch)), y).T.cpu().numpy()
 
     @torch.no_grad()
     def to_latent(self, batch, labels):
         y = self.standardised(labels).transpose(0, 1)
-        return self.network(self.encode(batch)).transform(y).transpose(0, 1).cpu().numpy()
+        return self.network(self.features(batch)).transform(y).transpose(0, 1).cpu().numpy()
 
     def save(self, path):
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}

@@ -144,7 +144,7 @@ def fit(model, simulator, values, flux, folder, progress):
     targets = model.standardised(values)
     steps = -(-len(flux) // settings.batch)
     for epoch in range(first, settings.epochs):
-        inputs = model.encode(simulator(flux, settings.seed + 1 + epoch))
+        inputs = model.features(simulator(flux, settings.seed + 1 + epoch))
         order = torch.randperm(len(flux), generator=torch.Generator().manual_seed(settings.seed + epoch))
         for i, chosen in enumerate(order.split(settings.batch)):
             done = (epoch + i / steps) / settings.epochs
