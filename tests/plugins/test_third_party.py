@@ -260,7 +260,7 @@ BREAKS = {
 
 
 def test_choosing_what_breaks_the_rules(twin: Environment, trained: Path, tmp_path: Path) -> None:
-    """Every kind of failure gives flagged rows without values, and a sentence that names the part."""
+    """Every kind of failure ends in a sentence that names the part, and leaves no catalogue."""
     from specinn.weights import load_weights, save_weights
 
     tensors, header = load_weights(trained / "flow.safetensors", "specinn model")
@@ -278,7 +278,5 @@ def test_choosing_what_breaks_the_rules(twin: Environment, trained: Path, tmp_pa
     for (name, sentence), done in zip(BREAKS.items(), twin.one_by_one(tmp_path, commands), strict=True):
         assert done.returncode == 1, name
         assert any(sentence in line for line in said(done)), (name, done.stderr)
-        if name != "not-there":
-            rows = Table.read(tmp_path / f"{name}.ecsv")
-            assert rows["flag_bad"].all() and [sentence in m for m in rows["message"]] == [True, True], name
-            assert np.ma.masked_invalid(np.ma.asarray(rows["teff"], float)).mask.all(), name
+        # a catalogue without a single value would stand in the way of the corrected command
+        assert not (tmp_path / f"{name}.ecsv").exists(), name
