@@ -976,6 +976,8 @@ def test_recipes_that_ship_are_right(path):
         pytest.skip("a search, which tests/test_tune.py reads")
     if "prior" in recipe:
         pytest.skip("a grid, which tests/test_gridmake.py reads")
+    if "windows" in recipe:
+        pytest.skip("a fit of lines, whose stars are development data")
     ((what, table),) = recipe.items()
     kind = table.pop("kind")
     assert (what, kind) in {("estimator", "cinn"), ("synthesizer", "emulator")}
