@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from specinn_turbospectrum import corrections, linelists
 from specinn_turbospectrum.corrections import SHIPPED, Corrections, changed
-from specinn_turbospectrum.installation import GAIA_ESO, Installation
 from specinn_turbospectrum.line_fit import solve
 from specinn_turbospectrum.line_fit.fit import fit_lines
 from specinn_turbospectrum.line_fit.lines import Lines
@@ -133,7 +132,8 @@ def test_packed_tables_are_the_same_bytes_again(file, tmp_path):
 
 
 def test_shipped_corrections():
-    """They are whole, small, and move elements of few lines hardly at all."""
+    """They are whole, small, and within the bounds of the fit; elements of few lines moved by less than 0.2
+    dex in the mean, which is more than it should be."""
     assert SHIPPED.stat().st_size < 2_000_000
     table = Corrections.read(SHIPPED).table
     wavelength = np.asarray(table["wavelength"])
@@ -272,16 +272,6 @@ def test_recipes_that_cannot_be(tmp_path, values, said):
     (tmp_path / "recipe.toml").write_text(STAR.format(**{**known, **values}))
     with pytest.raises(ConfigError, match=said):
         Recipe.read(tmp_path / "recipe.toml")
-
-
-@pytest.fixture(scope="module")
-def installed() -> Installation:
-    found = Installation.under()
-    try:
-        found.check([GAIA_ESO, "C2", "CN", "CH", "NH", "MgH"])
-    except SynthesisError as error:
-        pytest.skip(f"Turbospectrum is not installed ({error})")
-    return found
 
 
 def test_strengths_are_those_of_the_code(installed):

@@ -801,17 +801,6 @@ def test_doctor_finds_what_is_broken(specinn):
 # The code itself ----------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def installed() -> Installation:
-    """What ``specinn synthesis setup`` installed for this user."""
-    found = Installation.under()
-    try:
-        found.check([GAIA_ESO, "C2", "CN", "CH", "NH", "MgH"])
-    except SynthesisError as error:
-        pytest.skip(f"Turbospectrum is not installed ({error})")
-    return found
-
-
 def test_departures_from_lte_in_the_sun(installed, shared, tmp_path):
     data = shared / "data" / "nlte"
     calcium = read_departures("Ca", data / "atom.ca105b", data / "NLTEgrid_Ca_Sun.ascii")

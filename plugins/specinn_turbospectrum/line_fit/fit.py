@@ -31,7 +31,7 @@ from specinn_turbospectrum.line_fit.syntheses import Job, Syntheses
 from specinn_turbospectrum.linelists import ATOMIC_NUMBER, MOLECULES
 from specinn_turbospectrum.strength import opacity_ratio
 
-_DAMPING_GROUPS = 3
+_DAMPING_GROUPS, _DAMPING_STEP = 3, 0.1
 _WHOLE_STEPS, _PART = 2, 0.6  # of a step, later: continuum and lines follow one another
 _SEEN = 0.05  # ratio of opacities at the centre, above which a line may be seen in a star
 _MOLECULE = 1.2  # dex below the strongest of a molecule in a window, up to which its lines may be seen
@@ -129,7 +129,6 @@ class _Fit:
         self.history: list[float] = []
         self.features: list[dict[str, Any]] = []
         self._start = time.monotonic()
-        self._lists: dict[str, str] = {}
 
     def _star(self, star: ReferenceStar, plugins: Plugins) -> _Star:
         return _Star(star, ObservedStar(star, self.arms, self.recipe.excluded, plugins), dict(star.labels))
@@ -163,10 +162,7 @@ class _Fit:
             for star in self.stars:
                 others = [other for other in self.stars if other is not star]
                 self.x, self.damping = x.copy(), damping.copy()
-                labels = {other.star.name: dict(other.labels) for other in self.stars}
-                star.labels = dict(star.star.labels) | {
-                    name: star.labels[name] for name in star.star.fit if name in star.labels
-                }
+                labels = [dict(other.labels) for other in others]
                 self._converge(others, steps=3, what=f"without {star.star.name}")
                 self._synthesise([star], self.x, self.damping, "left out")
                 self._align(star)
@@ -175,8 +171,8 @@ class _Fit:
                     name: values | {"left_out": star.flux[name]}
                     for name, values in spectra[star.star.name].items()
                 }
-                for other in self.stars:
-                    other.labels = labels[other.star.name]
+                for other, before_it in zip(others, labels, strict=True):
+                    other.labels = before_it
         return Result(
             self.lines, x, damping, sigma, self.prior, shown,
             {star.star.name: star.labels for star in everyone},
@@ -248,41 +244,41 @@ class _Fit:
         ]
         base = self._write("base", self.x, self.damping)
         jobs = [self._job(star.labels, lists[g]) for star in self.stars for g in range(self.method.groups)]
-        more = [
-            (
-                star,
-                name,
-                self._job(
-                    {**star.labels, name: star.labels.get(name, 0.0) + _LABEL_STEPS.get(name, 0.1)}, base
-                ),
-            )
-            for star in self.stars
-            for name in star.star.fit
+        more = [(star, name, _LABEL_STEPS.get(name, 0.1)) for star in self.stars for name in star.star.fit]
+        jobs += [
+            self._job({**star.labels, name: star.labels.get(name, 0.0) + step}, base)
+            for star, name, step in more
         ]
-        self.progress(f"{at}: {use.sum()} lines that may be seen, {len(jobs) + len(more)} spectra")
-        spectra = self.code([*jobs, *(job for *_, job in more)], at)
-        for star, name, flux in zip(
-            [s for s, *_ in more], [n for _, n, _ in more], spectra[len(jobs) :], strict=True
-        ):
+        self.progress(f"{at}: {use.sum()} lines that may be seen, {len(jobs)} spectra")
+        spectra = self.code(jobs, at)
+        for (star, name, step), flux in zip(more, spectra[len(jobs) - len(more) :], strict=True):
             arms = self._broadened(star, flux)
-            step = _LABEL_STEPS.get(name, 0.1)
             star.by_label[name] = {arm: (arms[arm] - star.flux[arm]) / step for arm in arms}
-        n = len(self.lines)
         self.log_centre = np.log(self.lines.wavelength)
         for k, star in enumerate(self.stars):
-            parts: dict[str, list[sparse.csr_matrix]] = {arm: [] for arm in self.arms}
-            for g in range(self.method.groups):
-                arms = self._broadened(star, spectra[k * self.method.groups + g])
-                for number, (arm, grid) in enumerate(self.arms.items()):
-                    response = (arms[arm] - star.flux[arm]) / self.method.boost
-                    rows = np.flatnonzero((group == g) & (self.lines.segment == number))
-                    rows = rows[np.argsort(self.log_centre[rows])]
-                    parts[arm].append(self._sparse(response, grid, rows, strength, n))
-            star.jacobian = {arm: sum(parts[arm][1:], parts[arm][0]).tocsr() for arm in parts}
+            part = spectra[k * self.method.groups : (k + 1) * self.method.groups]
+            star.jacobian = self._jacobian(star, part, group, self.method.boost, strength)
         self.x_of_jacobian = self.x.copy()
         self.group = group
         self.prior = self.lines.prior(self.recipe.priors, self._depth())
         self._damping_derivatives(at, strength)
+
+    def _jacobian(
+        self, star: _Star, spectra: Sequence[np.ndarray], group: np.ndarray, step: float, strength: np.ndarray
+    ) -> dict[str, sparse.csr_matrix]:
+        """By window, from one synthesis per group in which its lines were changed by ``step`` dex."""
+        parts: dict[str, list[sparse.csr_matrix]] = {arm: [] for arm in self.arms}
+        for g, flux in enumerate(spectra):
+            arms = self._broadened(star, flux)
+            for number, (arm, grid) in enumerate(self.arms.items()):
+                response = (arms[arm] - star.flux[arm]) / step
+                rows = self._in_order(np.flatnonzero((group == g) & (self.lines.segment == number)))
+                parts[arm].append(self._sparse(response, grid, rows, strength, len(self.lines)))
+        return {arm: sum(parts[arm][1:], parts[arm][0]).tocsr() for arm in parts}
+
+    def _in_order(self, rows: np.ndarray) -> np.ndarray:
+        """The numbers of lines, by wavelength."""
+        return rows[np.argsort(self.log_centre[rows])]
 
     def _sparse(
         self, response: np.ndarray, grid: np.ndarray, rows: np.ndarray, strength: np.ndarray, n: int
@@ -297,23 +293,16 @@ class _Fit:
         self.damped = np.flatnonzero(strong)
         group = self.lines.groups(strong, _DAMPING_GROUPS)
         lists = [
-            self._write(f"damping{g}", self.x, self.damping + 0.1 * (group == g))
+            self._write(f"damping{g}", self.x, self.damping + _DAMPING_STEP * (group == g))
             for g in range(_DAMPING_GROUPS)
         ]
         spectra = self.code(
             [self._job(star.labels, names) for star in self.stars for names in lists], f"{at}, damping"
         )
         for k, star in enumerate(self.stars):
-            for number, (arm, grid) in enumerate(self.arms.items()):
-                parts = []
-                for g in range(_DAMPING_GROUPS):
-                    response = (
-                        self._broadened(star, spectra[_DAMPING_GROUPS * k + g])[arm] - star.flux[arm]
-                    ) / 0.1
-                    rows = np.flatnonzero((group == g) & (self.lines.segment == number))
-                    rows = rows[np.argsort(self.log_centre[rows])]
-                    parts.append(self._sparse(response, grid, rows, strength, len(self.lines)))
-                star.jacobian[f"{arm} damping"] = sum(parts[1:], parts[0]).tocsr()
+            part = spectra[k * _DAMPING_GROUPS : (k + 1) * _DAMPING_GROUPS]
+            by_arm = self._jacobian(star, part, group, _DAMPING_STEP, strength)
+            star.jacobian |= {f"{arm} damping": jacobian for arm, jacobian in by_arm.items()}
 
     def _broadened(self, star: _Star, flux: np.ndarray) -> Arms:
         assert star.broadening is not None
@@ -361,9 +350,7 @@ class _Fit:
     def _step(self, stars: Sequence[_Star], part: float) -> None:
         """One step of all lines, or a part of it, then of the labels that are fitted along."""
         unknown, equations, sigma, value = self._equations(stars)
-        normal = solve.normal_equations(
-            equations, value, sigma, self.method.pixel_error, self.method.robust
-        )
+        normal = solve.normal_equations(equations, value, sigma, self.method.pixel_error, self.method.robust)
         moved = part * np.clip(solve.step(*normal), -0.6, 0.4)
         n = len(self.lines)
         low, high = self.method.bounds
@@ -507,8 +494,7 @@ class _Fit:
             without = {arm: flux.copy() for arm, flux in star.flux.items()}
             self._align(star)
             for number, (arm, grid) in enumerate(self.arms.items()):
-                rows = first + np.flatnonzero(segment == number)
-                rows = rows[np.argsort(self.log_centre[rows])]
+                rows = self._in_order(first + np.flatnonzero(segment == number))
                 response = (
                     star.flux[arm] - without[arm]
                 ) * 2.0  # of weak lines: d flux / d log gf = ln 10 (-depth)

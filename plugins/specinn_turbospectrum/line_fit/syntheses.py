@@ -46,9 +46,7 @@ class Syntheses:
         self.folder, self.processes, self.progress = folder, processes, progress
         (folder / "spectra").mkdir(parents=True, exist_ok=True)
         segments = {name: list(window) for name, window in windows.items()}
-        settings = {"corrections": "none", **synthesizer, "segments": segments}
-        if "corrections" in synthesizer:
-            settings["corrections"] = "none"
+        settings = {**synthesizer, "corrections": "none", "segments": segments}
         (folder / _SETTINGS).write_text(json.dumps(settings, sort_keys=True))
         self.synthesizer = Turbospectrum.from_config(settings, abundances.LABELS)
         about = {
