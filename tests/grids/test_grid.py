@@ -407,7 +407,8 @@ def test_import_degrades(tmp_path, shipped):
     [
         (("{p}/none", "-o", "{p}/o.h5"), "no such file or folder"),
         (("{p}/text.txt", "-o", "{p}/o.h5"), "is in no layout of synthetic spectra known here (specinn, tsf"),
-        (("{p}/g.h5", "-o", "{p}/g.h5"), "exists"),
+        (("{p}/g.h5", "-o", "{p}/g.h5"), "g.h5 is an input of this command"),
+        (("{p}/g.h5", "-o", "{p}/old.h5"), "old.h5 exists"),
         (("{p}/g.h5", "-o", "{p}/o.h5", "--range", "5000"), "expected two wavelengths"),
         (("{p}/g.h5", "-o", "{p}/o.h5", "--note", "code=mine"), "the files state it already"),
         (("{p}/g.h5", "-o", "{p}/o.h5", "--note", "mine"), "expected KEY=VALUE"),
@@ -417,6 +418,7 @@ def test_import_degrades(tmp_path, shipped):
 def test_import_refuses(tmp_path, shipped, arguments, message):
     make_grid().save(tmp_path / "g.h5")
     (tmp_path / "text.txt").write_text("hello\n")
+    (tmp_path / "old.h5").write_text("old\n")
     result = run("import", *(a.format(p=tmp_path) for a in arguments))
     assert isinstance(result.exception, (GridError, OutputError)) and message in str(result.exception)
     assert not (tmp_path / "o.h5").exists()

@@ -566,10 +566,13 @@ def test_wrong_recipes_are_sentences(site: Site, make: Make, old: str, new: str,
 # --- processes and machines ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["first-grid", "4most-hr-bgr"])
+GRIDS = ("first-grid", "4most-hr-bgr", "4most-hr")
+
+
+@pytest.mark.parametrize("name", GRIDS)
 def test_recipes_that_ship_are_right(name: str) -> None:
     folder = Path(specinn_turbospectrum.__file__).parent / "recipes"
-    assert {path.stem for path in folder.glob("*.toml")} == {"first-grid", "4most-hr-bgr"}
+    assert {path.stem for path in folder.glob("*.toml")} == {*GRIDS, "lines"}
     recipe = Recipe.read(folder / f"{name}.toml")
     assert recipe.synthesizer.pop("kind") == "turbospectrum"
     columns = priors.draw(recipe.prior, recipe.grid.n, seed=recipe.grid.seed, first=recipe.grid.first)
