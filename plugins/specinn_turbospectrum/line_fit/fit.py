@@ -122,7 +122,7 @@ class _Fit:
         self.arms = grids(self.windows)
         self.stars = [self._star(star, plugins) for star in recipe.stars]
         self.validation = [self._star(star, plugins) for star in recipe.validation]
-        self.code = Syntheses(recipe.synthesizer, self.windows, folder, processes, progress)
+        self.code = Syntheses(recipe.synthesizer, self.windows, folder, plugins, processes, progress)
         self.lines = Lines.of(
             {name: self.code.synthesizer.lines(name) for name in self.code.synthesizer.arms}
         )

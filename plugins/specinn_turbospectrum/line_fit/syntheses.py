@@ -9,15 +9,18 @@ import os
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
 
 from specinn.errors import SynthesisError
 from specinn.parallel.processes import spread
+from specinn.plugins import Plugins
 from specinn_turbospectrum import abundances
-from specinn_turbospectrum.synthesizer import Turbospectrum
+
+if TYPE_CHECKING:
+    from specinn_turbospectrum.synthesizer import Turbospectrum
 
 _SETTINGS, _JOBS = "settings.json", "jobs.json"
 
@@ -42,13 +45,13 @@ class Syntheses:
     resumes."""
 
     def __init__(self, synthesizer: dict[str, Any], windows: dict[str, tuple[float, float]], folder: Path,
-                 processes: int, progress: Callable[[str], None]) -> None:  # fmt: skip
+                 plugins: Plugins, processes: int, progress: Callable[[str], None]) -> None:  # fmt: skip
         self.folder, self.processes, self.progress = folder, processes, progress
         (folder / "spectra").mkdir(parents=True, exist_ok=True)
         segments = {name: list(window) for name, window in windows.items()}
         settings = {**synthesizer, "corrections": "none", "segments": segments}
         (folder / _SETTINGS).write_text(json.dumps(settings, sort_keys=True))
-        self.synthesizer = Turbospectrum.from_config(settings, abundances.LABELS)
+        self.synthesizer = _made(settings, plugins)
         about = {
             key: value for key, value in self.synthesizer.provenance.items() if key != "line_corrections"
         }
@@ -100,7 +103,15 @@ def _compute(folder: str, number: int) -> str:
 
 @lru_cache(maxsize=1)
 def _code(folder: str) -> Turbospectrum:
-    return Turbospectrum.from_config(json.loads((Path(folder) / _SETTINGS).read_text()), abundances.LABELS)
+    return _made(json.loads((Path(folder) / _SETTINGS).read_text()), Plugins())
+
+
+def _made(settings: dict[str, Any], plugins: Plugins) -> Turbospectrum:
+    """By its name, as everybody has it: the synthesizer imports the fit, to offer it."""
+    code: Turbospectrum = plugins.load("synthesizer", "turbospectrum").from_config(
+        settings, abundances.LABELS
+    )
+    return code
 
 
 @lru_cache(maxsize=4096)
