@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-import multiprocessing
 import os
 import re
 import signal
-import sys
 import time
 import tomllib
 from collections.abc import Callable, Iterator
@@ -22,9 +20,10 @@ import pytest
 import specinn_emulator
 import specinn_turbospectrum
 from commands import sentence
+from processes import processes, said
 from typer.testing import CliRunner, Result
 
-from specinn.cli import app, main
+from specinn.cli import app
 from specinn.grids import Grid, load, priors
 from specinn.grids.make import MANIFEST
 from specinn.grids.recipe import Recipe, Stored
@@ -325,46 +324,12 @@ def test_retry_computes_what_failed_again(site: Site, make: Make, monkeypatch: p
 # --- going on -----------------------------------------------------------------------------------------------
 
 
-def command(folder: str, environment: dict[str, str], dies_at: int, *arguments: str) -> None:
-    """``specinn grid make`` in a process of its own, which kills itself when the file of that number is to
-    get its name."""
-    os.environ.update(environment)
-    sys.path[:0] = environment["PYTHONPATH"].split(os.pathsep)
-    os.chdir(folder)
-    usual, names = os.replace, []
-
-    def replace(*given: Any) -> None:
-        names.append(given)
-        if len(names) == dies_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        usual(*given)
-
-    if dies_at:
-        os.replace = replace
-    sys.stderr = open("../stderr.txt", "w", buffering=1)  # noqa: SIM115
-    main(["grid", "make", *arguments])
-
-
 @pytest.fixture
 def start(site: Site) -> Iterator[Callable[..., Any]]:
-    """Starts a process; those that are left are killed in the end."""
-    context = multiprocessing.get_context("forkserver")
+    """Starts ``specinn grid make`` as a process."""
     preload = ["grid_plugin", "specinn.cli", "specinn.grids.make", "specinn.survey.shards"]
-    context.set_forkserver_preload(preload)
-    started = []
-
-    def begin(*arguments: object, dies_at: int = 0, **environment: str) -> Any:
-        environment = {"PYTHONPATH": os.environ["PYTHONPATH"], "OMP_NUM_THREADS": "1", **environment}
-        given = (str(site.folder), environment, dies_at, *map(str, arguments))
-        started.append(context.Process(target=command, args=given))
-        started[-1].start()
-        return started[-1]
-
-    yield begin
-    for process in started:
-        if process.is_alive():
-            process.kill()
-        process.join()
+    with processes(site.folder, os.environ["PYTHONPATH"], preload) as begin:
+        yield lambda *arguments, **given: begin("grid", "make", *arguments, **given)
 
 
 Start = Callable[..., Any]
@@ -417,7 +382,7 @@ def test_killed_at_any_file(site: Site, make: Make, start: Start) -> None:
         if process.exitcode == 0:
             break
         deaths += 1
-        assert process.exitcode == -signal.SIGKILL, (site.folder.parent / "stderr.txt").read_text()
+        assert process.exitcode == -signal.SIGKILL, said(site.folder)
         assert not (site.folder / "g.h5").exists()
         assert make(recipe, "--quiet").exit_code == 0
         assert same(site.folder / "g.h5", site.folder / "whole.h5")

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
-import resource
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,9 +19,9 @@ import survey_plugin
 from astropy.table import Table
 from hypothesis import given
 from hypothesis import strategies as st
+from processes import processes, said
 from typer.testing import CliRunner, Result
 
-import specinn.survey.manifest
 from specinn import api, catalogue
 from specinn.catalogue.table import MANIFEST
 from specinn.cli import app
@@ -433,42 +430,12 @@ def test_files_that_change(run: Command, site: Site, tmp_path: Path, monkeypatch
 # Processes -----------------------------------------------------------------------------------------------
 
 
-def command(arguments: list[str], folder: str, environment: dict[str, str], limit: int = 0) -> None:
-    """``specinn`` in a process of its own."""
-    from specinn.cli import main
-
-    os.environ.update(environment)
-    sys.path[:0] = environment["PYTHONPATH"].split(os.pathsep)
-    os.chdir(folder)
-    sys.stderr = open("stderr.txt", "w", buffering=1)  # noqa: SIM115
-    specinn.survey.manifest.SMALLEST = SMALL
-    if limit:  # files cannot grow beyond it, as on a full disk
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    main(arguments)
-
-
 @pytest.fixture
 def process(site: Site, tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    """Starts ``specinn run`` as a process; those that are left are killed in the end."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["survey_plugin", "specinn.cli", "specinn.survey", "pyarrow.parquet", "h5py"]
-    )
-    started = []
-
-    def start(*arguments: str, limit: int = 0, **environment: str) -> Any:
-        environment = {"PYTHONPATH": site.path, "OMP_NUM_THREADS": "1", **environment}
-        given = ([*site.arguments, *arguments], str(tmp_path), environment, limit)
-        started.append(context.Process(target=command, args=given))
-        started[-1].start()
-        return started[-1]
-
-    yield start
-    for child in started:
-        if child.is_alive():
-            child.kill()
-        child.join()
+    """Starts ``specinn run`` as a process."""
+    preload = ["survey_plugin", "specinn.cli", "specinn.survey", "pyarrow.parquet", "h5py"]
+    with processes(tmp_path, site.path, preload, smallest=SMALL) as start:
+        yield lambda *arguments, **given: start(*site.arguments, *arguments, **given)
 
 
 Start = Callable[..., Any]
@@ -500,10 +467,10 @@ def test_kill_9_at_any_moment(
             child.join()
             kills += 1
         else:
-            assert child.exitcode == 0, (tmp_path / "stderr.txt").read_text()
+            assert child.exitcode == 0, said(tmp_path)
             break
     assert kills >= 3
-    left = {path.name for path in tmp_path.iterdir()} - {"stderr.txt"}
+    left = {path.name for path in tmp_path.iterdir()}
     assert left == {output, "samples.h5"}
     assert same_samples(tmp_path / "samples.h5", reference / "samples.h5")
     if output == "survey":
@@ -518,10 +485,10 @@ def test_a_full_disk(process: Start, run: Command, reference: Path, tmp_path: Pa
     whole = (reference / "out.fits").stat().st_size
     child = process("-o", "out.fits", limit=whole - 1000)  # enough for shards, not for all of them in one
     child.join()
-    text = (tmp_path / "stderr.txt").read_text().splitlines()[-1]
+    text = said(tmp_path).splitlines()[-1]
     assert child.exitcode == 1 and text.startswith("specinn: out.fits could not be written, the disk is full")
     assert "--resume" in text
-    assert [path.name for path in tmp_path.iterdir() if path.name != "stderr.txt"] == ["out.fits.run"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out.fits.run"]
     assert run("-o", "out.fits", "--resume").exit_code == 0
     assert same(tmp_path / "out.fits", reference / "out.fits")
 
@@ -530,9 +497,9 @@ def test_a_full_disk(process: Start, run: Command, reference: Path, tmp_path: Pa
 def test_a_disk_that_is_full_at_once(process: Start, tmp_path: Path, limit: int) -> None:
     child = process("-o", "out.fits", "--save-samples", "s.h5", limit=limit)
     child.join()
-    text = (tmp_path / "stderr.txt").read_text().splitlines()[-1]
+    text = said(tmp_path).splitlines()[-1]
     assert child.exitcode == 1 and "could not be written, the disk is full" in text
-    assert [path.name for path in tmp_path.iterdir()] == ["stderr.txt"]
+    assert [path.name for path in tmp_path.iterdir()] == []
 
 
 def test_workers_give_the_same(process: Start, reference: Path, tmp_path: Path) -> None:
@@ -542,7 +509,7 @@ def test_workers_give_the_same(process: Start, reference: Path, tmp_path: Path) 
     child = process("-o", "out.fits", "--workers", "2", "--save-samples", "samples.h5",
                     TOY_VICTIM="star-5-0", TOY_LIVES=str(lives))  # fmt: skip
     child.join()
-    assert child.exitcode == 0, (tmp_path / "stderr.txt").read_text()
+    assert child.exitcode == 0, said(tmp_path)
     assert lives.read_text() == ""
     assert same(tmp_path / "out.fits", reference / "out.fits")
     assert same_samples(tmp_path / "samples.h5", reference / "samples.h5")
@@ -555,7 +522,7 @@ def test_a_shard_that_kills_its_workers(
     lives.write_text("xxxxx")
     child = process("-o", "out.fits", "--workers", "2", TOY_VICTIM="star-5-0", TOY_LIVES=str(lives))
     child.join()
-    text = (tmp_path / "stderr.txt").read_text().splitlines()[-1]
+    text = said(tmp_path).splitlines()[-1]
     assert child.exitcode == 1 and "3 workers died one after another over shard" in text
     assert "s05.txt" in text and "memory" in text and "--resume" in text
     assert lives.read_text() == "xx"
@@ -579,7 +546,7 @@ def test_ctrl_c_stops_all_processes(process: Start, tmp_path: Path) -> None:
     os.kill(child.pid, signal.SIGINT)
     child.join()
     assert child.exitcode == 130
-    assert (tmp_path / "stderr.txt").read_text().splitlines()[-1].startswith("specinn: stopped")
+    assert said(tmp_path).splitlines()[-1].startswith("specinn: stopped")
     for pid in workers:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
