@@ -38,6 +38,10 @@ _MOLECULE = 1.2  # dex below the strongest of a molecule in a window, up to whic
 _THETA = 5040.0 / 4000.0
 _LABEL_STEPS = {"vmic": 0.1}  # for derivatives; 0.1 dex for abundances
 _LABEL_PRIOR = {"vmic": 0.2}  # standard deviation; 0.2 dex for abundances
+_EMPIRICAL_PRIOR = 0.3  # dex, about the strength that a feature was given when it was found
+_THEORETICAL = 0.5  # dex of prior, from which a line may not exist at all
+_FARTHEST = 3.0  # standard deviations of its prior that any other line may move
+_LABEL_DIGITS = 4  # of labels that are fitted along, so that a fit that resumes finds its syntheses
 _SAME_FEATURE = 3.0  # km/s within which features of two stars are one
 _SUBSTITUTE = 8.0  # km/s within which a line may have been raised in place of one that is lacking
 _CHI = (0.5, 2.5, 4.5)  # eV, of which an empirical line may be
@@ -138,23 +142,21 @@ class _Fit:
         self.x, self.damping = np.zeros(n), np.zeros(n)
         everyone = [*self.stars, *self.validation]
         self._synthesise(everyone, self.x, self.damping, "before")
-        for star in everyone:
-            star.broadening = fit_broadening(star.observed, star.sharp)
-            self._align(star)
+        self._broaden(everyone)
         before = {star.star.name: self._compare(star) for star in everyone}
         spectra_before = {star.star.name: dict(star.flux) for star in everyone}
         self._tell("before", self.stars)
         for turn in range(self.method.jacobians):
+            if turn:
+                self._broaden(self.stars)
             self._derivatives(turn)
             self._converge(self.stars)
-            if turn == 0 and self.recipe.empirical.deep > 0 and self._find_features():
+            if self.recipe.empirical.deep > 0 and self._find_features():
                 self._add_features()
                 self._converge(self.stars)
         sigma, shown = self._uncertainty(), self._shown()
         self._synthesise(everyone, self.x, self.damping, "after")
-        for star in everyone:
-            star.broadening = fit_broadening(star.observed, star.sharp)
-            self._align(star)
+        self._broaden(everyone)
         after = {star.star.name: self._compare(star) for star in everyone}
         spectra = {star.star.name: self._spectra(star, spectra_before[star.star.name]) for star in everyone}
         left_out, x, damping = {}, self.x.copy(), self.damping.copy()
@@ -201,6 +203,11 @@ class _Fit:
         spectra = self.code([self._job(star.labels, lists) for star in stars], what)
         for star, flux in zip(stars, spectra, strict=True):
             star.sharp = on_grid(self.code.wavelength, flux, self.arms)
+
+    def _broaden(self, stars: Sequence[_Star]) -> None:
+        for star in stars:
+            star.broadening = fit_broadening(star.observed, star.sharp)
+            self._align(star)
 
     def _align(self, star: _Star) -> None:
         assert star.broadening is not None
@@ -261,6 +268,7 @@ class _Fit:
         self.x_of_jacobian = self.x.copy()
         self.group = group
         self.prior = self.lines.prior(self.recipe.priors, self._depth())
+        self.prior[self.lines.empirical] = _EMPIRICAL_PRIOR
         self._damping_derivatives(at, strength)
 
     def _jacobian(
@@ -354,11 +362,12 @@ class _Fit:
         moved = part * np.clip(solve.step(*normal), -0.6, 0.4)
         n = len(self.lines)
         low, high = self.method.bounds
-        limit = np.minimum(high, 3.0 * self.prior)
+        reach = _FARTHEST * self.prior
+        low = np.where(self.prior < _THEORETICAL, np.maximum(low, -reach), low)
         x = self.x.copy()
         is_gf = unknown < n
         x[unknown[is_gf]] += moved[is_gf]
-        x = np.clip(x, np.maximum(low, -8.0 * self.prior), limit)
+        x = np.clip(x, low, np.minimum(high, reach))
         damping = self.damping.copy()
         damping[unknown[~is_gf] - n] += moved[~is_gf]
         damping = np.clip(damping, -3.0 * self.method.damping, 3.0 * self.method.damping)
@@ -405,7 +414,8 @@ class _Fit:
             normal = design.T @ (design * weight[:, None]) + np.diag(1.0 / prior**2)
             right = design.T @ (np.nan_to_num(residual) * weight) - away / prior**2
             for name, value in zip(names, 0.5 * np.linalg.solve(normal, right), strict=True):
-                star.labels[name] = star.labels.get(name, 0.0) + float(np.clip(value, -0.2, 0.2))
+                moved_to = star.labels.get(name, 0.0) + float(np.clip(value, -0.2, 0.2))
+                star.labels[name] = round(moved_to, _LABEL_DIGITS)
 
     def _mean_residual(self, stars: Sequence[_Star]) -> float:
         pieces = [
@@ -413,12 +423,11 @@ class _Fit:
         ]
         return float(np.nanmean(np.concatenate(pieces)))
 
-    # Lines that the lists lack
-    # --------------------------------------------------------------------------------
+    # Lines that the lists lack -----------------------------------------------------------------------------
 
     def _find_features(self) -> bool:
-        """Where at least some stars are fainter than their models, and no line that may be seen is at the
-        place."""
+        """Where some stars are fainter than their models, or one is by much and none is brighter, and no line
+        that may be seen is at the place."""
         found = []
         centres = np.sort(self.log_centre[self._depth() > 0.01])
         for number, (arm, grid) in enumerate(self.arms.items()):
@@ -431,7 +440,10 @@ class _Fit:
             near = np.stack([maximum_filter1d(depth, 2 * reach + 1) for depth in depths])
             seen = np.stack([depth >= self.recipe.empirical.deep for depth in near]).sum(axis=0)
             total = np.stack(depths).sum(axis=0)
-            peak = (total == maximum_filter1d(total, 2 * reach + 1)) & (seen >= self.recipe.empirical.stars)
+            shown = seen >= self.recipe.empirical.stars
+            if self.recipe.empirical.alone > 0:
+                shown |= (near.max(axis=0) >= self.recipe.empirical.alone) & (near.min(axis=0) >= -WRONG)
+            peak = (total == maximum_filter1d(total, 2 * reach + 1)) & shown
             for pixel in np.flatnonzero(peak):
                 place = np.searchsorted(centres, grid[pixel])
                 around = centres[max(place - 1, 0) : place + 1]
@@ -487,7 +499,7 @@ class _Fit:
         self.x, self.damping = np.concatenate([self.x, pad]), np.concatenate([self.damping, pad])
         self.x_of_jacobian = np.concatenate([self.x_of_jacobian, pad])
         self.group = np.concatenate([self.group, np.zeros(n - first, int)])
-        self.prior = np.concatenate([self.prior, pad + 0.3])
+        self.prior = np.concatenate([self.prior, pad + _EMPIRICAL_PRIOR])
         self.log_centre = np.log(self.lines.wavelength)
         self._synthesise(self.stars, self.x, self.damping, "features")
         for star in self.stars:
@@ -503,13 +515,12 @@ class _Fit:
                 star.jacobian[arm] = (jacobian + self._sparse(response, grid, rows, np.ones(n), n)).tocsr()
                 star.jacobian[f"{arm} damping"].resize(len(grid), n)
         names = [star.star.name for star in self.stars]
-        self.features = [
+        self.features += [
             {"wavelength": wave, "depth": dict(zip(names, np.round(depths, 3).tolist(), strict=True))}
             for _, wave, depths in self._found
         ]
 
-    # What comes of it
-    # -------------------------------------------------------------------------------------------
+    # What comes of it ------------------------------------------------------------------------------------
 
     def _uncertainty(self) -> np.ndarray:
         """``(n,)`` of log gf in dex: that of the prior where a line was not fitted."""

@@ -71,11 +71,12 @@ class Prior:
 
 @attrs.frozen
 class Empirical:
-    """Features that the lists lack: at least ``deep`` in the residuals of ``stars`` reference stars; 0 adds
-    none."""
+    """Features that the lists lack: at least ``deep`` in the residuals of ``stars`` reference stars, or
+    ``alone`` in those of one, where no star says the opposite; 0 adds none."""
 
     deep: float = 0.02
     stars: int = 2
+    alone: float = 0.0
 
 
 @attrs.frozen
