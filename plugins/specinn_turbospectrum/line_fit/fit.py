@@ -363,11 +363,11 @@ class _Fit:
         n = len(self.lines)
         low, high = self.method.bounds
         reach = _FARTHEST * self.prior
-        low = np.where(self.prior < _THEORETICAL, np.maximum(low, -reach), low)
+        weakest = np.where(self.prior < _THEORETICAL, np.maximum(low, -reach), low)
         x = self.x.copy()
         is_gf = unknown < n
         x[unknown[is_gf]] += moved[is_gf]
-        x = np.clip(x, low, np.minimum(high, reach))
+        x = np.clip(x, weakest, np.minimum(high, reach))
         damping = self.damping.copy()
         damping[unknown[~is_gf] - n] += moved[~is_gf]
         damping = np.clip(damping, -3.0 * self.method.damping, 3.0 * self.method.damping)
