@@ -200,7 +200,12 @@ class Turbospectrum(Synthesizer):
 
     @classmethod
     def components(cls, prefix: Path | None = None) -> list[Component]:
-        return installation.components(prefix)
+        digest = installation.sha256(SHIPPED)
+        corrections = f"{SHIPPED.name}, SHA-256 {digest[:12]}, shipped with specinn"
+        return [
+            *installation.components(prefix),
+            Component("turbospectrum line corrections", True, corrections),
+        ]
 
     @classmethod
     def fit_lines(

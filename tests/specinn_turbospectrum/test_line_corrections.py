@@ -4,6 +4,7 @@ spectra that the code makes of lines whose log gf were changed, where Turbospect
 from __future__ import annotations
 
 import gzip
+import hashlib
 
 import attrs
 import numpy as np
@@ -365,3 +366,9 @@ def test_fit_finds_lines_that_were_changed(installed, tmp_path):
         == Corrections.read(tmp_path / "lines.ecsv.gz").sha256
     )
     assert gzip.decompress((tmp_path / "lines.ecsv.gz").read_bytes()).startswith(b"# %ECSV")
+
+
+def test_doctor_tells_the_shipped_corrections():
+    part = {part.name: part for part in Turbospectrum.components()}["turbospectrum line corrections"]
+    digest = hashlib.sha256(SHIPPED.read_bytes()).hexdigest()
+    assert part.present and part.detail.startswith(f"{SHIPPED.name}, SHA-256 {digest[:12]}")
