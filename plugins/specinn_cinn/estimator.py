@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ from specinn.weights import load_weights, save_weights
 
 from .cuda import CapturedSampler, summaries
 from .encoding import Encoded, Encoding
-from .network import Architecture, Features, make_flow
+from .network import Features, make_flow
 from .ood import Strangers
+from .recipe import Architecture
 from .sampler import Sampler
 
 FORMAT = "specinn model"
@@ -52,17 +53,6 @@ class CINN(Estimator):
     device: str = "cpu"
     strangers: Strangers | None = None
     _graphs: dict[torch.Size, CapturedSampler | None] = attrs.field(factory=dict, init=False, repr=False)
-
-    @classmethod
-    def train(
-        cls,
-        config: Mapping[str, Any],
-        folder: Path,
-        progress: Callable[[dict[str, Any]], None] = lambda state: None,
-    ) -> CINN:
-        from .training import train
-
-        return train(config, folder, progress)
 
     @classmethod
     def load(cls, path: Path, device: str = "cpu") -> CINN:

@@ -20,17 +20,7 @@ from specinn.spectra.continuum import ContinuumFit, ContinuumOptions
 from specinn.spectra.readers import read
 from specinn.spectra.resample import Resampler
 
-
-@attrs.frozen
-class Calibrator:
-    """A star with known parameters. ``labels`` gives the emulator's labels; abundances that it leaves out are
-    solar ([X/Fe] = 0, A(Li) = 1.05 + [Fe/H] for stars that have not destroyed it). vbroad is fitted."""
-
-    name: str
-    path: str
-    resolving_power: float
-    labels: dict[str, float]
-    fit: tuple[str, ...] = ()
+from .recipe import Calibrator
 
 
 @attrs.frozen(eq=False)

@@ -21,8 +21,7 @@ from specinn.simulation.observer import ModelGrid, Observer
 from specinn.wavelengths import C_KMS
 
 from .model_errors import Residual, broaden, measure
-from .network import BACKWARD
-from .recipe import Config, Masking, architecture
+from .recipe import BACKWARD, Config, Masking, architecture
 from .simulator import MeasuredErrors, Simulator
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,8 @@ class Emulator(Synthesizer):
     linear in the basis, :meth:`resampled` gives the emulator on another pixel grid at no cost per star.
     """
 
+    differentiable = True
+
     labels: tuple[str, ...]
     bounds: np.ndarray
     wavelength: np.ndarray
@@ -82,18 +84,6 @@ class Emulator(Synthesizer):
     basis: torch.Tensor
     scale: torch.Tensor
     header: dict[str, Any]
-
-    @classmethod
-    def train(
-        cls,
-        config: Mapping[str, Any],
-        folder: Path,
-        progress: Callable[[dict[str, Any]], None] = lambda state: None,
-    ) -> Emulator:
-        """Train from a grid as ``specinn_emulator.training.Config`` says; checkpoints go to ``folder``."""
-        from .training import train
-
-        return train(config, folder, progress)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], labels: Sequence[str]) -> Emulator:
@@ -169,7 +159,7 @@ class Emulator(Synthesizer):
                 return self(torch.as_tensor(np.asarray(labels), dtype=torch.float32)).cpu().numpy()
         return torch.addmm(self.mean, self.coefficients(labels), self.basis)
 
-    def resampled(self, wavelength: np.ndarray, arms: dict[str, slice], operator: Any) -> Emulator:
+    def resampled(self, wavelength: np.ndarray, arms: Mapping[str, slice], operator: Any) -> Emulator:
         """This emulator followed by a linear operator ``(n_out, n_pix)`` (scipy sparse) to ``wavelength``.
 
         The result's :attr:`resolving_power` is that of the operator's output, which the caller knows.
@@ -178,6 +168,7 @@ class Emulator(Synthesizer):
         out = torch.as_tensor(np.ascontiguousarray((operator @ stack.T).T), dtype=torch.float32).to(
             self.mean.device
         )
+        arms = dict(arms)
         return attrs.evolve(self, wavelength=wavelength, arms=arms, mean=out[0], basis=out[1:].contiguous())
 
     def to(self, device: str) -> Emulator:

@@ -27,6 +27,8 @@ class Continuum(Preprocessor):
     where it has none), 0 for an arm without good pixels.
     """
 
+    stage = "continuum"
+
     instrument: Instrument
     templates: Templates | None = None
     options: dict[str, Any] = attrs.field(factory=dict)

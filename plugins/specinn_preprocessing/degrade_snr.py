@@ -19,6 +19,8 @@ class DegradeSNR(Preprocessor):
     The noise of a spectrum depends on ``seed`` and on ``meta["key"]`` only.
     """
 
+    stage = "noise"
+
     instrument: Instrument
     templates: Templates | None = None
     snr: float = 250.0

@@ -42,6 +42,8 @@ class Mask(Preprocessor):
     4000 pixels: a spectrum that is not normalised is brighter and noisier in some of them than in others.
     """
 
+    stage = "mask"
+
     instrument: Instrument
     templates: Templates | None = None
     sky_lines: tuple[float, ...] = SKY_LINES

@@ -42,6 +42,9 @@ class RestFrame(Preprocessor):
     the other way round.
     """
 
+    stage = "velocity"
+    takes_velocity = True
+
     instrument: Instrument
     templates: Templates
     velocity: float | Literal["auto"] | None = None

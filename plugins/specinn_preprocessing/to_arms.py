@@ -21,6 +21,8 @@ class ToArms(Preprocessor):
     Pixels that the spectrum does not cover, or that lie outside an arm's range, are masked.
     """
 
+    stage = "pixels"
+
     instrument: Instrument
     templates: Templates | None = None
     _resampler: Resampler = attrs.field(init=False, repr=False)
