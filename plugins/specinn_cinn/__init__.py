@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from specinn.plugins.hookspecs import EstimatorRecord, hookimpl
+from specinn.plugins import EstimatorRecord, hookimpl
 
 _WEIGHTS = Path(__file__).parent / "weights"
 

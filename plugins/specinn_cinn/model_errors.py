@@ -12,8 +12,7 @@ import torch
 from specinn.errors import ConfigError, ReadError
 from specinn.instruments import Instrument
 from specinn.labels import SOLAR_LOG_EPS
-from specinn.plugins import Plugins
-from specinn.plugins.interfaces import Templates
+from specinn.plugins import Plugins, Templates
 from specinn.simulation.observer import STEP_KMS, ModelGrid, rotation_transfer
 from specinn.spectra import SpectrumBatch
 from specinn.spectra.continuum import ContinuumFit, ContinuumOptions

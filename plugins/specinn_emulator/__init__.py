@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from specinn.plugins.hookspecs import SynthesizerRecord, hookimpl
+from specinn.plugins import SynthesizerRecord, hookimpl
 
 BUNDLED = Path(__file__).parent / "weights" / "turbospectrum-lte-gr.safetensors"
 

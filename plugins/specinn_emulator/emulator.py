@@ -12,10 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from specinn.config import structure
-from specinn.errors import ModelError
-from specinn.plugins.interfaces import Synthesizer
-from specinn.weights import load_weights, save_weights
+from specinn.plugins import ModelError, Synthesizer, fitting, load_weights, save_weights, structure
 
 from . import BUNDLED
 
@@ -105,7 +102,7 @@ class Emulator(Synthesizer):
         """Read weights that :meth:`save` wrote; without a path the bundled ones."""
         path = BUNDLED if path is None else Path(path)
         tensors, header = load_weights(path, FORMAT)
-        try:
+        with fitting(path):
             network = CoefficientNetwork(**header["network"])
             stored = {
                 k.removeprefix("network."): v.float() for k, v in tensors.items() if k.startswith("network.")
@@ -124,8 +121,6 @@ class Emulator(Synthesizer):
                 header=header,
                 **plain,
             )
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise ModelError(f"{path}: its weights do not fit its header ({error})") from None
 
     def save(self, path: Path) -> None:
         """Write one safetensors file, weights as float16: 3e-5 of flux (rms), a hundredth of its error."""

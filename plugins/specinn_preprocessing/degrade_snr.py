@@ -6,7 +6,7 @@ import attrs
 import numpy as np
 
 from specinn.instruments import Instrument
-from specinn.plugins.interfaces import Preprocessor, Templates
+from specinn.plugins import Preprocessor, Templates
 from specinn.spectra import SpectrumBatch
 from specinn.spectra.resample import pixel_widths
 

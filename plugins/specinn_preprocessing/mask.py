@@ -10,7 +10,7 @@ import numpy as np
 
 from specinn.flags import Flag, flags_of, raise_flag
 from specinn.instruments import Instrument
-from specinn.plugins.interfaces import Preprocessor, Templates
+from specinn.plugins import Preprocessor, Templates
 from specinn.spectra import SpectrumBatch
 from specinn_preprocessing.meta import with_columns
 

@@ -10,7 +10,7 @@ from astropy.table import Table
 
 from specinn.flags import Flag, flags_of, raise_flag
 from specinn.instruments import Instrument
-from specinn.plugins.interfaces import Preprocessor, Templates
+from specinn.plugins import Preprocessor, Templates
 from specinn.spectra import SpectrumBatch
 from specinn_preprocessing.cross_correlation import REFRACTION_KMS, Velocities, VelocitySearch
 from specinn_preprocessing.fill import fill_narrow_gaps

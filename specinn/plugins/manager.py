@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import pluggy
@@ -24,6 +24,9 @@ from specinn.plugins.hookspecs import (
     Record,
     SynthesizerRecord,
 )
+
+if TYPE_CHECKING:
+    from specinn.instruments import Instrument
 
 Trainer = Callable[[Mapping[str, Any], Path, Callable[[dict[str, Any]], None]], Any]
 
@@ -144,6 +147,12 @@ class Plugins:
             first = broken[0]
             hint += f"; plugin {first.plugin!r} of {first.distribution} failed to load: {first.reason}"
         raise PluginError(f"no {kind} is called {name!r}{hint}") from (broken[0].cause if broken else None)
+
+    def instrument(self, name: str) -> Instrument:
+        """The instrument of that ``name``. Raises ``PluginError``, and ``ConfigError`` for a wrong file."""
+        from specinn.instruments import Instrument
+
+        return Instrument.from_toml(self.record("instrument", name).toml)
 
     def load(self, kind: str, name: str) -> Any:
         """The class that the factory of the record of that ``kind`` names, imported now. Raises
