@@ -217,7 +217,11 @@ class Synthesizer(ABC):
     def train(
         cls, config: Mapping[str, Any], folder: Path, progress: Callable[[dict[str, Any]], None]
     ) -> Synthesizer:
-        """As :meth:`Estimator.train`: superseded by the ``trainer`` of the record."""
+        """Superseded by the function that the record names as its ``trainer``, which takes the same
+        ``config``, ``folder`` and ``progress``, as that of an estimator does.
+
+        Raises ``specinn.errors.ConfigError`` unless overridden.
+        """
         raise ConfigError(f"the synthesizer {cls.__name__} is not one that is trained")
 
     def save(self, path: Path) -> None:
