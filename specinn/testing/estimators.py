@@ -113,8 +113,9 @@ def check_training(
     interrupted when three quarters are done, so a checkpoint should come before. Checkpoints are left in
     ``folder``, which should be empty. Returns the model.
     """
-    train: Trainer = trainer.train if isinstance(trainer, type) else trainer
-    kind = trainer if isinstance(trainer, type) else Estimator
+    is_class = isinstance(trainer, type)
+    kind: Any = trainer if is_class else Estimator
+    train: Any = kind.train if is_class else trainer
     folder = Path(folder)
     error = failure(lambda: train({**config, "no_such_key": 1}, folder, lambda state: None))
     named = isinstance(error, ConfigError) and "no_such_key" in str(error)
