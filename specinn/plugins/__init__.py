@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from specinn.grids import Grid
     from specinn.grids import load as load_grid
     from specinn.instruments import Instrument
-    from specinn.labels import Label, LabelSet, make_label
+    from specinn.labels import LabelSet, make_label
     from specinn.plugins.interfaces import (
         BenchmarkStars,
         Component,
@@ -72,7 +72,7 @@ _NAMES = {
     "flags": "Flag flags_of raise_flag",
     "grids": "Grid load_grid",
     "instruments": "Instrument",
-    "labels": "Label LabelSet make_label",
+    "labels": "LabelSet make_label",
     "plugins.interfaces": "BenchmarkStars Component Correction Estimator GridLoader LeaveOneOut Preprocessor "
     "Reader Strangeness Synthesizer Templates",
     "plugins.model_file": "ModelParts open_model save_model",
@@ -105,7 +105,6 @@ __all__ = [
     "GridLoader",
     "Instrument",
     "InstrumentRecord",
-    "Label",
     "LabelSet",
     "LeaveOneOut",
     "ModelError",

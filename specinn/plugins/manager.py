@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import pkgutil
+import importlib
+import operator
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
@@ -183,9 +184,11 @@ class Plugins:
 
 
 def load_factory(record: Any) -> Any:
-    """Import ``package.module:Name`` of a record; a failure is a ``PluginError`` with the cause."""
+    """Import ``package.module:Name`` (or ``:Class.method``) of a record; a failure is a ``PluginError`` with the
+    cause."""
+    module, _, name = record.factory.partition(":")
     try:
-        return pkgutil.resolve_name(record.factory)
+        return operator.attrgetter(name)(importlib.import_module(module))
     except Exception as cause:
         raise PluginError(
             f"{record.name} cannot be used: {record.factory} failed to import "
