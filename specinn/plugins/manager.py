@@ -184,8 +184,8 @@ class Plugins:
 
 
 def load_factory(record: Any) -> Any:
-    """Import ``package.module:Name`` (or ``:Class.method``) of a record; a failure is a ``PluginError`` with the
-    cause."""
+    """Import ``package.module:Name`` (or ``:Class.method``) of a record; a failure is a ``PluginError`` with
+    the cause."""
     module, _, name = record.factory.partition(":")
     try:
         return operator.attrgetter(name)(importlib.import_module(module))
