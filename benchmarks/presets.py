@@ -16,8 +16,7 @@ import attrs
 import numpy as np
 import torch
 from specinn_cinn.estimator import CINN
-from specinn_cinn.network import PRESETS
-from specinn_cinn.recipe import Schedule
+from specinn_cinn.recipe import PRESETS, Schedule
 from specinn_cinn.sampler import Sampler
 from specinn_cinn.setup import Setup, prepare
 from specinn_cinn.training import build, loss_terms

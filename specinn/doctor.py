@@ -190,7 +190,7 @@ def _synthesis(plugins: Plugins) -> list[Finding]:
     out = []
     for offer in plugins.offers("synthesizer"):
         factory = plugins.load("synthesizer", offer.record.name)
-        parts = factory.components() if hasattr(factory, "components") else []
+        parts = factory.components()
         for part in parts:
             state: State = "ok" if part.present else "missing"
             out.append(Finding("synthesis", part.name, state, part.detail, part.remedy))

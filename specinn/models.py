@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from specinn.plugins import Plugins
     from specinn.plugins.interfaces import Estimator
 
-FORMAT = "specinn model"
-VERSION = 1
+FORMAT, VERSION = weights.MODEL_FORMAT, weights.MODEL_VERSION
 _COMMON_INSTRUMENT = "4most-hr"  # spectra of every archive are degraded to its arms
 
 

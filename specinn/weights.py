@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     import torch
 
 KEY = "specinn"
+MODEL_FORMAT = "specinn model"  # the format in the header of a trained model
+MODEL_VERSION = 1
 _MAX_HEADER = 64 * 2**20
 
 
@@ -88,6 +91,16 @@ def load_weights(path: Path, expected: str) -> tuple[dict[str, torch.Tensor], di
         return load_file(path), header
     except SafetensorError as error:
         raise ModelError(f"{path} is damaged ({error}): copy or train it again") from None
+
+
+@contextlib.contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """Where the body makes something of the tensors and the header of the file ``path``: what it raises
+    because they do not fit each other is a ``ModelError`` that names the file."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{path}: its weights do not fit its header ({error})") from None
 
 
 def file_hash(path: Path) -> str:

@@ -11,11 +11,6 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("specinn", "specinn_cinn", "specinn_emulator", "specinn_instruments", "specinn_preprocessing",
             "specinn_teff_bias", "specinn_turbospectrum")  # fmt: skip
-KNOWN = {
-    frozenset({"specinn.cli", "specinn.cli.benchmark"}),  # it times a whole command, in this process
-    frozenset({"specinn_cinn.estimator", "specinn_cinn.training"}),  # until training leaves the Estimator
-    frozenset({"specinn_emulator.emulator", "specinn_emulator.training"}),
-}
 
 
 def circles(imports: dict[str, set[str]]) -> set[frozenset[str]]:
@@ -45,7 +40,7 @@ def test_circles_are_seen() -> None:
 def test_no_circle_of_imports(package: str) -> None:
     graph = grimp.build_graph(package, exclude_type_checking_imports=True, cache_dir=None)
     imports = {module: set(graph.find_modules_directly_imported_by(module)) for module in graph.modules}
-    assert circles(imports) <= KNOWN
+    assert circles(imports) == set()
 
 
 def test_few_modules_at_the_top_and_all_of_them_on_the_map() -> None:

@@ -64,7 +64,7 @@ FILES = (
         "estimator",
         "training.md",
         "The network",
-        {"architecture": "specinn_cinn.network:Architecture"},
+        {"architecture": "specinn_cinn.recipe:Architecture"},
     ),
     File("A search (`specinn tune`)", "specinn.training.search:_File", "", "tuning.md", "The search file"),
     File(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from specinn.plugins.hookspecs import InstrumentRecord, ReaderRecord, hookimpl
+from specinn.plugins import InstrumentRecord, ReaderRecord, hookimpl
 
 _HERE = Path(__file__).parent
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from astropy.io import fits
 
 from specinn.errors import ReadError
-from specinn.plugins.interfaces import Reader
+from specinn.plugins import Reader
 from specinn.spectra import SpectrumBatch
 from specinn.spectra.readers import open_fits
 from specinn_instruments.batches import assemble

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from specinn.errors import ReadError
-from specinn.plugins.interfaces import Reader
+from specinn.plugins import Reader
 from specinn.spectra import SpectrumBatch
 from specinn.spectra.readers import unpacked
 from specinn_instruments.batches import Piece, assemble, pixels, say

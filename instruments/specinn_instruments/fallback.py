@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from specinn.errors import ReadError
-from specinn.plugins.interfaces import Reader
+from specinn.plugins import Reader
 from specinn.spectra import SpectrumBatch
 from specinn_instruments import facts
 from specinn_instruments.batches import make_batch, say

@@ -13,7 +13,7 @@ import numpy as np
 from astropy.io import fits
 
 from specinn.errors import ReadError
-from specinn.plugins.interfaces import Reader
+from specinn.plugins import Reader
 from specinn.spectra import SpectrumBatch
 from specinn.spectra.readers import open_fits
 from specinn_instruments import facts

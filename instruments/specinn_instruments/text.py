@@ -11,7 +11,7 @@ import attrs
 import numpy as np
 
 from specinn.errors import ReadError
-from specinn.plugins.interfaces import Reader
+from specinn.plugins import Reader
 from specinn.spectra import SpectrumBatch
 from specinn.spectra.readers import unpacked
 from specinn_instruments import facts

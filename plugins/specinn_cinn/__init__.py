@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from specinn.plugins.hookspecs import EstimatorRecord, hookimpl
+from specinn.plugins import EstimatorRecord, hookimpl
 
 _WEIGHTS = Path(__file__).parent / "weights"
 
@@ -16,6 +16,7 @@ def specinn_estimators() -> list[EstimatorRecord]:
             name="cinn",
             summary="conditional invertible neural network with GLOW coupling blocks",
             factory="specinn_cinn.estimator:CINN",
+            trainer="specinn_cinn.training:train",
             models={path.stem: path for path in sorted(_WEIGHTS.glob("*.safetensors"))},
             speed="specinn_cinn.timing:ways",
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +11,27 @@ import attrs
 import numpy as np
 import torch
 
-from specinn.errors import ModelError
-from specinn.instruments import Instrument
-from specinn.labels import LabelSet
-from specinn.plugins.interfaces import Estimator, Strangeness, Templates
-from specinn.posterior import Posterior, Summary
-from specinn.spectra import SpectrumBatch
-from specinn.weights import load_weights, save_weights
+from specinn.plugins import (
+    Estimator,
+    Instrument,
+    LabelSet,
+    ModelError,
+    Posterior,
+    SpectrumBatch,
+    Strangeness,
+    Summary,
+    Templates,
+    open_model,
+    save_model,
+)
 
 from .cuda import CapturedSampler, summaries
 from .encoding import Encoded, Encoding
-from .network import Architecture, Features, make_flow
+from .network import Features, make_flow
 from .ood import Strangers
+from .recipe import Architecture
 from .sampler import Sampler
 
-FORMAT = "specinn model"
 _STARS_ON_GPU = 64  # times 4096 samples pass the flow together
 _MANY = 1000  # samples, of which one that is not random changes nothing but the MAP
 _OCTAVES = math.log2(10.0)  # of a factor of ten
@@ -54,22 +60,9 @@ class CINN(Estimator):
     _graphs: dict[torch.Size, CapturedSampler | None] = attrs.field(factory=dict, init=False, repr=False)
 
     @classmethod
-    def train(
-        cls,
-        config: Mapping[str, Any],
-        folder: Path,
-        progress: Callable[[dict[str, Any]], None] = lambda state: None,
-    ) -> CINN:
-        from .training import train
-
-        return train(config, folder, progress)
-
-    @classmethod
     def load(cls, path: Path, device: str = "cpu") -> CINN:
-        tensors, header = load_weights(Path(path), FORMAT)
-        try:
-            labels = LabelSet.from_dicts(header["labels"])
-            instrument = Instrument.from_dict(header["instrument"], str(path))
+        with open_model(path) as stored:
+            tensors, header, instrument = stored.tensors, stored.header, stored.instrument
             sizes = Architecture(
                 **{**header["architecture"], "features": tuple(header["architecture"]["features"])}
             )
@@ -82,7 +75,7 @@ class CINN(Estimator):
                 snr=tuple(header["encoding"]["snr"]),
             )
             features = Features(len(encoding.pixels), encoding.n_context, sizes)
-            flow = make_flow(len(labels), sizes.features[-1], sizes)
+            flow = make_flow(len(stored.labels), sizes.features[-1], sizes)
             for name, module in (("features", features), ("flow", flow)):
                 own = {
                     k.removeprefix(f"{name}."): v.float()
@@ -91,30 +84,21 @@ class CINN(Estimator):
                 }
                 module.load_state_dict(_restore_dtypes(own, module))
                 module.requires_grad_(False).eval().to(device)
-            arms = {name: slice(*ends) for name, ends in header["templates"]["arms"].items()}
-            templates = Templates(tensors["templates.wavelength"].double().numpy(),
-                                  tensors["templates.flux"].double().numpy(), arms,
-                                  header["templates"]["resolving_power"])  # fmt: skip
-            center, spread = tensors["center"].float().to(device), tensors["spread"].float().to(device)
-            steps = tuple((name, dict(options)) for name, options in header["preprocessing"])
-            strangers = Strangers.read(tensors, header, encoding)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise ModelError(f"{path}: its weights do not fit its header ({error})") from None
-        return cls(
-            labels,
-            instrument,
-            steps,
-            templates,
-            header,
-            sizes,
-            encoding,
-            features,
-            flow,
-            center,
-            spread,
-            device,
-            strangers,
-        )
+            return cls(
+                stored.labels,
+                instrument,
+                stored.preprocessing,
+                stored.templates,
+                header,
+                sizes,
+                encoding,
+                features,
+                flow,
+                tensors["center"].float().to(device),
+                tensors["spread"].float().to(device),
+                device,
+                Strangers.read(tensors, header, encoding),
+            )
 
     def save(self, path: Path) -> None:
         """The projection and the templates are stored as float16, whose effect was below 1 % of a posterior
@@ -123,7 +107,6 @@ class CINN(Estimator):
             "encoding.pixels": self.encoding.pixels.int(),
             "encoding.mean": self.encoding.mean,
             "encoding.width": self.encoding.width,
-            "templates.wavelength": torch.as_tensor(self.templates.wavelength),
             "templates.flux": torch.as_tensor(self.templates.flux).half(),
             "center": self.center,
             "spread": self.spread,
@@ -134,20 +117,10 @@ class CINN(Estimator):
             tensors["features.projection.weight"] = self.features.projection.weight.half()
         if self.strangers is not None:
             tensors |= self.strangers.tensors()
-        arms = {name: [arm.start, arm.stop] for name, arm in self.templates.arms.items()}
-        header = {
-            **self.header,
-            "format": FORMAT,
-            "version": 1,
-            "estimator": "cinn",
-            "labels": self.labels.to_dicts(),
-            "instrument": self.instrument.to_dict(),
-            "preprocessing": [[name, options] for name, options in self.preprocessing],
-            "architecture": attrs.asdict(self.architecture),
-            "encoding": {"scale": self.encoding.scale, "snr": list(self.encoding.snr)},
-            "templates": {"arms": arms, "resolving_power": self.templates.resolving_power},
-        }
-        save_weights(path, tensors, header)
+        encoding = {"scale": self.encoding.scale, "snr": list(self.encoding.snr)}
+        save_model(
+            path, self, "cinn", tensors, architecture=attrs.asdict(self.architecture), encoding=encoding
+        )
 
     @property
     def used_pixels(self) -> np.ndarray:

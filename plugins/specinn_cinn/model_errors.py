@@ -12,25 +12,14 @@ import torch
 from specinn.errors import ConfigError, ReadError
 from specinn.instruments import Instrument
 from specinn.labels import SOLAR_LOG_EPS
-from specinn.plugins import Plugins
-from specinn.plugins.interfaces import Templates
+from specinn.plugins import Plugins, Templates
 from specinn.simulation.observer import STEP_KMS, ModelGrid, rotation_transfer
 from specinn.spectra import SpectrumBatch
 from specinn.spectra.continuum import ContinuumFit, ContinuumOptions
 from specinn.spectra.readers import read
 from specinn.spectra.resample import Resampler
 
-
-@attrs.frozen
-class Calibrator:
-    """A star with known parameters. ``labels`` gives the emulator's labels; abundances that it leaves out are
-    solar ([X/Fe] = 0, A(Li) = 1.05 + [Fe/H] for stars that have not destroyed it). vbroad is fitted."""
-
-    name: str
-    path: str
-    resolving_power: float
-    labels: dict[str, float]
-    fit: tuple[str, ...] = ()
+from .recipe import Calibrator
 
 
 @attrs.frozen(eq=False)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
-import attrs
 import torch
 from torch import nn
+
+from .recipe import Architecture
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -18,39 +19,6 @@ with warnings.catch_warnings():
 CLAMP = 1.9  # alpha of the soft clamp (2 alpha / pi) atan(s / alpha), Ksoll et al. (2026)
 
 
-@attrs.frozen
-class Architecture:
-    """Sizes of a network.
-
-    ``projection``: width of a first linear layer that starts from principal components of model spectra (0 =
-    none); ``features``: widths of the fully connected layers, the last of which is the condition of
-    the flow; ``activation`` between layers; ``gaussian``: whether the flow begins with an amortised
-    Gaussian (a mean and a full triangular scale from the condition); ``blocks`` conditional GLOW coupling
-    blocks whose sub-networks have ``depth`` hidden layers of ``width``.
-    """
-
-    projection: int = 256
-    features: tuple[int, ...] = (512, 512, 512, 128)
-    activation: Literal["silu", "relu"] = "silu"
-    gaussian: bool = True
-    blocks: int = 4
-    depth: int = 1
-    width: int = 64
-
-
-PRESETS = {
-    "default": Architecture(),
-    "paper": Architecture(
-        projection=0,
-        features=(2048, 1024, 512, 256),
-        activation="relu",
-        gaussian=False,
-        blocks=8,
-        depth=3,
-        width=512,
-    ),
-}
-BACKWARD = {"default": 0.0, "paper": 1.0}  # weight of the paper's second loss, by preset
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU}
 
 

@@ -14,7 +14,7 @@ import attrs
 import torch
 from torch import nn
 
-from specinn.plugins.interfaces import Strangeness
+from specinn.plugins import Strangeness
 
 from .encoding import Encoding
 

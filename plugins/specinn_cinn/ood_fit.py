@@ -10,50 +10,21 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import torch
 
-from specinn.errors import ConfigError
 from specinn.simulation.observer import Noise
 
 from .ood import ALTERATIONS, FREEDOM, Sizes, Strangers
 from .ood_examples import Alterations
+from .recipe import BLOCK, StrangersPlan
 from .simulator import Simulator
 
 if TYPE_CHECKING:
     from .estimator import CINN
     from .setup import Setup
 
-_BLOCK = 96  # stars simulated at once
 _BATCH = 256
 _LOST = 0.33  # of the spectra miss many pixels
 _RIPPLE, _RIPPLE_PERIODS = 0.02, (10.0, 100.0)  # of the continuum (standard deviation); Angstrom
 _SHARES = (1.0, 1.0, 1.0, 5.0)  # of the false alarms, for misfit, stretch, distance and likeness
-
-
-@attrs.frozen
-class StrangersPlan:
-    """Numbers of simulated stars: noiseless ones for the decoder, observed ones for the signs (each of which
-    is also altered in ``alterations`` ways), observed ones for the thresholds, at which ``false_alarms`` of
-    the spectra of the training are flagged. Half of the stars for the signs have errors of the physics
-    ``wider`` times those of the training, and waves of 2 % on their continua: what is unlike the calibrators
-    may err more. Each of the networks
-    is trained for ``steps`` of ``learning_rate``. With ``signs = 0`` a model gets none of this."""
-
-    decoder: int = 6144
-    signs: int = 16384
-    alterations: int = 4
-    thresholds: int = 4096
-    false_alarms: float = 0.01
-    wider: float = 1.5
-    steps: int = 4000
-    learning_rate: float = 2e-3
-    seed: int = 0
-
-    def __attrs_post_init__(self) -> None:
-        few = self.signs and min(self.decoder, self.signs, self.thresholds, 48 * self.alterations) < _BLOCK
-        if few or not 0 < self.false_alarms < 0.5:
-            raise ConfigError(
-                f"strangers: expected at least {_BLOCK} stars each for decoder, signs (or 0 for none) and "
-                "thresholds, 2 alterations, and false_alarms between 0 and 0.5"
-            )
 
 
 @attrs.define(eq=False)
@@ -188,8 +159,8 @@ class _Simulation:
         return _Spectra(x.half(), noise.half(), (~encoding.used(mask)).half(), context, y)
 
     def _blocks(self, n: int) -> Iterator[int]:
-        for start in range(0, n, _BLOCK):
-            size = min(_BLOCK, n - start)
+        for start in range(0, n, BLOCK):
+            size = min(BLOCK, n - start)
             yield max(size, 2)
             self.done += size
             self.progress({"stage": "strangers", "step": self.done, "steps": self.total})

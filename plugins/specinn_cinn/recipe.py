@@ -1,8 +1,8 @@
-"""The table ``[estimator]`` of a recipe: what can be chosen of a training."""
+"""The table ``[estimator]`` of a recipe: all that can be chosen of a network and of its training."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 
@@ -11,11 +11,7 @@ from specinn.errors import ConfigError, near
 from specinn.simulation.observer import Disturbances
 from specinn.spectra.continuum import ContinuumOptions
 
-from .model_errors import Calibrator
-from .network import PRESETS, Architecture
-from .ood_fit import StrangersPlan
-from .simulator import PhysicsError, Prior
-
+BLOCK = 96  # stars simulated at once for the signs of strangers
 LABELS = (
     "teff",
     "logg",
@@ -31,6 +27,41 @@ LABELS = (
     "ti_fe",
     "a_li",
 )
+
+
+@attrs.frozen
+class Architecture:
+    """Sizes of a network.
+
+    ``projection``: width of a first linear layer that starts from principal components of model spectra (0 =
+    none); ``features``: widths of the fully connected layers, the last of which is the condition of
+    the flow; ``activation`` between layers; ``gaussian``: whether the flow begins with an amortised
+    Gaussian (a mean and a full triangular scale from the condition); ``blocks`` conditional GLOW coupling
+    blocks whose sub-networks have ``depth`` hidden layers of ``width``.
+    """
+
+    projection: int = 256
+    features: tuple[int, ...] = (512, 512, 512, 128)
+    activation: Literal["silu", "relu"] = "silu"
+    gaussian: bool = True
+    blocks: int = 4
+    depth: int = 1
+    width: int = 64
+
+
+PRESETS = {
+    "default": Architecture(),
+    "paper": Architecture(
+        projection=0,
+        features=(2048, 1024, 512, 256),
+        activation="relu",
+        gaussian=False,
+        blocks=8,
+        depth=3,
+        width=512,
+    ),
+}
+BACKWARD = {"default": 0.0, "paper": 1.0}  # weight of the paper's second loss, by preset
 
 
 @attrs.frozen
@@ -56,6 +87,72 @@ class Schedule:
 
 
 @attrs.frozen
+class Prior:
+    """Labels of training spectra.
+
+    Stellar parameters come from one model of the grid's training split, abundances from another (they were
+    drawn independently), both blurred by ``blur`` standard deviations of the grid; what leaves the
+    grid's bounds is drawn again. vbroad is log-uniform in ``vbroad`` km/s.
+    """
+
+    blur: float = 0.1
+    vbroad: tuple[float, float] = (0.5, 100.0)
+
+
+@attrs.frozen
+class PhysicsError:
+    """Structured errors of model spectra: without them every real star comes out 0.4 dex low in logg.
+
+    The residuals, synthetic minus observed, of calibrator stars are scaled with the depth of a simulated
+    star's own lines, and where it has none with their mean depth: lines that the models lack or have too
+    many of are weak in a star poor in metals. Every simulated spectrum gets
+
+    - their mean, weighted with likeness (a Gaussian of ``reach`` in Teff, logg and [Fe/H]), times a share
+      between 0.5 and 1.5 of ``common``: errors that stars alike show are errors of line data, and will be in
+      this one;
+    - a random combination of them, whose normal weights (standard deviation ``amplitude``) wander along the
+      spectrum with a coherence of ``wander`` km/s: weights that are the same everywhere the network would
+      find out and subtract;
+    - an error of every line of its own, ``line`` times their root mean square and coherent over ``width``
+      km/s (neither of these two in the windows that are kept in spite of large residuals);
+    - if it was emulated, ``emulator`` times the error of the emulator for a star alike.
+
+    Two more errors grow with -[Fe/H] and have a known sign; each is drawn between 0 and twice what is
+    given. Metal lines excite as in a cooler star, by ``excitation`` K per dex: in LTE the temperature from
+    the excitation of iron is low by 200 K for giants at -2.5 and by less for warmer stars (Frebel et al.
+    2013, ApJ 769, 57). Lines of neutral metals are weaker, as by an abundance lower by ``overionisation``
+    dex per dex (Lind et al. 2012, MNRAS 427, 50; Bergemann et al. 2012, MNRAS 427, 27); 0 for a grid in NLTE.
+
+    A fraction ``synthetic`` of spectra has none of these errors but the emulator's, and the network is told:
+    what was computed with the physics of the grid may be as certain as its noise allows, and what was
+    observed may not.
+    """
+
+    amplitude: float = 0.4
+    common: float = 1.0
+    reach: tuple[float, float, float] = (700.0, 2.5, 2.5)
+    wander: float = 1500.0
+    line: float = 0.4
+    width: float = 25.0
+    emulator: float = 1.0
+    excitation: float = 60.0
+    overionisation: float = 0.08
+    synthetic: float = 0.3
+
+
+@attrs.frozen
+class Calibrator:
+    """A star with known parameters. ``labels`` gives the emulator's labels; abundances that it leaves out are
+    solar ([X/Fe] = 0, A(Li) = 1.05 + [Fe/H] for stars that have not destroyed it). vbroad is fitted."""
+
+    name: str
+    path: str
+    resolving_power: float
+    labels: dict[str, float]
+    fit: tuple[str, ...] = ()
+
+
+@attrs.frozen
 class Masking:
     """Pixels at which any calibrator's residual exceeds ``limit`` are never used, nor what lies within
     ``around`` km/s of a synthetic line that is too deep by more than ``wrong``: no star has it, so rotation
@@ -66,6 +163,34 @@ class Masking:
     wrong: float = 0.15
     around: float = 30.0
     keep: dict[str, tuple[float, float]] = attrs.field(factory=lambda: {"a_li": (6706.5, 6709.0)})
+
+
+@attrs.frozen
+class StrangersPlan:
+    """Numbers of simulated stars: noiseless ones for the decoder, observed ones for the signs (each of which
+    is also altered in ``alterations`` ways), observed ones for the thresholds, at which ``false_alarms`` of
+    the spectra of the training are flagged. Half of the stars for the signs have errors of the physics
+    ``wider`` times those of the training, and waves of 2 % on their continua: what is unlike the calibrators
+    may err more. Each of the networks
+    is trained for ``steps`` of ``learning_rate``. With ``signs = 0`` a model gets none of this."""
+
+    decoder: int = 6144
+    signs: int = 16384
+    alterations: int = 4
+    thresholds: int = 4096
+    false_alarms: float = 0.01
+    wider: float = 1.5
+    steps: int = 4000
+    learning_rate: float = 2e-3
+    seed: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        few = self.signs and min(self.decoder, self.signs, self.thresholds, 48 * self.alterations) < BLOCK
+        if few or not 0 < self.false_alarms < 0.5:
+            raise ConfigError(
+                f"strangers: expected at least {BLOCK} stars each for decoder, signs (or 0 for none) and "
+                "thresholds, 2 alterations, and false_alarms between 0 and 0.5"
+            )
 
 
 @attrs.frozen

@@ -15,14 +15,12 @@ from specinn.errors import ConfigError
 from specinn.grids import Grid, load
 from specinn.instruments import Instrument
 from specinn.labels import LabelSet, make_label
-from specinn.plugins import Plugins
-from specinn.plugins.interfaces import Templates
+from specinn.plugins import Plugins, Templates
 from specinn.simulation.observer import ModelGrid, Observer
 from specinn.wavelengths import C_KMS
 
 from .model_errors import Residual, broaden, measure
-from .network import BACKWARD
-from .recipe import Config, Masking, architecture
+from .recipe import BACKWARD, Config, Masking, architecture
 from .simulator import MeasuredErrors, Simulator
 
 
@@ -61,9 +59,7 @@ def prepare(config: Mapping[str, Any], plugins: Plugins | None = None) -> Setup:
         settings = attrs.evolve(settings, schedule=schedule)
     plugins = plugins or Plugins()
     grid = load([Path(p) for p in settings.grid], plugins=plugins)
-    instrument = Instrument.from_toml(plugins.record("instrument", settings.instrument).toml).select(
-        settings.arms
-    )
+    instrument = plugins.instrument(settings.instrument).select(settings.arms)
     emulator = plugins.load("synthesizer", settings.synthesizer).load(
         Path(settings.emulator) if settings.emulator else None
     )

@@ -12,64 +12,12 @@ import torch
 from specinn.simulation.observer import STEP_KMS, Disturbances, ModelGrid, Noise, Observer
 from specinn.spectra.continuum import ContinuumFit, ContinuumOptions
 
+from .recipe import PhysicsError, Prior
+
 FLOOR = 0.03  # line depth below which an error of the physics is taken as one of lines that the models lack
 WEAK = 1.5  # power of the mean depth with which these go: they are weak, and saturate less than the mean does
 BALMER = (4101.7, 4340.5, 4861.3, 6562.8)  # Angstrom
 BALMER_WIDTH = 25.0  # Angstrom, beyond which metal lines decide
-
-
-@attrs.frozen
-class Prior:
-    """Labels of training spectra.
-
-    Stellar parameters come from one model of the grid's training split, abundances from another (they were
-    drawn independently), both blurred by ``blur`` standard deviations of the grid; what leaves the
-    grid's bounds is drawn again. vbroad is log-uniform in ``vbroad`` km/s.
-    """
-
-    blur: float = 0.1
-    vbroad: tuple[float, float] = (0.5, 100.0)
-
-
-@attrs.frozen
-class PhysicsError:
-    """Structured errors of model spectra: without them every real star comes out 0.4 dex low in logg.
-
-    The residuals, synthetic minus observed, of calibrator stars are scaled with the depth of a simulated
-    star's own lines, and where it has none with their mean depth: lines that the models lack or have too
-    many of are weak in a star poor in metals. Every simulated spectrum gets
-
-    - their mean, weighted with likeness (a Gaussian of ``reach`` in Teff, logg and [Fe/H]), times a share
-      between 0.5 and 1.5 of ``common``: errors that stars alike show are errors of line data, and will be in
-      this one;
-    - a random combination of them, whose normal weights (standard deviation ``amplitude``) wander along the
-      spectrum with a coherence of ``wander`` km/s: weights that are the same everywhere the network would
-      find out and subtract;
-    - an error of every line of its own, ``line`` times their root mean square and coherent over ``width``
-      km/s (neither of these two in the windows that are kept in spite of large residuals);
-    - if it was emulated, ``emulator`` times the error of the emulator for a star alike.
-
-    Two more errors grow with -[Fe/H] and have a known sign; each is drawn between 0 and twice what is
-    given. Metal lines excite as in a cooler star, by ``excitation`` K per dex: in LTE the temperature from
-    the excitation of iron is low by 200 K for giants at -2.5 and by less for warmer stars (Frebel et al.
-    2013, ApJ 769, 57). Lines of neutral metals are weaker, as by an abundance lower by ``overionisation``
-    dex per dex (Lind et al. 2012, MNRAS 427, 50; Bergemann et al. 2012, MNRAS 427, 27); 0 for a grid in NLTE.
-
-    A fraction ``synthetic`` of spectra has none of these errors but the emulator's, and the network is told:
-    what was computed with the physics of the grid may be as certain as its noise allows, and what was
-    observed may not.
-    """
-
-    amplitude: float = 0.4
-    common: float = 1.0
-    reach: tuple[float, float, float] = (700.0, 2.5, 2.5)
-    wander: float = 1500.0
-    line: float = 0.4
-    width: float = 25.0
-    emulator: float = 1.0
-    excitation: float = 60.0
-    overionisation: float = 0.08
-    synthetic: float = 0.3
 
 
 @attrs.frozen(eq=False)

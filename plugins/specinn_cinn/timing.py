@@ -14,8 +14,8 @@ from specinn.timing import Way
 
 from .cuda import CapturedSampler
 from .estimator import CINN
-from .network import BACKWARD, PRESETS, Architecture, Features, make_flow
-from .recipe import Schedule
+from .network import Features, make_flow
+from .recipe import BACKWARD, PRESETS, Architecture, Schedule
 from .sampler import Sampler
 from .training import loss_terms
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from specinn.plugins.hookspecs import Record, hookimpl
+from specinn.plugins import SynthesizerRecord, hookimpl
 
 BUNDLED = Path(__file__).parent / "weights" / "turbospectrum-lte-gr.safetensors"
 
 
 @hookimpl
-def specinn_synthesizers() -> list[Record]:
+def specinn_synthesizers() -> list[SynthesizerRecord]:
     return [
-        Record(
+        SynthesizerRecord(
             name="emulator",
             summary="neural emulator of a grid (green and red 4MOST HR arms, R = 60 000)",
             factory="specinn_emulator.emulator:Emulator",
+            trainer="specinn_emulator.training:train",
         )
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from specinn.config import structure
-from specinn.errors import ModelError
-from specinn.plugins.interfaces import Synthesizer
-from specinn.weights import load_weights, save_weights
+from specinn.plugins import ModelError, Synthesizer, fitting, load_weights, save_weights, structure
 
 from . import BUNDLED
 
@@ -69,6 +66,8 @@ class Emulator(Synthesizer):
     linear in the basis, :meth:`resampled` gives the emulator on another pixel grid at no cost per star.
     """
 
+    differentiable = True
+
     labels: tuple[str, ...]
     bounds: np.ndarray
     wavelength: np.ndarray
@@ -82,18 +81,6 @@ class Emulator(Synthesizer):
     basis: torch.Tensor
     scale: torch.Tensor
     header: dict[str, Any]
-
-    @classmethod
-    def train(
-        cls,
-        config: Mapping[str, Any],
-        folder: Path,
-        progress: Callable[[dict[str, Any]], None] = lambda state: None,
-    ) -> Emulator:
-        """Train from a grid as ``specinn_emulator.training.Config`` says; checkpoints go to ``folder``."""
-        from .training import train
-
-        return train(config, folder, progress)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], labels: Sequence[str]) -> Emulator:
@@ -115,7 +102,7 @@ class Emulator(Synthesizer):
         """Read weights that :meth:`save` wrote; without a path the bundled ones."""
         path = BUNDLED if path is None else Path(path)
         tensors, header = load_weights(path, FORMAT)
-        try:
+        with fitting(path):
             network = CoefficientNetwork(**header["network"])
             stored = {
                 k.removeprefix("network."): v.float() for k, v in tensors.items() if k.startswith("network.")
@@ -134,8 +121,6 @@ class Emulator(Synthesizer):
                 header=header,
                 **plain,
             )
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise ModelError(f"{path}: its weights do not fit its header ({error})") from None
 
     def save(self, path: Path) -> None:
         """Write one safetensors file, weights as float16: 3e-5 of flux (rms), a hundredth of its error."""
@@ -169,7 +154,7 @@ class Emulator(Synthesizer):
                 return self(torch.as_tensor(np.asarray(labels), dtype=torch.float32)).cpu().numpy()
         return torch.addmm(self.mean, self.coefficients(labels), self.basis)
 
-    def resampled(self, wavelength: np.ndarray, arms: dict[str, slice], operator: Any) -> Emulator:
+    def resampled(self, wavelength: np.ndarray, arms: Mapping[str, slice], operator: Any) -> Emulator:
         """This emulator followed by a linear operator ``(n_out, n_pix)`` (scipy sparse) to ``wavelength``.
 
         The result's :attr:`resolving_power` is that of the operator's output, which the caller knows.
@@ -178,6 +163,7 @@ class Emulator(Synthesizer):
         out = torch.as_tensor(np.ascontiguousarray((operator @ stack.T).T), dtype=torch.float32).to(
             self.mean.device
         )
+        arms = dict(arms)
         return attrs.evolve(self, wavelength=wavelength, arms=arms, mean=out[0], basis=out[1:].contiguous())
 
     def to(self, device: str) -> Emulator:

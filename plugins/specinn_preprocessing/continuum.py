@@ -10,7 +10,7 @@ import torch
 
 from specinn.flags import Flag, flags_of, raise_flag
 from specinn.instruments import Instrument
-from specinn.plugins.interfaces import Preprocessor, Templates
+from specinn.plugins import Preprocessor, Templates
 from specinn.spectra import SpectrumBatch, snr_per_angstrom
 from specinn.spectra.continuum import ContinuumFit, ContinuumOptions
 from specinn_preprocessing.meta import with_columns
@@ -26,6 +26,8 @@ class Continuum(Preprocessor):
     Adds ``snr_<arm>`` to ``meta``: the median S/N per Angstrom in the arm's ``snr_windows`` (the whole arm
     where it has none), 0 for an arm without good pixels.
     """
+
+    stage = "continuum"
 
     instrument: Instrument
     templates: Templates | None = None

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from scipy.fft import next_fast_len
 
-from specinn.plugins.interfaces import Templates
+from specinn.plugins import Templates
 from specinn.simulation.observer import rotation_transfer
 from specinn.spectra import SpectrumBatch
 from specinn.spectra.continuum import ContinuumFit, ContinuumOptions

@@ -6,7 +6,7 @@ import attrs
 import numpy as np
 
 from specinn.instruments import Instrument
-from specinn.plugins.interfaces import Preprocessor, Templates
+from specinn.plugins import Preprocessor, Templates
 from specinn.spectra import SpectrumBatch
 from specinn.spectra.resample import pixel_widths
 
@@ -18,6 +18,8 @@ class DegradeSNR(Preprocessor):
     The level is that of the pixel's own smoothed flux; pixels that are noisier already stay as they are.
     The noise of a spectrum depends on ``seed`` and on ``meta["key"]`` only.
     """
+
+    stage = "noise"
 
     instrument: Instrument
     templates: Templates | None = None

@@ -10,7 +10,7 @@ import numpy as np
 
 from specinn.flags import Flag, flags_of, raise_flag
 from specinn.instruments import Instrument
-from specinn.plugins.interfaces import Preprocessor, Templates
+from specinn.plugins import Preprocessor, Templates
 from specinn.spectra import SpectrumBatch
 from specinn_preprocessing.meta import with_columns
 
@@ -41,6 +41,8 @@ class Mask(Preprocessor):
     A missing sigma is the scatter of second differences (as DER_SNR, Stoehr et al. 2008) in stretches of some
     4000 pixels: a spectrum that is not normalised is brighter and noisier in some of them than in others.
     """
+
+    stage = "mask"
 
     instrument: Instrument
     templates: Templates | None = None

@@ -10,7 +10,7 @@ from astropy.table import Table
 
 from specinn.flags import Flag, flags_of, raise_flag
 from specinn.instruments import Instrument
-from specinn.plugins.interfaces import Preprocessor, Templates
+from specinn.plugins import Preprocessor, Templates
 from specinn.spectra import SpectrumBatch
 from specinn_preprocessing.cross_correlation import REFRACTION_KMS, Velocities, VelocitySearch
 from specinn_preprocessing.fill import fill_narrow_gaps
@@ -41,6 +41,9 @@ class RestFrame(Preprocessor):
     used), and velocities that change with wavelength as if air wavelengths were taken for those in vacuum, or
     the other way round.
     """
+
+    stage = "velocity"
+    takes_velocity = True
 
     instrument: Instrument
     templates: Templates

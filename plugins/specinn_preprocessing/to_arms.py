@@ -8,7 +8,7 @@ import numpy as np
 from specinn.errors import ReadError
 from specinn.flags import Flag, flags_of, raise_flag
 from specinn.instruments import Instrument
-from specinn.plugins.interfaces import Preprocessor, Templates
+from specinn.plugins import Preprocessor, Templates
 from specinn.spectra import SpectrumBatch
 from specinn.spectra.resample import Resampler
 from specinn_preprocessing.meta import with_columns
@@ -20,6 +20,8 @@ class ToArms(Preprocessor):
 
     Pixels that the spectrum does not cover, or that lie outside an arm's range, are masked.
     """
+
+    stage = "pixels"
 
     instrument: Instrument
     templates: Templates | None = None

@@ -1,6 +1,6 @@
 """The correction ``teff-bias``: a linear function of Teff is subtracted from labels."""
 
-from specinn.plugins.hookspecs import Record, hookimpl
+from specinn.plugins import Record, hookimpl
 
 
 @hookimpl

@@ -16,7 +16,7 @@ from specinn.config import read_toml, structure
 from specinn.errors import ConfigError, ModelError
 from specinn.files import replacing
 from specinn.labels import make_label
-from specinn.plugins.interfaces import BenchmarkStars, Correction, LeaveOneOut
+from specinn.plugins import BenchmarkStars, Correction, LeaveOneOut
 from specinn.posterior import Posterior
 from specinn_teff_bias.line import Moments, fit_line
 

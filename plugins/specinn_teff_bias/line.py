@@ -8,7 +8,7 @@ import attrs
 import numpy as np
 from scipy.special import gammainc, ndtr
 
-from specinn.plugins.interfaces import BenchmarkStars
+from specinn.plugins import BenchmarkStars
 
 HUBER = 1.345  # standard deviations up to which a star has full weight: 95 % efficient for normal errors
 # mean of min(|z|, HUBER)^2 for a standard normal z

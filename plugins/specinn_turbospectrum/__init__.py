@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from specinn.plugins.hookspecs import Record, hookimpl
+from specinn.plugins import Record, hookimpl
 
 
 @hookimpl

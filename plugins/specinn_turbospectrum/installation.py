@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 
 from specinn.errors import SynthesisError
-from specinn.plugins.interfaces import Component
+from specinn.plugins import Component
 
 MANIFEST = "manifest.json"
 FORMAT = "specinn synthesis"

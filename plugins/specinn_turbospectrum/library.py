@@ -11,7 +11,7 @@ import numpy as np
 from specinn.errors import GridError
 from specinn.grids import Grid
 from specinn.grids.grid import HDF5Flux, open_hdf5, read_segments
-from specinn.plugins.interfaces import GridLoader
+from specinn.plugins import GridLoader
 
 FORMAT = "turbospectrum library, one shard"
 _SUFFIXES = (".h5", ".hdf5")

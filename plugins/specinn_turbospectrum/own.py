@@ -8,7 +8,7 @@ import h5py
 
 from specinn.grids import Grid
 from specinn.grids.grid import FORMAT
-from specinn.plugins.interfaces import GridLoader
+from specinn.plugins import GridLoader
 
 
 class SpecinnGrid(GridLoader):

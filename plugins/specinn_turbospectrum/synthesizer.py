@@ -18,7 +18,7 @@ import numpy as np
 
 from specinn.config import structure
 from specinn.errors import ConfigError, SynthesisError
-from specinn.plugins.interfaces import Component, Synthesizer
+from specinn.plugins import Component, Synthesizer
 from specinn_turbospectrum import abundances, installation
 from specinn_turbospectrum.atmospheres import Atmosphere, Atmospheres
 from specinn_turbospectrum.corrections import SHIPPED, Corrections

@@ -13,7 +13,7 @@ import numpy as np
 from specinn.errors import GridError
 from specinn.grids import Grid
 from specinn.grids.grid import join_arms
-from specinn.plugins.interfaces import GridLoader
+from specinn.plugins import GridLoader
 from specinn.wavelengths import C_KMS, FWHM_PER_SIGMA
 from specinn_turbospectrum.table import Table, labels_of, read_table
 from specinn_turbospectrum.text import Segment, TextFlux, pieces, reference

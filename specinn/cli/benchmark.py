@@ -74,7 +74,7 @@ def benchmark(
             rows = timing.benchmark(
                 plugins,
                 Path(folder),
-                _whole(plugins, model, samples),
+                _whole(ctx.find_root().command, plugins, model, samples),
                 model=model,
                 spectra=spectra,
                 samples=samples,
@@ -96,18 +96,17 @@ def benchmark(
         _show_gains(gains, release)
 
 
-def _whole(plugins: Plugins, model: str | None, samples: int) -> Whole:
-    """``specinn run`` as on the command line, but in this process: what is measured is the run and not the
-    import of torch."""
+def _whole(specinn: Any, plugins: Plugins, model: str | None, samples: int) -> Whole:
+    """``specinn run`` as on the command line, but in this process, by the command ``specinn`` itself: what is
+    measured is the run and not the import of torch."""
 
     def whole(files: Sequence[Path], out: Path, device: str) -> None:
-        from specinn.cli import main
         from specinn.errors import SpecinnError
 
         arguments = ["run", *map(str, files), "-o", str(out), "--samples", str(samples), "--device", device]
         arguments += ["--model", model] if model is not None else []
         try:
-            main([*arguments, "--quiet"], plugins)
+            specinn(args=[*arguments, "--quiet"], prog_name="specinn", obj=plugins)
         except SystemExit as end:
             if end.code:
                 raise SpecinnError(f"specinn run ended with status {end.code}: see above") from None

@@ -45,8 +45,6 @@ def setup(
     from specinn.errors import ConfigError
 
     factory = plugins_of(ctx).load("synthesizer", code)
-    if not hasattr(factory, "setup") or not hasattr(factory, "components"):
-        raise ConfigError(f"the synthesizer {code} needs no set-up")
     folder = None if prefix is None else prefix.expanduser().resolve()
     factory.setup(folder, lambda message: print(f"specinn: {message}", file=sys.stderr, flush=True))
     parts = factory.components(folder)

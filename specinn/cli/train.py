@@ -54,9 +54,7 @@ def train(
     target = check_output(
         output or config.with_suffix(".safetensors"), (".safetensors",), overwrite=overwrite
     )
-    trainable = plugins_of(ctx).load(what, kind)
-    if not hasattr(trainable, "train"):
-        raise ConfigError(f"{config}: the {what} {kind!r} is not one that is trained")
+    train = plugins_of(ctx).trainer(what, kind)
     folder = folder or config.with_name(f"{config.stem}-training")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -66,7 +64,7 @@ def train(
     try:
         with contextlib.ExitStack() as stack:
             bar = Progress(*columns, console=stderr_console(), disable=quiet)
-            model = trainable.train(table, folder, _watcher(bar, stack))
+            model = train(table, folder, _watcher(bar, stack))
     except ConfigError as error:
         said = str(error).removeprefix("training configuration: ")
         raise ConfigError(f"{config}, table [{what}]: {said}") from error

@@ -20,13 +20,14 @@ from specinn.inference.options import RunOptions
 from specinn.inference.pipeline import Pipeline
 from specinn.labels import SOLAR_LOG_EPS, Label, LabelSet, li_fe, with_derived_labels
 from specinn.plugins import Plugins
+from specinn.plugins.interfaces import first_of
 from specinn.posterior import Posterior, Summary
 from specinn.spectra import SpectrumBatch
 from specinn.wavelengths import to_medium
 
 if TYPE_CHECKING:
     from specinn.grids import Grid
-    from specinn.plugins.interfaces import Estimator
+    from specinn.plugins.interfaces import Estimator, Preprocessor
     from specinn.simulation.observer import Disturbances
 
 METAL_RICH = -1.5  # [Fe/H] above which stars are counted once more, by themselves
@@ -73,7 +74,8 @@ class Simulation:
         self.observer = Observer(instrument, model_grid)
         self.plan = _disturbances(estimator, disturbed)
         self.noise = Noise(instrument, self.plan)
-        self.steps = _steps_on_arms(Pipeline(estimator, plugins, RunOptions(seed=seed)).steps)
+        pipeline = Pipeline(estimator, plugins, RunOptions(seed=seed))
+        self.steps = _steps_on_pixels([step for _, step in pipeline.steps])
         self.vbroad = self._draw_vbroad()
         flat = np.ones((1, self.observer.wavelength.size))
         self.masked = self._preprocess(np.zeros(1, int), flat, 1e-3 * flat, flat < 0).mask[0]
@@ -130,7 +132,7 @@ class Simulation:
     def _preprocess(
         self, rows: np.ndarray, flux: np.ndarray, sigma: np.ndarray, lost: np.ndarray
     ) -> SpectrumBatch:
-        """The batch as the step to-arms would leave it, through the model's steps that follow."""
+        """The batch as the step to the model's pixels would leave it, through the steps that follow."""
         n, instrument = len(rows), self.estimator.instrument
         mask = lost | ~self.observer.inside
         meta = Table({
@@ -143,7 +145,7 @@ class Simulation:
             instrument.wavelength, np.where(mask, 0.0, flux), sigma, mask, power, instrument.medium, meta,
             instrument.slices,
         )  # fmt: skip
-        for _, step in self.steps:
+        for step in self.steps:
             batch = step(batch)
         return batch
 
@@ -165,12 +167,13 @@ def _disturbances(estimator: Estimator, disturbed: bool) -> Disturbances:
     return structure(given, Disturbances, "the model's training.disturbances")
 
 
-def _steps_on_arms(steps: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    """Masking, which models rely on, and what follows to-arms; without that, masking and the continuum."""
-    names = [name for name, _ in steps]
-    last = names.index("to-arms") if "to-arms" in names else len(steps)
-    before = ("mask",) if "to-arms" in names else ("mask", "continuum")
-    return [(name, step) for i, (name, step) in enumerate(steps) if i > last or name in before]
+def _steps_on_pixels(steps: Sequence[Preprocessor]) -> list[Preprocessor]:
+    """Masking, which models rely on, and what follows the step to the pixels of the model; without such a
+    step, masking and the continuum."""
+    pixels = first_of("pixels", steps)
+    if pixels is None:
+        return [step for step in steps if step.stage in ("mask", "continuum")]
+    return [step for i, step in enumerate(steps) if i > pixels or step.stage == "mask"]
 
 
 @attrs.frozen(eq=False)

@@ -32,6 +32,7 @@ def cramer_rao(
     snr: Sequence[float],
     plugins: Plugins,
     labels: LabelSet | None = None,
+    synthesizer: str = "emulator",
 ) -> np.ndarray:
     """Cramer-Rao bounds ``(n_rows, n_snr, n_labels)``, one sigma in the labels' physical units.
 
@@ -49,15 +50,15 @@ def cramer_rao(
     keeps the matrix well-conditioned, and the bound of a label without lines at 0.29 w, which is what the
     range alone says. A prior that knows more, such as abundances that go together in the grid, can beat it.
 
-    Derivatives are those of the emulator, exact by automatic differentiation, but for vbroad, where they are
-    central differences. Raises ``GridError`` where the emulator does not suit the grid or a label is not in
-    it, and ``ConfigError`` for S/N that are not positive.
+    Derivatives are those of ``synthesizer``, exact by automatic differentiation, but for vbroad, where they
+    are central differences. Raises ``GridError`` where it is not differentiable or does not suit the grid, or
+    a label is not in it, and ``ConfigError`` for S/N that are not positive.
     """
     levels = np.asarray(snr, dtype=float)
     if not (np.isfinite(levels).all() and (levels > 0).all()):
         raise ConfigError(f"snr {list(snr)}: expected positive numbers, S/N per Angstrom")
     labels = simulation.estimator.labels if labels is None else labels
-    observed = _Derivatives(simulation, plugins)
+    observed = _Derivatives(simulation, plugins, synthesizer)
     combine = _combinations(labels.names, observed.names) * observed.width
     prior = 12.0 * np.eye(len(observed.names))  # of labels in units of their ranges
     out = np.empty((len(rows), levels.size, len(labels)))
@@ -77,11 +78,16 @@ class _Derivatives:
     ``names`` are the labels that are free, ``width (n_free,)`` their ranges in physical units.
     """
 
-    def __init__(self, simulation: Simulation, plugins: Plugins) -> None:
+    def __init__(self, simulation: Simulation, plugins: Plugins, synthesizer: str) -> None:
         import torch
 
         estimator, grid = simulation.estimator, simulation.grid
-        emulator = plugins.load("synthesizer", "emulator").load()
+        emulator = plugins.load("synthesizer", synthesizer).load()
+        if not emulator.differentiable:
+            raise GridError(
+                f"the synthesizer {synthesizer!r} does not declare that it is differentiable, and the "
+                "information limit needs derivatives"
+            )
         if set(emulator.labels) != set(grid.labels):
             raise GridError(
                 f"the emulator has the labels {', '.join(emulator.labels)}, the grid "

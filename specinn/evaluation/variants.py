@@ -69,13 +69,13 @@ class VariedStar:
     ) -> VariedStar:
         """The only spectrum of ``batch``, of S/N ``native`` in the arms of the pipeline's model.
 
-        What the steps before rest-frame hide (telluric bands, sky lines, cosmic rays) stays hidden: pixels
+        What the steps before that to rest hide (telluric bands, sky lines, cosmic rays) stays hidden: pixels
         that are moved take the lines of the atmosphere along, out of the windows in which they are masked.
         """
         instrument = pipeline.estimator.instrument
         hidden = batch = batch.in_medium(instrument.medium)
-        for name, step in pipeline.steps:
-            if name == "rest-frame":
+        for _, step in pipeline.steps:
+            if step.stage == "velocity":
                 break
             hidden = step(hidden)
         mask = batch.mask | hidden.mask

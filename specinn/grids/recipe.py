@@ -96,13 +96,12 @@ class Recipe:
             raise ConfigError(f"{what}: the synthesizer {kind!r} takes {', '.join(synthesizer.labels)}")
         values = np.column_stack([columns[name] for name in synthesizer.labels])
         self._check_bounds(values, synthesizer)
-        arms = dict(getattr(synthesizer, "arms", {"all": slice(0, len(synthesizer.wavelength))}))
         grid = Grid(
             tuple(synthesizer.labels),
             values,
             self.ids(),
             np.asarray(synthesizer.wavelength, float),
-            arms,
+            dict(synthesizer.arms),
             lambda rows: np.asarray(synthesizer(values[rows]), np.float32),
             float(synthesizer.resolving_power),
             synthesizer.medium,

@@ -16,6 +16,7 @@ from specinn.errors import ConfigError, ModelError, PluginError, ReadError, Spec
 from specinn.flags import FLAGS, Flag, is_bad, raise_flag
 from specinn.inference.misfit import Misfit
 from specinn.inference.options import RunOptions
+from specinn.plugins.interfaces import first_of
 from specinn.posterior import Posterior, Summary
 from specinn.posterior.summary import posterior_flags
 from specinn.spectra.resample import R_TOLERANCE
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_DEGRADE = "degrade-snr"  # the step that adds noise
 _SNR_RANGE = (10.0, 1000.0)  # per Angstrom, where the model's header does not say
 
 
@@ -64,7 +66,7 @@ class Pipeline:
         self.corrections = tuple(corrections)
         self.n_samples, self.seed, self.keep_samples = options.samples, options.seed, keep_samples
         self.steps = _chain(estimator, plugins, options)
-        self._misfit = None if check is None else Misfit(check, estimator, dict(self.steps)["continuum"])
+        self._misfit = None if check is None else Misfit(check, estimator, _normaliser(self.steps))
 
     def __call__(self, batch: SpectrumBatch) -> Result:
         """Infer every spectrum of the batch. Never raises for a spectrum: it is flagged, with a message."""
@@ -275,19 +277,26 @@ def _chain(
 ) -> tuple[tuple[str, Preprocessor], ...]:
     """The model's steps with the user's velocity and S/N given to those that are concerned."""
     rv, degrade_snr, seed = options.rv, options.degrade_snr, options.seed
-    recipe = [(name, dict(its)) for name, its in estimator.preprocessing]
-    names = [name for name, _ in recipe]
+    recipe = [(name, plugins.load("preprocessor", name), dict(its)) for name, its in estimator.preprocessing]
     if rv is not None:
-        if "rest-frame" not in names:
-            raise ConfigError("this model has no step 'rest-frame', so a radial velocity cannot be given")
-        recipe[names.index("rest-frame")][1]["velocity"] = rv
+        takers = [its for _, factory, its in recipe if factory.takes_velocity]
+        if not takers:
+            raise ConfigError(
+                "this model has no step that takes a velocity (such as 'rest-frame'), so a radial velocity "
+                "cannot be given"
+            )
+        takers[0]["velocity"] = rv
     if degrade_snr is not None:
-        if "to-arms" not in names:
-            raise ConfigError("this model has no step 'to-arms', so its spectra cannot be degraded")
-        recipe.insert(names.index("to-arms") + 1, ("degrade-snr", {"snr": float(degrade_snr), "seed": seed}))
+        pixels = first_of("pixels", [factory for _, factory, _ in recipe])
+        if pixels is None:
+            raise ConfigError(
+                "this model has no step to the pixels of its instrument (such as 'to-arms'), so its spectra "
+                "cannot be degraded"
+            )
+        noise = {"snr": float(degrade_snr), "seed": seed}
+        recipe.insert(pixels + 1, (_DEGRADE, plugins.load("preprocessor", _DEGRADE), noise))
     steps = []
-    for name, its in recipe:
-        factory = plugins.load("preprocessor", name)
+    for name, factory, its in recipe:
         try:
             step = factory(instrument=estimator.instrument, templates=estimator.templates, **its)
         except TypeError as error:
@@ -296,6 +305,17 @@ def _chain(
             ) from error
         steps.append((name, step))
     return tuple(steps)
+
+
+def _normaliser(steps: Sequence[tuple[str, Preprocessor]]) -> Preprocessor:
+    """The step by which spectra, and model spectra, are normalised."""
+    number = first_of("continuum", [step for _, step in steps])
+    if number is None:
+        raise ConfigError(
+            "this model has no step that divides by the continuum, so its spectra cannot be compared with "
+            "model spectra: leave check out"
+        )
+    return steps[number][1]
 
 
 def _complete(meta: Table) -> Table:

@@ -289,7 +289,7 @@ def load_correction(plugins: Plugins, given: str | Path, sha256: str | None = No
             f"{path} is of no correction that is installed ({'; '.join(reasons) or 'there is none'})"
         )
     (correction,) = read.values()
-    model = getattr(correction, "model", None)
+    model = correction.model
     if model and sha256 and not sha256.startswith(str(model)):
         raise ConfigError(
             f"{path} was fitted for the model {str(model)[:12]}, this is {sha256[:12]}: fit it again"

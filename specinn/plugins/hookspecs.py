@@ -49,13 +49,25 @@ class ReaderRecord(Record):
 
 
 @attrs.frozen(kw_only=True)
+class SynthesizerRecord(Record):
+    """A :class:`Record` of a synthesizer that can be trained, as that of an estimator: see
+    :class:`EstimatorRecord` for ``trainer``. Others need no more than a :class:`Record`."""
+
+    trainer: str = ""
+
+
+@attrs.frozen(kw_only=True)
 class EstimatorRecord(Record):
     """A :class:`Record` of a kind of estimator, and the trained models that come with it (name -> file).
 
-    ``speed`` is ``"package.module:name"`` of what ``specinn benchmark`` should compare, if there is anything.
+    ``trainer`` is ``"package.module:name"`` of the function that ``specinn train`` calls, with the table of a
+    recipe without its ``kind``, a folder for checkpoints, from which an interrupted training resumes, and a
+    function that is called with the state now and then; it returns the estimator. ``speed`` is
+    ``"package.module:name"`` of what ``specinn benchmark`` should compare, if there is anything.
     """
 
     models: Mapping[str, Path] = attrs.field(factory=dict)
+    trainer: str = ""
     speed: str = ""
 
 
@@ -75,7 +87,7 @@ def specinn_grid_loaders() -> list[Record]:  # type: ignore[empty-body]
 
 
 @hookspec
-def specinn_synthesizers() -> list[Record]:  # type: ignore[empty-body]
+def specinn_synthesizers() -> list[Record | SynthesizerRecord]:  # type: ignore[empty-body]
     """Codes that turn labels into model spectra."""
 
 

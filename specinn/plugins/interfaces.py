@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import attrs
 import numpy as np
@@ -71,16 +72,36 @@ class Templates:
     resolving_power: float
 
 
+Stage = Literal["mask", "velocity", "pixels", "noise", "continuum", "other"]
+
+
 class Preprocessor(ABC):
     """One step from the spectra as they were read to the pixels of the model.
 
     ``instrument`` is the model's, with the arms it uses; ``templates`` serve the velocity. A step returns
     a new batch, never fewer spectra, sets bits in ``meta["flags"]`` instead of raising for a single bad
     spectrum, and treats simulated and observed spectra alike.
+
+    Attributes
+    ----------
+    stage : what the step is for, by which simulated spectra enter a model's steps where they belong:
+        ``mask`` (says which pixels count), ``velocity`` (moves spectra to rest), ``pixels`` (puts them on the
+        pixels and the resolving power of the instrument), ``noise`` (adds noise on purpose), ``continuum``
+        (divides by the continuum), or ``other``.
+    takes_velocity : whether the step has an option ``velocity``: a number in km/s for all spectra, ``"auto"``
+        to measure all, or None to take what files state.
     """
+
+    stage: ClassVar[Stage] = "other"
+    takes_velocity: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, batch: SpectrumBatch) -> SpectrumBatch: ...
+
+
+def first_of(stage: Stage, steps: Sequence[Preprocessor | type[Preprocessor]]) -> int | None:
+    """The number of the first of the ``steps``, or of their classes, of that ``stage``; None without one."""
+    return next((number for number, step in enumerate(steps) if step.stage == stage), None)
 
 
 class GridLoader(ABC):
@@ -117,7 +138,8 @@ class Synthesizer(ABC):
     ``(n_pix,)`` Angstrom in ``medium``; where that is in pieces, ``arms`` names them (name -> slice).
     ``provenance`` is the physics, which goes into the header of grids, models and catalogues (JSON values):
     ``code``, ``version``, ``nlte`` (by element), ``atmospheres``, ``line_lists`` (name -> SHA-256),
-    ``solar_scale``, and what else it takes to compute the same again.
+    ``solar_scale``, and what else it takes to compute the same again. ``differentiable`` ones take and give
+    tensors of torch through which gradients reach every label.
     """
 
     labels: tuple[str, ...]
@@ -126,6 +148,12 @@ class Synthesizer(ABC):
     resolving_power: float
     medium: str
     provenance: Mapping[str, Any] = MappingProxyType({})
+    differentiable: ClassVar[bool] = False
+
+    @cached_property
+    def arms(self) -> Mapping[str, slice]:
+        """The pieces of ``wavelength`` by name. Optional. One, ``all``, unless overridden."""
+        return {"all": slice(0, len(self.wavelength))}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], labels: Sequence[str]) -> Synthesizer:
@@ -137,6 +165,71 @@ class Synthesizer(ABC):
         for key in config:
             raise ConfigError(f"[synthesizer]: $.{key} is not known: {cls.__name__} has no keys")
         return cls()
+
+    @classmethod
+    def load(cls, path: Path | None = None) -> Synthesizer:
+        """As its plugin has it, or with what was trained and stands in the file ``path``.
+
+        Optional. Without a ``path`` it is called without arguments, and a ``path`` raises
+        ``specinn.errors.ConfigError``, unless overridden.
+        """
+        if path is not None:
+            raise ConfigError(f"the synthesizer {cls.__name__} is not trained: it does not read {path}")
+        return cls()
+
+    @classmethod
+    def components(cls, prefix: Path | None = None) -> list[Component]:
+        """What is installed apart, in the folder ``prefix`` (None: where :meth:`setup` puts it by default).
+
+        Optional. Nothing, unless overridden.
+        """
+        return []
+
+    @classmethod
+    def setup(cls, prefix: Path | None, progress: Callable[[str], None]) -> None:
+        """Install the :meth:`components` in the folder ``prefix`` (None: the default); ``progress`` is called
+        with sentences. What is there is kept.
+
+        Optional. Nothing is to be done, unless overridden.
+        """
+        return None
+
+    def covering(self, ranges: Mapping[str, tuple[float, float]]) -> Synthesizer:
+        """The synthesizer over the wavelengths of each arm of an instrument: ``ranges``, by name, are first
+        and last in Angstrom in :attr:`medium`.
+
+        Optional. This one, whatever it covers, unless overridden: for codes whose wavelengths can be chosen.
+        """
+        return self
+
+    def resampled(
+        self, wavelength: np.ndarray, arms: Mapping[str, slice], operator: Any
+    ) -> Callable[[Any], Any]:
+        """This synthesizer, followed by a linear ``operator (n_out, n_pix)`` (sparse, of scipy) to
+        ``wavelength (n_out,)`` Angstrom in the pieces ``arms``: labels ``(n_spec, n_labels)`` to flux
+        ``(n_spec, n_out)``.
+
+        Optional. Applied to every spectrum, unless overridden: for those that can apply it once.
+        """
+        return lambda labels: (operator @ np.asarray(self(labels)).T).T
+
+    @classmethod
+    def train(
+        cls, config: Mapping[str, Any], folder: Path, progress: Callable[[dict[str, Any]], None]
+    ) -> Synthesizer:
+        """Superseded by the function that the record names as its ``trainer``, which takes the same
+        ``config``, ``folder`` and ``progress``, as that of an estimator does.
+
+        Raises ``specinn.errors.ConfigError`` unless overridden.
+        """
+        raise ConfigError(f"the synthesizer {cls.__name__} is not one that is trained")
+
+    def save(self, path: Path) -> None:
+        """Write what was trained to the file ``path``, atomically, for :meth:`load`.
+
+        Optional. Raises ``specinn.errors.ConfigError`` unless overridden.
+        """
+        raise ConfigError(f"the synthesizer {type(self).__name__} is not one that is trained")
 
     @classmethod
     def fit_lines(
@@ -199,14 +292,15 @@ class Estimator(ABC):
     header: dict[str, Any]
 
     @classmethod
-    @abstractmethod
     def train(
         cls, config: Mapping[str, Any], folder: Path, progress: Callable[[dict[str, Any]], None]
     ) -> Estimator:
-        """Train as ``config``, the ``[estimator]`` table of a TOML file without its ``kind``, says.
-        Checkpoints go to ``folder`` and an interrupted training goes on from there. ``progress`` is called
-        with the state now and then.
+        """Superseded by the function that the record names as its ``trainer``, which takes the same
+        ``config``, ``folder`` and ``progress``; called where a record of before that names none.
+
+        Raises ``specinn.errors.ConfigError`` unless overridden.
         """
+        raise ConfigError(f"the estimator {cls.__name__} is not one that is trained")
 
     @classmethod
     @abstractmethod
@@ -318,7 +412,12 @@ class LeaveOneOut:
 
 
 class Correction(ABC):
-    """Moves posterior samples; never applied silently. What is not abstract is for ``specinn calibrate``."""
+    """Moves posterior samples; never applied silently. What is not abstract is for ``specinn calibrate``.
+
+    ``model`` is the SHA-256 of the trained model that it belongs to, or its first digits; None: any.
+    """
+
+    model: str | None = None
 
     @abstractmethod
     def apply(self, posterior: Posterior) -> tuple[Posterior, np.ndarray]:
@@ -359,3 +458,15 @@ class Correction(ABC):
         """What is subtracted from ``label`` at ``teff (n,)`` in K, and its standard error; None if that is
         not all it hangs on."""
         return None
+
+
+INTERFACES: Mapping[str, type] = MappingProxyType(
+    {
+        "reader": Reader,
+        "preprocessor": Preprocessor,
+        "grid loader": GridLoader,
+        "synthesizer": Synthesizer,
+        "estimator": Estimator,
+        "correction": Correction,
+    }
+)  # what the factory of each kind of record must be

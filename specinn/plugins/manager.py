@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import operator
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import pluggy
@@ -21,7 +23,13 @@ from specinn.plugins.hookspecs import (
     InstrumentRecord,
     ReaderRecord,
     Record,
+    SynthesizerRecord,
 )
+
+if TYPE_CHECKING:
+    from specinn.instruments import Instrument
+
+Trainer = Callable[[Mapping[str, Any], Path, Callable[[dict[str, Any]], None]], Any]
 
 KINDS = {
     "instrument": "specinn_instruments",
@@ -141,17 +149,46 @@ class Plugins:
             hint += f"; plugin {first.plugin!r} of {first.distribution} failed to load: {first.reason}"
         raise PluginError(f"no {kind} is called {name!r}{hint}") from (broken[0].cause if broken else None)
 
+    def instrument(self, name: str) -> Instrument:
+        """The instrument of that ``name``. Raises ``PluginError``, and ``ConfigError`` for a wrong file."""
+        from specinn.instruments import Instrument
+
+        return Instrument.from_toml(self.record("instrument", name).toml)
+
     def load(self, kind: str, name: str) -> Any:
-        """The object that the factory of the record of that ``kind`` names, imported now. Raises
-        ``PluginError``."""
-        return load_factory(self.record(kind, name))
+        """The class that the factory of the record of that ``kind`` names, imported now. Raises
+        ``PluginError``, also where it is not a subclass of the interface of that kind."""
+        from specinn.plugins.interfaces import INTERFACES  # numpy, which a list of plugins does not need
+
+        record, interface = self.record(kind, name), INTERFACES[kind]
+        factory = load_factory(record)
+        if not (isinstance(factory, type) and issubclass(factory, interface)):
+            raise PluginError(
+                f"{name} cannot be used: {record.factory} is not a subclass of "
+                f"specinn.plugins.{interface.__name__}, from which every {kind} is derived"
+            )
+        return factory
+
+    def trainer(self, kind: str, name: str) -> Trainer:
+        """The function that trains the estimator or synthesizer (``kind``) of that ``name``: called with the
+        table of a recipe, a folder for checkpoints, and a function that hears of the progress.
+
+        Raises ``PluginError`` where it cannot be imported.
+        """
+        record = self.record(kind, name)
+        if isinstance(record, (EstimatorRecord, SynthesizerRecord)) and record.trainer:
+            trainer: Trainer = load_factory(attrs.evolve(record, factory=record.trainer))
+        else:  # of before there were trainers; by default an error that says so
+            trainer = self.load(kind, name).train
+        return trainer
 
 
 def load_factory(record: Any) -> Any:
-    """Import ``package.module:Name`` of a record; a failure is a ``PluginError`` with the cause."""
-    module, _, attribute = record.factory.partition(":")
+    """Import ``package.module:Name`` (or ``:Class.method``) of a record; a failure is a ``PluginError`` with
+    the cause."""
+    module, _, name = record.factory.partition(":")
     try:
-        return getattr(importlib.import_module(module), attribute)
+        return operator.attrgetter(name)(importlib.import_module(module))
     except Exception as cause:
         raise PluginError(
             f"{record.name} cannot be used: {record.factory} failed to import "

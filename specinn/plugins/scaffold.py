@@ -1,6 +1,6 @@
 """The skeleton of a plugin: a package that passes its own tests, and that its author then fills with life.
 
-The folder ``skeleton`` holds a small working part of each kind, with its test, in which ``plugin_name`` and
+The folder ``template`` holds a small working part of each kind, with its test, in which ``plugin_name`` and
 ``plugin-name`` stand for the names of the module and of the package.
 """
 
@@ -16,13 +16,18 @@ from specinn.errors import ConfigError, near
 from specinn.files import check_folder, replacing_folder
 
 # kind: its hook, its record, and what that names
-KINDS = {
+KINDS: dict[str, tuple[str, ...]] = {
     "instrument": ("specinn_instruments", "InstrumentRecord", 'toml=HERE / "instrument.toml"'),
     "reader": ("specinn_instruments", "ReaderRecord", 'factory="plugin_name.reader:Columns"'),
     "preprocessor": ("specinn_preprocessors", "Record", 'factory="plugin_name.preprocessor:Step"'),
     "grid-loader": ("specinn_grid_loaders", "Record", 'factory="plugin_name.grid_loader:Npz"'),
     "synthesizer": ("specinn_synthesizers", "Record", 'factory="plugin_name.synthesizer:Synthesis"'),
-    "estimator": ("specinn_estimators", "EstimatorRecord", 'factory="plugin_name.estimator:Ridge"'),
+    "estimator": (
+        "specinn_estimators",
+        "EstimatorRecord",
+        'factory="plugin_name.estimator:Ridge"',
+        'trainer="plugin_name.estimator:train"',
+    ),
     "correction": ("specinn_corrections", "Record", 'factory="plugin_name.correction:Offset"'),
 }
 
@@ -100,14 +105,14 @@ def _hooks(kinds: Sequence[str]) -> str:
     """The module with the hooks."""
     hooks: dict[str, str] = {}
     for kind in kinds:
-        hook, record, what = KINDS[kind]
-        fields = ('name="plugin-name"', 'summary="what it does, in one line"', what)
+        hook, record, *what = KINDS[kind]
+        fields = ('name="plugin-name"', 'summary="what it does, in one line"', *what)
         lines = "".join(f"            {field},\n" for field in fields)
         hooks[hook] = hooks.get(hook, "") + f"        {record}(\n{lines}        ),\n"
     records = ", ".join(sorted({KINDS[kind][1] for kind in kinds}))
     here = "instrument" in kinds
     head = '"""A plugin of specinn."""\n\n' + ("from pathlib import Path\n\n" if here else "")
-    head += f"from specinn.plugins.hookspecs import {records}, hookimpl\n"
+    head += f"from specinn.plugins import {records}, hookimpl\n"
     head += "\nHERE = Path(__file__).parent\n" if here else ""
     bodies = (f"\n\n@hookimpl\ndef {hook}():\n    return [\n{each}    ]\n" for hook, each in hooks.items())
     return head + "".join(bodies)

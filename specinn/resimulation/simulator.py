@@ -21,6 +21,7 @@ from specinn.inference.sources import file_source, load_instrument
 from specinn.instruments import Instrument
 from specinn.labels import LabelSet
 from specinn.plugins import Plugins
+from specinn.plugins.interfaces import first_of
 from specinn.posterior import Posterior
 from specinn.resimulation.result import LEVELS, Resimulation, Unsimulated
 from specinn.simulation.model_spectra import Models
@@ -73,18 +74,16 @@ class Simulator:
         self.labels: LabelSet = self.estimator.labels
         if absent := [name for name in self.labels.names if name not in catalogue.colnames]:
             raise ConfigError(f"the catalogue lacks {', '.join(absent)}, which {run.model.split()[0]} infers")
-        factory = plugins.load("synthesizer", synthesizer)
-        code = factory.load() if hasattr(factory, "load") else factory()
+        code = plugins.load("synthesizer", synthesizer).load()
         self.models = Models(code, self.estimator.instrument)
         self.models.complete(np.zeros((1, len(self.labels))), self.labels.names)  # that the labels suffice
         if isinstance(samples, (str, Path)):
             samples = _samples_file(Path(samples), catalogue, self.labels)
         self._samples: Posterior | Path | None = samples
-        names = [name for name, _ in run.pipeline.steps]
-        first = names.index("to-arms") + 1 if "to-arms" in names else names.index("continuum")
-        self._normalisation = [
-            step for name, step in run.pipeline.steps[first:] if name not in ("degrade-snr", "mask")
-        ]
+        steps = [step for _, step in run.pipeline.steps]
+        pixels, normalised = first_of("pixels", steps), first_of("continuum", steps)
+        first = pixels + 1 if pixels is not None else len(steps) if normalised is None else normalised
+        self._normalisation = [step for step in steps[first:] if step.stage not in ("noise", "mask")]
         self._instruments: dict[str, Instrument] = {}
 
     def star(

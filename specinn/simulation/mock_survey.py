@@ -35,9 +35,12 @@ _SCALE = (1e-15, 1e-13)  # of the flux, erg / (s cm2 Angstrom)
 _ALPHA = ("ca_fe", "mg_fe", "si_fe", "ti_fe", "o_fe")
 
 
-def telescope(plugins: Plugins, instrument: Instrument) -> tuple[Any, Observer]:
-    """The bundled emulator on the model grid of an instrument, and what observes its spectra there."""
-    emulator = plugins.load("synthesizer", "emulator").load()
+def telescope(
+    plugins: Plugins, instrument: Instrument, synthesizer: str = "emulator"
+) -> tuple[Any, Observer]:
+    """The synthesizer of that name, as it comes with its plugin, on the model grid of an instrument, and what
+    observes its spectra there."""
+    emulator = plugins.load("synthesizer", synthesizer).load()
     grid = ModelGrid.of(instrument, emulator.wavelength, emulator.arms)
     operator = grid.operator(emulator.wavelength, emulator.arms, emulator.resolving_power)
     return emulator.resampled(grid.wavelength, dict(grid.arms), operator), Observer(instrument, grid)

@@ -30,19 +30,15 @@ class Models:
     def __init__(self, synthesizer: Synthesizer, instrument: Instrument) -> None:
         from specinn.simulation.observer import ModelGrid, Observer
 
-        if hasattr(synthesizer, "covering"):
-            synthesizer = synthesizer.covering(_needed(instrument, synthesizer.medium))
+        synthesizer = synthesizer.covering(_needed(instrument, synthesizer.medium))
         self.labels, self.bounds = tuple(synthesizer.labels), np.asarray(synthesizer.bounds, float)
         wavelength = to_medium(
             np.asarray(synthesizer.wavelength, float), synthesizer.medium, instrument.medium
         )
-        arms = getattr(synthesizer, "arms", {"all": slice(0, wavelength.size)})
+        arms = synthesizer.arms
         grid = ModelGrid.of(instrument, wavelength, arms)
         operator = grid.operator(wavelength, arms, synthesizer.resolving_power)
-        if hasattr(synthesizer, "resampled"):  # once, and not once a spectrum
-            self.synthesise: Any = synthesizer.resampled(grid.wavelength, dict(grid.arms), operator)
-        else:
-            self.synthesise = lambda values: (operator @ np.asarray(synthesizer(values)).T).T
+        self.synthesise: Any = synthesizer.resampled(grid.wavelength, dict(grid.arms), operator)
         self.observer = Observer(instrument, grid)
 
     def complete(self, values: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, list[str]]:

@@ -47,7 +47,7 @@ def check_fit(kind: type[Correction], stars: BenchmarkStars) -> Correction:
     kept, everyone = stars.posterior.samples.copy(), np.ones(len(stars), bool)
     correction = kind.fit(stars, everyone)
     _require(np.array_equal(stars.posterior.samples, kept), "fit changed its input")
-    model = getattr(correction, "model", None)
+    model = correction.model
     _require(model == stars.model, f"the correction is for the model {model}, not {stars.model}")
     out = check_correction(correction, stars.posterior)
     _require(correction.apply(stars.posterior)[1].all(), "a star of the fit is not within its range")

@@ -11,6 +11,7 @@ import numpy as np
 
 from specinn.errors import ConfigError, SpecinnError
 from specinn.plugins.interfaces import Estimator
+from specinn.plugins.manager import Trainer
 from specinn.posterior import Posterior
 from specinn.spectra import SpectrumBatch
 from specinn.testing.flows import check_flow
@@ -101,15 +102,22 @@ def _check_posterior(posterior: Posterior, estimator: Estimator, n_spec: int, n_
     _require((spread > 0).all(), "all samples of a spectrum are the same")
 
 
-def check_training(kind: type[Estimator], config: Mapping[str, Any], folder: str | Path) -> Estimator:
+def check_training(
+    trainer: Trainer | type[Estimator], config: Mapping[str, Any], folder: str | Path
+) -> Estimator:
     """A training by ``config``, the ``[estimator]`` table of a recipe without its ``kind``.
+
+    ``trainer`` is the function that the record names, or an estimator of before with a method ``train``.
 
     What a wrong key gives, what ``progress`` hears, and that an interrupted training goes on. It is
     interrupted when three quarters are done, so a checkpoint should come before. Checkpoints are left in
     ``folder``, which should be empty. Returns the model.
     """
+    is_class = isinstance(trainer, type)
+    kind: Any = trainer if is_class else Estimator
+    train: Any = kind.train if is_class else trainer
     folder = Path(folder)
-    error = failure(lambda: kind.train({**config, "no_such_key": 1}, folder, lambda state: None))
+    error = failure(lambda: train({**config, "no_such_key": 1}, folder, lambda state: None))
     named = isinstance(error, ConfigError) and "no_such_key" in str(error)
     _require(named, f"an unknown key raised {error!r}, no ConfigError that names it")
 
@@ -125,7 +133,7 @@ def check_training(kind: type[Estimator], config: Mapping[str, Any], folder: str
                 raise KeyboardInterrupt
 
         try:
-            return kind.train(dict(config), folder, progress), heard
+            return train(dict(config), folder, progress), heard
         except KeyboardInterrupt:
             return None, heard
 

@@ -6,23 +6,18 @@ import inspect
 import re
 from typing import Any
 
+import attrs
+
 from specinn.errors import PluginError, SpecinnError
 from specinn.models import read_header
 from specinn.plugins import Plugins, load_factory
-from specinn.plugins.interfaces import Correction, Estimator, GridLoader, Preprocessor, Reader, Synthesizer
+from specinn.plugins.hookspecs import EstimatorRecord, SynthesizerRecord
+from specinn.plugins.interfaces import INTERFACES
 from specinn.plugins.manager import Offer
 from specinn.testing.instruments import check_instrument
 from specinn.testing.rules import failure, section
 
 _require = section("hooks-and-records")
-_INTERFACES: dict[str, type] = {
-    "reader": Reader,
-    "preprocessor": Preprocessor,
-    "grid loader": GridLoader,
-    "synthesizer": Synthesizer,
-    "estimator": Estimator,
-    "correction": Correction,
-}  # what the factory of each kind of record must be
 _CALLED_WITH: dict[str, tuple[str, ...]] = {
     "reader": (),
     "grid loader": (),
@@ -62,7 +57,7 @@ def _check_factory(record: Any, kind: str, what: str) -> None:
         factory = load_factory(record)
     except PluginError as cause:
         raise AssertionError(f"{what}: {cause} (the rule: docs/plugins.md#hooks-and-records)") from cause
-    interface = _INTERFACES[kind]
+    interface = INTERFACES[kind]
     require = section(f"{kind.replace(' ', '-')}s")
     good = isinstance(factory, type) and issubclass(factory, interface)
     require(good, f"{what}: {record.factory} is no specinn.plugins.interfaces.{interface.__name__}")
@@ -73,7 +68,13 @@ def _check_factory(record: Any, kind: str, what: str) -> None:
         error = failure(lambda: inspect.signature(factory).bind(**dict.fromkeys(given)))
         names = " and ".join(given) or "no arguments"
         require(error is None, f"{what}: {record.factory} cannot be called with {names} ({error})")
-    for name, path in getattr(record, "models", {}).items():
+    if isinstance(record, (EstimatorRecord, SynthesizerRecord)) and record.trainer:
+        try:
+            trainer = load_factory(attrs.evolve(record, factory=record.trainer))
+        except PluginError as cause:
+            raise AssertionError(f"{what}: {cause} (the rule: docs/plugins.md#hooks-and-records)") from cause
+        require(callable(trainer), f"{what}: its trainer {record.trainer} is not a function")
+    for name, path in (record.models if isinstance(record, EstimatorRecord) else {}).items():
         try:
             owner = read_header(path)["estimator"]
         except SpecinnError as cause:

@@ -91,12 +91,10 @@ class _JournalLock(Lock):
 
 def work(search: Search, folder: Path, plugins: Plugins, report: Report) -> None:
     """Try configurations until the search has all its trials. Raises ``SpecinnError`` where all fail."""
-    trainable = plugins.load(search.what, search.kind)
-    if not hasattr(trainable, "train"):
-        raise ConfigError(f"the {search.what} {search.kind!r} is not one that is trained")
+    train = plugins.trainer(search.what, search.kind)
     study = open_study(search, folder)
     _check_where(study, folder)
-    worker = _Worker(search, folder, trainable, study, Claims(folder / "claims"), report)
+    worker = _Worker(search, folder, train, study, Claims(folder / "claims"), report)
     failed = 0
     while (chosen := worker.next()) is not None:
         trial, claim = chosen
@@ -132,7 +130,7 @@ class _TakenOver(Exception):
 class _Worker:
     search: Search
     folder: Path
-    trainable: Any
+    train: Callable[..., Any]
     study: Study
     claims: Claims
     report: Report
@@ -189,10 +187,10 @@ class _Worker:
             table = self.search.recipe(values)[self.search.what]
             config = {key: value for key, value in table.items() if key != "kind"}
             again = folder.is_dir() and any(folder.iterdir())
-            model = self.trainable.train(config, _made(folder), progress)
+            model = self.train(config, _made(folder), progress)
             if not losses and again:  # killed between its last checkpoint and its only report
                 shutil.rmtree(folder)
-                model = self.trainable.train(config, _made(folder), progress)
+                model = self.train(config, _made(folder), progress)
             if not losses:
                 raise ConfigError(
                     f"the {self.search.what} {self.search.kind!r} reports no validation loss while it "

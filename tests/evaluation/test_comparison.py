@@ -47,11 +47,15 @@ class Scale(Preprocessor):
         return attrs.evolve(batch, flux=batch.flux * self.by, sigma=batch.sigma * self.by)
 
 
+class Normalise(Scale):
+    stage = "continuum"
+
+
 class Steps:
     @hookimpl
     def specinn_preprocessors(self) -> list[Record]:
-        names = ("continuum", "scale")
-        return [Record(name=name, summary="multiply", factory=f"{__name__}:Scale") for name in names]
+        steps = {"continuum": "Normalise", "scale": "Scale"}
+        return [Record(name=n, summary="multiply", factory=f"{__name__}:{cls}") for n, cls in steps.items()]
 
 
 @pytest.fixture(scope="module")

@@ -39,6 +39,8 @@ def unit(values: torch.Tensor) -> torch.Tensor:
 class Emulator(Synthesizer):
     """The spectra of the toy grid, exactly; ``operator`` takes them to other wavelengths."""
 
+    differentiable = True
+
     labels: tuple[str, ...] = ("o_fe", "teff", "logg", "fe_h", "a_li")  # not in the order of the grid
     bounds: Any = BOUNDS
     wavelength: Any = WAVELENGTH

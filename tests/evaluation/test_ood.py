@@ -16,10 +16,11 @@ from astropy.table import Table
 from specinn_cinn.estimator import CINN
 from specinn_cinn.ood import ALTERATIONS, SIGNS
 from specinn_cinn.ood_examples import Alterations
-from specinn_cinn.ood_fit import StrangersPlan, fit_strangers
+from specinn_cinn.ood_fit import fit_strangers
+from specinn_cinn.recipe import StrangersPlan
 from specinn_cinn.setup import prepare
 from specinn_cinn.training import build, fit
-from specinn_emulator.emulator import Emulator
+from specinn_emulator.training import train as train_emulator
 from typer.testing import CliRunner
 
 from specinn import catalogue, models
@@ -47,7 +48,7 @@ def folder(tmp_path_factory):
     network = {"components": 30, "width": 32, "depth": 2, "members": 1}
     config = {"grid": [str(folder / "grid.h5")], "network": network}
     training = {"epochs": 40, "learning_rate": 5e-3}
-    Emulator.train({**config, "training": training}, folder / "e").save(folder / "emulator.safetensors")
+    train_emulator({**config, "training": training}, folder / "e").save(folder / "emulator.safetensors")
     return folder
 
 

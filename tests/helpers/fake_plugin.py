@@ -142,6 +142,9 @@ class ToyReader(Reader):
 class RestFrame(Preprocessor):
     """``velocity``: a number for all, ``"auto"`` to measure always, None to measure where meta has no rv."""
 
+    stage = "velocity"
+    takes_velocity = True
+
     def __init__(
         self, instrument: Instrument, templates: Templates, velocity: float | str | None = None
     ) -> None:
@@ -179,6 +182,8 @@ class RestFrame(Preprocessor):
 
 
 class ToArms(Preprocessor):
+    stage = "pixels"
+
     def __init__(self, instrument: Instrument, templates: Templates) -> None:
         self.instrument = instrument
 
@@ -199,6 +204,8 @@ class ToArms(Preprocessor):
 
 
 class DegradeSnr(Preprocessor):
+    stage = "noise"
+
     def __init__(self, instrument: Instrument, templates: Templates, snr: float, seed: int) -> None:
         self.instrument, self.snr, self.seed = instrument, snr, seed
 

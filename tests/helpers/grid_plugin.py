@@ -96,7 +96,7 @@ class Lines(Synthesizer):
         return flux
 
 
-class slow_emulator:
+class slow_emulator(Synthesizer):
     """The bundled emulator, slowly."""
 
     @staticmethod

@@ -25,8 +25,12 @@ from specinn.plugins.hookspecs import EstimatorRecord, hookimpl
 @hookimpl
 def specinn_estimators() -> list[EstimatorRecord]:
     return [
-        EstimatorRecord(name="bowl", summary="", factory="tune_plugin:Bowl"),
-        EstimatorRecord(name="silent", summary="", factory="tune_plugin:Silent"),
+        EstimatorRecord(
+            name="bowl", summary="", factory="tune_plugin:Bowl", trainer="tune_plugin:Bowl.train"
+        ),
+        EstimatorRecord(
+            name="silent", summary="", factory="tune_plugin:Silent", trainer="tune_plugin:Silent.train"
+        ),
     ]
 
 

@@ -7,7 +7,7 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
-from specinn.errors import PluginError
+from specinn.errors import ConfigError, PluginError
 from specinn.plugins import Plugins, load_factory
 from specinn.plugins.hookspecs import (
     API_VERSION,
@@ -49,13 +49,13 @@ def module(tmp_path, monkeypatch):
 
 
 GOOD = """
-from specinn.plugins.hookspecs import Record, hookimpl
+from specinn.plugins import Preprocessor, Record, hookimpl
 
 @hookimpl
 def specinn_preprocessors():
     return [Record(name="smooth", summary="for tests", factory="good_plugin:Smooth")]
 
-class Smooth: ...
+class Smooth(Preprocessor): ...
 """
 
 
@@ -199,3 +199,55 @@ def test_every_kind_has_its_hook():
 
     hooks = {name for name in vars(hookspecs) if name.startswith("specinn_")}
     assert set(KINDS.values()) == hooks
+
+
+TRAINED = """
+from specinn.plugins import Estimator, EstimatorRecord, Synthesizer, Record, hookimpl
+
+@hookimpl
+def specinn_estimators():
+    return [
+        EstimatorRecord(name="new", summary="x", factory="nowhere:X", trainer="trained_plugin:train"),
+        EstimatorRecord(name="old", summary="x", factory="trained_plugin:Old"),
+        EstimatorRecord(name="never", summary="x", factory="trained_plugin:Never"),
+        EstimatorRecord(name="lost", summary="x", factory="trained_plugin:Old", trainer="nowhere:train"),
+        EstimatorRecord(name="duck", summary="x", factory="trained_plugin:Duck"),
+    ]
+
+@hookimpl
+def specinn_synthesizers():
+    return [Record(name="code", summary="x", factory="trained_plugin:Code")]
+
+def train(config, folder, progress):
+    return "new", config
+
+class Old(Estimator):
+    @classmethod
+    def train(cls, config, folder, progress):
+        return "old", config
+
+class Never(Estimator): ...
+
+class Code(Synthesizer): ...
+
+class Duck: ...
+"""
+
+
+def test_a_record_names_its_trainer(module, tmp_path):
+    """Without the estimator being imported; the method ``train`` of before is called where it names none."""
+    plugins = Plugins([module("trained_plugin", TRAINED)])
+    assert not plugins.failures
+    assert plugins.trainer("estimator", "new")({"a": 1}, tmp_path, print) == ("new", {"a": 1})
+    assert plugins.trainer("estimator", "old")({"a": 1}, tmp_path, print) == ("old", {"a": 1})
+    for kind, name, cls in (("estimator", "never", "Never"), ("synthesizer", "code", "Code")):
+        with pytest.raises(ConfigError, match=f"the {kind} {cls} is not one that is trained"):
+            plugins.trainer(kind, name)({}, tmp_path, print)
+    with pytest.raises(PluginError, match="lost cannot be used: nowhere:train failed to import"):
+        plugins.trainer("estimator", "lost")
+
+
+def test_what_is_of_no_interface_says_so(module):
+    plugins = Plugins([module("trained_plugin", TRAINED)])
+    with pytest.raises(PluginError, match=r"trained_plugin:Duck is not a subclass of .*\.Estimator"):
+        plugins.load("estimator", "duck")

@@ -15,13 +15,13 @@ import tiny_grid
 import torch
 from specinn_cinn.encoding import COVERAGE_BLOCKS, Encoding
 from specinn_cinn.estimator import CINN
-from specinn_cinn.network import PRESETS, AmortisedGaussian, Architecture, Features, make_flow
-from specinn_cinn.recipe import Config
+from specinn_cinn.network import AmortisedGaussian, Features, make_flow
+from specinn_cinn.recipe import PRESETS, Architecture, Config, PhysicsError
 from specinn_cinn.setup import prepare, usable_pixels, validation_set
-from specinn_cinn.simulator import MeasuredErrors, PhysicsError
-from specinn_cinn.training import _header, build, fit, loss_terms
-from specinn_emulator.emulator import Emulator
+from specinn_cinn.simulator import MeasuredErrors
+from specinn_cinn.training import _header, build, fit, loss_terms, train
 from specinn_emulator.training import Config as EmulatorConfig
+from specinn_emulator.training import train as train_emulator
 from typer.testing import CliRunner
 
 from specinn.errors import ConfigError, GridError, ModelError, PluginError
@@ -45,7 +45,7 @@ def folder(tmp_path_factory):
     tiny_grid.make_grid(300).save(folder / "grid.h5")
     network = {"components": 30, "width": 32, "depth": 2, "members": 1}
     config = {"grid": [str(folder / "grid.h5")], "network": network}
-    Emulator.train({**config, "training": {"epochs": 40, "learning_rate": 5e-3}}, folder / "e").save(
+    train_emulator({**config, "training": {"epochs": 40, "learning_rate": 5e-3}}, folder / "e").save(
         folder / "emulator.safetensors"
     )
     return folder
@@ -426,15 +426,15 @@ def test_training_may_start_from_a_trained_model(trained, recipe, plugins, tmp_p
     model.save(tmp_path / "first.safetensors")
     plan = {"steps": 1, "learning_rate": 0.0}
     config = recipe("paper", start=str(tmp_path / "first.safetensors"), schedule=plan)
-    found = CINN.train(config, tmp_path / "same")
+    found = train(config, tmp_path / "same")
     for own, other in ((found.features, model.features), (found.flow, model.flow)):
         for name, value in own.state_dict().items():
             assert torch.allclose(value, other.state_dict()[name], rtol=1e-6), name
     assert torch.equal(found.center, model.center) and torch.equal(found.encoding.mean, model.encoding.mean)
     with pytest.raises(ConfigError, match=r"\$\.start: .* differs in labels, architecture or arms"):
-        CINN.train({**config, "labels": LABELS[:-1]}, tmp_path / "other")
+        train({**config, "labels": LABELS[:-1]}, tmp_path / "other")
     with pytest.raises(ModelError, match="no such model file"):
-        CINN.train({**config, "start": "none.safetensors"}, tmp_path / "none")
+        train({**config, "start": "none.safetensors"}, tmp_path / "none")
 
 
 def test_departures_grow_as_metals_get_rare(setup):

@@ -9,7 +9,8 @@ import pytest
 import torch
 from specinn_cinn.cuda import CapturedSampler, summaries
 from specinn_cinn.estimator import CINN
-from specinn_cinn.network import PRESETS, make_flow
+from specinn_cinn.network import make_flow
+from specinn_cinn.recipe import PRESETS
 from specinn_cinn.sampler import Sampler
 
 from specinn import models

@@ -5,7 +5,8 @@ from __future__ import annotations
 import attrs
 import pytest
 import torch
-from specinn_cinn.network import PRESETS, Architecture, make_flow
+from specinn_cinn.network import make_flow
+from specinn_cinn.recipe import PRESETS, Architecture
 from specinn_cinn.sampler import Sampler
 
 N_LABELS = 13

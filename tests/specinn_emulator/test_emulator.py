@@ -11,7 +11,7 @@ import tiny_grid
 import torch
 from specinn_emulator import BUNDLED, specinn_synthesizers
 from specinn_emulator.emulator import CoefficientNetwork, Emulator, features
-from specinn_emulator.training import degrading_operators, held_out_errors, residuals
+from specinn_emulator.training import degrading_operators, held_out_errors, residuals, train
 from typer.testing import CliRunner
 
 from specinn.errors import ConfigError, GridError, ModelError
@@ -49,7 +49,7 @@ def states():
 
 @pytest.fixture(scope="module")
 def emulator(grid_file, tmp_path_factory, states):
-    return Emulator.train(recipe(grid_file), tmp_path_factory.mktemp("training"), states.append)
+    return train(recipe(grid_file), tmp_path_factory.mktemp("training"), states.append)
 
 
 # Training ----------------------------------------------------------------------------------------
@@ -104,19 +104,19 @@ def test_training_goes_on_where_it_was_interrupted(emulator, grid_file, tmp_path
             raise Stop
 
     with pytest.raises(Stop):
-        Emulator.train(recipe(grid_file), tmp_path, stop)
+        train(recipe(grid_file), tmp_path, stop)
     assert [p.name for p in tmp_path.iterdir()] == ["emulator-checkpoint.safetensors"]
     seen = []
-    again = Emulator.train(recipe(grid_file), tmp_path, seen.append)
+    again = train(recipe(grid_file), tmp_path, seen.append)
     assert [s["step"] for s in seen] == list(range(101, EPOCHS + 1))
     for name, value in emulator.network.state_dict().items():
         assert torch.equal(again.network.state_dict()[name], value), name
     with pytest.raises(ConfigError, match="another configuration"):
-        Emulator.train(recipe(grid_file, seed=1), tmp_path)
+        train(recipe(grid_file, seed=1), tmp_path)
 
 
 def test_the_seed_determines_the_weights(emulator, grid_file, tmp_path):
-    first, second = (Emulator.train(recipe(grid_file, epochs=2, seed=s), tmp_path / str(s)) for s in (0, 1))
+    first, second = (train(recipe(grid_file, epochs=2, seed=s), tmp_path / str(s)) for s in (0, 1))
     assert not torch.equal(first.network.members[0][0].weight, second.network.members[0][0].weight)
     assert not torch.equal(first.network.members[0][0].weight, first.network.members[1][0].weight)
 
@@ -133,17 +133,17 @@ def test_the_seed_determines_the_weights(emulator, grid_file, tmp_path):
 )
 def test_wrong_keys_are_named_with_their_path(grid_file, tmp_path, change, words):
     with pytest.raises(ConfigError, match=words):
-        Emulator.train({**recipe(grid_file), **change}, tmp_path)
+        train({**recipe(grid_file), **change}, tmp_path)
 
 
 def test_a_learning_rate_that_explodes_is_an_error(grid_file, tmp_path):
     with pytest.raises(ConfigError, match=r"the loss is not finite .* lower \$\.training\.learning_rate"):
-        Emulator.train(recipe(grid_file, learning_rate=1e18), tmp_path)
+        train(recipe(grid_file, learning_rate=1e18), tmp_path)
 
 
 def test_a_missing_grid_is_an_error(tmp_path):
     with pytest.raises(GridError, match="no such file or folder"):
-        Emulator.train(recipe(tmp_path / "none.h5"), tmp_path)
+        train(recipe(tmp_path / "none.h5"), tmp_path)
 
 
 def test_a_label_with_one_value_does_no_harm(tmp_path):
@@ -151,7 +151,7 @@ def test_a_label_with_one_value_does_no_harm(tmp_path):
     grid.values[:, 3] = 1.0
     grid.save(tmp_path / "g.h5")
     config = {**recipe(tmp_path / "g.h5", epochs=2), "network": {**NETWORK, "components": 10}}
-    emulator = Emulator.train(config, tmp_path)
+    emulator = train(config, tmp_path)
     assert np.isfinite(emulator(grid.values[:3])).all()
 
 
@@ -162,7 +162,7 @@ def test_a_grid_without_metallicity_is_an_error(tmp_path):
     Grid(tuple(labels), whole.values[:, keep], whole.ids, whole.wavelength, whole.arms, whole.flux_of,
          whole.resolving_power).save(tmp_path / "g.h5")  # fmt: skip
     with pytest.raises(ConfigError, match="training needs fe_h"):
-        Emulator.train(recipe(tmp_path / "g.h5"), tmp_path)
+        train(recipe(tmp_path / "g.h5"), tmp_path)
 
 
 # The command -------------------------------------------------------------------------------------

@@ -691,12 +691,12 @@ def test_processes_tell_what_is_wrong(start):
 def test_the_cinn_is_tuned(tmp_path, monkeypatch, quick):
     import specinn_cinn
     from specinn_cinn.estimator import CINN
-    from specinn_emulator.emulator import Emulator
+    from specinn_emulator.training import train
 
     tiny_grid.make_grid(80).save(tmp_path / "grid.h5")
     network = {"components": 8, "width": 16, "depth": 1, "members": 1}
     config = {"grid": ["grid.h5"], "network": network, "training": {"epochs": 10, "learning_rate": 5e-3}}
-    Emulator.train(config, tmp_path / "e").save(tmp_path / "emulator.safetensors")
+    train(config, tmp_path / "e").save(tmp_path / "emulator.safetensors")
     plugins = tiny_grid.plugins(tmp_path, cinn=specinn_cinn)
     monkeypatch.setattr("specinn_cinn.setup.Plugins", lambda: plugins)
     Path("s.toml").write_text("""

@@ -2,10 +2,7 @@
 
 import attrs
 
-from specinn.config import read_toml, structure
-from specinn.errors import ModelError
-from specinn.plugins.interfaces import Correction
-from specinn.posterior import Posterior
+from specinn.plugins import Correction, ModelError, Posterior, read_toml, structure
 
 
 @attrs.frozen

@@ -4,9 +4,7 @@ import zipfile
 
 import numpy as np
 
-from specinn.errors import GridError
-from specinn.grids import Grid
-from specinn.plugins.interfaces import GridLoader
+from specinn.plugins import Grid, GridError, GridLoader
 
 NAMES = ("labels", "values", "wavelength", "flux")
 

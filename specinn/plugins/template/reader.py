@@ -2,9 +2,7 @@
 
 import numpy as np
 
-from specinn.errors import ReadError
-from specinn.plugins.interfaces import Reader
-from specinn.spectra import SpectrumBatch
+from specinn.plugins import Reader, ReadError, SpectrumBatch
 
 FIRST = b"# plugin-name"
 

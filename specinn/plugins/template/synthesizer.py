@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from specinn.plugins.interfaces import Synthesizer
+from specinn.plugins import Synthesizer
 
 
 class Synthesis(Synthesizer):

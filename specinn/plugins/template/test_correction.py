@@ -4,8 +4,7 @@ import numpy as np
 from plugin_name.correction import Offset
 
 from specinn import testing
-from specinn.labels import LabelSet, make_label
-from specinn.posterior import Posterior
+from specinn.plugins import LabelSet, Posterior, make_label
 
 
 def test_correction(tmp_path):

@@ -1,12 +1,10 @@
 """The rules of specinn for this part."""
 
 import numpy as np
-from plugin_name.estimator import Config, Ridge
+from plugin_name.estimator import Config, fit
 
 from specinn import testing
-from specinn.grids import Grid
-from specinn.instruments import Instrument
-from specinn.spectra import SpectrumBatch
+from specinn.plugins import Grid, Instrument, Plugins, SpectrumBatch
 
 
 def test_estimator():
@@ -26,7 +24,7 @@ def test_estimator():
     arms = {"all": slice(0, len(wavelength))}
     grid = Grid(("teff", "fe_h"), values, ids, wavelength, arms, lambda rows: flux[rows], 1e5)
     config = Config("x", [], "x", ["teff", "fe_h"])
-    model = Ridge.fitted(config, grid, instrument)
+    model = fit(config, grid, instrument, Plugins())
 
     seen = np.tile(model.tensors["mean"], (3, 1))
     spectra = SpectrumBatch.from_arrays(

@@ -4,7 +4,7 @@ import numpy as np
 from plugin_name.preprocessor import Step
 
 from specinn import testing
-from specinn.spectra import SpectrumBatch
+from specinn.plugins import SpectrumBatch
 
 
 def test_preprocessor():

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from specinn.plugins.hookspecs import EstimatorRecord, InstrumentRecord, Record, hookimpl
+from specinn.plugins import EstimatorRecord, InstrumentRecord, Record, hookimpl
 
 HR10 = Path(__file__).with_name("hr10.toml")
 
@@ -30,6 +30,7 @@ def specinn_estimators():
             name="spline-flow",
             summary="neural spline flow under the principal components of a spectrum",
             factory="specinn_giraffe.flow:SplineFlow",
+            trainer="specinn_giraffe.training:train",
         )
     ]
 

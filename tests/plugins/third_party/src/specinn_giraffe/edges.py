@@ -3,11 +3,13 @@
 import attrs
 import numpy as np
 
-from specinn.plugins.interfaces import Preprocessor
+from specinn.plugins import Preprocessor
 
 
 class TrimEdges(Preprocessor):
     """Masks ``angstrom`` beyond the first and before the last good pixel of every arm of every spectrum."""
+
+    stage = "mask"
 
     def __init__(self, instrument, templates=None, angstrom=1.0):
         self.angstrom = float(angstrom)

@@ -5,12 +5,16 @@ import numpy as np
 import torch
 import zuko
 
-from specinn.errors import ModelError
-from specinn.instruments import Instrument
-from specinn.labels import LabelSet
-from specinn.plugins.interfaces import Estimator, Templates
-from specinn.posterior import Posterior
-from specinn.weights import load_weights, save_weights
+from specinn.plugins import (
+    Estimator,
+    Instrument,
+    LabelSet,
+    ModelError,
+    Posterior,
+    Templates,
+    open_model,
+    save_model,
+)
 
 STEPS = (
     ("mask", {}),
@@ -48,12 +52,6 @@ class SplineFlow(Estimator):
     tensors: dict
     network: Network
     device: str = "cpu"
-
-    @classmethod
-    def train(cls, config, folder, progress):
-        from specinn_giraffe.training import train
-
-        return train(cls, config, folder, progress)
 
     @classmethod
     def untrained(cls, labels, instrument, preprocessing, templates, header, tensors, device="cpu"):
@@ -113,45 +111,17 @@ class SplineFlow(Estimator):
         return self.network(self.features(batch)).transform(y).transpose(0, 1).cpu().numpy()
 
     def save(self, path):
-        tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
-        tensors |= {
-            "templates.wavelength": torch.as_tensor(self.templates.wavelength),
-            "templates.flux": torch.as_tensor(self.templates.flux),
-        }
-        arms = {name: [arm.start, arm.stop] for name, arm in self.templates.arms.items()}
-        header = {
-            **self.header,
-            "format": "specinn model",
-            "version": 1,
-            "estimator": "spline-flow",
-            "labels": self.labels.to_dicts(),
-            "instrument": self.instrument.to_dict(),
-            "preprocessing": [[name, options] for name, options in self.preprocessing],
-            "templates": {"arms": arms, "resolving_power": self.templates.resolving_power},
-        }
-        save_weights(path, self.tensors | tensors, header)
+        network = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        save_model(path, self, "spline-flow", self.tensors | network)
 
     @classmethod
     def load(cls, path, device="cpu"):
-        tensors, header = load_weights(path, "specinn model")
-        try:
-            arms = {name: slice(*ends) for name, ends in header["templates"]["arms"].items()}
-            wavelength, flux = (
-                tensors.pop(f"templates.{name}").double().numpy() for name in ("wavelength", "flux")
-            )
-            templates = Templates(wavelength, flux, arms, header["templates"]["resolving_power"])
-            weights = {name: tensors.pop(name) for name in list(tensors) if name.startswith("network.")}
+        with open_model(path) as m:
+            names = [name for name in m.tensors if name.startswith("network.")]
+            weights = {name.removeprefix("network."): m.tensors.pop(name) for name in names}
             model = cls.untrained(
-                LabelSet.from_dicts(header["labels"]),
-                Instrument.from_dict(header["instrument"], str(path)),
-                tuple((name, options) for name, options in header["preprocessing"]),
-                templates,
-                header,
-                tensors,
-                device,
+                m.labels, m.instrument, m.preprocessing, m.templates, m.header, m.tensors, device
             )
-            model.network.load_state_dict({name.removeprefix("network."): w for name, w in weights.items()})
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise ModelError(f"{path}: its weights do not fit its header ({error})") from None
+            model.network.load_state_dict(weights)
         model.network.requires_grad_(False).eval()
         return model

@@ -1,0 +1,106 @@
+"""Spectra of a grid as an estimator will be given them: observed, disturbed, and preprocessed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from specinn.errors import ConfigError
+from specinn.plugins.interfaces import Templates, first_of
+from specinn.simulation.observer import Disturbances, ModelGrid, Noise, Observer
+from specinn.spectra import SpectrumBatch
+from specinn.wavelengths import to_medium
+
+if TYPE_CHECKING:
+    from specinn.grids import Grid
+    from specinn.instruments import Instrument
+    from specinn.plugins import Plugins
+
+
+class TrainingSpectra:
+    """Simulates the observation of grid spectra, for the training of an estimator.
+
+    Parameters
+    ----------
+    grid : of model spectra.
+    instrument : with pixels and the arms that the model uses.
+    preprocessing : names and options of the steps of the model. Those that follow its step of the stage
+        ``pixels`` are taken here as observed spectra will take them; the others a simulated spectrum does not
+        need. Without such a step, the one of the stage ``continuum`` is.
+    plugins : where the steps are looked up.
+    disturbances : what an observation does to a spectrum besides rotation (default: those of
+        :class:`~specinn.simulation.observer.Disturbances`).
+    vbroad : range in km/s of which rotation is drawn, log-uniformly; None: the grid is broadened already.
+
+    ``model_grid`` is the grid in wavelength on which spectra are broadened. Raises ``ModelError`` where the
+    grid does not cover an arm, and ``ConfigError`` for rotation that is not a range of positive numbers.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        instrument: Instrument,
+        preprocessing: Sequence[tuple[str, Mapping[str, Any]]],
+        plugins: Plugins,
+        *,
+        disturbances: Disturbances | None = None,
+        vbroad: tuple[float, float] | None = (1.0, 20.0),
+    ) -> None:
+        if vbroad is not None and not 0.0 < vbroad[0] <= vbroad[1]:
+            raise ConfigError(f"vbroad is {list(vbroad)}: expected a range of positive numbers, in km/s")
+        self.grid, self.instrument, self.vbroad = grid, instrument, vbroad
+        self.disturbances = Disturbances() if disturbances is None else disturbances
+        wavelength = to_medium(grid.wavelength, grid.medium, instrument.medium)
+        self.model_grid = ModelGrid.of(instrument, wavelength, grid.arms)
+        self._operator = self.model_grid.operator(wavelength, grid.arms, grid.resolving_power)
+        self._observer = Observer(instrument, self.model_grid)
+        self._noise = Noise(instrument, self.disturbances)
+        factories = [plugins.load("preprocessor", name) for name, _ in preprocessing]
+        pixels = first_of("pixels", factories)
+        self._steps = [
+            factory(instrument=instrument, templates=None, **options)
+            for i, (factory, (_, options)) in enumerate(zip(factories, preprocessing, strict=True))
+            if (factory.stage == "continuum" if pixels is None else i > pixels)
+        ]
+
+    def model_flux(self, rows: np.ndarray) -> torch.Tensor:
+        """Noiseless spectra ``(n_rows, n_model)`` of the models ``rows (n_rows,)`` on the model grid."""
+        parts = [(self._operator @ flux.T).T for _, flux in self.grid.blocks(np.asarray(rows), 128)]
+        return torch.as_tensor(np.concatenate(parts), dtype=torch.float32)
+
+    def templates(self, rows: np.ndarray) -> Templates:
+        """For radial velocities, of the models ``rows (n_rows,)``."""
+        power = float(self.model_grid.resolving_power.mean())
+        flux = self.model_flux(rows).double().numpy()
+        return Templates(self.model_grid.wavelength, flux, dict(self.model_grid.arms), power)
+
+    def __call__(self, flux: torch.Tensor, seed: int, snr: float | None = None) -> SpectrumBatch:
+        """Preprocessed observations of ``flux (n_spec, n_model)``, one of each.
+
+        All that is random comes from ``seed``: rotation, the error of the velocity, resolving power, noise,
+        continuum and gaps. ``snr`` is per Angstrom; None: as ``disturbances`` say.
+        """
+        n, plan = len(flux), self.disturbances
+        generator = torch.Generator().manual_seed(seed)
+        rotation = torch.zeros(n)
+        if self.vbroad is not None:
+            low, high = np.log(self.vbroad)
+            rotation = (low + (high - low) * torch.rand(n, generator=generator)).exp().float()
+        velocity, resolution = torch.randn(2, n, generator=generator)
+        clean = self._observer(flux, rotation, plan.velocity * velocity, 1.0 + plan.resolution * resolution)
+        level = None if snr is None else torch.full((n, len(self.instrument.arms)), float(snr))
+        noisy, sigma, mask, _ = self._noise(clean, generator, level)
+        batch = SpectrumBatch.from_arrays(
+            self.instrument.wavelength,
+            noisy.double().numpy(),
+            sigma.double().numpy(),
+            mask.numpy() | ~self._observer.inside,
+            medium=self.instrument.medium,
+            arms=self.instrument.slices,
+        )
+        for step in self._steps:
+            batch = step(batch)
+        return batch
