@@ -130,6 +130,7 @@ class _Fit:
         self.lines = Lines.of(
             {name: self.code.synthesizer.lines(name) for name in self.code.synthesizer.arms}
         )
+        self.group = self.prior = np.empty(0)
         self.history: list[float] = []
         self.features: list[dict[str, Any]] = []
         self._start = time.monotonic()
@@ -159,22 +160,8 @@ class _Fit:
         self._broaden(everyone)
         after = {star.star.name: self._compare(star) for star in everyone}
         spectra = {star.star.name: self._spectra(star, spectra_before[star.star.name]) for star in everyone}
-        left_out, x, damping = {}, self.x.copy(), self.damping.copy()
-        if leave_one_out:
-            for star in self.stars:
-                others = [other for other in self.stars if other is not star]
-                self.x, self.damping = x.copy(), damping.copy()
-                labels = [dict(other.labels) for other in others]
-                self._converge(others, steps=3, what=f"without {star.star.name}")
-                self._synthesise([star], self.x, self.damping, "left out")
-                self._align(star)
-                left_out[star.star.name] = self._compare(star)
-                spectra[star.star.name] |= {
-                    name: values | {"left_out": star.flux[name]}
-                    for name, values in spectra[star.star.name].items()
-                }
-                for other, before_it in zip(others, labels, strict=True):
-                    other.labels = before_it
+        x, damping = self.x.copy(), self.damping.copy()
+        left_out = self._leave_one_out(x, damping, spectra) if leave_one_out else {}
         return Result(
             self.lines, x, damping, sigma, self.prior, shown,
             {star.star.name: star.labels for star in everyone},
@@ -182,6 +169,38 @@ class _Fit:
             before, after, left_out, self.history, self.features, spectra,
             dict(self.code.synthesizer.provenance),
         )  # fmt: skip
+
+    def _leave_one_out(
+        self, x: np.ndarray, damping: np.ndarray, spectra: dict[str, dict[str, dict[str, np.ndarray]]]
+    ) -> dict[str, dict[str, Residuals]]:
+        """Residuals of each star in a fit of the others, from which features are gone that only it showed."""
+        out, group = {}, self.group
+        for star in self.stars:
+            others = [other for other in self.stars if other is not star]
+            self.x, self.damping, self.group = x.copy(), damping.copy(), group.copy()
+            unseen = self._features_not_shown_by(others)
+            self.x[unseen], self.group[unseen] = self.method.bounds[0], -1
+            labels = [dict(other.labels) for other in others]
+            self._converge(others, steps=3, what=f"without {star.star.name}")
+            self._synthesise([star], self.x, self.damping, "left out")
+            self._align(star)
+            out[star.star.name] = self._compare(star)
+            for name, values in spectra[star.star.name].items():
+                values["left_out"] = star.flux[name]
+            for other, before_it in zip(others, labels, strict=True):
+                other.labels = before_it
+        self.group = group
+        return out
+
+    def _features_not_shown_by(self, stars: Sequence[_Star]) -> np.ndarray:
+        """Numbers of the empirical lines that these stars alone would not have shown."""
+        if not self.features:
+            return np.array([], int)
+        depth = np.array([[feature["depth"][star.star.name] for star in stars] for feature in self.features])
+        shown = (depth >= self.recipe.empirical.deep).sum(axis=1) >= self.recipe.empirical.stars
+        if self.recipe.empirical.alone > 0:
+            shown |= depth.max(axis=1) >= self.recipe.empirical.alone
+        return np.flatnonzero(self.lines.empirical)[~shown]
 
     # Syntheses ---------------------------------------------------------------------------------------
 
@@ -426,8 +445,8 @@ class _Fit:
     # Lines that the lists lack -----------------------------------------------------------------------------
 
     def _find_features(self) -> bool:
-        """Where some stars are fainter than their models, or one is by much and none is brighter, and no line
-        that may be seen is at the place."""
+        """Where some stars are fainter than their models and no line that may be seen is at the place, or one
+        is by much and none is brighter."""
         found = []
         centres = np.sort(self.log_centre[self._depth() > 0.01])
         for number, (arm, grid) in enumerate(self.arms.items()):
@@ -448,7 +467,8 @@ class _Fit:
                 place = np.searchsorted(centres, grid[pixel])
                 around = centres[max(place - 1, 0) : place + 1]
                 away = np.abs(around - grid[pixel]).min(initial=1.0) * C_KMS
-                if away > 2.0:
+                # a line that is there may have been held back by the star that it does not suit
+                if away > 2.0 or near[:, pixel].max() >= self.recipe.empirical.alone > 0:
                     found.append(
                         (
                             number,
