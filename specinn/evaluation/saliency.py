@@ -104,7 +104,7 @@ def saliency(
 ) -> Saliency:
     """The saliency of every label over one split of a grid, as in Ksoll et al. 2026 (figures 11 and 12).
 
-    Spectra are simulated as for ``specinn evaluate`` at one S/N per Angstrom, of at most ``n_spectra``
+    Spectra are simulated as for ``specinn evaluate grid`` at one S/N per Angstrom, of at most ``n_spectra``
     models, evenly from the split. The gradient is that of the mean of ``n_samples`` posterior samples, whose
     latent draws do not depend on the flux, with respect to the flux that the network is given. Gradients are
     normalised to length 1 for every spectrum and label, then the median is taken over spectra. A spectrum

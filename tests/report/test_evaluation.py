@@ -405,7 +405,7 @@ def specinn(
     monkeypatch.chdir(tmp_path)
     toy.save(tmp_path / "toy.safetensors")
     make_grid(80).save(tmp_path / "grid.h5")
-    given = ("toy.safetensors", "--grid", "grid.h5", "--samples", 30)
+    given = ("grid", "toy.safetensors", "grid.h5", "--samples", 30)
 
     def call(*arguments: Any) -> Result:
         return CliRunner().invoke(app, ["evaluate", *map(str, (*given, *arguments))], obj=plugins)
