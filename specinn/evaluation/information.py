@@ -16,7 +16,7 @@ from specinn.labels import LabelSet
 from specinn.simulation.model_spectra import Models
 
 if TYPE_CHECKING:
-    from specinn.evaluation.comparison import Simulation
+    from specinn.evaluation.simulation import Simulation
     from specinn.plugins import Plugins
 
 _STARS = 8  # at once: their derivatives of 26 labels are 10 MB in float32

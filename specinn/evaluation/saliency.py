@@ -10,8 +10,8 @@ import numpy as np
 from astropy.table import Column, MaskedColumn, Table
 
 from specinn.errors import ConfigError, GridError
-from specinn.evaluation.comparison import Simulation
 from specinn.evaluation.ksoll2026 import PUBLISHED_SNR
+from specinn.evaluation.simulation import Simulation
 from specinn.instruments import Instrument
 from specinn.labels import LabelSet
 from specinn.lines import Line, lines_near, read_lines

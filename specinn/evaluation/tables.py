@@ -11,7 +11,8 @@ from astropy.table import Column, Table
 
 from specinn.errors import SpecinnError
 from specinn.evaluation import coverage as calibration
-from specinn.evaluation.comparison import METRICS, Comparison, metrics_of, tabulate
+from specinn.evaluation.comparison import Comparison, tabulate
+from specinn.evaluation.metrics import METRICS, metrics_of
 from specinn.posterior import QUANTILES
 
 if TYPE_CHECKING:

@@ -22,7 +22,9 @@ from specinn import api, models
 from specinn.cli import app
 from specinn.cli.evaluate._former import replaced
 from specinn.errors import ConfigError, GridError, ModelError, PluginError
-from specinn.evaluation.comparison import BLOCK, METRICS, Simulation, grid_metrics, metrics_for_header
+from specinn.evaluation.comparison import grid_metrics
+from specinn.evaluation.metrics import METRICS, metrics_for_header
+from specinn.evaluation.simulation import BLOCK, Simulation
 from specinn.evaluation.stars import Benchmark, read_benchmarks, star_metrics, star_summary
 from specinn.grids import Grid
 from specinn.labels import li_fe

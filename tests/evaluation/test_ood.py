@@ -26,8 +26,8 @@ from specinn import catalogue, models
 from specinn.cli import app
 from specinn.errors import ConfigError
 from specinn.evaluation import ood
-from specinn.evaluation.comparison import Simulation
 from specinn.evaluation.ood import KINDS, Scene, strangers_table
+from specinn.evaluation.simulation import Simulation
 from specinn.evaluation.stars import read_benchmarks
 from specinn.flags import Flag, is_bad, names
 from specinn.grids import load
