@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
-from astropy.table import Column, MaskedColumn, Table
 
 from specinn.errors import ConfigError, GridError
 from specinn.evaluation import coverage
 from specinn.evaluation.ksoll2026 import PUBLISHED_SNR
-from specinn.evaluation.metrics import METRICS, metrics_of
+from specinn.evaluation.metrics import metrics_of
 from specinn.evaluation.simulation import Simulation
-from specinn.files import check_output, replacing
 from specinn.labels import LabelSet, li_fe, with_derived_labels
 from specinn.plugins import Plugins
 from specinn.posterior import Posterior, Summary
@@ -171,37 +168,3 @@ def grid_metrics(estimator: Estimator, grid: Grid, **options: Any) -> list[dict[
     :data:`METRICS`; a figure that does not exist is None. Options and errors are those of :func:`compare`.
     """
     return compare(estimator, grid, **options).metrics()
-
-
-def grid_table(rows: Sequence[Mapping[str, Any]], meta: Mapping[str, Any]) -> Table:
-    """Rows of :func:`grid_metrics` as a table with descriptions; the unit of a row is in its column."""
-    return tabulate(rows, {key: ("", text) for key, text in METRICS.items()}, meta)
-
-
-def tabulate(
-    rows: Sequence[Mapping[str, Any]], columns: Mapping[str, tuple[str, str]], meta: Mapping[str, Any]
-) -> Table:
-    """Columns by name with (unit, description); None and absent values are masked."""
-    table = Table(meta=dict(meta))
-    for name, (unit, description) in columns.items():
-        values = [row.get(name) for row in rows]
-        missing = np.array([value is None for value in values])
-        info = {"name": name, "unit": unit or None, "description": description}
-        if missing.any():
-            filled = np.array([np.nan if value is None else value for value in values], dtype=float)
-            table[name] = MaskedColumn(filled, mask=missing, **info)
-        else:
-            table[name] = Column(np.array(values), **info)
-    return table
-
-
-def check(path: str | Path, *, overwrite: bool = False) -> Path:
-    """The path, if a table can be written there; raises ``OutputError`` where it cannot."""
-    return check_output(path, (".ecsv",), overwrite=overwrite)
-
-
-def write(table: Table, path: str | Path, *, overwrite: bool = False) -> None:
-    """Write a table of metrics as ECSV, whole or not at all. Raises ``OutputError``."""
-    path = check(path, overwrite=overwrite)
-    with replacing(path) as temporary:
-        table.write(temporary, format="ascii.ecsv")

@@ -13,8 +13,8 @@ from astropy.table import Table
 
 from specinn.catalogue.result import Result
 from specinn.errors import ConfigError, GridError
-from specinn.evaluation.comparison import tabulate
 from specinn.evaluation.simulation import BLOCK, Simulation
+from specinn.evaluation.tables import tabulate
 from specinn.flags import Flag, is_bad
 from specinn.inference.options import RunOptions
 from specinn.inference.pipeline import Pipeline

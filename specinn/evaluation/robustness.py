@@ -12,8 +12,8 @@ import numpy as np
 
 from specinn.catalogue import summarise
 from specinn.errors import ConfigError, SpecinnError
-from specinn.evaluation.comparison import tabulate
 from specinn.evaluation.stars import Benchmark, calibrators_of, check_instruments, over_stars
+from specinn.evaluation.tables import tabulate
 from specinn.evaluation.variants import BASE, BASE_SNR, LEVELS, SHAPES, VELOCITIES, Variant, VariedStar
 from specinn.flags import is_bad
 from specinn.inference.run import Piece, Run, file_sources, prepare

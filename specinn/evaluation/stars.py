@@ -14,8 +14,8 @@ import numpy as np
 from specinn.catalogue import summarise
 from specinn.catalogue.result import Result
 from specinn.errors import ConfigError
-from specinn.evaluation.comparison import tabulate
 from specinn.evaluation.ksoll2026 import PUBLISHED_SNR
+from specinn.evaluation.tables import tabulate
 from specinn.flags import is_bad
 from specinn.inference.run import Run, file_sources, prepare
 from specinn.inference.sources import Source, load_instrument

@@ -14,7 +14,7 @@ import numpy as np
 
 from specinn import plotting
 from specinn.errors import OutputError
-from specinn.evaluation.comparison import tabulate
+from specinn.evaluation.tables import tabulate
 from specinn.files import Sink, check_folder, check_new, replacing_folder
 from specinn.instruments import Instrument
 from specinn.resimulation import figures as spectra

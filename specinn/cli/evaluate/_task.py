@@ -67,13 +67,13 @@ class Task:
         """
         import specinn
         from specinn import models
-        from specinn.evaluation import comparison
+        from specinn.evaluation import tables
         from specinn.report.evaluation import folder as report
 
         path = Path(output) if output is not None else None
         folder = path is not None and folders and (str(output).endswith("/") or not path.suffix)
         if path is not None:
-            (report if folder else comparison).check(path, overwrite=overwrite)
+            (report if folder else tables).check(path, overwrite=overwrite)
         plugins = plugins_of(ctx)
         chosen = models.find(plugins, model)
         meta: dict[str, Any] = {
@@ -84,7 +84,7 @@ class Task:
 
     def write(self, table: Any) -> None:
         """The table as a file, if one was asked for."""
-        from specinn.evaluation.comparison import write
+        from specinn.evaluation.tables import write
 
         if self.path is not None:
             write(table, self.path, overwrite=self.overwrite)

@@ -75,7 +75,6 @@ def grid(
 def _report(task: Task, comparison: Comparison) -> None:
     """Write a table or a report of what was inferred, and print it."""
     from specinn.errors import ModelError
-    from specinn.evaluation import comparison as work
     from specinn.evaluation import tables
     from specinn.report.evaluation import folder as report
 
@@ -99,7 +98,7 @@ def _report(task: Task, comparison: Comparison) -> None:
                 progress=progress,
             )
     else:
-        task.write(work.grid_table(rows["metrics"], task.meta))
+        task.write(tables.grid_table(rows["metrics"], task.meta))
 
     def display() -> None:
         shown = [tables.reference_level(comparison.snr)] if task.folder else list(comparison.snr)

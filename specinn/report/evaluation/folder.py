@@ -67,7 +67,7 @@ def write(
         (temporary / TABLES).mkdir()
         (temporary / FIGURES).mkdir()
         for name, of in rows.items():
-            tables.write(of, name, temporary / TABLES, meta)
+            tables.write_rows(of, name, temporary / TABLES, meta)
         stars = tables.predictions(comparison, meta)
         stars.write(temporary / TABLES / "predictions.ecsv", format="ascii.ecsv")
         drawn: dict[str, str] = {}
