@@ -187,6 +187,7 @@ CORE = (
     "flags",
     "config",
     "plugins.manager",
+    "simulation.disturbances",
     "simulation.observer",
     "spectra.resample",
     "spectra.continuum",

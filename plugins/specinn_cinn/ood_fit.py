@@ -11,7 +11,7 @@ import attrs
 import torch
 
 from specinn.errors import ConfigError
-from specinn.simulation.observer import Noise
+from specinn.simulation.disturbances import Noise
 
 from .ood import ALTERATIONS, FREEDOM, Sizes, Strangers
 from .ood_examples import Alterations

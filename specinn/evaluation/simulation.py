@@ -20,7 +20,7 @@ from specinn.wavelengths import to_medium
 if TYPE_CHECKING:
     from specinn.grids import Grid
     from specinn.plugins.interfaces import Estimator
-    from specinn.simulation.observer import Disturbances
+    from specinn.simulation.disturbances import Disturbances
 
 
 BLOCK = 32  # stars at once: 4096 samples of 14 labels are 7 MB then
@@ -49,7 +49,8 @@ class Simulation:
         as_observed: bool = False,
         disturbed: bool = False,
     ) -> None:
-        from specinn.simulation.observer import ModelGrid, Noise, Observer
+        from specinn.simulation.disturbances import Noise
+        from specinn.simulation.observer import ModelGrid, Observer
 
         self.estimator, self.grid, self.seed, self.as_observed = estimator, grid, seed, as_observed
         instrument = estimator.instrument
@@ -142,7 +143,7 @@ class Simulation:
 
 def _disturbances(estimator: Estimator, disturbed: bool) -> Disturbances:
     """Those of the estimator's training, or none. Raises ``ConfigError`` where its header has none."""
-    from specinn.simulation.observer import Disturbances
+    from specinn.simulation.disturbances import Disturbances
 
     if not disturbed:
         return Disturbances(

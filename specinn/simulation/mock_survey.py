@@ -19,7 +19,8 @@ from astropy.io import fits
 from specinn.errors import ConfigError, OutputError
 from specinn.files import replacing, write_error
 from specinn.instruments import Instrument, PixelGrid
-from specinn.simulation.observer import Disturbances, ModelGrid, Noise, Observer
+from specinn.simulation.disturbances import Disturbances, Noise
+from specinn.simulation.observer import ModelGrid, Observer
 from specinn.training.checkpoint import fingerprint
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from specinn.instruments import Instrument
 from specinn.labels import LabelSet, make_label
 from specinn.plugins import Plugins
 from specinn.plugins.interfaces import Templates
-from specinn.simulation.observer import Disturbances, ModelGrid, Noise, Observer
+from specinn.simulation.disturbances import Disturbances, Noise
+from specinn.simulation.observer import ModelGrid, Observer
 from specinn.spectra import SpectrumBatch
 from specinn.training.checkpoint import fingerprint, load_checkpoint, one_cycle, save_checkpoint
 from specinn_giraffe.flow import STEPS, SplineFlow
