@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from specinn.inference.sources import Item
     from specinn.labels import LabelSet
     from specinn.plugins import Plugins
-    from specinn.survey.shards import Outcome
+    from specinn.survey.merge import Outcome
 
 DEFAULT_OUTPUT = Path("specinn.ecsv")
 _SHOWN = 10  # spectra on the terminal

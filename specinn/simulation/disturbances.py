@@ -1,5 +1,4 @@
-"""What an observation does to a spectrum besides: shapes of the continuum, noise, gaps. In torch, a batch at a
-time."""
+"""What an observation does to a spectrum besides: shapes of the continuum, noise, gaps. In torch, by batches."""
 
 from __future__ import annotations
 

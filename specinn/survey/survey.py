@@ -14,9 +14,9 @@ from specinn.files import check_not_input
 from specinn.inference.run import unmatched_message
 from specinn.parallel.workdir import folder_of, held
 from specinn.spectra.readers import count
-from specinn.survey import shards
+from specinn.survey import merge, shards
 from specinn.survey.manifest import Plan, settings_of
-from specinn.survey.shards import Outcome
+from specinn.survey.merge import Outcome
 
 if TYPE_CHECKING:
     from specinn.inference.options import RunOptions
@@ -108,7 +108,7 @@ def survey(
                 compute_here(plan, folder, to_do, workers, watch.report, watch.progress)
             else:
                 shards.compute(plan, folder, to_do, run, plugins, watch.report, watch.progress)
-            outcome = shards.finish(plan, folder, output, run, show=show, save_samples=save_samples)
+            outcome = merge.finish(plan, folder, output, run, show=show, save_samples=save_samples)
         except BaseException:
             shards.abandon(folder)
             raise
