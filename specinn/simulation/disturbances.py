@@ -1,4 +1,4 @@
-"""What an observation does to a spectrum besides: shapes of the continuum, noise, gaps. In torch, by batches."""
+"""What else an observation does to a spectrum: shapes of the continuum, noise, gaps. In torch, by batches."""
 
 from __future__ import annotations
 

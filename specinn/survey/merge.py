@@ -1,4 +1,4 @@
-"""The end of a run: the rows of all shards are numbered, and are the catalogue, or are merged into one file."""
+"""The end of a run: the rows of all shards are numbered and made the catalogue, a folder or one file."""
 
 from __future__ import annotations
 

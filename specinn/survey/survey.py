@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from specinn import catalogue
 from specinn.catalogue import samples
@@ -22,23 +22,8 @@ if TYPE_CHECKING:
     from specinn.inference.options import RunOptions
     from specinn.inference.run import Run
     from specinn.inference.sources import Item
+    from specinn.parallel.progress import Watch
     from specinn.plugins import Plugins
-
-
-class Watch(Protocol):
-    """Who is told how a run goes on."""
-
-    def start(self, files: int, done: int) -> None:
-        """So many files, of which so many were done by an earlier run."""
-
-    def report(self, name: str, message: str) -> None:
-        """A spectrum or a file failed."""
-
-    def progress(self, spectra: int, files: int) -> None:
-        """More spectra and files are done; fewer, where a worker died."""
-
-    def say(self, sentence: str) -> None:
-        """What else the user should know."""
 
 
 def check(output: Path, save_samples: Path | None, *, resume: bool, overwrite: bool) -> bool:
