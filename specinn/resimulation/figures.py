@@ -25,12 +25,6 @@ _NAMES = {"teff": ("T$_{eff}$", "{:.0f} K"), "logg": ("log g", "{:.2f}"), "fe_h"
           "vmic": ("v$_{mic}$", "{:.2f} km/s"), "vbroad": ("v$_{broad}$", "{:.1f} km/s")}  # fmt: skip
 
 
-def save(figure: Figure, folder: Path, name: str) -> None:
-    """Write ``name.pdf`` and ``name.png``."""
-    figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None}, facecolor="white")
-    figure.savefig(folder / f"{name}.png", dpi=160, facecolor="white")
-
-
 def whole(star: Resimulation) -> Figure:
     """All arms in rows of at most 150 Angstrom: flux with model and bands, residual below."""
     shown = windows(star, each=20)

@@ -145,7 +145,7 @@ class SpectrumBatch:
         if medium is None:
             return self
         meta = self.meta.copy()
-        meta["medium_from"] = ["the user"] * len(self)
+        meta["medium_from"] = ["user"] * len(self)
         return attrs.evolve(self, medium=as_medium(medium), meta=meta)
 
     def __len__(self) -> int:

@@ -43,7 +43,7 @@ def to_batch(
             f"the spectral axis is in {axis.unit}: expected a wavelength, frequency or energy"
         ) from None
     meta = spectrum.meta if isinstance(spectrum.meta, Mapping) else {}
-    source = "the user"
+    source = "user"
     if not axis.unit.is_equivalent(u.AA):
         medium, source = "vacuum", f"the axis in {axis.unit}"
     elif medium is not None:
