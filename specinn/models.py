@@ -17,6 +17,18 @@ if TYPE_CHECKING:
     from specinn.plugins import Plugins
     from specinn.plugins.interfaces import Estimator
 
+__all__ = [
+    "FORMAT",
+    "VERSION",
+    "Model",
+    "check_device",
+    "find",
+    "installed",
+    "load",
+    "physics",
+    "read_header",
+]
+
 FORMAT = "specinn model"
 VERSION = 1
 _COMMON_INSTRUMENT = "4most-hr"  # spectra of every archive are degraded to its arms

@@ -12,6 +12,21 @@ from typing import Any
 import matplotlib.figure
 from matplotlib.colors import to_rgba
 
+__all__ = [
+    "BLUE",
+    "FAINT",
+    "GREEN",
+    "INK",
+    "ORANGE",
+    "PURPLE",
+    "RED",
+    "SERIES",
+    "Figure",
+    "save",
+    "save_files",
+    "style",
+]
+
 
 class Figure(matplotlib.figure.Figure):
     """A figure that a notebook shows, once, although pyplot does not know it."""

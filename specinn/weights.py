@@ -15,6 +15,8 @@ from specinn.errors import ModelError, OutputError
 if TYPE_CHECKING:
     import torch
 
+__all__ = ["KEY", "file_hash", "load_weights", "read_header", "save_weights"]
+
 KEY = "specinn"
 _MAX_HEADER = 64 * 2**20
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from specinn.grids import Grid
     from specinn.plugins.interfaces import Estimator
 
+__all__ = ["METAL_RICH", "Comparison", "compare", "grid_metrics"]
+
 METAL_RICH = -1.5  # [Fe/H] above which stars are counted once more, by themselves
 
 

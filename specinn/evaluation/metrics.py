@@ -11,6 +11,8 @@ from specinn.evaluation.ksoll2026 import PUBLISHED_SNR, PUBLISHED_STD, published
 from specinn.labels import Label
 from specinn.posterior import Summary
 
+__all__ = ["GAUSSIAN_MAD", "METRICS", "metrics_for_header", "metrics_of"]
+
 GAUSSIAN_MAD = 1.4826  # standard deviation of a Gaussian over its median absolute deviation
 
 

@@ -28,6 +28,34 @@ if TYPE_CHECKING:
     from specinn.plugins import Plugins
     from specinn.plugins.interfaces import Estimator
 
+__all__ = [
+    "COLUMNS",
+    "FALSE_ALARMS",
+    "KINDS",
+    "Expected",
+    "Kind",
+    "Scene",
+    "arm_missing",
+    "cosmic_rays",
+    "emission",
+    "flat",
+    "half_missing",
+    "hot_star",
+    "in_range",
+    "pixels_missing",
+    "stated_too_high",
+    "stated_too_low",
+    "strangers_table",
+    "swapped_arms",
+    "tilted",
+    "too_blurred",
+    "too_poor",
+    "two_stars",
+    "two_stars_apart",
+    "white_noise",
+    "wrong_frame",
+]
+
 FALSE_ALARMS = 0.01
 _H_ALPHA = 6562.8  # Angstrom, in air, as all below
 _H_ALPHA_WING = 25.0

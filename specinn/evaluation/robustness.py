@@ -26,6 +26,19 @@ if TYPE_CHECKING:
 
     from specinn.plugins.interfaces import Estimator
 
+__all__ = [
+    "RV",
+    "SCOPES",
+    "Comparison",
+    "change",
+    "comparisons",
+    "robustness",
+    "robustness_summary",
+    "robustness_table",
+    "summary_table",
+    "variant_of",
+]
+
 log = logging.getLogger(__name__)
 
 RV = "rv"  # stands among the labels of the summary, in km/s

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from specinn.grids import Grid
     from specinn.plugins.interfaces import Estimator
 
+__all__ = ["FEATURES", "STRONG", "Saliency", "draw", "feature_table", "pixel_table", "saliency"]
+
 STRONG = 3.0  # standard deviations above the mean, from which on a pixel is a strong one
 _HEADROOM = 2.2  # height of a panel in units of its highest pixel: the rest is for names
 _ROOM = 0.016  # width of a name in units of a panel

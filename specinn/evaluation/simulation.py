@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from specinn.plugins.interfaces import Estimator
     from specinn.simulation.disturbances import Disturbances
 
+__all__ = ["BLOCK", "Simulation"]
+
 
 BLOCK = 32  # stars at once: 4096 samples of 14 labels are 7 MB then
 

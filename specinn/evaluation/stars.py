@@ -27,6 +27,18 @@ if TYPE_CHECKING:
 
     from specinn.plugins.interfaces import Correction, Estimator
 
+__all__ = [
+    "Benchmark",
+    "calibrators_of",
+    "check_instruments",
+    "of_one_spectrum",
+    "over_stars",
+    "read_benchmarks",
+    "star_metrics",
+    "star_summary",
+    "star_table",
+]
+
 _REQUIRED = ("file", "star", "instrument", "resolving_power", "teff", "logg", "fe_h")
 _ROLES = ("calibrator", "validation")
 

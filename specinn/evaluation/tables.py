@@ -19,6 +19,30 @@ if TYPE_CHECKING:
     from specinn.evaluation.comparison import Comparison
     from specinn.plugins import Plugins
 
+__all__ = [
+    "COLUMNS",
+    "SLOW",
+    "TARP",
+    "Columns",
+    "Rows",
+    "all_ranks",
+    "check",
+    "coverage",
+    "grid_table",
+    "histogram_levels",
+    "information",
+    "limits",
+    "predictions",
+    "reference_level",
+    "some_levels",
+    "tabulate",
+    "thirds",
+    "uniformity",
+    "widths",
+    "write",
+    "write_rows",
+]
+
 Rows = list[dict[str, Any]]
 Columns = Mapping[str, tuple[str, str]]  # unit and description by name
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from specinn.parallel.progress import Watch
     from specinn.plugins import Plugins
 
+__all__ = ["Made", "compute", "compute_elsewhere", "make", "table_of"]
+
 _PATIENCE = 60.0  # seconds until a file that another machine wrote is seen here
 
 

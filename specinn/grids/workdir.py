@@ -26,6 +26,8 @@ from specinn.grids import Grid
 from specinn.grids.recipe import Recipe
 from specinn.training.recipe import merged
 
+__all__ = ["AGAIN", "FORMAT", "MANIFEST", "VERSION", "Work", "described", "difference"]
+
 FORMAT, VERSION = "specinn grid in the making", 1
 MANIFEST = "_manifest.json"
 AGAIN = "what is done is kept, the same command goes on"

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from specinn.plugins.interfaces import Correction, Estimator, Preprocessor, Synthesizer
     from specinn.spectra import SpectrumBatch
 
+__all__ = ["Pipeline"]
+
 log = logging.getLogger(__name__)
 
 _SNR_RANGE = (10.0, 1000.0)  # per Angstrom, where the model's header does not say

@@ -39,6 +39,21 @@ if TYPE_CHECKING:
     from specinn.plugins import Plugins
     from specinn.plugins.interfaces import Correction
 
+__all__ = [
+    "AHEAD",
+    "CHUNK",
+    "Piece",
+    "Run",
+    "check_given",
+    "example_files",
+    "file_sources",
+    "load_correction",
+    "prepare",
+    "unmatched",
+    "unmatched_message",
+    "unread",
+]
+
 log = logging.getLogger(__name__)
 
 

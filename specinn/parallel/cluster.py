@@ -13,6 +13,8 @@ import attrs
 from specinn.config import read_toml, structure
 from specinn.errors import ConfigError, SpecinnError, near
 
+__all__ = ["KINDS", "ClusterFile", "check", "spread"]
+
 KINDS = {
     "slurm": "SLURMCluster",
     "pbs": "PBSCluster",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+__all__ = ["Progress", "Report", "Watch"]
+
 Report = Callable[[str, str], None]  # the name of a spectrum or file, and the sentence of its failure
 Progress = Callable[[int, int], None]  # how many more spectra, and how many more files, are done
 

@@ -20,6 +20,8 @@ from specinn.instruments import Instrument
 from specinn.resimulation import figures as spectra
 from specinn.resimulation.result import LEVELS, NUMBERS, Resimulation, Unsimulated, overall
 
+__all__ = ["COLUMNS", "FIGURES", "SPECTRA", "TABLE", "Outcome", "check", "write"]
+
 TABLE, FIGURES, SPECTRA = "stars.ecsv", "figures", "spectra.h5"
 _EXAMPLES = 6  # stars in the figure that shows several
 COLUMNS = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +15,8 @@ from specinn.resimulation.result import Resimulation, Window, windows
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+__all__ = ["examples", "lines", "mean_residual", "whole"]
 
 _ROW = 150.0  # Angstrom in a row of the figure of whole arms, at most
 _EXAMPLES = ("Mg", "Ca", "Li", "Fe")  # the elements of figure 7 of Ksoll et al. 2026

@@ -10,6 +10,8 @@ from specinn.instruments import Instrument
 from specinn.spectra.resample import pixel_widths
 from specinn.wavelengths import C_KMS
 
+__all__ = ["STRETCH", "Disturbances", "Noise"]
+
 STRETCH = (30, 400)  # pixels that are lost together
 
 

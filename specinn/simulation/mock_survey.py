@@ -26,6 +26,8 @@ from specinn.training.checkpoint import fingerprint
 if TYPE_CHECKING:
     from specinn.plugins import Plugins
 
+__all__ = ["PER_FILE", "STEP", "SimulatedSurvey", "draw_stars", "telescope"]
+
 PER_FILE = 800  # about the fibres of the high-resolution spectrograph
 STEP = 0.1  # Angstrom; as many pixels in the arms as the detectors have
 _LAYOUT = 1  # to be raised with every change of what is written

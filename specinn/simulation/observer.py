@@ -17,6 +17,17 @@ from specinn.instruments import Instrument
 from specinn.spectra.resample import resampling_operator
 from specinn.wavelengths import C_KMS, FWHM_PER_SIGMA
 
+__all__ = [
+    "HEADROOM",
+    "LIMB_DARKENING",
+    "STEP_KMS",
+    "ModelGrid",
+    "Observer",
+    "rotation_transfer",
+    "spline_matrix",
+    "spline_prefilter",
+]
+
 STEP_KMS = 4.0  # of the model grid: 3.7 points per FWHM at R = 20 000, where aliases are below 1e-5
 HEADROOM = 1.3  # resolving power of the model grid over the instrument's; the rest is applied star by star
 LIMB_DARKENING = 0.6

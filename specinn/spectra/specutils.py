@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from specinn.plugins import Plugins
 
+__all__ = ["make_spectrum", "register_loaders", "to_batch", "to_spectra"]
+
 
 def to_batch(
     spectrum: Any, medium: Medium | None = None, name: str = "spectrum", *, otherwise: Medium = "air"

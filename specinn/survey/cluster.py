@@ -13,6 +13,8 @@ from specinn.parallel.progress import Progress, Report
 from specinn.survey.manifest import Plan
 from specinn.survey.shards import compute_elsewhere
 
+__all__ = ["compute_there", "task"]
+
 
 def compute_there(
     plan: Plan,

@@ -24,6 +24,8 @@ from specinn.survey.shards import ROWS, SHARD_ID, check_ours, clear, missing, pa
 if TYPE_CHECKING:
     from astropy.table import Table
 
+__all__ = ["Outcome", "finish"]
+
 
 _PATIENCE = 60.0  # seconds until a file that another machine wrote is seen here
 

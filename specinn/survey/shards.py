@@ -36,6 +36,21 @@ from specinn.survey.manifest import Plan, settings_of
 if TYPE_CHECKING:
     from specinn.plugins import Plugins
 
+__all__ = [
+    "ROWS",
+    "SHARD_ID",
+    "abandon",
+    "begin",
+    "check_ours",
+    "clear",
+    "compute",
+    "compute_elsewhere",
+    "is_done",
+    "missing",
+    "part_of",
+    "resumable",
+]
+
 SHARD_ID = b"specinn_shard"  # in the metadata of its file: what it was computed from
 ROWS = 1 << 12  # held in memory while files are read and written
 _OURS = (MANIFEST, "part-*.parquet", "part-*.h5", ".part-*.partial*", f".{Path(MANIFEST).stem}.*.partial*")

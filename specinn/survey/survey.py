@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from specinn.parallel.progress import Watch
     from specinn.plugins import Plugins
 
+__all__ = ["check", "survey"]
+
 
 def check(output: Path, save_samples: Path | None, *, resume: bool, overwrite: bool) -> bool:
     """Whether there is anything to do: a run that is to go on may have ended already.

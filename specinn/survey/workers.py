@@ -16,6 +16,8 @@ from specinn.parallel.progress import Progress, Report
 from specinn.survey.manifest import Plan
 from specinn.survey.shards import compute_elsewhere
 
+__all__ = ["compute_here"]
+
 
 def compute_here(
     plan: Plan, folder: Path, shards: Sequence[int], n_workers: int, report: Report, progress: Progress

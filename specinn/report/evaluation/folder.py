@@ -15,6 +15,8 @@ from specinn.evaluation.comparison import Comparison
 from specinn.files import check_folder, check_new, replacing_folder
 from specinn.report.evaluation import page
 
+__all__ = ["FIGURES", "PAGE", "TABLES", "check", "write"]
+
 PAGE, TABLES, FIGURES = "index.html", "tables", "figures"
 
 
