@@ -406,7 +406,7 @@ def test_wrong_calls(specinn: Command, table: Path) -> None:
     former = ("evaluate", "toy-model", "--robustness", "--grid", "g.h5")
     sentence(specinn(*former), "for benchmark stars: give --stars")
     for option in (("--snr", 50), ("--seeds", 3), ("--correction", "c.toml")):
-        sentence(specinn(*call, *option), f"no option {option[0]} (specinn evaluate robustness", status=2)
+        sentence(specinn(*call, *option), f"no option {option[0]}", "evaluate robustness --help", status=2)
     sentence(specinn(*call, "-o", "m.csv"), "'.csv'", ".ecsv")
     assert not list(Path().iterdir())
 
