@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 
     from specinn.plugins.interfaces import Correction, Estimator
 
+__all__ = ["Inference", "infer", "load_model", "read"]
+
 
 @attrs.frozen(eq=False)
 class _Origin:

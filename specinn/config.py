@@ -14,6 +14,8 @@ import attrs
 
 from specinn.errors import ConfigError, near
 
+__all__ = ["T", "parsed_by", "read_toml", "structure"]
+
 T = TypeVar("T")
 _PARSED: dict[Any, Callable[[Any], Any]] = {}
 

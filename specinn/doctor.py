@@ -21,6 +21,8 @@ from specinn.plugins import Plugins
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
+__all__ = ["Finding", "State", "examine"]
+
 State = Literal["ok", "missing", "broken"]
 _OF_DEVELOPERS = ("test", "docs")  # extras that nobody needs who runs specinn
 _AGAIN = "install {} again"

@@ -7,6 +7,22 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator
 
+__all__ = [
+    "ConfigError",
+    "GridError",
+    "ModelError",
+    "OutputError",
+    "PluginError",
+    "ReadError",
+    "SpecinnError",
+    "SpectrumWarning",
+    "SynthesisError",
+    "as_arguments",
+    "in_python",
+    "near",
+    "nearest",
+]
+
 _BEGINNING = 3  # letters of a name that may stand for it
 
 

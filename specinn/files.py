@@ -15,6 +15,18 @@ from typing import Any
 
 from specinn.errors import OutputError
 
+__all__ = [
+    "Sink",
+    "check_folder",
+    "check_new",
+    "check_not_input",
+    "check_output",
+    "replacing",
+    "replacing_folder",
+    "sweep",
+    "write_error",
+]
+
 
 def check_output(path: str | Path, suffixes: Collection[str], *, overwrite: bool = False) -> Path:
     """The path, if a file can be written there; asked before the work starts and not after.

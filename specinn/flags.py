@@ -11,6 +11,20 @@ import numpy as np
 if TYPE_CHECKING:
     from astropy.table import Table
 
+__all__ = [
+    "BAD",
+    "FLAGS",
+    "WARN",
+    "Flag",
+    "FlagInfo",
+    "Severity",
+    "flags_of",
+    "is_bad",
+    "is_warn",
+    "names",
+    "raise_flag",
+]
+
 Severity = Literal["bad", "warn", "info"]
 
 

@@ -12,6 +12,8 @@ import numpy as np
 from specinn.config import parsed_by, read_toml, structure
 from specinn.errors import ConfigError
 
+__all__ = ["Arm", "Instrument", "Medium", "PixelGrid", "ResolvingPower"]
+
 Medium = Literal["air", "vacuum"]
 
 

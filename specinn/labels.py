@@ -10,6 +10,18 @@ import numpy as np
 
 from specinn.errors import ConfigError, near
 
+__all__ = [
+    "SOLAR_LOG_EPS",
+    "Label",
+    "LabelSet",
+    "Transform",
+    "abundance",
+    "li_fe",
+    "make_label",
+    "printed_unit",
+    "with_derived_labels",
+]
+
 Transform = Literal["linear", "log10", "probit"]
 
 # Solar abundances log eps on the scale of Magg et al. (2022, A&A 661, A140); the table of docs/method.md.

@@ -13,6 +13,8 @@ from specinn.config import read_toml
 if TYPE_CHECKING:
     pass
 
+__all__ = ["LINES", "Line", "lines_near", "read_lines"]
+
 LINES = Path(__file__).with_name("lines.toml")
 
 

@@ -17,6 +17,18 @@ if TYPE_CHECKING:
     from specinn.plugins import Plugins
     from specinn.plugins.interfaces import Estimator
 
+__all__ = [
+    "FORMAT",
+    "VERSION",
+    "Model",
+    "check_device",
+    "find",
+    "installed",
+    "load",
+    "physics",
+    "read_header",
+]
+
 FORMAT, VERSION = weights.MODEL_FORMAT, weights.MODEL_VERSION
 _COMMON_INSTRUMENT = "4most-hr"  # spectra of every archive are degraded to its arms
 

@@ -12,6 +12,21 @@ from typing import Any
 import matplotlib.figure
 from matplotlib.colors import to_rgba
 
+__all__ = [
+    "BLUE",
+    "FAINT",
+    "GREEN",
+    "INK",
+    "ORANGE",
+    "PURPLE",
+    "RED",
+    "SERIES",
+    "Figure",
+    "save",
+    "save_files",
+    "style",
+]
+
 
 class Figure(matplotlib.figure.Figure):
     """A figure that a notebook shows, once, although pyplot does not know it."""
@@ -59,11 +74,16 @@ def save(figure: matplotlib.figure.Figure, folder: Path, name: str) -> str:
     """
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # once is enough for three files
-    figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None}, facecolor="white")
-    figure.savefig(folder / f"{name}.png", dpi=160, facecolor="white")
+    save_files(figure, folder, name)
     drawn = io.StringIO()
     figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None}, dpi=160)
     return _inline(drawn.getvalue(), name)
+
+
+def save_files(figure: matplotlib.figure.Figure, folder: Path, name: str) -> None:
+    """Write ``name.pdf`` and ``name.png``."""
+    figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None}, facecolor="white")
+    figure.savefig(folder / f"{name}.png", dpi=160, facecolor="white")
 
 
 def _inline(svg: str, name: str) -> str:

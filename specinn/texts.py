@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+__all__ = ["native", "path_of", "plural", "portable", "shown"]
+
 # C0 and C1 controls, which a terminal obeys and XML forbids; bytes that are not UTF-8, which Python holds as
 # lone surrogates; the marks that reverse the direction of a line; what XML does not allow besides
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u200e\u200f\u202a-\u202e\u2066-\u2069\ufffe\uffff]")

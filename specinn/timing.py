@@ -25,6 +25,21 @@ if TYPE_CHECKING:
     from specinn.inference.run import Run
     from specinn.plugins import Plugins
 
+__all__ = [
+    "REFERENCE",
+    "SURVEY",
+    "Cost",
+    "Release",
+    "Row",
+    "Way",
+    "Whole",
+    "benchmark",
+    "devices",
+    "machine",
+    "measure_stages",
+    "on_cores",
+]
+
 SURVEY = 4_000_000  # spectra, for "hours for 4 million"
 REFERENCE = "FrEIA, paper"  # name of the way that ratios refer to, in its part of the table
 _POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS",

@@ -8,6 +8,18 @@ import numpy as np
 
 from specinn.errors import ReadError
 
+__all__ = [
+    "C_KMS",
+    "FWHM_PER_SIGMA",
+    "air_to_vacuum",
+    "doppler",
+    "lsf_sigma_kms",
+    "refractive_index",
+    "to_angstrom",
+    "to_medium",
+    "vacuum_to_air",
+]
+
 C_KMS = 299792.458  # speed of light, km/s (exact)
 FWHM_PER_SIGMA = 2.0 * np.sqrt(2.0 * np.log(2.0))
 

@@ -16,6 +16,8 @@ from specinn.errors import ModelError, OutputError
 if TYPE_CHECKING:
     import torch
 
+__all__ = ["KEY", "file_hash", "load_weights", "read_header", "save_weights"]
+
 KEY = "specinn"
 MODEL_FORMAT = "specinn model"  # the format in the header of a trained model
 MODEL_VERSION = 1

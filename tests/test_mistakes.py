@@ -157,17 +157,21 @@ MISTAKES: list[tuple[str, tuple[str, ...], int]] = [
     ("resimulate ok.fits --synthesizer emu -o r", ("did you mean 'emulator'?",), 1),
     ("resimulate ok.fits -o folder", ("folder exists",), 1),
     # how good
-    ("evaluate toy-model", ("--grid GRID or --stars",), 1),
-    ("evaluate toy-modle --grid x.h5", ("did you mean 'toy-model'?",), 1),
-    ("evaluate toy-model --grid lost.h5", ("lost.h5: no such file or folder",), 1),
-    ("evaluate toy-model --grid junk.h5", ("junk.h5 is in no layout", "specinn grid import --loader"), 1),
-    ("evaluate toy-model --grid junk.h5 -o x.txt", ("'.txt' names no format",), 1),
-    ("evaluate toy-model --stars lost.csvv", ("lost.csvv: no such file",), 1),
-    ("evaluate toy-model --stars junk.csv", ("junk.csv is no CSV table",), 1),
-    ("evaluate toy-model --stars columns.csv", ("the columns instrument, ", "found file, star"), 1),
-    ("evaluate toy-model --stars words.csv", ("teff 'hot' of Sun is not a number",), 1),
-    ("evaluate toy-model --stars where.csv", ("no instrument is called 'tox'; did you mean 'toy'?",), 1),
-    ("evaluate toy-model --stars lost.csv", ("lost.txt: no such file",), 1),
+    ("evaluate toy-model", ("no command 'toy-model'", "grid, stars, robustness, ood"), 2),
+    ("evaluate toy-model --grid x.h5 --stars x.csv", ("--grid GRID or --stars",), 1),
+    ("evaluate robustness toy-model lost.csvv", ("lost.csvv: no such file",), 1),
+    ("evaluate robustness toy-model columns.csv --snr 20", ("no option --snr",), 2),
+    ("evaluate ood toy-model lost.h5", ("lost.h5: no such file or folder",), 1),
+    ("evaluate grid toy-modle x.h5", ("did you mean 'toy-model'?",), 1),
+    ("evaluate grid toy-model lost.h5", ("lost.h5: no such file or folder",), 1),
+    ("evaluate grid toy-model junk.h5", ("junk.h5 is in no layout", "specinn grid import --loader"), 1),
+    ("evaluate grid toy-model junk.h5 -o x.txt", ("'.txt' names no format",), 1),
+    ("evaluate stars toy-model lost.csvv", ("lost.csvv: no such file",), 1),
+    ("evaluate stars toy-model junk.csv", ("junk.csv is no CSV table",), 1),
+    ("evaluate stars toy-model columns.csv", ("the columns instrument, ", "found file, star"), 1),
+    ("evaluate stars toy-model words.csv", ("teff 'hot' of Sun is not a number",), 1),
+    ("evaluate stars toy-model where.csv", ("no instrument is called 'tox'; did you mean 'toy'?",), 1),
+    ("evaluate stars toy-model lost.csv", ("lost.txt: no such file",), 1),
     ("calibrate empty.txt -m toy-model", ("empty.txt: the columns", "found nothing"), 1),
     ("calibrate where.csv -m toy-model --label Teff", ("no label 'Teff'; did you mean 'teff'?",), 1),
     ("calibrate where.csv --kind tef-bias", ("did you mean 'teff-bias'?",), 1),
@@ -208,7 +212,7 @@ def test_mistakes(
     words: tuple[str, ...],
     status: int,
 ) -> None:
-    if line == "evaluate toy-model --stars lost.csv":
+    if line == "evaluate stars toy-model lost.csv":
         (folder / "lost.csv").touch()
     monkeypatch.chdir(folder)
     before = sorted(os.listdir())
@@ -238,7 +242,7 @@ def test_every_command_has_its_mistakes() -> None:
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write everything")
 @pytest.mark.parametrize(
-    "line", ["train locked", "evaluate toy-model --stars locked", "run stars.txt -i toy -o closed/x.fits"]
+    "line", ["train locked", "evaluate stars toy-model locked", "run stars.txt -i toy -o closed/x.fits"]
 )
 def test_no_permission(plugins: Plugins, folder: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
     monkeypatch.chdir(folder)

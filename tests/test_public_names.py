@@ -24,7 +24,9 @@ import pytest
 import specinn
 from specinn import errors
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "plugins.md"
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "plugins.md"
+ELSEWHERE = {"cli", "plugins", "testing"}  # commands, and what a package exports and not its modules
 ARRAY = re.compile(r"ndarray|Tensor")
 SHAPE = re.compile(
     r"\((?:\d|n\w*|d|\.\.\.)(?:, (?:\d|n\w*|d|\.\.\.))*,?\)|of any shape|0 or 1|one number|a spectrum"
@@ -204,3 +206,53 @@ def test_what_a_poor_docstring_lacks() -> None:
         "the unit of snr",
         "that it raises ConfigError",
     ]
+
+
+# Exports
+
+
+def modules() -> dict[str, ast.Module]:
+    """The public modules of the core by their path."""
+    paths = [path.relative_to(ROOT / "specinn") for path in (ROOT / "specinn").rglob("*.py")]
+    public = [path for path in paths if not path.name.startswith("_") and path.parts[0] not in ELSEWHERE]
+    return {str(path): ast.parse((ROOT / "specinn" / path).read_text(encoding="utf-8")) for path in public}
+
+
+def exports(tree: ast.Module) -> list[str] | None:
+    """``__all__``, which is the first statement after the imports; None where it is not."""
+    for node in tree.body[1:]:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            names: list[str] = ast.literal_eval(node.value)
+            return names
+        if not isinstance(node, (ast.Import, ast.ImportFrom, ast.If)):
+            break
+    return None
+
+
+def definitions(tree: ast.Module) -> set[str]:
+    """The functions, classes and constants of a module whose names have no underscore; not its logger."""
+    out: set[str] = set()
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            out.add(node.name)
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            out |= {name.id for each in targets for name in ast.walk(each) if isinstance(name, ast.Name)}
+    return {name for name in out if not name.startswith("_")} - {"log"}
+
+
+MODULES = modules()
+
+
+@pytest.mark.parametrize("path", sorted(MODULES))
+def test_public_names_are_the_exports(path: str) -> None:
+    names = exports(MODULES[path])
+    assert names is not None, "__all__ is missing after the imports"
+    assert set(names) == definitions(MODULES[path]) and len(names) == len(set(names))
+
+
+def test_exports_that_are_wrong_are_noticed() -> None:
+    tree = ast.parse('"""."""\nimport math\n__all__ = ["a", "b"]\n\nA, _c = 1, 2\ndef a(): ...\n')
+    assert exports(tree) == ["a", "b"] and definitions(tree) == {"A", "a"}
+    assert exports(ast.parse('"""."""\na = 1\n__all__ = ["a"]\n')) is None
+    assert len(MODULES) > 80

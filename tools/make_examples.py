@@ -16,8 +16,8 @@ from astropy.io import fits
 import specinn.examples
 from specinn.instruments import Instrument
 from specinn.plugins import Plugins
+from specinn.simulation.disturbances import Disturbances, Noise
 from specinn.simulation.mock_survey import telescope
-from specinn.simulation.observer import Disturbances, Noise
 from specinn.wavelengths import doppler
 
 # name, Teff/K, logg, [Fe/H], vmic, [alpha/Fe], A(Li), vbroad, radial velocity (km/s), S/N per Angstrom

@@ -188,6 +188,7 @@ CORE = (
     "config",
     "plugins.manager",
     "plugins.model_file",
+    "simulation.disturbances",
     "simulation.observer",
     "simulation.training_spectra",
     "spectra.resample",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import torch
 
-from specinn.simulation.observer import Noise
+from specinn.simulation.disturbances import Noise
 
 from .ood import ALTERATIONS, FREEDOM, Sizes, Strangers
 from .ood_examples import Alterations

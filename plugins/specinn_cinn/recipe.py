@@ -8,7 +8,7 @@ import attrs
 
 from specinn.config import structure
 from specinn.errors import ConfigError, near
-from specinn.simulation.observer import Disturbances
+from specinn.simulation.disturbances import Disturbances
 from specinn.spectra.continuum import ContinuumOptions
 
 BLOCK = 96  # stars simulated at once for the signs of strangers

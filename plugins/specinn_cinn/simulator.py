@@ -9,7 +9,8 @@ import attrs
 import numpy as np
 import torch
 
-from specinn.simulation.observer import STEP_KMS, Disturbances, ModelGrid, Noise, Observer
+from specinn.simulation.disturbances import Disturbances, Noise
+from specinn.simulation.observer import STEP_KMS, ModelGrid, Observer
 from specinn.spectra.continuum import ContinuumFit, ContinuumOptions
 
 from .recipe import PhysicsError, Prior

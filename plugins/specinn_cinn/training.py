@@ -14,7 +14,8 @@ import torch
 
 import specinn
 from specinn.errors import ConfigError
-from specinn.evaluation.comparison import grid_metrics, metrics_for_header
+from specinn.evaluation.comparison import grid_metrics
+from specinn.evaluation.metrics import metrics_for_header
 from specinn.spectra.resample import pixel_widths
 from specinn.training.checkpoint import fingerprint, load_checkpoint, one_cycle, save_checkpoint
 

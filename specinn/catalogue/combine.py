@@ -30,6 +30,17 @@ from specinn.posterior.summary import posterior_flags
 if TYPE_CHECKING:
     from specinn.plugins import Plugins
 
+__all__ = [
+    "P_DISAGREE",
+    "Combination",
+    "combine",
+    "combine_gaussians",
+    "combine_limits",
+    "fields_of",
+    "prior_precision",
+    "stars_of",
+]
+
 P_DISAGREE = 1e-3  # of the chi-square, below which spectra are said to disagree
 _DRAWS = 4096  # of a combined posterior, from which its columns are read
 _KNOWN = 0.1  # information in units of the prior's, from which it counts in the chi-square

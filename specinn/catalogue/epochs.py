@@ -21,6 +21,17 @@ from specinn.posterior import QUANTILES, Summary
 if TYPE_CHECKING:
     from specinn.plugins import Plugins
 
+__all__ = [
+    "PERCENTILES",
+    "CatalogueSource",
+    "SampleSource",
+    "Source",
+    "Spectra",
+    "has_samples",
+    "labels_of",
+    "same_position",
+]
+
 PERCENTILES = ("p2_5", "p16", "median", "p84", "p97_5")
 _NOT_IN_SAMPLES = (  # columns of a catalogue
     "path", "instrument", "rv", "rv_error", "stranger", *(field.name for field in catalogue.CARRIED),

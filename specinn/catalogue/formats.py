@@ -25,6 +25,20 @@ from astropy.utils.exceptions import AstropyUserWarning
 from specinn.errors import ConfigError
 from specinn.files import Sink
 
+__all__ = [
+    "HDF5_PATH",
+    "READERS",
+    "ROW_GROUP",
+    "WRITERS",
+    "Layout",
+    "ParquetWriter",
+    "Width",
+    "arrow_schema",
+    "from_arrow",
+    "parquet_schema",
+    "read_table",
+]
+
 HDF5_PATH = "catalogue"
 ROW_GROUP = 1 << 16  # rows of a Parquet file that are compressed together: 40 MB of a usual catalogue
 _FITS_BLOCK = 2880

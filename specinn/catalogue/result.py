@@ -13,6 +13,8 @@ from specinn.posterior import Posterior, Summary
 if TYPE_CHECKING:
     pass
 
+__all__ = ["Result"]
+
 
 @attrs.frozen(eq=False)
 class Result:

@@ -14,6 +14,8 @@ from specinn.labels import LabelSet
 from specinn.posterior import Posterior
 from specinn.texts import portable
 
+__all__ = ["Append", "attributes_of", "check", "join", "rows_of", "samples_file", "size_of"]
+
 _CHUNK_BYTES = 1 << 20
 _BLOCK = 64  # spectra that are copied at once
 

@@ -24,6 +24,22 @@ from specinn.texts import path_of, portable
 if TYPE_CHECKING:
     from specinn.catalogue.result import Result
 
+__all__ = [
+    "CARRIED",
+    "MANIFEST",
+    "PARTS",
+    "Field",
+    "build",
+    "check",
+    "is_folder",
+    "read",
+    "schema",
+    "statistics",
+    "summarise",
+    "write",
+    "write_rows",
+]
+
 MANIFEST = "_manifest.json"  # readers of Parquet folders pass over what begins with an underscore
 PARTS = "part-*.parquet"
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import typer
+
 from specinn.texts import plural
 
 NAMED = 5  # of those with the same failure
@@ -12,15 +14,15 @@ INTERVAL = 60.0  # seconds between lines where the output is no terminal
 
 class Watch:
     """A bar over the files (or another ``unit``) on a terminal, else a line a minute; with rate and time left
-    either way."""
+    either way. Ctrl-C ends the command with a sentence that says how to ``resume``, and status 130."""
 
-    def __init__(self, quiet: bool, unit: str = "files") -> None:
+    def __init__(self, quiet: bool, unit: str = "files", resume: str = "the same command goes on") -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
         from specinn.cli._console import stderr_console
 
         self._console = stderr_console()
-        self._quiet, self._unit = quiet, unit
+        self._quiet, self._unit, self._resume = quiet, unit, resume
         bar = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
         show = not quiet and self._console.is_terminal
         self._bar = Progress(
@@ -36,9 +38,14 @@ class Watch:
         self._bar.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        stopped = kind is not None and issubclass(kind, KeyboardInterrupt)
+        if stopped:
+            self.say(f"stopped; {self._resume}")
         self._repeat()
         self._bar.stop()
+        if stopped:
+            raise typer.Exit(130) from None
 
     def start(self, files: int, done: int) -> None:
         """So many files, of which an earlier run did so many."""

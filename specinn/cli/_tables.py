@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.table import Table
 
-_UNITS = {"km s-1": "km/s", "dex(cm s-2)": "dex"}
-
 
 def columns(left: Sequence[str], right: Sequence[str], last: Sequence[str] = ()) -> Table:
     """A table without lines: columns of words, of numbers, of words."""
@@ -19,10 +17,6 @@ def columns(left: Sequence[str], right: Sequence[str], last: Sequence[str] = ())
     for title in (*left, *right, *last):
         table.add_column(title, justify="right" if title in right else "left", no_wrap=True)
     return table
-
-
-def with_unit(name: str, unit: str) -> str:
-    return f"{name} ({_UNITS.get(unit, unit)})"
 
 
 def decimals(unit: str, more: int = 0) -> str:

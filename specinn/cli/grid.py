@@ -137,17 +137,12 @@ def make(
         _tell(recipe, describe(wanted.lazy(plugins)), as_json)
         return
     output = output or recipe.with_suffix(".h5")
-    if scheduler is not None or cluster is not None:
-        check_cluster(scheduler, cluster)
+    check_cluster(scheduler, cluster)
     with Watch(quiet, "spectra") as watch:
-        try:
-            made = gridmake.make(
-                wanted, output, plugins, watch, workers=workers, scheduler=scheduler, cluster=cluster,
-                overwrite=overwrite, retry=retry, give_up=give_up,
-            )  # fmt: skip
-        except KeyboardInterrupt:
-            watch.say("stopped; the same command goes on")
-            raise typer.Exit(130) from None
+        made = gridmake.make(
+            wanted, output, plugins, watch, workers=workers, scheduler=scheduler, cluster=cluster,
+            overwrite=overwrite, retry=retry, give_up=give_up,
+        )  # fmt: skip
     if as_json:
         print_json({"grid": output, **attrs.asdict(made)})
         return

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from specinn.cli._console import echo, note, plugins_of, print_json
 from specinn.cli._options import (
     AsJson,
     Cluster,
@@ -27,8 +29,10 @@ from specinn.cli._options import (
 from specinn.cli._progress import Watch
 
 if TYPE_CHECKING:
+    from specinn.inference.sources import Item
     from specinn.labels import LabelSet
-    from specinn.survey.shards import Outcome
+    from specinn.plugins import Plugins
+    from specinn.survey.merge import Outcome
 
 DEFAULT_OUTPUT = Path("specinn.ecsv")
 _SHOWN = 10  # spectra on the terminal
@@ -128,11 +132,10 @@ def run(
     One row per spectrum. A file that cannot be read costs its own row, which says why; if none could be read
     there is no catalogue, and the status is 1.
     """
-    from specinn.cli._console import note, plugins_of, print_json
     from specinn.errors import ConfigError
-    from specinn.inference import sources
     from specinn.inference.options import RunOptions
-    from specinn.inference.run import example_files, prepare
+    from specinn.inference.run import prepare
+    from specinn.parallel.cluster import check as check_cluster
     from specinn.survey import survey
 
     options = RunOptions(
@@ -141,53 +144,42 @@ def run(
         corrections=correction or (), format=format, medium=medium, frame=frame,
     )  # fmt: skip
     if not survey.check(output, save_samples, resume=resume, overwrite=overwrite):
-        note(f"{output} is there and no run for it was interrupted: nothing to do")
-        if as_json:
-            print_json({"catalogue": output, "samples": save_samples, **dict.fromkeys(_COUNTS)})
+        _say_that_all_is_done(output, save_samples, as_json)
         return
     if keep_samples is not None and save_samples is None:
         raise ConfigError("--keep-samples thins what --save-samples FILE.h5 writes: give that, too")
-    if scheduler is not None or cluster is not None:
-        from specinn.parallel.cluster import check as check_cluster
-
-        check_cluster(scheduler, cluster)
+    check_cluster(scheduler, cluster)
     plugins = plugins_of(ctx)
+    items = _items(files, plugins, format, recursive, group_by)
+    job = prepare(plugins, options, keep_samples=save_samples is not None)
+    keep = min(keep_samples or samples, samples) if save_samples is not None else 0
+    labels = job.pipeline.estimator.labels
+    if keep and not quiet:
+        note(_size_of_samples(keep, samples, len(labels), len(items)))
+    with Watch(quiet, resume="the same command with --resume goes on") as watch:
+        outcome = survey.survey(
+            job, items, output, options, plugins, watch, save_samples=save_samples, keep=keep, resume=resume,
+            overwrite=overwrite, workers=workers, scheduler=scheduler, cluster=cluster, show=_SHOWN,
+        )  # fmt: skip
+    _tell(outcome, labels, output, save_samples, as_json, quiet)
+
+
+def _items(
+    files: Sequence[Path] | None, plugins: Plugins, format: str, recursive: bool, group_by: str | None
+) -> list[Item]:
+    """What the words of the command line mean, in groups where asked for; the examples for no words. Raises
+    ``ConfigError`` for what is wrong with all of them."""
+    from specinn.inference import sources
+    from specinn.inference.run import example_files
+
     if not files:
         files = example_files()
         note("no files were given: running on the example spectra that ship with specinn")
     items = sources.expand(files, recursive=recursive, say=note)
     if group_by is not None:
         items = sources.group(items, group_by)
-    sources.check_items(items, plugins, format)  # says what is wrong with all of them
-    job = prepare(plugins, options, keep_samples=save_samples is not None)
-    labels = job.pipeline.estimator.labels
-    keep = min(keep_samples or samples, samples) if save_samples is not None else 0
-    if keep and not quiet:
-        note(_size_of_samples(keep, samples, len(labels), len(items)))
-    with Watch(quiet) as watch:
-        try:
-            outcome = survey.survey(
-                job, items, output, options, plugins, watch, save_samples=save_samples, keep=keep,
-                resume=resume, overwrite=overwrite, workers=workers, scheduler=scheduler, cluster=cluster,
-                show=_SHOWN,
-            )  # fmt: skip
-        except KeyboardInterrupt:
-            watch.say("stopped; the same command with --resume goes on")
-            raise typer.Exit(130) from None
-    nothing = outcome.unread == outcome.rows
-    if as_json:
-        counts = (outcome.rows, outcome.bad, outcome.unread)
-        files_written = (
-            {"catalogue": None, "samples": None}
-            if nothing
-            else {"catalogue": output, "samples": save_samples}
-        )
-        print_json({**files_written, **dict(zip(_COUNTS, counts, strict=True))})
-    elif not quiet and not nothing:
-        _show(outcome, labels, output, save_samples)
-    if nothing:
-        note("nothing could be read")
-        raise typer.Exit(1)
+    sources.check_items(items, plugins, format)
+    return items
 
 
 def _size_of_samples(keep: int, samples: int, n_labels: int, n_files: int) -> str:
@@ -203,8 +195,29 @@ def _size_of_samples(keep: int, samples: int, n_labels: int, n_files: int) -> st
     )
 
 
+def _say_that_all_is_done(output: Path, save_samples: Path | None, as_json: bool) -> None:
+    note(f"{output} is there and no run for it was interrupted: nothing to do")
+    if as_json:
+        print_json({"catalogue": output, "samples": save_samples, **dict.fromkeys(_COUNTS)})
+
+
+def _tell(
+    outcome: Outcome, labels: LabelSet, output: Path, save_samples: Path | None, as_json: bool, quiet: bool
+) -> None:
+    """What a run gave, for people or programs; status 1 where nothing could be read."""
+    nothing = outcome.unread == outcome.rows
+    if as_json:
+        counts = zip(_COUNTS, (outcome.rows, outcome.bad, outcome.unread), strict=True)
+        written = (None, None) if nothing else (output, save_samples)
+        print_json({**dict(zip(("catalogue", "samples"), written, strict=True)), **dict(counts)})
+    elif not quiet and not nothing:
+        _show(outcome, labels, output, save_samples)
+    if nothing:
+        note("nothing could be read")
+        raise typer.Exit(1)
+
+
 def _show(outcome: Outcome, labels: LabelSet, output: Path, save_samples: Path | None) -> None:
-    from specinn.cli._console import echo
     from specinn.cli._result_table import show
     from specinn.texts import plural
 

@@ -47,7 +47,7 @@ def saliency(
     from specinn.cli._console import bar, plugins_of, print_json
     from specinn.errors import OutputError
     from specinn.evaluation import saliency as work
-    from specinn.evaluation.comparison import write
+    from specinn.evaluation.tables import write
     from specinn.files import check_folder, check_new, replacing
     from specinn.grids import load
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from specinn.plugins import Plugins
     from specinn.spectra import SpectrumBatch
 
+__all__ = ["LEAST", "calibrate", "choose", "draw", "infer", "leave_one_out", "pair", "verdict"]
+
 LEAST = 3  # stars in a fit: two would leave nothing to tell its errors by
 _NAMED = 40  # spectra in a figure; of more the names would hide the points
 

@@ -16,6 +16,17 @@ import numpy as np
 from scipy.special import gammaln
 from scipy.stats import binom
 
+__all__ = [
+    "POINTS",
+    "binomial_interval",
+    "ecdf_band",
+    "ecdf_difference",
+    "points_for",
+    "ranks",
+    "tarp_ranks",
+    "uniformity",
+]
+
 POINTS = 100  # of the distribution function, at most: more make the band hardly wider and the work longer
 
 

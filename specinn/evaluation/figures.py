@@ -19,6 +19,21 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+__all__ = [
+    "FIGURES_OF",
+    "coverage",
+    "plan",
+    "prediction_against_truth",
+    "ranks",
+    "ratio_to_bound",
+    "scope_name",
+    "std_against_snr",
+    "tarp",
+    "thirds_against_snr",
+    "width_against_fe_h",
+    "width_against_snr",
+]
+
 _COLUMNS = 4
 FIGURES_OF = {
     "std_against_snr": "Standard deviation of MAP minus truth",

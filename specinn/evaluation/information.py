@@ -16,8 +16,10 @@ from specinn.labels import LabelSet
 from specinn.simulation.model_spectra import Models
 
 if TYPE_CHECKING:
-    from specinn.evaluation.comparison import Simulation
+    from specinn.evaluation.simulation import Simulation
     from specinn.plugins import Plugins
+
+__all__ = ["cramer_rao"]
 
 _STARS = 8  # at once: their derivatives of 26 labels are 10 MB in float32
 # Step of the central difference in vbroad: 0.5 km/s, below which float32 would show its rounding, and 3 % of

@@ -5,6 +5,15 @@ Their grid is another one: NLTE, [Fe/H] from -5 to 0.5, all metallicities togeth
 
 from __future__ import annotations
 
+__all__ = [
+    "PUBLISHED_LEVELS",
+    "PUBLISHED_NRMSE",
+    "PUBLISHED_SNR",
+    "PUBLISHED_STD",
+    "published_nrmse",
+    "published_std",
+]
+
 # Standard deviation of MAP minus truth at 250 per Angstrom, in K, dex and km/s; about, for vbroad and vmic.
 PUBLISHED_SNR = 250.0
 PUBLISHED_STD = {

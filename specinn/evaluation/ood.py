@@ -13,7 +13,8 @@ from astropy.table import Table
 
 from specinn.catalogue.result import Result
 from specinn.errors import ConfigError, GridError
-from specinn.evaluation.comparison import BLOCK, Simulation, tabulate
+from specinn.evaluation.simulation import BLOCK, Simulation
+from specinn.evaluation.tables import tabulate
 from specinn.flags import Flag, is_bad
 from specinn.inference.options import RunOptions
 from specinn.inference.pipeline import Pipeline
@@ -26,6 +27,34 @@ if TYPE_CHECKING:
     from specinn.grids import Grid
     from specinn.plugins import Plugins
     from specinn.plugins.interfaces import Estimator
+
+__all__ = [
+    "COLUMNS",
+    "FALSE_ALARMS",
+    "KINDS",
+    "Expected",
+    "Kind",
+    "Scene",
+    "arm_missing",
+    "cosmic_rays",
+    "emission",
+    "flat",
+    "half_missing",
+    "hot_star",
+    "in_range",
+    "pixels_missing",
+    "stated_too_high",
+    "stated_too_low",
+    "strangers_table",
+    "swapped_arms",
+    "tilted",
+    "too_blurred",
+    "too_poor",
+    "two_stars",
+    "two_stars_apart",
+    "white_noise",
+    "wrong_frame",
+]
 
 FALSE_ALARMS = 0.01
 _H_ALPHA = 6562.8  # Angstrom, in air, as all below

@@ -12,8 +12,8 @@ import numpy as np
 
 from specinn.catalogue import summarise
 from specinn.errors import ConfigError, SpecinnError
-from specinn.evaluation.comparison import tabulate
 from specinn.evaluation.stars import Benchmark, calibrators_of, check_instruments, over_stars
+from specinn.evaluation.tables import tabulate
 from specinn.evaluation.variants import BASE, BASE_SNR, LEVELS, SHAPES, VELOCITIES, Variant, VariedStar
 from specinn.flags import is_bad
 from specinn.inference.run import Piece, Run, file_sources, prepare
@@ -25,6 +25,19 @@ if TYPE_CHECKING:
     from astropy.table import Table
 
     from specinn.plugins.interfaces import Estimator
+
+__all__ = [
+    "RV",
+    "SCOPES",
+    "Comparison",
+    "change",
+    "comparisons",
+    "robustness",
+    "robustness_summary",
+    "robustness_table",
+    "summary_table",
+    "variant_of",
+]
 
 log = logging.getLogger(__name__)
 

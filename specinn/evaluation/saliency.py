@@ -10,8 +10,8 @@ import numpy as np
 from astropy.table import Column, MaskedColumn, Table
 
 from specinn.errors import ConfigError, GridError
-from specinn.evaluation.comparison import Simulation
 from specinn.evaluation.ksoll2026 import PUBLISHED_SNR
+from specinn.evaluation.simulation import Simulation
 from specinn.instruments import Instrument
 from specinn.labels import LabelSet
 from specinn.lines import Line, lines_near, read_lines
@@ -21,6 +21,8 @@ from specinn.wavelengths import vacuum_to_air
 if TYPE_CHECKING:
     from specinn.grids import Grid
     from specinn.plugins.interfaces import Estimator
+
+__all__ = ["FEATURES", "STRONG", "Saliency", "draw", "feature_table", "pixel_table", "saliency"]
 
 STRONG = 3.0  # standard deviations above the mean, from which on a pixel is a strong one
 _HEADROOM = 2.2  # height of a panel in units of its highest pixel: the rest is for names
@@ -104,7 +106,7 @@ def saliency(
 ) -> Saliency:
     """The saliency of every label over one split of a grid, as in Ksoll et al. 2026 (figures 11 and 12).
 
-    Spectra are simulated as for ``specinn evaluate`` at one S/N per Angstrom, of at most ``n_spectra``
+    Spectra are simulated as for ``specinn evaluate grid`` at one S/N per Angstrom, of at most ``n_spectra``
     models, evenly from the split. The gradient is that of the mean of ``n_samples`` posterior samples, whose
     latent draws do not depend on the flux, with respect to the flux that the network is given. Gradients are
     normalised to length 1 for every spectrum and label, then the median is taken over spectra. A spectrum

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+__all__ = ["Rows", "against_literature", "robustness"]
+
 Rows = Sequence[Mapping[str, Any]]
 
 _NAMED = 12  # stars whose names a figure has; those of more would hide it

@@ -14,8 +14,8 @@ import numpy as np
 from specinn.catalogue import summarise
 from specinn.catalogue.result import Result
 from specinn.errors import ConfigError
-from specinn.evaluation.comparison import tabulate
 from specinn.evaluation.ksoll2026 import PUBLISHED_SNR
+from specinn.evaluation.tables import tabulate
 from specinn.flags import is_bad
 from specinn.inference.run import Run, file_sources, prepare
 from specinn.inference.sources import Source, load_instrument
@@ -26,6 +26,18 @@ if TYPE_CHECKING:
     from astropy.table import Table
 
     from specinn.plugins.interfaces import Correction, Estimator
+
+__all__ = [
+    "Benchmark",
+    "calibrators_of",
+    "check_instruments",
+    "of_one_spectrum",
+    "over_stars",
+    "read_benchmarks",
+    "star_metrics",
+    "star_summary",
+    "star_table",
+]
 
 _REQUIRED = ("file", "star", "instrument", "resolving_power", "teff", "logg", "fe_h")
 _ROLES = ("calibrator", "validation")

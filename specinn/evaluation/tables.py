@@ -7,15 +7,41 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from astropy.table import Column, Table
+from astropy.table import Column, MaskedColumn, Table
 
 from specinn.errors import SpecinnError
 from specinn.evaluation import coverage as calibration
-from specinn.evaluation.comparison import METRICS, Comparison, metrics_of, tabulate
+from specinn.evaluation.metrics import METRICS, metrics_of
+from specinn.files import check_output, replacing
 from specinn.posterior import QUANTILES
 
 if TYPE_CHECKING:
+    from specinn.evaluation.comparison import Comparison
     from specinn.plugins import Plugins
+
+__all__ = [
+    "COLUMNS",
+    "SLOW",
+    "TARP",
+    "Columns",
+    "Rows",
+    "all_ranks",
+    "check",
+    "coverage",
+    "grid_table",
+    "histogram_levels",
+    "information",
+    "limits",
+    "predictions",
+    "reference_level",
+    "some_levels",
+    "tabulate",
+    "thirds",
+    "uniformity",
+    "widths",
+    "write",
+    "write_rows",
+]
 
 Rows = list[dict[str, Any]]
 Columns = Mapping[str, tuple[str, str]]  # unit and description by name
@@ -258,6 +284,40 @@ def predictions(comparison: Comparison, meta: Mapping[str, Any]) -> Table:
     return table
 
 
-def write(rows: Rows, name: str, folder: Path, meta: Mapping[str, Any]) -> None:
+def write_rows(rows: Rows, name: str, folder: Path, meta: Mapping[str, Any]) -> None:
     """Write rows of the function called ``name`` as ``name.ecsv``, with descriptions of its columns."""
     tabulate(rows, COLUMNS[name], meta).write(folder / f"{name}.ecsv", format="ascii.ecsv")
+
+
+def grid_table(rows: Sequence[Mapping[str, Any]], meta: Mapping[str, Any]) -> Table:
+    """Rows of :func:`grid_metrics` as a table with descriptions; the unit of a row is in its column."""
+    return tabulate(rows, {key: ("", text) for key, text in METRICS.items()}, meta)
+
+
+def tabulate(
+    rows: Sequence[Mapping[str, Any]], columns: Mapping[str, tuple[str, str]], meta: Mapping[str, Any]
+) -> Table:
+    """Columns by name with (unit, description); None and absent values are masked."""
+    table = Table(meta=dict(meta))
+    for name, (unit, description) in columns.items():
+        values = [row.get(name) for row in rows]
+        missing = np.array([value is None for value in values])
+        info = {"name": name, "unit": unit or None, "description": description}
+        if missing.any():
+            filled = np.array([np.nan if value is None else value for value in values], dtype=float)
+            table[name] = MaskedColumn(filled, mask=missing, **info)
+        else:
+            table[name] = Column(np.array(values), **info)
+    return table
+
+
+def check(path: str | Path, *, overwrite: bool = False) -> Path:
+    """The path, if a table can be written there; raises ``OutputError`` where it cannot."""
+    return check_output(path, (".ecsv",), overwrite=overwrite)
+
+
+def write(table: Table, path: str | Path, *, overwrite: bool = False) -> None:
+    """Write a table of metrics as ECSV, whole or not at all. Raises ``OutputError``."""
+    path = check(path, overwrite=overwrite)
+    with replacing(path) as temporary:
+        table.write(temporary, format="ascii.ecsv")

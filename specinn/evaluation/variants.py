@@ -16,6 +16,18 @@ if TYPE_CHECKING:
     from specinn.instruments import Instrument
     from specinn.spectra import SpectrumBatch
 
+__all__ = [
+    "BASE",
+    "BASE_SNR",
+    "LEVELS",
+    "SHAPES",
+    "VELOCITIES",
+    "Variant",
+    "VariedStar",
+    "fit_continuum",
+    "response",
+]
+
 SHAPES = ("delivered", "normalised", "un-normalised")
 VELOCITIES = (-200.0, -100.0, 0.0, 100.0, 200.0)  # km/s, on top of the star's own
 LEVELS = (20.0, 50.0, 100.0, 250.0)  # S/N per Angstrom

@@ -13,6 +13,8 @@ from specinn.grids.grid import FluxSource, join_arms
 from specinn.spectra.resample import resampling_matrix
 from specinn.wavelengths import C_KMS, lsf_sigma_kms
 
+__all__ = ["degrade"]
+
 _PIXELS = 4.0  # per FWHM, where no step is given
 _COVERED = 0.999  # of an output pixel's kernel
 

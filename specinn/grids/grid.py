@@ -18,6 +18,21 @@ from specinn.errors import GridError, PluginError, near
 if TYPE_CHECKING:
     from specinn.plugins import Plugins
 
+__all__ = [
+    "FLUX_LIMIT",
+    "FORMAT",
+    "SPLITS",
+    "VERSION",
+    "FluxSource",
+    "Grid",
+    "HDF5Flux",
+    "check_declared",
+    "join_arms",
+    "load",
+    "open_hdf5",
+    "read_segments",
+]
+
 FORMAT = "specinn grid"
 VERSION = 1
 SPLITS = {"train": 0.75, "test": 0.20, "validation": 0.05}

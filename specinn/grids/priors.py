@@ -18,6 +18,8 @@ from scipy.stats import qmc
 
 from specinn.errors import ConfigError
 
+__all__ = ["Distribution", "Draw", "Pair", "Polygon", "Share", "Trend", "check", "draw", "sobol"]
+
 Pair = tuple[float, float]
 
 _DISTRIBUTIONS = ("uniform", "normal", "mixture", "region", "value")

@@ -23,6 +23,8 @@ from specinn.training.recipe import to_toml
 if TYPE_CHECKING:
     from specinn.plugins import Plugins
 
+__all__ = ["Recipe", "Stored"]
+
 
 @attrs.frozen
 class Stored:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from specinn.plugins.interfaces import Estimator, Preprocessor, Synthesizer
     from specinn.spectra import SpectrumBatch
 
+__all__ = ["Misfit"]
+
 # What model spectra of stars are off by where all is well: of the continuum, and of the depth of lines.
 _MODEL_FLOOR, _MODEL_DEPTH = 0.01, 0.1
 # In units of noise and these errors. Benchmark stars have 0.56 to 1.18 (rms over the pixels of a spectrum), M

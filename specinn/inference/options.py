@@ -17,6 +17,8 @@ from specinn.instruments import Medium
 if TYPE_CHECKING:
     from specinn.plugins.interfaces import Correction, Estimator
 
+__all__ = ["DEFAULT_INSTRUMENT", "Frame", "RunOptions", "Rv", "as_frame", "as_medium", "number", "values"]
+
 DEFAULT_INSTRUMENT = "4most-hr"
 Frame = Literal["barycentric", "heliocentric", "topocentric", "rest"]
 Rv = float | str | tuple[float, ...] | Mapping[str, float] | None

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from specinn.plugins.interfaces import Correction, Estimator, Preprocessor, Synthesizer
     from specinn.spectra import SpectrumBatch
 
+__all__ = ["Pipeline"]
+
 log = logging.getLogger(__name__)
 
 _DEGRADE = "degrade-snr"  # the step that adds noise

@@ -30,6 +30,7 @@ from specinn.inference.sources import (
     with_stated,
 )
 from specinn.inference.velocities import parse_velocity
+from specinn.parallel.progress import Progress, Report
 from specinn.parallel.threads import ahead
 from specinn.spectra import SpectrumBatch
 from specinn.texts import plural, portable
@@ -38,10 +39,23 @@ if TYPE_CHECKING:
     from specinn.plugins import Plugins
     from specinn.plugins.interfaces import Correction
 
+__all__ = [
+    "AHEAD",
+    "CHUNK",
+    "Piece",
+    "Run",
+    "check_given",
+    "example_files",
+    "file_sources",
+    "load_correction",
+    "prepare",
+    "unmatched",
+    "unmatched_message",
+    "unread",
+]
+
 log = logging.getLogger(__name__)
 
-Report = Callable[[str, str], None]  # the name of a spectrum or file, and the sentence of its failure
-Progress = Callable[[int, int], None]  # how many more spectra, and how many more files, are done
 
 CHUNK = 32  # spectra inferred at once: their arrays are 4 MB each, and fit the cache
 AHEAD = 1  # chunks that are read while one is inferred

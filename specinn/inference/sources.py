@@ -21,6 +21,24 @@ from specinn.texts import plural
 if TYPE_CHECKING:
     from specinn.plugins import Plugins
 
+__all__ = [
+    "SUFFIXES",
+    "Item",
+    "Source",
+    "check_items",
+    "expand",
+    "failed_source",
+    "file_source",
+    "folder_message",
+    "from_table",
+    "group",
+    "item_sources",
+    "join_arms",
+    "listed",
+    "load_instrument",
+    "with_stated",
+]
+
 SUFFIXES = (  # of files that are taken from a folder
     ".fits", ".fit", ".fts", ".fz", ".txt", ".csv", ".tsv", ".dat", ".asc", ".ascii", ".ecsv", ".s", ".vot",
     ".xml", ".spec", ".ndf",

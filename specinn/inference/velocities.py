@@ -9,6 +9,8 @@ from typing import Any
 
 from specinn.errors import ConfigError
 
+__all__ = ["parse_velocity", "read_velocities"]
+
 
 def read_velocities(path: str | Path) -> dict[str, float]:
     """Radial velocities in km/s from a CSV or ECSV table with the columns ``id`` (or ``path``) and ``rv``.

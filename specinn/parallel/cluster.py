@@ -13,6 +13,8 @@ import attrs
 from specinn.config import read_toml, structure
 from specinn.errors import ConfigError, SpecinnError, near
 
+__all__ = ["KINDS", "ClusterFile", "check", "spread"]
+
 KINDS = {
     "slurm": "SLURMCluster",
     "pbs": "PBSCluster",
@@ -48,7 +50,10 @@ class ClusterFile:
 
 
 def check(scheduler: str | None, cluster: str | Path | None) -> None:
-    """Raises ``ConfigError`` where the options cannot be used; asked before the work starts."""
+    """Raises ``ConfigError`` where the options, if there are any, cannot be used; asked before the work
+    starts."""
+    if scheduler is None and cluster is None:
+        return
     if scheduler is not None and cluster is not None:
         raise ConfigError("--scheduler names a cluster that runs, --cluster starts one: give one of them")
     packages = ["distributed"]

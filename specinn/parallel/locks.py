@@ -14,6 +14,8 @@ import threading
 import time
 from pathlib import Path
 
+__all__ = ["BEAT", "STALE", "Claim", "Claims", "Lock", "lock_file", "machine"]
+
 try:
     import fcntl
 except ImportError:  # not a Unix

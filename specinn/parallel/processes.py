@@ -15,6 +15,8 @@ import attrs
 
 from specinn.errors import SpecinnError
 
+__all__ = ["THREADS", "TRIES", "C", "Child", "Children", "spread"]
+
 TRIES = 3  # of a task whose process dies
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 

@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, TypeVar
 
+__all__ = ["T", "Waiting", "ahead", "behind"]
+
 T = TypeVar("T")
 _END: Any = object()
 

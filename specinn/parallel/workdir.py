@@ -16,6 +16,8 @@ from specinn.parallel.locks import lock_file
 if TYPE_CHECKING:
     pass
 
+__all__ = ["folder_of", "held", "time_of"]
+
 
 def folder_of(output: Path) -> Path:
     """Where the shards of a catalogue wait until all of them are done."""

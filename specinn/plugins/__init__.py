@@ -55,7 +55,8 @@ if TYPE_CHECKING:
     )
     from specinn.plugins.model_file import ModelParts, open_model, save_model
     from specinn.posterior import Posterior, Summary
-    from specinn.simulation.observer import Disturbances, ModelGrid, Noise, Observer
+    from specinn.simulation.disturbances import Disturbances, Noise
+    from specinn.simulation.observer import ModelGrid, Observer
     from specinn.simulation.training_spectra import TrainingSpectra
     from specinn.spectra import SpectrumBatch, snr_per_angstrom
     from specinn.spectra.continuum import ContinuumFit, ContinuumOptions
@@ -77,7 +78,8 @@ _NAMES = {
     "Reader Strangeness Synthesizer Templates",
     "plugins.model_file": "ModelParts open_model save_model",
     "posterior": "Posterior Summary",
-    "simulation.observer": "Disturbances ModelGrid Noise Observer",
+    "simulation.disturbances": "Disturbances Noise",
+    "simulation.observer": "ModelGrid Observer",
     "simulation.training_spectra": "TrainingSpectra",
     "spectra": "SpectrumBatch snr_per_angstrom",
     "spectra.continuum": "ContinuumFit ContinuumOptions",

@@ -19,6 +19,18 @@ if TYPE_CHECKING:
 
     from specinn.posterior.samples import Posterior
 
+__all__ = [
+    "FEW",
+    "ROWS",
+    "Small",
+    "catalogue_table",
+    "decimals_for",
+    "posterior_tables",
+    "value_with_errors",
+    "with_limit",
+    "with_unit",
+]
+
 FEW = 3  # stars of a posterior that have a table each
 ROWS = 10  # of a catalogue that are shown
 _MAIN = ("teff", "logg", "fe_h")

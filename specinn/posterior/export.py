@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from specinn.labels import Label
     from specinn.posterior.samples import Posterior
 
+__all__ = ["optional", "posterior_to_arviz", "posterior_to_xarray", "some_accepted"]
+
 
 def optional(package: str, what: str) -> Any:
     """The package, imported now. Raises ``ConfigError`` that says how to get it where it is not installed."""

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from specinn.posterior.samples import Posterior
 
+__all__ = ["corner", "plot"]
+
 _COLUMNS = 4
 _BINS = 36
 _FEWEST = 50  # samples that a corner plot needs

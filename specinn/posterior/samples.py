@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import xarray
     from matplotlib.figure import Figure
 
+__all__ = ["Posterior"]
+
 
 def _as_ids(ids: Iterable[Any] | None) -> tuple[str, ...] | None:
     return None if ids is None else tuple(str(name) for name in ids)

@@ -10,6 +10,8 @@ import numpy as np
 from specinn.flags import Flag, raise_flag
 from specinn.labels import LabelSet, li_fe, with_derived_labels
 
+__all__ = ["QUANTILES", "Summary", "can_be_absent", "posterior_flags"]
+
 _BOUND_MARGIN = 0.01  # of a label's range, for AT_BOUNDS
 QUANTILES = {"median": 0.5, "p2_5": 0.025, "p16": 0.16, "p84": 0.84, "p97_5": 0.975, "upper": 0.95}
 _NEVER_ABSENT = ("teff", "logg", "fe_h", "vmic")  # labels whose lowest value does not mean: nothing is seen

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from astropy.table import Table
     from matplotlib.figure import Figure
 
+__all__ = ["write"]
+
 
 def write(
     folder: Path,

@@ -14,11 +14,13 @@ import numpy as np
 
 from specinn import plotting
 from specinn.errors import OutputError
-from specinn.evaluation.comparison import tabulate
+from specinn.evaluation.tables import tabulate
 from specinn.files import Sink, check_folder, check_new, replacing_folder
 from specinn.instruments import Instrument
 from specinn.resimulation import figures as spectra
 from specinn.resimulation.result import LEVELS, NUMBERS, Resimulation, Unsimulated, overall
+
+__all__ = ["COLUMNS", "FIGURES", "SPECTRA", "TABLE", "Outcome", "check", "write"]
 
 TABLE, FIGURES, SPECTRA = "stars.ecsv", "figures", "spectra.h5"
 _EXAMPLES = 6  # stars in the figure that shows several
@@ -104,8 +106,8 @@ def write(
                     shown += [star] if len(shown) < _EXAMPLES else []
                     if len(numbers) <= drawn:
                         name = f"{star.row:05d}-{re.sub(r'[^A-Za-z0-9._+-]+', '_', star.id)[:60]}"
-                        spectra.save(spectra.whole(star), temporary / FIGURES, f"{name}-spectrum")
-                        spectra.save(spectra.lines(star), temporary / FIGURES, f"{name}-lines")
+                        plotting.save_files(spectra.whole(star), temporary / FIGURES, f"{name}-spectrum")
+                        plotting.save_files(spectra.lines(star), temporary / FIGURES, f"{name}-lines")
                     if save is not None:
                         save(star)
                 rows.append(row)
@@ -116,8 +118,10 @@ def write(
             interrupted = True
         total = overall(numbers)
         if shown and drawn:
-            spectra.save(spectra.examples(shown), temporary / FIGURES, "lines")
-            spectra.save(spectra.mean_residual(instrument, sums, used), temporary / FIGURES, "mean-residual")
+            plotting.save_files(spectra.examples(shown), temporary / FIGURES, "lines")
+            plotting.save_files(
+                spectra.mean_residual(instrument, sums, used), temporary / FIGURES, "mean-residual"
+            )
         table = tabulate(rows, COLUMNS, {**meta, "stars": len(numbers), "overall": total})
         table.write(temporary / TABLE, format="ascii.ecsv")
     return Outcome(rows, total, len(rows) - len(numbers), interrupted)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,18 +16,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+__all__ = ["examples", "lines", "mean_residual", "whole"]
+
 _ROW = 150.0  # Angstrom in a row of the figure of whole arms, at most
 _EXAMPLES = ("Mg", "Ca", "Li", "Fe")  # the elements of figure 7 of Ksoll et al. 2026
 _UNUSED = "not used by the network"
 _KEY = ("observed", "model at the MAP")  # come first
 _NAMES = {"teff": ("T$_{eff}$", "{:.0f} K"), "logg": ("log g", "{:.2f}"), "fe_h": ("[Fe/H]", "{:+.2f}"),
           "vmic": ("v$_{mic}$", "{:.2f} km/s"), "vbroad": ("v$_{broad}$", "{:.1f} km/s")}  # fmt: skip
-
-
-def save(figure: Figure, folder: Path, name: str) -> None:
-    """Write ``name.pdf`` and ``name.png``."""
-    figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None}, facecolor="white")
-    figure.savefig(folder / f"{name}.png", dpi=160, facecolor="white")
 
 
 def whole(star: Resimulation) -> Figure:

@@ -11,6 +11,8 @@ from specinn.instruments import Instrument
 from specinn.lines import Line, read_lines
 from specinn.wavelengths import C_KMS, air_to_vacuum
 
+__all__ = ["LEVELS", "NUMBERS", "Resimulation", "Unsimulated", "Window", "overall", "windows"]
+
 LEVELS = (0.025, 0.16, 0.84, 0.975)  # of the bands, 95 and 68 %
 _HALF_WIDTH = 1.5  # Angstrom of a window, at least
 _ANSWER = 0.002  # of the continuum for 0.1 dex: lines that answer less are not worth a window

@@ -29,6 +29,8 @@ from specinn.simulation.model_spectra import Models
 if TYPE_CHECKING:
     from specinn.spectra import SpectrumBatch
 
+__all__ = ["DRAWS", "STEP", "Resimulator", "Simulator"]
+
 log = logging.getLogger(__name__)
 
 DRAWS = 300  # posterior samples a star: the edge of the 95 % band is then good to a tenth of its width

@@ -19,11 +19,14 @@ from astropy.io import fits
 from specinn.errors import ConfigError, OutputError
 from specinn.files import replacing, write_error
 from specinn.instruments import Instrument, PixelGrid
-from specinn.simulation.observer import Disturbances, ModelGrid, Noise, Observer
+from specinn.simulation.disturbances import Disturbances, Noise
+from specinn.simulation.observer import ModelGrid, Observer
 from specinn.training.checkpoint import fingerprint
 
 if TYPE_CHECKING:
     from specinn.plugins import Plugins
+
+__all__ = ["PER_FILE", "STEP", "SimulatedSurvey", "draw_stars", "telescope"]
 
 PER_FILE = 800  # about the fibres of the high-resolution spectrograph
 STEP = 0.1  # Angstrom; as many pixels in the arms as the detectors have

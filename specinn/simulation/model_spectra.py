@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from specinn.instruments import Instrument
     from specinn.plugins.interfaces import Synthesizer
 
+__all__ = ["Models"]
+
 _ALPHA = ("mg_fe", "si_fe", "ca_fe", "ti_fe")  # whose mean oxygen follows
 _BEYOND = 6.0  # Angstrom on either side of an arm, for the broadening and the motion of its pixels
 _ROUNDING = 1e-4  # of a label's range: catalogues hold float32

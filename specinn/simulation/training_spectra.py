@@ -10,7 +10,8 @@ import torch
 
 from specinn.errors import ConfigError
 from specinn.plugins.interfaces import Templates, first_of
-from specinn.simulation.observer import Disturbances, ModelGrid, Noise, Observer
+from specinn.simulation.disturbances import Disturbances, Noise
+from specinn.simulation.observer import ModelGrid, Observer
 from specinn.spectra import SpectrumBatch
 from specinn.wavelengths import to_medium
 
@@ -32,7 +33,7 @@ class TrainingSpectra:
         need. Without such a step, the one of the stage ``continuum`` is.
     plugins : where the steps are looked up.
     disturbances : what an observation does to a spectrum besides rotation (default: those of
-        :class:`~specinn.simulation.observer.Disturbances`).
+        :class:`~specinn.simulation.disturbances.Disturbances`).
     vbroad : range in km/s of which rotation is drawn, log-uniformly; None: the grid is broadened already.
 
     ``model_grid`` is the grid in wavelength on which spectra are broadened. Raises ``ModelError`` where the

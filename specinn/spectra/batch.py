@@ -15,6 +15,8 @@ from specinn.instruments import Medium
 from specinn.spectra.pixels import ABSURD_SNR, constant_runs, hopeless_errors
 from specinn.wavelengths import to_angstrom, to_medium
 
+__all__ = ["SpectrumBatch", "as_medium", "snr_per_angstrom", "warn_of_snr"]
+
 
 @attrs.define(eq=False)
 class SpectrumBatch:
@@ -145,7 +147,7 @@ class SpectrumBatch:
         if medium is None:
             return self
         meta = self.meta.copy()
-        meta["medium_from"] = ["the user"] * len(self)
+        meta["medium_from"] = ["user"] * len(self)
         return attrs.evolve(self, medium=as_medium(medium), meta=meta)
 
     def __len__(self) -> int:

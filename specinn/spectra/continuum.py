@@ -9,6 +9,8 @@ import attrs
 import numpy as np
 import torch
 
+__all__ = ["ContinuumFit", "ContinuumOptions"]
+
 _NOISY = 4.0  # times the usual sigma, above which a pixel weighs less
 _ENOUGH = 512  # pixels for the median of sigma
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+__all__ = ["ABSURD_SNR", "constant_runs", "hopeless_errors"]
+
 _BLOCK = 512  # pixels of a neighbourhood
 _EVERY = 4  # of them counts for the quantiles
 _FAR = 10.0  # times the errors of the neighbourhood

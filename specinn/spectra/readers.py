@@ -24,6 +24,8 @@ from specinn.plugins.interfaces import Reader
 from specinn.spectra import SpectrumBatch
 from specinn.spectra.batch import as_medium, warn_of_snr
 
+__all__ = ["MOST_BYTES", "count", "find_format", "let_go", "open_fits", "read", "read_rows", "unpacked"]
+
 _PACKED: dict[bytes, tuple[str, Any]] = {
     b"\x1f\x8b": ("gzip", gzip.open),
     b"BZh": ("bzip2", bz2.open),

@@ -17,6 +17,16 @@ from specinn.wavelengths import C_KMS, lsf_sigma_kms
 if TYPE_CHECKING:
     from specinn.spectra import SpectrumBatch
 
+__all__ = [
+    "R_TOLERANCE",
+    "Resampler",
+    "apply_resampling",
+    "pixel_bounds",
+    "pixel_widths",
+    "resampling_matrix",
+    "resampling_operator",
+]
+
 _ROOT = 1.0 / np.sqrt(2.0 * np.pi)
 _REACH = 4.5  # kernel half width in sigma; the weight beyond is 7e-6
 _ROWS = 8  # spectra resampled at a time, so that they stay in the cache

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from specinn.plugins import Plugins
 
+__all__ = ["make_spectrum", "register_loaders", "to_batch", "to_spectra"]
+
 
 def to_batch(
     spectrum: Any, medium: Medium | None = None, name: str = "spectrum", *, otherwise: Medium = "air"
@@ -43,7 +45,7 @@ def to_batch(
             f"the spectral axis is in {axis.unit}: expected a wavelength, frequency or energy"
         ) from None
     meta = spectrum.meta if isinstance(spectrum.meta, Mapping) else {}
-    source = "the user"
+    source = "user"
     if not axis.unit.is_equivalent(u.AA):
         medium, source = "vacuum", f"the axis in {axis.unit}"
     elif medium is not None:

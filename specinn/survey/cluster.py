@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from specinn.errors import SpecinnError
-from specinn.inference.run import Progress, Report
 from specinn.parallel.cluster import spread
+from specinn.parallel.progress import Progress, Report
 from specinn.survey.manifest import Plan
 from specinn.survey.shards import compute_elsewhere
+
+__all__ = ["compute_there", "task"]
 
 
 def compute_there(

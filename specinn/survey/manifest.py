@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from specinn.inference.run import Run
     from specinn.plugins import Plugins
 
+__all__ = ["BLOCK", "FORMAT", "LARGEST", "SMALLEST", "USUAL", "VERSION", "File", "Plan", "settings_of"]
+
 FORMAT, VERSION = "specinn run", 2
 SMALLEST, LARGEST = 1 << 24, 1 << 28  # bytes of a shard's files: 100 to 1600 spectra of 4MOST HR
 BLOCK = 32  # spectra, by which files are divided: what is inferred at once

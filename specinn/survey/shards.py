@@ -1,8 +1,8 @@
 """A run in shards: consecutive files whose rows are written together, whole or not at all.
 
 The folder of a run holds a manifest, which says what is to be done, and a Parquet file for every shard that
-is done. Shards know nothing of one another, so they can be computed anywhere and in any order; at the end
-their rows are numbered, and they are the catalogue, or are merged into one file.
+is done. Shards know nothing of one another, so they can be computed anywhere and in any order; what they
+become in the end is said in :mod:`.merge`.
 """
 
 from __future__ import annotations
@@ -10,11 +10,9 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import itertools
-import os
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,26 +22,38 @@ import numpy as np
 
 from specinn import catalogue
 from specinn.catalogue import samples
-from specinn.catalogue.formats import Layout, ParquetWriter, Width, arrow_schema, from_arrow, parquet_schema
+from specinn.catalogue.formats import ParquetWriter, arrow_schema
 from specinn.catalogue.table import MANIFEST
 from specinn.errors import OutputError, SpecinnError
-from specinn.files import replacing, sweep
-from specinn.flags import is_bad
+from specinn.files import replacing
 from specinn.inference.options import RunOptions
-from specinn.inference.run import AHEAD, Progress, Report, Run, prepare, unmatched, unread
+from specinn.inference.run import AHEAD, Run, prepare
+from specinn.parallel.progress import Progress, Report
 from specinn.parallel.threads import ahead, behind
 from specinn.parallel.workdir import folder_of, time_of
 from specinn.survey.manifest import Plan, settings_of
 
 if TYPE_CHECKING:
-    from astropy.table import Table
-
     from specinn.plugins import Plugins
 
-_ID = b"specinn_shard"  # in the metadata of its file: what it was computed from
-_ROWS = 1 << 12  # held in memory while files are read and written
+__all__ = [
+    "ROWS",
+    "SHARD_ID",
+    "abandon",
+    "begin",
+    "check_ours",
+    "clear",
+    "compute",
+    "compute_elsewhere",
+    "is_done",
+    "missing",
+    "part_of",
+    "resumable",
+]
+
+SHARD_ID = b"specinn_shard"  # in the metadata of its file: what it was computed from
+ROWS = 1 << 12  # held in memory while files are read and written
 _OURS = (MANIFEST, "part-*.parquet", "part-*.h5", ".part-*.partial*", f".{Path(MANIFEST).stem}.*.partial*")
-_PATIENCE = 60.0  # seconds until a file that another machine wrote is seen here
 
 
 def begin(
@@ -110,14 +120,14 @@ def _empty(folder: Path) -> None:
         path.unlink()
 
 
-def _part(folder: Path, shard: int, suffix: str = ".parquet") -> Path:
+def part_of(folder: Path, shard: int, suffix: str = ".parquet") -> Path:
     return folder / f"part-{shard:05d}{suffix}"
 
 
 def is_done(plan: Plan, folder: Path, shard: int) -> bool:
     """Whether the files of a shard are there, whole, and of this plan."""
-    part = _part(folder, shard)
-    if not part.is_file() or (plan.settings["keep"] and not _part(folder, shard, ".h5").is_file()):
+    part = part_of(folder, shard)
+    if not part.is_file() or (plan.settings["keep"] and not part_of(folder, shard, ".h5").is_file()):
         return False
     from pyarrow import ArrowException, parquet
 
@@ -125,7 +135,7 @@ def is_done(plan: Plan, folder: Path, shard: int) -> bool:
         found = parquet.read_schema(part).metadata
     except (OSError, ArrowException):
         return False
-    return (found or {}).get(_ID) == plan.id_of(shard).encode()
+    return (found or {}).get(SHARD_ID) == plan.id_of(shard).encode()
 
 
 def missing(plan: Plan, folder: Path) -> list[int]:
@@ -134,7 +144,7 @@ def missing(plan: Plan, folder: Path) -> list[int]:
 
 
 @contextlib.contextmanager
-def _writing() -> Iterator[None]:
+def resumable() -> Iterator[None]:
     """Says of an error of writing that nothing is lost."""
     try:
         yield
@@ -175,7 +185,7 @@ def compute(
 
     keep = plan.settings["keep"]
     with (
-        _writing(),
+        resumable(),
         behind(write_all, AHEAD) as write,
         contextlib.closing(ahead(read(), AHEAD)) as pieces,
     ):
@@ -190,13 +200,13 @@ def _write(plan: Plan, folder: Path, run: Run, rows: Iterator[tuple[int, Any, An
     keep = plan.settings["keep"]
     attributes = samples.attributes_of(run.pipeline.estimator.labels, model=run.model, seed=run.pipeline.seed)
     for shard, group in itertools.groupby(rows, key=lambda entry: entry[0]):
-        notes = {_ID.decode(): plan.id_of(shard)}
+        notes = {SHARD_ID.decode(): plan.id_of(shard)}
         with contextlib.ExitStack() as stack:  # the file of the rows is closed last
-            temporary = stack.enter_context(replacing(_part(folder, shard)))
+            temporary = stack.enter_context(replacing(part_of(folder, shard)))
             file = stack.enter_context(ParquetWriter(temporary, schema, notes))
             if keep:
                 append = stack.enter_context(
-                    samples.samples_file(_part(folder, shard, ".h5"), keep, attributes)
+                    samples.samples_file(part_of(folder, shard, ".h5"), keep, attributes)
                 )
             waiting: list[Mapping[str, np.ndarray]] = []
             n = 0
@@ -205,7 +215,7 @@ def _write(plan: Plan, folder: Path, run: Run, rows: Iterator[tuple[int, Any, An
                 n += len(columns["flags"])
                 if keep:
                     append(samples.rows_of(columns["id"], columns["flags"], posterior, keep))
-                if n >= _ROWS:
+                if n >= ROWS:
                     file.append(catalogue.build(waiting, run.fields, run.meta))
                     waiting, n = [], 0
             if waiting:
@@ -245,130 +255,3 @@ def _opened(folder: str, _mtime: int) -> tuple[Plan, Plugins, Run]:
             "the worker on {} has another {}: {} here, {} there".format(socket.gethostname(), *different)
         )
     return plan, plugins, run
-
-
-# The end ----------------------------------------------------------------------------------------------
-
-
-@attrs.frozen(eq=False)
-class Outcome:
-    """What a run gave: ``first`` are some rows of the catalogue; ``unread`` were not read or processed.
-
-    Where these are all, nothing is written. ``unmatched`` are the velocities that the user gave for spectra
-    that there are not.
-    """
-
-    rows: int
-    bad: int
-    unread: int
-    first: Table
-    unmatched: Sequence[str] = ()
-
-
-def finish(
-    plan: Plan, folder: Path, output: Path, run: Run, *, show: int = 0, save_samples: Path | None = None
-) -> Outcome:
-    """Number the rows of all shards and make them the catalogue; nothing is held in memory but a block."""
-    patience = time.monotonic() + _PATIENCE
-    while lost := missing(plan, folder):
-        if time.monotonic() > patience:
-            raise OutputError(
-                f"{plan.describe(lost[0])} was computed, but {_part(folder, lost[0])} is not seen here: do "
-                "all machines share that folder? The same command with --resume goes on"
-            )
-        time.sleep(1.0)
-    parts = [_part(folder, shard) for shard in range(len(plan.counts))]
-    layout, bad, n_unread, lost_velocities = _survey(parts, run)
-    outcome = Outcome(layout.n_rows, bad, n_unread, _head(parts, run, show), lost_velocities)
-    if n_unread == layout.n_rows:  # a catalogue of nothing would be in the way of the corrected command
-        clear(folder)
-        return outcome
-    with _writing():
-        if save_samples is not None:
-            sweep(save_samples)
-            samples.join([part.with_suffix(".h5") for part in parts], save_samples)
-        if not catalogue.is_folder(output):
-            sweep(output)
-            catalogue.write_rows(output, layout, _blocks(parts, run))
-            _remove(folder)
-        else:
-            schema, n = parquet_schema(layout), 0
-            for shard, part in enumerate(parts):
-                notes = {_ID.decode(): plan.id_of(shard)}
-                with replacing(part) as temporary, ParquetWriter(temporary, schema, notes) as file:
-                    for block in _blocks([part], run, first=n):
-                        file.append(block)
-                        n += len(block)
-            for path in folder.iterdir():
-                if path.name.startswith(".") or path.suffix == ".h5":
-                    path.unlink()
-            plan.save(folder, state="finished", rows=n, failures=bad)
-            if output.is_dir():
-                _remove(output)
-            os.replace(folder, output)
-    return outcome
-
-
-def _remove(folder: Path) -> None:
-    """Take a folder away at once, and then what is in it."""
-    check_ours(folder)
-    aside = folder.with_name(f".{folder.name}.old")
-    if aside.is_dir():
-        clear(aside)
-    os.replace(folder, aside)
-    clear(aside)
-
-
-def _survey(parts: Sequence[Path], run: Run) -> tuple[Layout, int, int, list[str]]:
-    """The layout of all rows together, how many are bad, how many were not read, and which velocities that
-    the user gave are of none of them."""
-    from pyarrow import parquet
-
-    head = catalogue.build([], run.fields, run.meta)
-    texts = [name for name in head.colnames if head[name].dtype.kind == "U"]
-    widths, masked, n, bad, n_unread = dict.fromkeys(texts, Width()), set(), 0, 0, 0
-    velocities = list(run.velocities)
-    for part in parts:
-        with parquet.ParquetFile(part) as file:
-            n += file.metadata.num_rows
-            for group in map(file.metadata.row_group, range(file.metadata.num_row_groups)):
-                for column in map(group.column, range(group.num_columns)):
-                    if column.statistics is None or column.statistics.null_count:
-                        masked.add(column.path_in_schema)
-            for batch in file.iter_batches(_ROWS, columns=[*texts, "flags"]):
-                for name in texts:
-                    widths[name] |= Width.of(batch[name])
-                bad += int(is_bad(batch["flags"].to_numpy()).sum())
-                n_unread += int(unread(batch).sum())
-                if velocities:
-                    velocities = unmatched(velocities, batch["id"].to_pylist(), batch["path"].to_pylist())
-    return Layout(head, n, widths, frozenset(masked)), bad, n_unread, velocities
-
-
-def _head(parts: Sequence[Path], run: Run, n: int) -> Table:
-    """The first ``n`` rows."""
-    from astropy.table import vstack
-
-    blocks: list[Table] = []
-    for block in _blocks(parts, run):
-        blocks.append(block[:n])
-        n -= len(blocks[-1])
-        if n <= 0:
-            break
-    return vstack(blocks, metadata_conflicts="silent")
-
-
-def _blocks(parts: Sequence[Path], run: Run, first: int = 0) -> Iterator[Table]:
-    """The rows of all shards, block by block, numbered from ``first``."""
-    from astropy.table import Column
-    from pyarrow import Table as ArrowTable
-    from pyarrow import parquet
-
-    for part in parts:
-        with parquet.ParquetFile(part) as file:
-            for batch in file.iter_batches(_ROWS):
-                table = from_arrow(ArrowTable.from_batches([batch]), run.meta)
-                numbers = np.arange(first, first + len(table))
-                table.replace_column("row", Column(numbers, "row", description=table["row"].description))
-                first += len(table)
-                yield table

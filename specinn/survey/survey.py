@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from specinn import catalogue
 from specinn.catalogue import samples
@@ -14,31 +14,18 @@ from specinn.files import check_not_input
 from specinn.inference.run import unmatched_message
 from specinn.parallel.workdir import folder_of, held
 from specinn.spectra.readers import count
-from specinn.survey import shards
+from specinn.survey import merge, shards
 from specinn.survey.manifest import Plan, settings_of
-from specinn.survey.shards import Outcome
+from specinn.survey.merge import Outcome
 
 if TYPE_CHECKING:
     from specinn.inference.options import RunOptions
     from specinn.inference.run import Run
     from specinn.inference.sources import Item
+    from specinn.parallel.progress import Watch
     from specinn.plugins import Plugins
 
-
-class Watch(Protocol):
-    """Who is told how a run goes on."""
-
-    def start(self, files: int, done: int) -> None:
-        """So many files, of which so many were done by an earlier run."""
-
-    def report(self, name: str, message: str) -> None:
-        """A spectrum or a file failed."""
-
-    def progress(self, spectra: int, files: int) -> None:
-        """More spectra and files are done; fewer, where a worker died."""
-
-    def say(self, sentence: str) -> None:
-        """What else the user should know."""
+__all__ = ["check", "survey"]
 
 
 def check(output: Path, save_samples: Path | None, *, resume: bool, overwrite: bool) -> bool:
@@ -108,7 +95,7 @@ def survey(
                 compute_here(plan, folder, to_do, workers, watch.report, watch.progress)
             else:
                 shards.compute(plan, folder, to_do, run, plugins, watch.report, watch.progress)
-            outcome = shards.finish(plan, folder, output, run, show=show, save_samples=save_samples)
+            outcome = merge.finish(plan, folder, output, run, show=show, save_samples=save_samples)
         except BaseException:
             shards.abandon(folder)
             raise

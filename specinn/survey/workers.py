@@ -11,10 +11,12 @@ from pathlib import Path
 import attrs
 
 from specinn.errors import SpecinnError
-from specinn.inference.run import Progress, Report
 from specinn.parallel.processes import THREADS, TRIES, Child, Children
+from specinn.parallel.progress import Progress, Report
 from specinn.survey.manifest import Plan
 from specinn.survey.shards import compute_elsewhere
+
+__all__ = ["compute_here"]
 
 
 def compute_here(

@@ -14,6 +14,8 @@ import torch
 from specinn.errors import ConfigError
 from specinn.weights import load_weights, save_weights
 
+__all__ = ["FORMAT", "fingerprint", "load_checkpoint", "one_cycle", "save_checkpoint"]
+
 FORMAT = "specinn checkpoint"
 
 

@@ -16,6 +16,8 @@ from specinn.parallel.processes import THREADS, TRIES, Child, Children
 from specinn.training.search import SEARCH, Search
 from specinn.training.tuning import Report, fail, open_study, work
 
+__all__ = ["work_in_processes"]
+
 
 def work_in_processes(search: Search, folder: Path, n_processes: int, report: Report) -> None:
     """:func:`.tuning.work` in ``n_processes`` processes, which share the cores that this one may use.

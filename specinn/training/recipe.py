@@ -12,6 +12,8 @@ from typing import Any
 
 from specinn.errors import ConfigError
 
+__all__ = ["TRAINED", "merged", "parts", "to_toml", "value_at", "with_values"]
+
 TRAINED = ("estimator", "synthesizer")
 
 

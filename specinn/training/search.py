@@ -21,6 +21,8 @@ from specinn.training import recipe as recipes
 if TYPE_CHECKING:
     from optuna import Trial
 
+__all__ = ["SEARCH", "Budget", "Range", "Search", "begin"]
+
 SEARCH = "search.toml"
 
 _Whole = tuple[int, int]

@@ -18,6 +18,8 @@ from specinn.training.tuning import open_study, trial_folder
 if TYPE_CHECKING:
     from astropy.table import Table
 
+__all__ = ["BEST", "TABLE", "best", "checkpoints", "counts", "found", "table", "write"]
+
 TABLE, BEST = "trials.ecsv", "best.toml"
 
 _STATES = {

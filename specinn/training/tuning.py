@@ -27,6 +27,18 @@ if TYPE_CHECKING:
 
     from specinn.plugins import Plugins
 
+__all__ = [
+    "FRUITLESS",
+    "JOURNAL",
+    "Report",
+    "check_optuna",
+    "fail",
+    "open_study",
+    "trial_folder",
+    "trial_of",
+    "work",
+]
+
 log = logging.getLogger(__name__)
 
 Report = Callable[[int, str], None]  # the number of a trial, and what happened to it

@@ -296,7 +296,8 @@ def test_examples_of_help_are_right(specinn: Command, path: tuple[str, ...]) -> 
 PRINT_JSON = ["plugins", "plugins --failed", "instruments", "instruments toy", "models", "models toy-model",
               "flags", "flags 3", "doctor", "run -i toy stars/stars.txt --samples 16 -o a.fits",
               "run -i toy stars/stars.txt --resume -o made.fits", "combine made.fits -o b.fits"]  # fmt: skip
-ELSEWHERE = {"evaluate", "calibrate", "resimulate", "saliency", "benchmark", "tune", "grid make", "grid info",
+ELSEWHERE = {"evaluate grid", "evaluate stars", "evaluate robustness", "evaluate ood", "calibrate",
+             "resimulate", "saliency", "benchmark", "tune", "grid make", "grid info",
              "synthesis setup"}  # fmt: skip
 
 
@@ -341,7 +342,7 @@ COMPLETIONS = [
     ("specinn flags strange", {"stranger"}),
     ("specinn calibrate b.csv --label te", {"teff"}),
     ("specinn new-plugin x --kind co", {"correction"}),
-    ("specinn evaluate m --split v", {"validation"}),
+    ("specinn evaluate grid m --split v", {"validation"}),
     ("specinn grid i", {"import", "info"}),
 ]
 

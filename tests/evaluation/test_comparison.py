@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,11 @@ from typer.testing import CliRunner, Result
 
 from specinn import api, models
 from specinn.cli import app
+from specinn.cli.evaluate._former import replaced
 from specinn.errors import ConfigError, GridError, ModelError, PluginError
-from specinn.evaluation.comparison import BLOCK, METRICS, Simulation, grid_metrics, metrics_for_header
+from specinn.evaluation.comparison import grid_metrics
+from specinn.evaluation.metrics import METRICS, metrics_for_header
+from specinn.evaluation.simulation import BLOCK, Simulation
 from specinn.evaluation.stars import Benchmark, read_benchmarks, star_metrics, star_summary
 from specinn.grids import Grid
 from specinn.labels import li_fe
@@ -466,7 +470,7 @@ def test_command_on_a_grid(
 ) -> None:
     grid.save(tmp_path / "grid.h5")
     toy.save(model)
-    options = (model, "--grid", "grid.h5", "--snr", 250, "--snr", 50, "--samples", 30, "-o", "m.ecsv")
+    options = ("grid", model, "grid.h5", "--snr", 250, "--snr", 50, "--samples", 30, "-o", "m.ecsv")
     result = specinn(*options)
     assert result.exit_code == 0 and result.stderr == "", result.output
     for words in ("S/N 50 per Angstrom, test split, [Fe/H] > -1.5", "teff (K)", "Ksoll et al.", "m.ecsv"):
@@ -487,7 +491,7 @@ def test_command_on_a_grid(
 
 
 def test_command_on_stars(specinn: Command, model: Path, table: Path) -> None:
-    options = (model, "--stars", table, "--samples", 50, "--seeds", 2)
+    options = ("stars", model, table, "--samples", 50, "--seeds", 2)
     result = specinn(*options, "-o", "stars.ecsv")
     assert result.exit_code == 0 and result.stderr == "", result.output
     for words in ("Sun", "calibrator", "out of range", "difference", "Twin", "calibrators are not counted"):
@@ -503,23 +507,47 @@ def test_command_on_stars(specinn: Command, model: Path, table: Path) -> None:
 def test_command_with_lost_stars(specinn: Command, model: Path, table: Path) -> None:
     text = table.read_text()
     table.write_text(text + "lost.txt,Lost,toy,,5000,4,0,1,validation,\n")
-    result = specinn(model, "--stars", table, "--samples", 20, "--seeds", 1)
+    result = specinn("stars", model, table, "--samples", 20, "--seeds", 1)
     assert result.exit_code == 0 and "lost.txt: no such file" in result.stdout
     assert "without values, and so not counted: Lost" in result.stdout
     table.write_text(text.replace("sun.txt", "lost.txt").replace("cool.txt", "lost.txt"))
-    result = specinn(model, "--stars", table, "--samples", 20, "--seeds", 1)
+    result = specinn("stars", model, table, "--samples", 20, "--seeds", 1)
     sentence(result, "none of the stars gave values", "no such file")
 
 
 def test_wrong_calls_of_the_command(specinn: Command, model: Path, table: Path) -> None:
-    sentence(specinn(model), "either --grid GRID or --stars")
+    sentence(specinn(model), "no command", "grid, stars, robustness, ood", status=2)
     sentence(specinn(model, "--grid", "g.h5", "--stars", table), "either --grid GRID or --stars")
-    sentence(specinn(model, "--grid", "g.h5"), "g.h5: no such file")
-    sentence(specinn(model, "--stars", table, "--snr", 20, "--snr", 30), "--stars takes one --snr")
-    sentence(specinn(model, "--stars", table, "--snr", -1), "positive S/N")
-    sentence(specinn(model, "--stars", table, "--as-observed"), "spectra of a grid: give --grid GRID")
-    sentence(specinn(model, "--grid", "g.h5", "--strangers", "--disturbed"), "leave --disturbed")
-    sentence(specinn("best", "--stars", table), "no model or file is called 'best'")
-    sentence(specinn(model, "--stars", table, "-o", "m.csv"), "'.csv'", ".ecsv")
-    sentence(specinn(model, "--stars", "none.csv"), "none.csv: no such file")
-    assert not list(Path().glob("*.ecsv"))
+    sentence(specinn("grid", model, "g.h5"), "g.h5: no such file")
+    sentence(specinn("stars", model, table, "--snr", 20, "--snr", 30), "stars takes one --snr")
+    sentence(specinn("stars", model, table, "--snr", -1), "positive S/N")
+    sentence(specinn("stars", model, table, "--as-observed"), "no option --as-observed", status=2)
+    sentence(specinn("ood", model, "g.h5", "--disturbed"), "no option --disturbed", status=2)
+    sentence(specinn("stars", "best", table), "no model or file is called 'best'")
+    sentence(specinn("stars", model, table, "-o", "m.csv"), "'.csv'", ".ecsv")
+    sentence(specinn("stars", model, "none.csv"), "none.csv: no such file")
+
+
+FORMER = {
+    "m --grid g.h5 --grid=h.h5 --snr 50 -o out": "grid m --snr 50 -o out g.h5 h.h5",
+    "--grid g.h5 m --disturbed": "grid m --disturbed g.h5",
+    "m --strangers --grid g.h5": "ood m g.h5",
+    "m --stars s.csv --seeds 2": "stars m --seeds 2 s.csv",
+    "m --robustness --stars s.csv": "robustness m s.csv",
+    "--samples 20 m --stars s.csv": "stars --samples 20 m s.csv",
+}
+
+
+@pytest.mark.parametrize(("words", "today"), FORMER.items())
+def test_former_commands_are_replaced(words: str, today: str) -> None:
+    assert replaced(words.split()) == today.split()
+
+
+def test_former_commands_work_and_say_what_replaces_them(specinn: Command, model: Path, table: Path) -> None:
+    options = ("--samples", 20, "--seeds", 1, "--json")
+    former, today = specinn(model, "--stars", table, *options), specinn("stars", model, table, *options)
+    assert former.exit_code == today.exit_code == 0 and former.stdout == today.stdout
+    (line,) = former.stderr.splitlines()
+    assert line.startswith("specinn: this form is replaced by: specinn evaluate stars ")
+    words = shlex.split(line.partition("specinn evaluate ")[2])
+    assert specinn(*words).stdout == today.stdout

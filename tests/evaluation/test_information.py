@@ -15,8 +15,8 @@ from scipy import sparse, stats
 
 from specinn.errors import ConfigError, GridError, PluginError
 from specinn.evaluation import information
-from specinn.evaluation.comparison import Simulation
 from specinn.evaluation.information import cramer_rao
+from specinn.evaluation.simulation import Simulation
 from specinn.grids import Grid
 from specinn.labels import LabelSet, with_derived_labels
 from specinn.plugins import Plugins

@@ -27,8 +27,8 @@ from specinn import catalogue, models
 from specinn.cli import app
 from specinn.errors import ConfigError
 from specinn.evaluation import ood
-from specinn.evaluation.comparison import Simulation
 from specinn.evaluation.ood import KINDS, Scene, strangers_table
+from specinn.evaluation.simulation import Simulation
 from specinn.evaluation.stars import read_benchmarks
 from specinn.flags import Flag, is_bad, names
 from specinn.grids import load
@@ -304,17 +304,17 @@ def test_table(model, grid, plugins):
 def test_command(model, folder, plugins, monkeypatch):
     monkeypatch.setattr(models, "find", lambda *a, **k: SimpleNamespace(name="tiny", sha256=lambda: "0" * 64))
     monkeypatch.setattr(models, "load", lambda *a, **k: model)
-    monkeypatch.setattr("specinn.cli.evaluate.grid.plugins_of", lambda ctx: plugins)
+    monkeypatch.setattr("specinn.cli.evaluate._task.plugins_of", lambda ctx: plugins)
     out, grid = folder / "strangers.ecsv", str(folder / "grid.h5")
-    command = ["evaluate", "tiny", "--strangers", "--samples", "16", "--snr", "50"]
-    result = CliRunner().invoke(app, [*command, "--grid", grid, "-o", str(out)], catch_exceptions=False)
+    command = ["evaluate", "ood", "tiny", grid, "--samples", "16", "--snr", "50"]
+    result = CliRunner().invoke(app, [*command, "-o", str(out)], catch_exceptions=False)
     assert result.exit_code == 0
     assert all(kind.name in result.stdout for kind in KINDS) and "…" not in result.stdout
     table = Table.read(out)
     assert table.colnames == list(ood.COLUMNS) and len(table) == len(KINDS)
-    rows = json.loads(CliRunner().invoke(app, [*command, "--grid", grid, "--json"]).stdout)["strangers"]
+    rows = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)["strangers"]
     assert [row["kind"] for row in rows] == [kind.name for kind in KINDS] and rows[1]["inside_68"] is None
-    result = CliRunner().invoke(app, [*command, "--stars", "stars.csv"])
+    result = CliRunner().invoke(app, ["evaluate", "tiny", "--strangers", "--stars", "stars.csv"])
     assert result.exit_code == 1 and "--grid GRID" in result.stderr
 
 

@@ -1,4 +1,4 @@
-"""specinn evaluate --robustness: variants of a spectrum, what is reported of them, and the command."""
+"""specinn evaluate robustness: variants of a spectrum, what is reported of them, and the command."""
 
 from __future__ import annotations
 
@@ -347,7 +347,7 @@ def some(table: Path, n: int) -> Path:
 
 def test_the_command(specinn: Command, table: Path) -> None:
     table = some(table, 2)
-    options = ("evaluate", "toy-model", "--stars", table, "--robustness", "--samples", 50)
+    options = ("evaluate", "robustness", "toy-model", table, "--samples", 50)
     result = specinn(*options, "-o", "out")
     assert result.exit_code == 0 and result.stderr == "", result.output
     for words in (
@@ -391,7 +391,7 @@ def test_lost_stars_in_the_command(specinn: Command, table: Path) -> None:
     text = path.read_text()
     lost = "lost.txt,Lost,toy,,5000,4,0,1,validation\n"
     path.write_text(text + lost)
-    options = ("evaluate", "toy-model", "--stars", path, "--robustness", "--samples", 20)
+    options = ("evaluate", "robustness", "toy-model", path, "--samples", 20)
     result = specinn(*options, "-o", "out")
     assert result.exit_code == 0, result.output
     assert "Lost: " in result.stdout and "lost.txt: no such file" in result.stdout
@@ -402,11 +402,12 @@ def test_lost_stars_in_the_command(specinn: Command, table: Path) -> None:
 
 
 def test_wrong_calls(specinn: Command, table: Path) -> None:
-    call = ("evaluate", "toy-model", "--robustness")
-    sentence(specinn(*call, "--grid", "g.h5"), "for benchmark stars: give --stars")
+    call = ("evaluate", "robustness", "toy-model", table)
+    former = ("evaluate", "toy-model", "--robustness", "--grid", "g.h5")
+    sentence(specinn(*former), "for benchmark stars: give --stars")
     for option in (("--snr", 50), ("--seeds", 3), ("--correction", "c.toml")):
-        sentence(specinn(*call, "--stars", table, *option), "leave --snr, --seeds and --correction")
-    sentence(specinn(*call, "--stars", table, "-o", "m.csv"), "'.csv'", ".ecsv")
+        sentence(specinn(*call, *option), f"no option {option[0]}", "evaluate robustness --help", status=2)
+    sentence(specinn(*call, "-o", "m.csv"), "'.csv'", ".ecsv")
     assert not list(Path().iterdir())
 
 

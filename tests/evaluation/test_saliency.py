@@ -19,8 +19,8 @@ from typer.testing import CliRunner, Result
 from specinn import models
 from specinn.cli import app
 from specinn.errors import ConfigError, GridError, ModelError
-from specinn.evaluation.comparison import Simulation
 from specinn.evaluation.saliency import Saliency, draw, pixel_table, saliency
+from specinn.evaluation.simulation import Simulation
 from specinn.grids import Grid
 from specinn.instruments import Arm, Instrument, PixelGrid, ResolvingPower
 from specinn.labels import LabelSet, make_label

@@ -1,4 +1,4 @@
-"""specinn evaluate --stars: its folder with the figure, and corrections."""
+"""specinn evaluate stars: its folder with the figure, and corrections."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def table(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def options(table: Path) -> tuple[Any, ...]:
-    return ("evaluate", "toy-model", "--stars", table, "--samples", 200, "--seeds", 2)
+    return ("evaluate", "stars", "toy-model", table, "--samples", 200, "--seeds", 2)
 
 
 def test_a_folder_with_table_and_figure(specinn: Command, options: tuple[Any, ...]) -> None:
@@ -95,7 +95,9 @@ def test_raw_corrected_and_literature(specinn: Command, options: tuple[Any, ...]
 def test_wrong_corrections(specinn: Command, options: tuple[Any, ...]) -> None:
     sentence(specinn(*options, "--correction", "by.txt"), "by.txt: no such file")
     sentence(
-        specinn("evaluate", "toy-model", "--grid", "g.h5", "--correction", "x"), "give --stars STARS.csv"
+        specinn("evaluate", "grid", "toy-model", "g.h5", "--correction", "x"),
+        "no option --correction",
+        status=2,
     )
 
 

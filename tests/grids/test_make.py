@@ -25,8 +25,8 @@ from typer.testing import CliRunner, Result
 
 from specinn.cli import app
 from specinn.grids import Grid, load, priors
-from specinn.grids.make import MANIFEST
 from specinn.grids.recipe import Recipe, Stored
+from specinn.grids.workdir import MANIFEST
 from specinn.instruments import Instrument
 from specinn.models import physics
 from specinn.plugins import Plugins
@@ -356,7 +356,7 @@ def test_killed_in_the_middle_every_spectrum_is_there_once(
     done = {path: path.stat().st_mtime_ns for path in work.glob("flux-*.npy")}
     assert 7 <= len(done) < 24 and not (site.folder / "e.h5").exists()
     again: list[Path] = []
-    monkeypatch.setattr("specinn.grids.make.Work.clear", lambda self: again.extend(
+    monkeypatch.setattr("specinn.grids.workdir.Work.clear", lambda self: again.extend(
         path for path, time in done.items() if path.stat().st_mtime_ns != time))  # fmt: skip
     result = make("e.toml")  # with another number of processes
     assert result.exit_code == 0, result.output
@@ -394,7 +394,7 @@ def test_killed_at_any_file(site: Site, make: Make, start: Start) -> None:
 def test_killed_after_the_grid_was_written(site: Site, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = site.write(4)
     with monkeypatch.context() as patch:
-        patch.setattr("specinn.grids.make.Work.clear", lambda self, **_: None)
+        patch.setattr("specinn.grids.workdir.Work.clear", lambda self, **_: None)
         assert make(recipe, "--quiet").exit_code == 0
     assert (site.folder / "g.h5.run" / MANIFEST).is_file()
     before = (site.folder / "g.h5").read_bytes()

@@ -9,9 +9,9 @@ from typer.testing import Result
 Command = Callable[..., Result]
 
 
-def sentence(result: Result, *words: str) -> None:
+def sentence(result: Result, *words: str, status: int = 1) -> None:
     """The command failed with one sentence on standard error that has these words, and no traceback."""
-    assert result.exit_code == 1, result.output
+    assert result.exit_code == status, result.output
     lines = result.stderr.splitlines()
     assert len(lines) == 1 and lines[0].startswith("specinn: "), result.stderr
     for word in words:

@@ -21,8 +21,9 @@ from typer.testing import CliRunner, Result
 from specinn.cli import app
 from specinn.errors import OutputError, PluginError
 from specinn.evaluation import figures, tables
-from specinn.evaluation.comparison import Comparison, Simulation, compare
+from specinn.evaluation.comparison import Comparison, compare
 from specinn.evaluation.ksoll2026 import PUBLISHED_LEVELS, PUBLISHED_NRMSE, PUBLISHED_STD, published_std
+from specinn.evaluation.simulation import Simulation
 from specinn.files import replacing_folder
 from specinn.grids import Grid
 from specinn.plugins import Plugins
@@ -405,7 +406,7 @@ def specinn(
     monkeypatch.chdir(tmp_path)
     toy.save(tmp_path / "toy.safetensors")
     make_grid(80).save(tmp_path / "grid.h5")
-    given = ("toy.safetensors", "--grid", "grid.h5", "--samples", 30)
+    given = ("grid", "toy.safetensors", "grid.h5", "--samples", 30)
 
     def call(*arguments: Any) -> Result:
         return CliRunner().invoke(app, ["evaluate", *map(str, (*given, *arguments))], obj=plugins)

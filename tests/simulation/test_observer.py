@@ -10,15 +10,8 @@ from scipy.special import ndtri
 
 from specinn.errors import ModelError
 from specinn.instruments import Instrument
-from specinn.simulation.observer import (
-    HEADROOM,
-    LIMB_DARKENING,
-    Disturbances,
-    ModelGrid,
-    Noise,
-    Observer,
-    rotation_transfer,
-)
+from specinn.simulation.disturbances import Disturbances, Noise
+from specinn.simulation.observer import HEADROOM, LIMB_DARKENING, ModelGrid, Observer, rotation_transfer
 from specinn.spectra.resample import pixel_bounds
 from specinn.wavelengths import C_KMS, FWHM_PER_SIGMA
 

@@ -123,7 +123,7 @@ def test_a2_the_user_says_the_medium_of_a_file(tmp_path, plugins, read):
     (batch,) = read(path)
     assert batch.medium == "air" and batch.meta["medium_from"][0] == "assumed"
     (batch,) = read(path, medium="Vacuum")
-    assert batch.medium == "vacuum" and batch.meta["medium_from"][0] == "the user"
+    assert batch.medium == "vacuum" and batch.meta["medium_from"][0] == "user"
     with pytest.raises(ReadError, match="medium is 'water'"):
         read(path, medium="water")
 

@@ -11,8 +11,8 @@ from specinn_preprocessing.rest_frame import RestFrame
 import specinn
 from specinn.flags import Flag
 from specinn.plugins import Plugins
+from specinn.simulation.disturbances import Disturbances, Noise
 from specinn.simulation.mock_survey import SimulatedSurvey
-from specinn.simulation.observer import Disturbances, Noise
 from specinn.spectra import SpectrumBatch
 from specinn.wavelengths import air_to_vacuum, doppler, vacuum_to_air
 

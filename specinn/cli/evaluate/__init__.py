@@ -1,7 +1,14 @@
-"""``specinn evaluate``."""
+"""``specinn evaluate``: how good a model is, on grid spectra and on reference stars, and how robust."""
 
 from __future__ import annotations
 
-from specinn.cli.evaluate.grid import EXAMPLES, evaluate
+import typer
 
-__all__ = ["EXAMPLES", "evaluate"]
+from specinn.cli._framework import add
+from specinn.cli.evaluate import grid, ood, robustness, stars
+from specinn.cli.evaluate._former import Evaluate
+
+app = typer.Typer(cls=Evaluate, rich_markup_mode=None, help="Measure how good a model is, and how robust.")
+
+for _name, _module in {"grid": grid, "stars": stars, "robustness": robustness, "ood": ood}.items():
+    add(app, _name, getattr(_module, _name), _module.EXAMPLES)

@@ -1,93 +1,75 @@
-"""``specinn evaluate --stars``: how good a model is on benchmark stars, and how robust."""
+"""``specinn evaluate stars``: how good a model is on reference stars."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from specinn.cli._console import bar
+from specinn.cli._options import AsJson, Corrections, Device, ModelName, Overwrite, Samples, Seed
 from specinn.cli._tables import columns, decimals, figure
+from specinn.cli.evaluate._stars import Rows, fail_if_nothing_was_inferred, role, write_all
+from specinn.cli.evaluate._task import Output, StarsFile, Task, wide_console
 
 if TYPE_CHECKING:
-    from astropy.table import Table
-    from matplotlib.figure import Figure
-    from rich.console import Console
-
-    from specinn.cli.evaluate.grid import Task
-    from specinn.evaluation.stars import Benchmark
     from specinn.labels import LabelSet
-    from specinn.plugins.interfaces import Correction, Estimator
 
-Rows = Sequence[Mapping[str, Any]]
-_WIDTH = 100
+EXAMPLES = (
+    "specinn evaluate stars 4most-hr-gr benchmarks.csv --snr 100 --json",
+    "specinn evaluate stars 4most-hr-gr benchmarks.csv --correction teff.toml -o stars",
+)
 
 
-def on_stars(
-    task: Task, estimator: Estimator, stars: Sequence[Benchmark], corrections: Sequence[Correction]
+def stars(
+    ctx: typer.Context,
+    model: ModelName,
+    stars: StarsFile,
+    output: Output = None,
+    snr: Annotated[
+        list[float] | None, typer.Option(metavar="SNR", help="Per Angstrom.  [default: 250]")
+    ] = None,
+    seeds: Annotated[int, typer.Option(metavar="N", help="Draws of the noise a star.", min=1)] = 3,
+    correction: Corrections = None,
+    samples: Samples = 4096,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Infer benchmark stars as ``meta`` says, write table and figure and print them."""
-    from specinn.evaluation import star_figures as report
-    from specinn.evaluation import stars as work
+    """Compare what a model infers of reference stars with the literature.
 
-    meta, labels = task.meta, estimator.labels
+    Noise is added to their spectra down to the S/N. Calibrators do not count.
+    """
+    from specinn.errors import ConfigError
+    from specinn.evaluation import star_figures
+    from specinn.evaluation import stars as work
+    from specinn.evaluation.ksoll2026 import PUBLISHED_SNR
+    from specinn.inference.run import load_correction
+
+    if snr and len(snr) > 1:
+        raise ConfigError("specinn evaluate stars takes one --snr: call it once for each")
+    task = Task.begin(
+        ctx, model, output, device=device, samples=samples, seed=seed, overwrite=overwrite, as_json=as_json
+    )
+    meta, labels = task.meta, task.estimator.labels
+    table = work.read_benchmarks(stars, labels)
+    meta.update(stars=stars.name, snr=snr[0] if snr else PUBLISHED_SNR, seeds=seeds)
+    corrections = [load_correction(task.plugins, path, meta["sha256"]) for path in correction or ()]
     with bar("spectra") as progress:
         rows = work.star_metrics(
-            estimator, stars, snr=meta["snr"], seeds=meta["seeds"], n_samples=meta["samples"],
-            seed=meta["seed"], corrections=corrections, plugins=task.plugins, progress=progress,
+            task.estimator, table, snr=meta["snr"], seeds=seeds, n_samples=samples, seed=seed,
+            corrections=corrections, plugins=task.plugins, progress=progress,
         )  # fmt: skip
     summary = work.star_summary(rows)
-    table = work.star_table(rows, labels, {**meta, "summary": summary})
-    drawn = {"stars": lambda: report.against_literature(rows, labels)} if summary else {}
-    _write(task, {"stars": table}, drawn)
-    task.show({"stars": rows, "summary": summary}, lambda: _show_stars(rows, labels, summary))
-    _fail_if_nothing_was_inferred(rows)
+    figures = {"stars": lambda: star_figures.against_literature(rows, labels)} if summary else {}
+    write_all(task, {"stars": work.star_table(rows, labels, {**meta, "summary": summary})}, figures)
+    task.show({"stars": rows, "summary": summary}, lambda: _show(rows, labels, summary))
+    fail_if_nothing_was_inferred(rows)
 
 
-def on_stars_in_many_ways(task: Task, estimator: Estimator, stars: Sequence[Benchmark]) -> None:
-    """Infer every variant of benchmark stars, write tables and figure and print them."""
-    from specinn.evaluation import robustness as work
-    from specinn.evaluation import star_figures as report
-
-    meta, labels = task.meta, estimator.labels
-    with bar("groups of spectra") as progress:
-        rows = work.robustness(
-            estimator, stars, n_samples=meta["samples"], seed=meta["seed"], plugins=task.plugins,
-            progress=progress,
-        )  # fmt: skip
-    summary = work.robustness_summary(rows)
-    tables = {
-        "robustness": work.robustness_table(rows, labels, meta),
-        "summary": work.summary_table(summary, meta),
-    }
-    _write(task, tables, {"robustness": lambda: report.robustness(rows, labels)})
-    found = {"robustness": rows, "summary": summary}
-    task.show(found, lambda: _show_robustness(rows, labels, summary))
-    _fail_if_nothing_was_inferred(rows)
-
-
-def _write(task: Task, tables: Mapping[str, Table], figures: Mapping[str, Callable[[], Figure]]) -> None:
-    """A folder of all, or the first table as a file."""
-    from specinn.report.reference_stars import write
-
-    if task.path is not None and task.folder:
-        write(task.path, tables, figures, overwrite=task.overwrite)
-    else:
-        task.write(next(iter(tables.values())))
-
-
-def _fail_if_nothing_was_inferred(rows: Rows) -> None:
-    from specinn.errors import ModelError
-
-    if all(row["flag_bad"] for row in rows):
-        reason = next((row["message"] for row in rows if row["message"]), "see the flags")
-        raise ModelError(f"none of the stars gave values: {reason}")
-
-
-def _role(row: Mapping[str, Any]) -> str:
-    return row["role"] if row["role"] == "calibrator" or row["in_range"] else "out of range"
-
-
-def _show_stars(rows: Rows, labels: LabelSet, summary: Mapping[str, Any]) -> None:
+def _show(rows: Rows, labels: LabelSet, summary: Mapping[str, Any]) -> None:
     """A line for each star and label that has a literature value, and the summary."""
     from itertools import zip_longest
 
@@ -97,7 +79,7 @@ def _show_stars(rows: Rows, labels: LabelSet, summary: Mapping[str, Any]) -> Non
 
     labels = with_derived_labels(labels)
     corrected = any("raw" in found for found in summary.values())
-    console = _console()
+    console = wide_console()
     # by heading, the column of the rows and whether it has a sign
     shown = {"inferred": ("", ""), "std": ("_std", ""), "literature": ("_literature", ""),
              "difference": ("_difference", "+")}  # fmt: skip
@@ -116,7 +98,7 @@ def _show_stars(rows: Rows, labels: LabelSet, summary: Mapping[str, Any]) -> Non
             if f"{label.name}_literature" in row
         ]
         empty = [""] * (1 + len(shown))
-        for left, middle, flag in zip_longest([row["star"], _role(row)], cells, names(row["flags"])):
+        for left, middle, flag in zip_longest([row["star"], role(row)], cells, names(row["flags"])):
             table.add_row(left or "", *(middle or empty), flag or "")
         table.add_row()
     console.print(table)
@@ -135,64 +117,3 @@ def _show_stars(rows: Rows, labels: LabelSet, summary: Mapping[str, Any]) -> Non
     failed = list(dict.fromkeys(star for found in summary.values() for star in found["failed"]))
     if failed:
         console.print(f"without values, and so not counted: {', '.join(failed)}")
-
-
-def _console() -> Console:
-    """Wide enough for every table: a terminal that is narrower breaks lines, but figures stay whole."""
-    from rich.console import Console
-
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    console.width = max(console.width, _WIDTH)
-    return console
-
-
-def _show_robustness(rows: Rows, labels: LabelSet, summary: Rows) -> None:
-    """A line for each star, and one for each comparison in each scope."""
-    from specinn.evaluation.robustness import RV, SCOPES
-    from specinn.evaluation.variants import LEVELS
-    from specinn.labels import with_derived_labels
-
-    console = _console()
-    console.print(
-        "velocity, largest |found - expected| in km/s of all shapes and shifts, by S/N per Angstrom"
-    )
-    table = columns(["star", ""], [f"{snr:g}" for snr in LEVELS], ["flagged bad"])
-    for star, file in dict.fromkeys((row["star"], row["file"]) for row in rows):
-        mine = [row for row in rows if (row["star"], row["file"]) == (star, file)]
-        cells = []
-        for snr in LEVELS:
-            off = [row["rv_difference"] for row in mine if row["snr"] == snr]
-            cells.append(figure(None if None in off else max(map(abs, off)), ".2f"))
-        table.add_row(star, _role(mine[0]), *cells, f"{sum(row['flag_bad'] for row in mine)} of {len(mine)}")
-    console.print(table)
-    said = {row["star"]: row["message"] for row in reversed(rows) if row["message"]}  # the first of each
-    for star in reversed(said):
-        console.print(f"{star}: {said[star]}")
-    known = [
-        x.name for x in with_derived_labels(labels) if any(f"{x.name}_literature" in row for row in rows)
-    ]
-    for scope, words in SCOPES.items():
-        lines: dict[tuple[str, str, float], list[str]] = {}
-        for row in summary:
-            if row["scope"] == scope and row["label"] in (RV, *known):
-                cell = " ".join(figure(row[key], ".2f") for key in ("median", "maximum"))
-                line = (row["factor"], _comparison(row), row["snr"])
-                lines.setdefault(line, []).append(cell)
-        console.print(f"\n{words}: median and maximum change; rv in km/s, others in half widths")
-        table = columns(["", "S/N"], ["rv", *known])
-        before = ""
-        for (factor, comparison, snr), cells in lines.items():
-            if before and factor != before:
-                table.add_row()
-            before = factor
-            table.add_row(comparison, f"{snr:g}", *cells)
-        console.print(table)
-    lost = dict.fromkeys(star for row in summary for star in row["failed"])
-    if lost:
-        console.print(f"not counted where they have no values: {', '.join(lost)}")
-
-
-def _comparison(row: Mapping[str, Any]) -> str:
-    if row["factor"] == "velocity":
-        return f"shift of {row['variant']}"
-    return row["variant"] if row["factor"] == "all" else f"{row['variant']} - {row['against']}"

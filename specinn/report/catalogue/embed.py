@@ -12,6 +12,8 @@ import numpy as np
 from specinn.resimulation.result import Resimulation, windows
 from specinn.resimulation.simulator import Resimulator
 
+__all__ = ["BINS", "LEVELS", "arms", "corner", "open_stars", "packed", "spectrum", "text"]
+
 BINS = 32  # of a label in the corner plot
 LEVELS = (0.95, 0.68, 0.3)  # shares of the samples within its three shades
 

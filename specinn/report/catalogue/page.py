@@ -20,6 +20,8 @@ from specinn.posterior import QUANTILES
 from specinn.report.catalogue.embed import text
 from specinn.report.evaluation.page import name_of, template
 
+__all__ = ["PLOTS", "check", "choose", "data", "labels_of", "render", "write"]
+
 PLOTS = (("Kiel diagram", "teff", "logg", True), ("[Mg/Fe] against [Fe/H]", "fe_h", "mg_fe", False))
 _STATISTICS = ("std", "raw", "upper", *QUANTILES)
 _SPREAD = ("teff", "logg", "fe_h")  # over which the stars that are opened are spread

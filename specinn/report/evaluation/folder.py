@@ -15,6 +15,8 @@ from specinn.evaluation.comparison import Comparison
 from specinn.files import check_folder, check_new, replacing_folder
 from specinn.report.evaluation import page
 
+__all__ = ["FIGURES", "PAGE", "TABLES", "check", "write"]
+
 PAGE, TABLES, FIGURES = "index.html", "tables", "figures"
 
 
@@ -67,7 +69,7 @@ def write(
         (temporary / TABLES).mkdir()
         (temporary / FIGURES).mkdir()
         for name, of in rows.items():
-            tables.write(of, name, temporary / TABLES, meta)
+            tables.write_rows(of, name, temporary / TABLES, meta)
         stars = tables.predictions(comparison, meta)
         stars.write(temporary / TABLES / "predictions.ecsv", format="ascii.ecsv")
         drawn: dict[str, str] = {}

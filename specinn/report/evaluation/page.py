@@ -17,6 +17,8 @@ from specinn.labels import Label, LabelSet, abundance
 if TYPE_CHECKING:
     from jinja2 import Template
 
+__all__ = ["findings", "name_of", "number", "render", "template"]
+
 _HTML = {"teff": "<i>T</i><sub>eff</sub>", "logg": "log <i>g</i>", "vmic": "<i>v</i><sub>mic</sub>",
          "vbroad": "<i>v</i><sub>broad</sub>", "a_li": "A(Li)"}  # fmt: skip
 _DECIMALS = {"K": 0, "km/s": 2}

@@ -1,0 +1,27 @@
+"""Who is told how far a long work is, and what failed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+__all__ = ["Progress", "Report", "Watch"]
+
+Report = Callable[[str, str], None]  # the name of a spectrum or file, and the sentence of its failure
+Progress = Callable[[int, int], None]  # how many more spectra, and how many more files, are done
+
+
+class Watch(Protocol):
+    """Who is told how a run goes on."""
+
+    def start(self, files: int, done: int) -> None:
+        """So many files, of which so many were done by an earlier run."""
+
+    def report(self, name: str, message: str) -> None:
+        """A spectrum or a file failed."""
+
+    def progress(self, spectra: int, files: int) -> None:
+        """More spectra and files are done; fewer, where a worker died."""
+
+    def say(self, sentence: str) -> None:
+        """What else the user should know."""
