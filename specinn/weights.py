@@ -56,7 +56,7 @@ def save_weights(path: Path, tensors: Mapping[str, torch.Tensor], header: Mappin
     path : Path
         The file, which is replaced where it exists.
     tensors : mapping of str to torch.Tensor
-        Of any shape, by name.
+        Tensors of any shape by name.
     header : mapping
         JSON values; ``format`` is what :func:`load_weights` asks for.
 
@@ -108,7 +108,7 @@ def load_weights(path: Path, expected: str) -> tuple[dict[str, torch.Tensor], di
     Returns
     -------
     tensors : dict of str to torch.Tensor
-        Of any shape, by name.
+        Tensors of any shape by name.
     header : dict
         JSON values.
 
