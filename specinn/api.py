@@ -1,7 +1,7 @@
 """specinn for scripts and notebooks: the same path and the same defaults as the command line.
 
-:func:`infer` is what most scripts call; its :class:`Inference` holds the catalogue and the posterior, and finds the
-way back to the spectra.
+:func:`infer` is what most scripts call; its :class:`Inference` holds the catalogue and the posterior, and
+finds the way back to the spectra.
 """
 
 from __future__ import annotations
@@ -175,10 +175,10 @@ class Inference:
         Returns
         -------
         specutils.SpectrumList
-            On the pixels and at the resolving power of the model, at rest, in Angstrom, flux ``(n_pix,)`` over
-            the pseudo-continuum (docs/resimulate.md); masked pixels are NaN. ``meta`` says ``id``, ``arm``,
-            ``medium``, ``rv`` (0: at rest), ``rv_removed`` (km/s), and for the model ``labels`` and a ``note``
-            where there is something to know.
+            On the pixels and at the resolving power of the model, at rest, in Angstrom, flux ``(n_pix,)``
+            over the pseudo-continuum (docs/resimulate.md); masked pixels are NaN. ``meta`` says ``id``,
+            ``arm``, ``medium``, ``rv`` (0: at rest), ``rv_removed`` (km/s), and for the model ``labels``
+            and a ``note`` where there is something to know.
 
         Raises
         ------
@@ -311,16 +311,16 @@ def infer(
     Parameters
     ----------
     spectra : str, Path, Spectrum, SpectrumCollection, SpectrumBatch, table, or list of these
-        Files, ``"@FILE"`` for a list or a table of files, such a table (astropy or pandas, with a column ``path``),
-        specutils objects, or :class:`~specinn.spectra.SpectrumBatch`.
+        Files, ``"@FILE"`` for a list or a table of files, such a table (astropy or pandas, with a column
+        ``path``), specutils objects, or :class:`~specinn.spectra.SpectrumBatch`.
     instrument : str or Path
         A name or a TOML file; its resolving power holds for spectra that do not state theirs.
     model : str, Path or Estimator, optional
         Name or path of a trained model, or a loaded one (:func:`load_model`).
     rv : float, Quantity, array, list, table, path, mapping or "auto", optional
-        Radial velocity in km/s, or with a unit: one for all, or one for each spectrum or file (NaN: measured), or
-        a table by id (a path, a mapping, astropy, pandas). ``"auto"`` measures it always; None takes what the
-        spectra state and measures the rest.
+        Radial velocity in km/s, or with a unit: one for all, or one for each spectrum or file (NaN:
+        measured), or a table by id (a path, a mapping, astropy, pandas). ``"auto"`` measures it always;
+        None takes what the spectra state and measures the rest.
     samples : int
         Posterior samples of each spectrum.
     seed : int
@@ -347,8 +347,8 @@ def infer(
     recursive : bool
         Take all spectra below folders.
     group_by : str, optional
-        Files with the same value (a keyword of their FITS headers, and the same night; or a column of the table
-        that names them) are one spectrum in several arms.
+        Files with the same value (a keyword of their FITS headers, and the same night; or a column of the
+        table that names them) are one spectrum in several arms.
     plugins : Plugins, optional
         Those to use; by default all that are installed.
 

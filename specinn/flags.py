@@ -15,7 +15,7 @@ Severity = Literal["bad", "warn", "info"]
 
 
 class Flag(enum.IntFlag):
-    """One bit each of the catalogue's column ``flags``; :data:`FLAGS` says what it means and how much it matters.
+    """One bit each of the catalogue's column ``flags``; :data:`FLAGS` says what it means.
 
     Examples
     --------

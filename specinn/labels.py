@@ -1,7 +1,7 @@
 """Labels: the stellar parameters and abundances that a grid spans and an estimator infers.
 
-A :class:`Label` has the field's name, unit and bounds; a :class:`LabelSet` is what grids, models and posteriors have,
-and converts between physical values and the variables that a network learns.
+A :class:`Label` has the field's name, unit and bounds; a :class:`LabelSet` is what grids, models and
+posteriors have, and converts between physical values and the variables that a network learns.
 """
 
 from __future__ import annotations
@@ -133,8 +133,8 @@ def make_label(name: str, bounds: tuple[float, float]) -> Label:
     Parameters
     ----------
     name : str
-        ``teff``, ``logg``, ``fe_h``, ``vmic``, ``vbroad``, ``a_li``, or an abundance ratio such as ``mg_fe`` for
-        [Mg/Fe].
+        ``teff``, ``logg``, ``fe_h``, ``vmic``, ``vbroad``, ``a_li``, or an abundance ratio such as
+        ``mg_fe`` for [Mg/Fe].
     bounds : tuple of float
         Those of the training set in the label's unit.
 

@@ -139,7 +139,8 @@ def test_sections_of_docstrings_are_those_of_numpydoc(name, found):
             for entry in parts.get(heading, ()):
                 assert re.match(r"\*{0,2}\w+(, \w+)*( : .+)?$", entry), f"{name}: {entry}"
         if inspect.isfunction(found) and "Parameters" in parts and text == docs[0]:
-            said = {each.strip("*") for line in parts["Parameters"] for each in line.split(" : ")[0].split(", ")}
+            heads = [line.split(" : ")[0].split(", ") for line in parts["Parameters"]]
+            said = {each.strip("*") for head in heads for each in head}
             assert said == set(inspect.signature(found).parameters), name
 
 

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("specinn", "plugins", "instruments")
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
-# What a newcomer calls first, besides the names of specinn itself; and packages that are chapters of the whole.
+# What a newcomer calls first, besides the names of specinn itself.
 FIRST = [
     *(f"specinn.{name}" for name in specinn.__all__ if not name.startswith("__")),
     "specinn.spectra.snr_per_angstrom",

@@ -1,4 +1,5 @@
-"""What autodoc does not know of the reference, from the code: a comment ``<!-- reference: NAME -->`` in a page becomes what NAME returns.
+"""What autodoc cannot make of the reference, from the code: a comment ``<!-- reference: NAME -->`` in a page
+becomes what NAME returns.
 
 All functions return Markdown (MyST). Tests call them without Sphinx.
 """
@@ -161,8 +162,7 @@ def instruments() -> str:
 
 
 PARTS: dict[str, Callable[[], str]] = {
-    part.__name__: part
-    for part in (commands, flags, columns, labels, offers, instruments, settings, layouts)
+    part.__name__: part for part in (commands, flags, columns, labels, offers, instruments, settings, layouts)
 }
 
 

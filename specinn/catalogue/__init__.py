@@ -1,8 +1,8 @@
 """The catalogue, one row per spectrum: its columns, its files, the samples, and stars of several epochs.
 
-:mod:`specinn.catalogue.table` has the columns (:func:`schema`) and builds, reads and writes tables in the formats of
-:mod:`specinn.catalogue.formats`; :mod:`specinn.catalogue.samples` holds posterior samples beside them, and
-:mod:`specinn.catalogue.combine` makes one row of several spectra of a star.
+:mod:`specinn.catalogue.table` has the columns (:func:`schema`) and builds, reads and writes tables in the
+formats of :mod:`specinn.catalogue.formats`; :mod:`specinn.catalogue.samples` holds posterior samples beside
+them, and :mod:`specinn.catalogue.combine` makes one row of several spectra of a star.
 
 >>> from specinn import catalogue
 >>> from specinn.labels import LabelSet, make_label

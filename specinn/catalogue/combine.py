@@ -85,8 +85,9 @@ def combine_gaussians(
     prior : ndarray
         ``(n_labels,)`` precision of the prior, whose mean is 0; 0 where it is flat.
     common : float
-        Share of the variances that all k have together, and that does not average out: likelihoods then enter
-        with the power 1 / (1 + (k - 1) common), and k equal ones give the variance common + (1 - common) / k of one.
+        Share of the variances that all k have together, and that does not average out: likelihoods then
+        enter with the power 1 / (1 + (k - 1) common), and k equal ones give the variance common + (1 -
+        common) / k of one.
 
     Returns
     -------

@@ -1,7 +1,8 @@
 """Plugins: the hooks, the interfaces of what they offer, the loading, and the template of a new one.
 
 A plugin offers records (:mod:`specinn.plugins.hookspecs`) of objects that keep an interface
-(:mod:`specinn.plugins.interfaces`); :class:`Plugins` loads them, one at a time, so that a broken one costs nothing else.
+(:mod:`specinn.plugins.interfaces`); :class:`Plugins` loads them, one at a time, so that a broken one costs
+nothing else.
 
 >>> from specinn.plugins import Plugins
 >>> plugins = Plugins()

@@ -165,8 +165,8 @@ class Posterior:
         star : int or str
             Its number, from 0, or its name.
         labels : sequence of str, optional
-            Names, or one name (default: those of the model); ``li_fe`` is derived where the model infers A(Li)
-            and [Fe/H].
+            Names, or one name (default: those of the model); ``li_fe`` is derived where the model infers
+            A(Li) and [Fe/H].
 
         Returns
         -------

@@ -1,8 +1,9 @@
 """From model spectra to observed ones: rotation, resolution, noise, and what else befalls a spectrum.
 
-An :class:`~specinn.simulation.observer.Observer` broadens model spectra and puts them on an instrument's pixels,
-:class:`~specinn.simulation.observer.Noise` disturbs them as :class:`~specinn.simulation.observer.Disturbances` say;
-:mod:`specinn.simulation.mock_survey` makes whole files of them.
+An :class:`~specinn.simulation.observer.Observer` broadens model spectra and puts them on an instrument's
+pixels, :class:`~specinn.simulation.observer.Noise` disturbs them as
+:class:`~specinn.simulation.observer.Disturbances` say; :mod:`specinn.simulation.mock_survey` makes whole
+files of them.
 
 The transform of the profile of a rotating disc, by which spectra are multiplied in Fourier space:
 

@@ -1,9 +1,9 @@
 """Spectra: the batch that passes through everything, how it is read, resampled and normalised.
 
-A reader (:mod:`specinn.spectra.readers`) makes a :class:`SpectrumBatch` of a file, all steps take a batch and
-return one. :mod:`specinn.spectra.resample` changes pixels and resolving power, :mod:`specinn.spectra.continuum`
-fits the pseudo-continuum, :mod:`specinn.spectra.pixels` tells which pixels are no measurement, and
-:mod:`specinn.spectra.specutils` is the way to and from specutils.
+A reader (:mod:`specinn.spectra.readers`) makes a :class:`SpectrumBatch` of a file, all steps take a batch
+and return one. :mod:`specinn.spectra.resample` changes pixels and resolving power,
+:mod:`specinn.spectra.continuum` fits the pseudo-continuum, :mod:`specinn.spectra.pixels` tells which pixels
+are no measurement, and :mod:`specinn.spectra.specutils` is the way to and from specutils.
 
 >>> import specinn
 >>> (batch,) = specinn.read(specinn.example_files()[0])

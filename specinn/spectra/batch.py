@@ -124,7 +124,8 @@ class SpectrumBatch:
         path : str
             The file that they come from.
         **fields
-            Those of the batch that have no argument here: ``resolving_power``, ``medium``, ``arms``, ``meta``.
+            Those of the batch that have no argument here: ``resolving_power``, ``medium``, ``arms``,
+            ``meta``.
 
         Raises
         ------
@@ -253,8 +254,7 @@ class SpectrumBatch:
         return attrs.evolve(self, wavelength=to_medium(self.wavelength, self.medium, medium), medium=medium)
 
     def fill(self) -> np.ndarray:
-        """``(n_spec, n_pix)`` flux, of which masked pixels are interpolated linearly over good ones (per spectrum
-        and arm).
+        """``(n_spec, n_pix)`` flux, masked pixels interpolated linearly over good ones of the arm.
 
         >>> from specinn import SpectrumBatch
         >>> SpectrumBatch.from_arrays([1.0, 2.0, 3.0], [0.5, 9.9, 0.7], mask=[0, 1, 0]).fill()

@@ -49,8 +49,8 @@ def read(
 ) -> Iterator[SpectrumBatch]:
     """The spectra of one file, in file order, in batches of bounded size.
 
-    What a reader did not understand, left out or doubts is a ``SpectrumWarning`` that names the file, and stands
-    in the column ``remarks`` of ``meta``. Warnings of the libraries underneath are silenced.
+    What a reader did not understand, left out or doubts is a ``SpectrumWarning`` that names the file, and
+    stands in the column ``remarks`` of ``meta``. Warnings of the libraries underneath are silenced.
 
     Parameters
     ----------

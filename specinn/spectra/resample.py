@@ -86,7 +86,8 @@ def resampling_matrix(
     Raises
     ------
     ReadError
-        Where wavelengths do not increase, or the input's resolving power is below ``R_TOLERANCE`` of the output's.
+        Where wavelengths do not increase, or the input's resolving power is below ``R_TOLERANCE`` of the
+        output's.
 
     Examples
     --------
