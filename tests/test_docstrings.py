@@ -56,7 +56,12 @@ def modules() -> list[str]:
     return out
 
 
-@pytest.mark.parametrize("name", modules())
+MODULES = [
+    pytest.param(name, marks=pytest.mark.slow) if name == "specinn.api" else name for name in modules()
+]
+
+
+@pytest.mark.parametrize("name", MODULES)  # those of the whole way load the model and infer
 def test_examples(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # for what examples write
     module = importlib.import_module(name)
