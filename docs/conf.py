@@ -18,6 +18,7 @@ release = version = specinn.__version__
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
     "mathml",
     "outputs",
     "reference",
@@ -39,4 +40,7 @@ nb_execution_raise_on_error = True
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False
 autodoc_typehints_format = "short"
+napoleon_google_docstring = False
+napoleon_use_ivar = True  # fields of classes in one list, as their docstrings have them
+napoleon_use_rtype = False
 python_maximum_signature_line_length = 88

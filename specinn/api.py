@@ -1,4 +1,8 @@
-"""specinn for scripts and notebooks: the same path and the same defaults as the command line."""
+"""specinn for scripts and notebooks: the same path and the same defaults as the command line.
+
+:func:`infer` is what most scripts call; its :class:`Inference` holds the catalogue and the posterior, and
+finds the way back to the spectra.
+"""
 
 from __future__ import annotations
 
@@ -81,11 +85,29 @@ class _Origin:
 
 @attrs.frozen(eq=False, repr=False)
 class Inference:
-    """What :func:`infer` found.
+    """What :func:`infer` found. Methods on one star take its number, from 0, or its id.
 
-    ``catalogue``: one row a spectrum with units, the columns of ``specinn run``. ``posterior``: the samples
-    of all spectra in the same order; those without a result hold NaN, none of them accepted. Methods on one
-    star take its number, from 0, or its id.
+    Attributes
+    ----------
+    catalogue : astropy.table.QTable
+        One row per spectrum with units: the columns of ``specinn run``.
+    posterior : Posterior
+        The samples of all spectra in the same order; those without a result hold NaN, none of them accepted.
+
+    Examples
+    --------
+    >>> import specinn
+    >>> result = specinn.infer(specinn.example_files()[0], samples=512)
+    >>> print(result)
+    Inference by 4most-hr-gr: 1 spectra, ...
+    >>> print(result.posterior)
+    Posterior of dwarf-g: ... of 512 samples accepted
+    label   unit     MAP  median       16 to 84 %
+    teff    K       5...
+    >>> result.catalogue["teff"].unit
+    Unit("K")
+    >>> result.posterior.accepted("dwarf-g", ["teff", "logg"]).shape[1]
+    2
     """
 
     catalogue: QTable
@@ -113,10 +135,19 @@ class Inference:
         return catalogue_table(table, f"Inference by {model}" if model else "Inference")
 
     def write(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """The catalogue as a file (.fits, .ecsv, .vot, .csv, .parquet, .h5), in place of one that is there
-        if ``overwrite``.
+        """Write the catalogue to a file.
 
-        Raises ``OutputError``.
+        Parameters
+        ----------
+        path : str or Path
+            Its name, whose end names the format: .fits, .ecsv, .vot, .csv, .parquet or .h5.
+        overwrite : bool
+            Replace a file of that name.
+
+        Raises
+        ------
+        OutputError
+            Where the file exists already, or cannot be written.
         """
         catalogue.write(Table(self.catalogue), path, overwrite=overwrite)
 
@@ -132,16 +163,33 @@ class Inference:
 
         Parameters
         ----------
-        what : ``"model"``, the model spectrum at the MAP; ``"observed"``, the spectrum as the network was
-            given it, with errors; ``"bands"``, 68 and 95 per cent of ``draws`` model spectra of posterior
-            samples, flux ``(4, n_pix)`` at the quantiles that ``meta["levels"]`` names.
-        synthesizer : name of the plugin that computes model spectra.
+        star : int or str
+            Its number, from 0, or its id.
+        what : {"model", "observed", "bands"}
+            The model spectrum at the MAP; the spectrum as the network was given it, with errors; or 68 and
+            95 per cent of the model spectra of posterior samples, flux ``(4, n_pix)`` at the quantiles that
+            ``meta["levels"]`` names.
+        synthesizer : str
+            Name of the plugin that computes model spectra.
+        draws : int
+            Posterior samples that make the bands.
 
-        All have the pixels and the resolving power of the model, at rest, in Angstrom, flux over the
-        pseudo-continuum (docs/resimulate.md); ``meta`` says ``id``, ``arm``, ``medium``, ``rv`` (0: at rest),
-        ``rv_removed`` (km/s), and for the model ``labels`` and a ``note`` where there is something to know.
-        Masked pixels are NaN. Files are read again. Raises ``ModelError`` for a star without values, and
-        ``ReadError`` where its file is gone, and ``ConfigError`` for another ``what``.
+        Returns
+        -------
+        specutils.SpectrumList
+            On the pixels and at the resolving power of the model, at rest, in Angstrom, flux ``(n_pix,)``
+            over the pseudo-continuum (docs/resimulate.md); masked pixels are NaN. ``meta`` says ``id``,
+            ``arm``, ``medium``, ``rv`` (0: at rest), ``rv_removed`` (km/s), and for the model ``labels``
+            and a ``note`` where there is something to know.
+
+        Raises
+        ------
+        ModelError
+            For a star without values.
+        ReadError
+            Where its file, which is read again, is gone.
+        ConfigError
+            For another ``what``, and for a star that is not there.
         """
         if what not in ("model", "observed", "bands"):
             raise ConfigError(f"what {what!r}: expected 'model', 'observed' or 'bands'")
@@ -160,9 +208,24 @@ class Inference:
     ) -> Figure:
         """The observed spectrum of one star with the model spectrum and its bands, and the difference below.
 
-        With ``lines`` windows around lines of every element; ``synthesizer`` and ``draws`` are those of
-        :meth:`spectrum`. The matplotlib figure shows itself in a
-        notebook and has ``savefig``. Raises as :meth:`spectrum` does.
+        Parameters
+        ----------
+        star : int or str
+            Its number, from 0, or its id.
+        lines : bool
+            Windows around lines of every element in place of whole arms.
+        synthesizer, draws
+            As in :meth:`spectrum`.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            It shows itself in a notebook and has ``savefig``.
+
+        Raises
+        ------
+        ModelError, ReadError, ConfigError
+            As :meth:`spectrum` does.
         """
         from specinn import plotting
         from specinn.resimulation import figures
@@ -180,8 +243,22 @@ class Inference:
     ) -> Resimulation:
         """What :meth:`spectrum` and :meth:`plot` show, as arrays, and how well the two agree (``numbers()``).
 
-        ``synthesizer`` and ``draws`` as there; without draws there may be no bands. The last one is kept.
-        Raises as :meth:`spectrum`.
+        Parameters
+        ----------
+        star : int or str
+            Its number, from 0, or its id.
+        synthesizer, draws
+            As in :meth:`spectrum`; with 0 draws there may be no bands.
+
+        Returns
+        -------
+        Resimulation
+            The last one is kept, so that asking twice costs nothing.
+
+        Raises
+        ------
+        ModelError, ReadError, ConfigError
+            As :meth:`spectrum` does.
         """
         return self._resimulate(star, synthesizer, draws, False)
 
@@ -235,35 +312,71 @@ def infer(
 
     Parameters
     ----------
-    spectra : a ``specutils.Spectrum`` (or ``Spectrum1D``), a ``SpectrumCollection``, a
-        :class:`~specinn.spectra.SpectrumBatch`, the path of a file, ``"@FILE"`` for a list or a table of
-        files, such a table (astropy or pandas, with a column ``path``), or a list of any of these.
-    instrument : its resolving power holds for spectra that do not state theirs; a name or a TOML file.
-    model : name or path of a trained model, or a loaded one (:func:`load_model`).
-    rv : radial velocity in km/s, or a quantity: one for all, or one for each spectrum or file (NaN:
-        measured); ``"auto"`` to measure it always; a table (path, mapping, astropy or pandas) by id; None
-        takes what the spectra state and measures the rest.
-    samples : posterior samples of each spectrum.
-    seed : of the random numbers; the same seed gives the same samples.
-    device : of torch, on which the network computes.
-    resolving_power : of the spectra, where it is not what they or the instrument say: one for all, one for
-        each spectrum or file, or one for each pixel.
-    medium : ``"air"`` or ``"vacuum"``: of the wavelengths, whatever the spectra say; by default what they
-        say, of specutils objects that say nothing the instrument's. Axes of frequency or energy are taken
-        as vacuum.
-    frame : of the wavelengths, whatever the spectra say: ``"barycentric"``, ``"heliocentric"``,
-        ``"topocentric"`` or ``"rest"``.
-    degrade_snr : add noise down to this S/N per Angstrom.
-    synthetic : the spectra were computed with the physics of the model's grid, so that no errors of the
-        physics need to be allowed for.
-    corrections : files of corrections, or loaded ones, in the order to apply them.
-    format : of files; recognised from their content by default.
-    recursive : take all spectra below folders.
-    group_by : files with the same value (a keyword of their FITS headers, and the same night; or a column of
-        the table that names them) are one spectrum in several arms.
+    spectra : str, Path, Spectrum, SpectrumCollection, SpectrumBatch, table, or list of these
+        Files, ``"@FILE"`` for a list or a table of files, such a table (astropy or pandas, with a column
+        ``path``), specutils objects, or :class:`~specinn.spectra.SpectrumBatch`.
+    instrument : str or Path
+        A name or a TOML file; its resolving power holds for spectra that do not state theirs.
+    model : str, Path or Estimator, optional
+        Name or path of a trained model, or a loaded one (:func:`load_model`).
+    rv : float, Quantity, array, list, table, path, mapping or "auto", optional
+        Radial velocity in km/s, or with a unit: one for all, or one for each spectrum or file (NaN:
+        measured), or a table by id (a path, a mapping, astropy, pandas). ``"auto"`` measures it always;
+        None takes what the spectra state and measures the rest.
+    samples : int
+        Posterior samples of each spectrum.
+    seed : int
+        Of the random numbers; the same seed gives the same samples.
+    device : str
+        Of torch, on which the network computes: ``cpu``, ``cuda`` or ``cuda:N``.
+    resolving_power : float or array, optional
+        Of the spectra, where it is not what they or the instrument say: one for all, one for each spectrum or
+        file, or one for each pixel ``(n_pix,)``.
+    medium : {"air", "vacuum"}, optional
+        Of the wavelengths, whatever the spectra say; by default what they say, of specutils objects that say
+        nothing the instrument's. Axes of frequency or energy are taken as vacuum.
+    frame : {"barycentric", "heliocentric", "topocentric", "rest"}, optional
+        Of the wavelengths, whatever the spectra say.
+    degrade_snr : float, optional
+        Add noise down to this S/N per Angstrom.
+    synthetic : bool
+        The spectra were computed with the physics of the model's grid, so that no errors of the physics need
+        to be allowed for.
+    corrections : sequence of str, Path or Correction
+        Files of corrections, or loaded ones, in the order to apply them.
+    format : str
+        Of files: the name of a reader; recognised from their content by default.
+    recursive : bool
+        Take all spectra below folders.
+    group_by : str, optional
+        Files with the same value (a keyword of their FITS headers, and the same night; or a column of the
+        table that names them) are one spectrum in several arms.
+    plugins : Plugins, optional
+        Those to use; by default all that are installed.
 
-    Raises a ``SpecinnError``: ``ReadError`` where not a single spectrum could be read; otherwise spectra that
-    fail have a flag and a message in the catalogue.
+    Returns
+    -------
+    Inference
+        The catalogue, one row per spectrum, and the posterior; spectra that fail have a flag and a message.
+
+    Raises
+    ------
+    ReadError
+        Where not a single spectrum could be read.
+    SpecinnError
+        Of another kind for arguments that cannot be used; the sentence names the argument.
+
+    Examples
+    --------
+    >>> import specinn
+    >>> star = specinn.example_files()[0]  # a simulated G dwarf of 5790 K
+    >>> result = specinn.infer(star, samples=512)
+    >>> teff, teff_std = (float(result.catalogue[name][0].value) for name in ("teff", "teff_std"))
+    >>> abs(teff - 5790) < 4 * teff_std
+    True
+    >>> result.posterior.samples.shape  # (n_spec, n_samples, n_labels)
+    (1, 512, 13)
+    >>> result.write("stars.fits")
     """
     plugins = Plugins() if plugins is None else plugins
     with in_python():
@@ -294,9 +407,35 @@ def infer(
 def load_model(
     name: str | Path | None = None, device: str = "cpu", plugins: Plugins | None = None
 ) -> Estimator:
-    """A trained model by name or path, on a ``device`` of torch; by default the one that ships with specinn.
+    """A trained model, to give to many calls of :func:`infer`.
 
-    Raises ``ModelError``.
+    Parameters
+    ----------
+    name : str or Path, optional
+        Name or path of the model; by default the one that ships with specinn.
+    device : str
+        Of torch: ``cpu``, ``cuda`` or ``cuda:N``.
+    plugins : Plugins, optional
+        Those to use; by default all that are installed.
+
+    Returns
+    -------
+    Estimator
+        With its ``labels``, ``instrument`` and ``header``.
+
+    Raises
+    ------
+    ModelError
+        Where there is no such model, its file is damaged, or the device is not there.
+
+    Examples
+    --------
+    >>> import specinn
+    >>> model = specinn.load_model()
+    >>> model.labels.names[:4]
+    ('teff', 'logg', 'fe_h', 'vbroad')
+    >>> [arm.name for arm in model.instrument.arms]
+    ['green', 'red']
     """
     plugins = Plugins() if plugins is None else plugins
     with in_python():
@@ -306,7 +445,31 @@ def load_model(
 def read(path: str | Path, format: str = "auto", plugins: Plugins | None = None) -> list[SpectrumBatch]:
     """The spectra of a file, those on one wavelength grid as one batch.
 
-    ``format`` names a reader; by default it is recognised from the content. Raises ``ReadError``.
+    Parameters
+    ----------
+    path : str or Path
+        The file, of any format that a reader knows (docs/files.md), packed or not.
+    format : str
+        Name of a reader; by default it is recognised from the content.
+    plugins : Plugins, optional
+        Those whose readers to use; by default all that are installed.
+
+    Returns
+    -------
+    list of SpectrumBatch
+        In the order of the file; wavelengths in Angstrom, as the file has them.
+
+    Raises
+    ------
+    ReadError
+        One sentence: the file, what was found in it, and what was expected.
+
+    Examples
+    --------
+    >>> import specinn
+    >>> (batch,) = specinn.read(specinn.example_files()[0])
+    >>> batch.flux.shape, batch.medium  # (n_spec, n_pix)
+    ((1, 12288), 'air')
     """
     batches = read_batches(Path(path), Plugins() if plugins is None else plugins, format)
     return list(_merge(batches))

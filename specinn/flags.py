@@ -29,7 +29,18 @@ Severity = Literal["bad", "warn", "info"]
 
 
 class Flag(enum.IntFlag):
-    """One bit each; :data:`FLAGS` says what it means and how much it matters."""
+    """One bit each of the catalogue's column ``flags``; :data:`FLAGS` says what it means.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from specinn.flags import Flag, is_bad, is_warn
+    >>> flags = np.array([0, Flag.RV_MEASURED, Flag.RV_MEASURED | Flag.SNR_LOW, Flag.NOT_READ], np.uint32)
+    >>> is_warn(flags).tolist(), is_bad(flags).tolist()
+    ([False, False, True, True], [False, False, False, True])
+    >>> (flags & Flag.RV_MEASURED != 0).tolist()
+    [False, True, True, False]
+    """
 
     NOT_READ = 1
     NO_OVERLAP = 2
@@ -136,7 +147,11 @@ WARN = int(sum(info.flag for info in FLAGS if info.severity == "warn"))
 
 
 def is_bad(flags: np.ndarray) -> np.ndarray:
-    """``flag_bad`` of ``flags (n_spec,)``: the row has no trustworthy values."""
+    """``flag_bad`` of ``flags (n_spec,)``: the row has no trustworthy values.
+
+    >>> is_bad(np.array([Flag.NO_SIGNAL, Flag.SNR_LOW])).tolist()
+    [True, False]
+    """
     bad: np.ndarray = (np.asarray(flags) & BAD) != 0
     return bad
 
@@ -148,7 +163,11 @@ def is_warn(flags: np.ndarray) -> np.ndarray:
 
 
 def names(flags: int) -> list[str]:
-    """The names of the bits that are set in ``flags``, in lower case."""
+    """The names of the bits that are set in ``flags``, in lower case.
+
+    >>> names(4096 + 256)
+    ['snr_low', 'rv_measured']
+    """
     return [info.flag.name.lower() for info in FLAGS if int(flags) & info.flag and info.flag.name]
 
 

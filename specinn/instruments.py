@@ -1,4 +1,10 @@
-"""Instruments: wavelength ranges, pixel grids and resolving power, read from TOML files."""
+"""Instruments: wavelength ranges, pixel grids and resolving power, read from TOML files.
+
+>>> from specinn.plugins import Plugins
+>>> uves = Instrument.from_toml(Plugins().record("instrument", "uves").toml)
+>>> uves.medium, uves.arms[0].name
+('air', ...)
+"""
 
 from __future__ import annotations
 
@@ -19,7 +25,15 @@ Medium = Literal["air", "vacuum"]
 
 @attrs.frozen
 class ResolvingPower:
-    """R = lambda / FWHM as a number, or as a table against wavelength (Angstrom), interpolated linearly."""
+    """R = lambda / FWHM as a number, or as a table against wavelength (Angstrom), interpolated linearly.
+
+    >>> import numpy as np
+    >>> power = ResolvingPower.parse([[5200.0, 18_500.0], [5400.0, 20_500.0]])
+    >>> power.at(np.array([5100.0, 5300.0]))
+    array([18500., 19500.])
+    >>> str(power), str(ResolvingPower.parse(20_000))
+    ('18500-20500', '20000')
+    """
 
     wavelength: tuple[float, ...]
     value: tuple[float, ...]
@@ -109,10 +123,39 @@ class Arm:
 class Instrument:
     """A spectrograph as its TOML file describes it.
 
-    ``name`` and ``summary`` (one line) are shown by ``specinn instruments``; ``arms`` are its wavelength
-    ranges, with pixels and resolving power; wavelengths are in ``medium`` (``air`` or ``vacuum``);
-    ``source`` says where the numbers come from. Raises ``ConfigError`` where arms are missing or share a
-    name.
+    Attributes
+    ----------
+    name, summary : str
+        What ``specinn instruments`` shows; the summary is one line.
+    arms : tuple of Arm
+        Its wavelength ranges (Angstrom), with pixels and resolving power.
+    medium : {"air", "vacuum"}
+        Of its wavelengths.
+    source : str
+        Where the numbers come from.
+
+    Raises
+    ------
+    ConfigError
+        Where arms are missing or share a name.
+
+    Examples
+    --------
+    >>> from specinn.instruments import Instrument
+    >>> giraffe = Instrument.from_dict({
+    ...     "name": "giraffe-hr10",
+    ...     "summary": "Giraffe in the setting HR10",
+    ...     "arms": [{
+    ...         "name": "hr10",
+    ...         "range": [5339.0, 5619.0],
+    ...         "resolving_power": 21_500,
+    ...         "pixels": {"n": 5600, "polynomial": [5339.0, 280.0]},
+    ...     }],
+    ... })
+    >>> giraffe.wavelength.shape, giraffe.slices
+    ((5600,), {'hr10': slice(0, 5600, None)})
+    >>> giraffe.arm("hr10").resolving_power.at(giraffe.wavelength[:2])
+    array([21500., 21500.])
     """
 
     name: str

@@ -1,4 +1,8 @@
-"""Labels: the stellar parameters and abundances that a grid spans and an estimator infers."""
+"""Labels: the stellar parameters and abundances that a grid spans and an estimator infers.
+
+A :class:`Label` has the field's name, unit and bounds; a :class:`LabelSet` is what grids, models and
+posteriors have, and converts between physical values and the variables that a network learns.
+"""
 
 from __future__ import annotations
 
@@ -75,9 +79,19 @@ def printed_unit(unit: str) -> str:
 class Label:
     """One stellar parameter.
 
-    ``bounds`` are those of the training set in physical units; ``transform`` says in which variable
-    the network learns it: ``log10`` for quantities that span decades, ``probit`` (the normal quantile of the
-    place between the bounds) for those that spectra often do not constrain.
+    Attributes
+    ----------
+    name : str
+        Such as ``teff`` or ``mg_fe``; see :func:`make_label`.
+    unit : str
+        In astropy's notation.
+    bounds : tuple of float
+        Those of the training set in physical units.
+    transform : {"linear", "log10", "probit"}
+        In which variable the network learns it: ``log10`` for quantities that span decades, ``probit`` (the
+        normal quantile of the place between the bounds) for those that spectra often do not constrain.
+    description : str
+        One line for people.
     """
 
     name: str
@@ -126,9 +140,30 @@ class Label:
 
 
 def make_label(name: str, bounds: tuple[float, float]) -> Label:
-    """The label of that name with the field's unit and transform: ``teff``, ..., or ``mg_fe`` for [Mg/Fe].
+    """The label of that name with the field's unit and transform.
 
-    ``bounds`` are those of the training set in that unit. Raises ``ConfigError`` for an unknown name.
+    Parameters
+    ----------
+    name : str
+        ``teff``, ``logg``, ``fe_h``, ``vmic``, ``vbroad``, ``a_li``, or an abundance ratio such as
+        ``mg_fe`` for [Mg/Fe].
+    bounds : tuple of float
+        Those of the training set in the label's unit.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown name; the sentence has the nearest one.
+
+    Examples
+    --------
+    >>> from specinn.labels import make_label
+    >>> make_label("teff", (4000.0, 7000.0)).unit, make_label("mg_fe", (-0.3, 0.6)).symbol
+    ('K', '[Mg/Fe]')
+    >>> make_label("tef", (4000.0, 7000.0))
+    Traceback (most recent call last):
+        ...
+    specinn.errors.ConfigError: unknown label 'tef', ... did you mean 'teff'?
     """
     if name in _FIXED:
         unit, transform, text = _FIXED[name]
@@ -150,7 +185,28 @@ def _as_tuple(labels: Iterable[Label]) -> tuple[Label, ...]:
 class LabelSet:
     """An ordered set of labels; converts between physical units and the network's label space.
 
-    Raises ``ConfigError`` where a name is there twice.
+    Attributes
+    ----------
+    labels : tuple of Label
+        In the order of the last axis of all arrays ``(..., n_labels)``.
+
+    Raises
+    ------
+    ConfigError
+        Where a name is there twice.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from specinn.labels import LabelSet, make_label
+    >>> labels = LabelSet([make_label("teff", (4000.0, 7000.0)), make_label("logg", (0.0, 5.0))])
+    >>> labels.names, labels["teff"].transform, "fe_h" in labels
+    (('teff', 'logg'), 'log10', False)
+    >>> sun = np.array([5772.0, 4.44])
+    >>> labels.to_network(sun).round(3)  # log10 of Teff
+    array([3.761, 4.44 ])
+    >>> labels.inside(np.array([[5772.0, 4.44], [8000.0, 4.0]])).tolist()
+    [True, False]
     """
 
     labels: tuple[Label, ...] = attrs.field(converter=_as_tuple)

@@ -53,7 +53,12 @@ def vacuum_to_air(vacuum: np.ndarray) -> np.ndarray:
 
 def air_to_vacuum(air: np.ndarray) -> np.ndarray:
     """Vacuum wavelengths of ``air`` ones of any shape, in Angstrom: the inverse of :func:`vacuum_to_air`, by
-    three fixed-point steps (below 1e-9 Angstrom)."""
+    three fixed-point steps (below 1e-9 Angstrom).
+
+    >>> import numpy as np
+    >>> air_to_vacuum(np.array([6562.801])).round(3)  # H alpha
+    array([6564.614])
+    """
     vacuum = np.asarray(air, dtype=float)
     for _ in range(3):
         vacuum = air * refractive_index(vacuum)
@@ -69,7 +74,11 @@ def to_medium(wavelength: np.ndarray, given: str, wanted: str) -> np.ndarray:
 
 def doppler(wavelength: Any, velocity: Any) -> Any:
     """Observed wavelength (in Angstrom, as given) of a source that recedes at ``velocity`` km/s; the
-    relativistic formula for radial motion."""
+    relativistic formula for radial motion.
+
+    >>> round(float(doppler(6562.801, 30.0)), 3)
+    6563.458
+    """
     beta = velocity / C_KMS
     return wavelength * np.sqrt((1.0 + beta) / (1.0 - beta))
 
@@ -78,6 +87,9 @@ def lsf_sigma_kms(resolving_power: Any, native: Any = np.inf) -> Any:
     """Gaussian sigma in km/s that degrades ``native`` to ``resolving_power`` (FWHM = lambda / R).
 
     Negative differences (native below the target) give NaN: callers report them with both numbers.
+
+    >>> round(float(lsf_sigma_kms(20_000.0, native=48_000.0)), 2)
+    5.79
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         return C_KMS / FWHM_PER_SIGMA * np.sqrt(1.0 / np.square(resolving_power) - 1.0 / np.square(native))

@@ -54,9 +54,31 @@ def read_header(path: Path) -> dict[str, Any]:
 
 
 def save_weights(path: Path, tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any]) -> None:
-    """Write tensors of any shape, by name, and a header of JSON values under a temporary name, then rename.
+    """Write tensors and a header under a temporary name, then rename.
 
-    Raises ``OutputError`` where that cannot be written.
+    Parameters
+    ----------
+    path : Path
+        The file, which is replaced where it exists.
+    tensors : mapping of str to torch.Tensor
+        Tensors of any shape by name.
+    header : mapping
+        JSON values; ``format`` is what :func:`load_weights` asks for.
+
+    Raises
+    ------
+    OutputError
+        Where that cannot be written.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> import torch
+    >>> from specinn.weights import load_weights, save_weights
+    >>> save_weights(Path("my.safetensors"), {"scale": torch.ones(3)}, {"format": "mine", "epochs": 7})
+    >>> tensors, header = load_weights(Path("my.safetensors"), "mine")
+    >>> tensors["scale"], header["epochs"]
+    (tensor([1., 1., 1.]), 7)
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -79,9 +101,26 @@ def save_weights(path: Path, tensors: Mapping[str, torch.Tensor], header: Mappin
 
 
 def load_weights(path: Path, expected: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Tensors of any shape, by name, and header of a file whose header says ``format = expected``.
+    """Tensors and header of a file that :func:`save_weights` wrote.
 
-    Raises ``ModelError`` for any other file.
+    Parameters
+    ----------
+    path : Path
+        The file.
+    expected : str
+        What ``format`` of its header must be.
+
+    Returns
+    -------
+    tensors : dict of str to torch.Tensor
+        Tensors of any shape by name.
+    header : dict
+        JSON values.
+
+    Raises
+    ------
+    ModelError
+        For any other file.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file

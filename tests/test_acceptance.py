@@ -19,6 +19,8 @@ from specinn.grids import load
 from specinn.inference import run
 from specinn.plugins import Plugins
 
+pytestmark = pytest.mark.slow
+
 # Standard deviation of MAP - truth at S/N 250 per Angstrom in Ksoll et al. (2026); lithium is there [Li/Fe].
 PAPER = {
     "teff": 33, "logg": 0.16, "fe_h": 0.12, "vbroad": 1.3, "vmic": 0.27, "ca_fe": 0.10, "mg_fe": 0.11,

@@ -171,6 +171,7 @@ def test_of_a_long_catalogue_the_first_rows(toy: Plugins) -> None:
 # Figures
 
 
+@pytest.mark.slow
 def test_histograms_of_a_posterior() -> None:
     posterior = make()
     figure = posterior.plot("sun", ["teff", "li_fe"])
@@ -183,7 +184,13 @@ def test_histograms_of_a_posterior() -> None:
     assert len(posterior.plot(0).axes) == 4
 
 
+def needs(package: str) -> None:
+    pytest.importorskip(package, reason=f"{package} is not installed: pip install '.[notebook]'")
+
+
+@pytest.mark.slow
 def test_a_figure_of_the_user_is_drawn_in() -> None:
+    needs("corner")
     from matplotlib.figure import Figure
 
     for draw in (make().plot, make().corner):
@@ -192,6 +199,7 @@ def test_a_figure_of_the_user_is_drawn_in() -> None:
 
 
 def test_a_corner_plot() -> None:
+    needs("corner")
     posterior = make()
     truths = {"teff": 6300.0, "a_li": 2.0}
     figure = posterior.corner("sun", ["teff", "logg"], truths=truths)
@@ -207,6 +215,8 @@ def test_a_corner_plot() -> None:
 
 
 def test_figures_that_cannot_be_drawn_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("corner", "xarray", "arviz"):
+        needs(package)
     posterior = make()
     for draw in (rejected().plot, rejected().corner, rejected().to_arviz):
         with pytest.raises(ModelError, match="sun has no posterior to show: none of its 600 samples was acc"):
@@ -231,6 +241,7 @@ def test_figures_that_cannot_be_drawn_say_why(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_dataset_of_all_stars() -> None:
+    needs("xarray")
     posterior = make()
     found = posterior.to_xarray()
     assert dict(found.sizes) == {"star": 2, "draw": 600} and found["star"].values.tolist() == list(
@@ -245,6 +256,7 @@ def test_a_dataset_of_all_stars() -> None:
 
 
 def test_what_arviz_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    needs("arviz")
     posterior = make()
     found = posterior.to_arviz("sun")
     with warnings.catch_warnings():
@@ -324,6 +336,7 @@ def test_metadata_of_a_collection_are_a_list(toy: Plugins) -> None:
     assert found.catalogue["teff"].value == pytest.approx(expected.catalogue["teff"].value, abs=0.01)
 
 
+@pytest.mark.slow
 def test_our_readers_in_specutils(toy: Plugins, tmp_path: Path) -> None:
     from specutils import Spectrum, SpectrumList
 
@@ -406,6 +419,7 @@ def known(oracle: Plugins, tmp_path_factory: pytest.TempPathFactory) -> api.Infe
     return specinn.infer(files, instrument="tiny", plugins=oracle, samples=500, seed=3)
 
 
+@pytest.mark.slow
 def test_the_model_spectrum_lies_over_the_observed_one(known: api.Inference) -> None:
     for star in ("dwarf", "giant", "warm"):
         model, observed, bands = (
@@ -440,6 +454,7 @@ def test_the_observed_spectrum_is_what_the_network_was_given(known: api.Inferenc
     assert (np.concatenate([s.mask for s in seen]) == given.mask[0]).all()
 
 
+@pytest.mark.slow
 def test_figures_of_a_spectrum(known: api.Inference) -> None:
     whole = known.plot("dwarf", synthesizer="analytic", draws=20)
     assert whole._repr_png_().startswith(PNG)
@@ -512,6 +527,7 @@ def test_results_go_to_other_processes(known: api.Inference) -> None:
 # The page
 
 
+@pytest.mark.slow
 def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     """Every block of docs/python.md, one after the other, with the bundled model and the example spectra."""
     monkeypatch.chdir(tmp_path)

@@ -119,13 +119,29 @@ def test_what_the_python_reference_shows():
         assert any(name == path or name.startswith(f"{path}.") for name in PUBLIC), path
 
 
-def test_docstrings_as_the_reference_shows_them():
-    lines = inspect.getdoc(interfaces.Estimator).splitlines()
-    text = "\n".join(reference.described(lines))
-    assert "**Attributes**\n\n* ``labels``: the labels it infers" in text and "----" not in text
-    lines = ["Parameters", "----------", "a, b : first", "    and more", "", "c : x", "", "After it."]
-    told = ["**Parameters**", "", "* ``a``, ``b``: first", "  and more", "", "* ``c``: x", "", "After it."]
-    assert reference.described(lines) == told
+def sections(text):
+    """The sections of a docstring (a word, underlined), with the first lines of their entries."""
+    head, *rest = re.split(r"^(\w+)\n-{3,}$", text, flags=re.MULTILINE)
+    entries = [re.findall(r"^(?=\S).+", body, flags=re.MULTILINE) for body in rest[1::2]]
+    return head, dict(zip(rest[::2], entries, strict=True))
+
+
+@pytest.mark.parametrize(("name", "found"), PUBLIC.items(), ids=PUBLIC)
+def test_sections_of_docstrings_are_those_of_numpydoc(name, found):
+    """Napoleon shows a section that it does not know as a heading, and ``name : meaning`` as a type."""
+    docs = [inspect.getdoc(found) or ""]
+    if inspect.isclass(found):
+        docs += [inspect.getdoc(value) or "" for key, value in vars(found).items() if not key.startswith("_")]
+    for text in docs:
+        _, parts = sections(text)
+        assert set(parts) <= {"Attributes", "Parameters", "Returns", "Yields", "Raises", "Examples"}, name
+        for heading in ("Attributes", "Parameters"):
+            for entry in parts.get(heading, ()):
+                assert re.match(r"\*{0,2}\w+(, \w+)*( : .+)?$", entry), f"{name}: {entry}"
+        if inspect.isfunction(found) and "Parameters" in parts and text == docs[0]:
+            heads = [line.split(" : ")[0].split(", ") for line in parts["Parameters"]]
+            said = {each.strip("*") for head in heads for each in head}
+            assert said == set(inspect.signature(found).parameters), name
 
 
 def test_what_a_tutorial_prints_is_joined():

@@ -185,6 +185,7 @@ def test_documented_commands_run(words, tmp_path, monkeypatch, capsys):
     assert out.strip() or words == ("plugins", "--failed")
 
 
+@pytest.mark.slow
 def test_five_minutes(tmp_path, monkeypatch, capsys):
     """The first command of the page, and all its Python, on a star of the examples for the reader's."""
     from astropy import units as u

@@ -25,6 +25,7 @@ def inside_values(draw):
     return np.array([draw(st.floats(*label.bounds)) for label in LABELS])
 
 
+@pytest.mark.slow
 @given(inside_values())
 def test_transform_inverts_for_numpy_and_torch(values):
     again = LABELS.from_network(LABELS.to_network(values))

@@ -21,10 +21,13 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PACKAGES = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
 LIMIT = 100  # MB, what PyPI takes of a file; CONTRIBUTING.md states the size
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("hatchling") is None or importlib.util.find_spec("pip") is None,
-    reason="the packages hatchling and pip are needed to build and install a wheel",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("hatchling") is None or importlib.util.find_spec("pip") is None,
+        reason="the packages hatchling and pip are needed to build and install a wheel",
+    ),
+]
 
 INSTALLED = """
 import sys

@@ -11,6 +11,8 @@ import specinn
 from specinn.plugins import Plugins
 from specinn.wavelengths import air_to_vacuum, doppler
 
+pytestmark = pytest.mark.slow
+
 LABELS = {"teff": 5300.0, "logg": 3.8, "fe_h": -0.4, "vmic": 1.2, "a_li": 1.0, "mg_fe": 0.2, "ca_fe": 0.15}
 STEP = 0.02  # Angstrom
 RV = 23.4

@@ -30,6 +30,8 @@ from specinn.simulation.mock_survey import _BLOCK, STEP, SimulatedSurvey
 from specinn.spectra import SpectrumBatch, snr_per_angstrom
 from specinn.spectra.readers import find_format, read
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def plugins() -> Plugins:

@@ -55,6 +55,7 @@ def test_a_page_is_a_notebook_with_cells(name: str) -> None:
     assert text.count("```{code-cell}") == len(cells(name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_command_parses(name: str) -> None:
     calls = commands(name)
@@ -101,6 +102,7 @@ def test_links_lead_somewhere(name: str) -> None:
             assert (page.parent / (target.partition("#")[0] or page.name)).is_file(), target
 
 
+@pytest.mark.slow
 def test_a_wrong_command_is_found() -> None:
     """This test can fail."""
     assert parsed("specinn grid make a.toml -o a.h5 > table.txt") == "make"

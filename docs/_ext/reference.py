@@ -1,11 +1,11 @@
-"""The reference, from the code: a comment ``<!-- reference: NAME -->`` in a page becomes what NAME returns.
+"""What autodoc cannot make of the reference, from the code: a comment ``<!-- reference: NAME -->`` in a page
+becomes what NAME returns.
 
 All functions return Markdown (MyST). Tests call them without Sphinx.
 """
 
 from __future__ import annotations
 
-import inspect
 import re
 import tomllib
 from collections.abc import Callable, Iterator
@@ -17,18 +17,14 @@ import typer
 from layouts import layouts
 from settings import settings
 
-import specinn
-from specinn.api import Inference
 from specinn.catalogue import schema
 from specinn.catalogue.table import Field
 from specinn.cli import app
 from specinn.flags import FLAGS
-from specinn.grids import Grid
 from specinn.instruments import Instrument
-from specinn.labels import Label, LabelSet, make_label, with_derived_labels
+from specinn.labels import LabelSet, make_label, with_derived_labels
 from specinn.models import find
 from specinn.plugins import Plugins
-from specinn.posterior import Posterior, Summary
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -165,78 +161,14 @@ def instruments() -> str:
     return table(("instrument", "arm", "range (Angstrom)", "medium", "resolving power", "pixels"), rows)
 
 
-def python() -> str:
-    """The names of ``specinn``, and the classes that they take and give."""
-    names = [name for name in specinn.__all__ if not name.startswith("__")]
-    found = [getattr(specinn, name) for name in names]
-    found += [Inference, Posterior, Summary, LabelSet, Label, Grid]
-    found = [each for i, each in enumerate(found) if each not in found[:i]]
-    return "\n\n".join(_object(each) for each in found)
-
-
-def _object(found: Any) -> str:
-    kind = "class" if inspect.isclass(found) else "function"
-    options = "\n   :members:\n   :special-members: __len__, __getitem__" if kind == "class" else ""
-    title = f"## {found.__name__}"
-    return f"{title}\n\n```{{eval-rst}}\n.. auto{kind}:: {found.__module__}.{found.__name__}{options}\n```"
-
-
-CORE = (
-    "instruments",
-    "errors",
-    "flags",
-    "config",
-    "plugins.manager",
-    "plugins.model_file",
-    "simulation.disturbances",
-    "simulation.observer",
-    "simulation.training_spectra",
-    "spectra.resample",
-    "spectra.continuum",
-    "wavelengths",
-    "weights",
-    "training.checkpoint",
-    "files",
-)  # besides the modules of what python() shows
-
-
-def core() -> str:
-    """What plugins may use of the core, a module each."""
-    return "\n\n".join(
-        f"## specinn.{name}\n\n```{{eval-rst}}\n.. automodule:: specinn.{name}\n   :members:\n```"
-        for name in CORE
-    )
-
-
 PARTS: dict[str, Callable[[], str]] = {
-    part.__name__: part
-    for part in (commands, flags, columns, labels, offers, instruments, settings, layouts, python, core)
+    part.__name__: part for part in (commands, flags, columns, labels, offers, instruments, settings, layouts)
 }
 
 
 def fill(text: str) -> str:
     """A page with its marks replaced."""
     return re.sub(r"<!-- reference: (\w+) -->", lambda found: PARTS[found[1]](), text)
-
-
-def described(lines: list[str]) -> list[str]:
-    """A docstring with its sections (a word, underlined, then ``name : what it is``) as lists below a word in
-    bold. numpydoc would take what it is for a type, and the paragraph after the section for a part of it."""
-    out: list[str] = []
-    inside = False
-    for line in lines:
-        entry = re.match(r"(\*{0,2}\w+(?:, \*{0,2}\w+)*) : (.*)", line)
-        if re.fullmatch("-{3,}", line):
-            out[-1], inside = f"**{out[-1]}**", True
-        elif inside and entry:
-            names = ", ".join(f"``{name}``" for name in entry[1].split(", "))
-            out += ["", f"* {names}: {entry[2]}"] if out[-1] else [f"* {names}: {entry[2]}"]
-        elif inside and line.startswith("    "):
-            out.append(f"  {line.lstrip()}")
-        else:
-            inside = inside and not line
-            out.append(line)
-    return out
 
 
 def setup(sphinx: Any) -> dict[str, bool]:
@@ -246,15 +178,11 @@ def setup(sphinx: Any) -> dict[str, bool]:
     def outdated(_app: Any, env: Any, *_changed: Any) -> set[str]:
         return {page for page in env.found_docs if page.startswith("reference/")}  # the code may have changed
 
-    def docstring(_app: Any, _what: str, _name: str, _found: Any, _options: Any, lines: list[str]) -> None:
-        lines[:] = described(lines)
-
     def signature(_app: Any, *said: Any) -> tuple[str, str] | None:
         *_, arguments, returned = said  # attrs says NOTHING of a default that is made anew for each object
         return arguments and (arguments.replace("=NOTHING", "=..."), returned)
 
     sphinx.connect("env-get-outdated", outdated)
     sphinx.connect("source-read", read)
-    sphinx.connect("autodoc-process-docstring", docstring)
     sphinx.connect("autodoc-process-signature", signature)
     return {"parallel_read_safe": True}

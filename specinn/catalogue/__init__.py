@@ -1,4 +1,15 @@
-"""The catalogue, one row per spectrum: its columns, its files, the samples, and stars of several epochs."""
+"""The catalogue, one row per spectrum: its columns, its files, the samples, and stars of several epochs.
+
+:mod:`specinn.catalogue.table` has the columns (:func:`schema`) and builds, reads and writes tables in the
+formats of :mod:`specinn.catalogue.formats`; :mod:`specinn.catalogue.samples` holds posterior samples beside
+them, and :mod:`specinn.catalogue.combine` makes one row of several spectra of a star.
+
+>>> from specinn import catalogue
+>>> from specinn.labels import LabelSet, make_label
+>>> fields = catalogue.schema(LabelSet([make_label("teff", (4000.0, 7000.0))]), arms=["green", "red"])
+>>> [(field.name, field.unit) for field in fields if field.name.startswith("teff")][:3]
+[('teff', 'K'), ('teff_median', 'K'), ('teff_p2_5', 'K')]
+"""
 
 from __future__ import annotations
 

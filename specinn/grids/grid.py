@@ -50,13 +50,55 @@ class FluxSource(Protocol):
 class Grid:
     """Labels and synthetic spectra of a grid of models.
 
-    ``labels`` are the names of the columns of ``values (n_models, n_labels)`` in physical units (K, dex,
-    km/s); ``ids (n_models,)`` identify base models for ever (the split hangs on them); ``wavelength
-    (n_pix,)`` Angstrom in ``medium``, in the pieces ``arms``; ``flux_of(rows)`` reads normalised flux.
-    ``resolving_power`` is lambda / FWHM, infinite for spectra that were not convolved. ``provenance`` says
-    code, LTE or NLTE, atmospheres, line lists, solar scale (JSON values; lists tell what went in, everything
-    else what the spectra are). ``defects`` names models known to be unusable, with the reason: they stay
-    in the tables, but their flux is refused. Raises ``GridError`` where the parts do not fit one another.
+    Attributes
+    ----------
+    labels : tuple of str
+        Names of the columns of ``values``.
+    values : ndarray
+        ``(n_models, n_labels)`` in physical units (K, dex, km/s).
+    ids : ndarray
+        ``(n_models,)`` identify base models for ever (the split depends on them).
+    wavelength : ndarray
+        ``(n_pix,)`` Angstrom in ``medium``, increasing in each of the pieces ``arms``.
+    arms : mapping of str to slice
+        The pieces of ``wavelength`` by name.
+    flux_of : callable
+        ``flux_of(rows)`` reads normalised flux ``(n_rows, n_pix)``.
+    resolving_power : float
+        lambda / FWHM, infinite for spectra that were not convolved.
+    medium : {"air", "vacuum"}
+        Of the wavelengths.
+    provenance : mapping
+        Code, LTE or NLTE, atmospheres, line lists, solar scale (JSON values; lists tell what went in,
+        everything else what the spectra are).
+    defects : mapping of str to str
+        Models known to be unusable, with the reason: they stay in the tables, but their flux is refused.
+
+    Raises
+    ------
+    GridError
+        Where the parts do not fit one another.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> from specinn.grids import Grid
+    >>> flux = np.array([[1.0, 0.6, 1.0], [1.0, 0.7, 1.0]], np.float32)
+    >>> grid = Grid(
+    ...     labels=("teff", "logg"),
+    ...     values=np.array([[5772.0, 4.44], [4500.0, 2.0]]),
+    ...     ids=np.array(["sun", "giant"]),
+    ...     wavelength=np.array([6707.0, 6707.1, 6707.2]),
+    ...     arms={"red": slice(0, 3)},
+    ...     flux_of=lambda rows: flux[rows],
+    ...     resolving_power=200_000.0,
+    ... )
+    >>> grid.save(Path("grid.h5"))  # what was left out
+    {}
+    >>> again = Grid.open(Path("grid.h5"))
+    >>> again.column("teff"), again.flux([1]).round(4)
+    (array([5772., 4500.]), array([[1. , 0.7, 1. ]], dtype=float32))
     """
 
     labels: tuple[str, ...]

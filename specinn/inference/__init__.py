@@ -1,1 +1,15 @@
-"""From spectra to results: sources, velocities, preprocessing, the model, corrections and flags."""
+"""From spectra to results: sources, velocities, preprocessing, the model, corrections and flags.
+
+What a run is asked is a :class:`~specinn.inference.options.RunOptions`, in which every wrong value is one
+sentence; :mod:`specinn.inference.sources` finds the spectra, :mod:`specinn.inference.run` puts the parts
+together, and :mod:`specinn.inference.pipeline` takes a batch from the reader to the result.
+
+>>> from specinn.inference.options import RunOptions
+>>> options = RunOptions(instrument="uves", rv="12.2", samples=1024)
+>>> options.rv, options.device
+(12.2, 'cpu')
+>>> RunOptions(samples=0)
+Traceback (most recent call last):
+    ...
+specinn.errors.ConfigError: samples 0: ...
+"""

@@ -234,19 +234,31 @@ class RunOptions:
 
     Attributes
     ----------
-    instrument : name, or a TOML file, of the instrument that the spectra come from.
-    model : name or file of a trained model, or a loaded one; None for the one that suits the instrument.
-    device : of torch: ``cpu``, ``cuda`` or ``cuda:N``.
-    samples, seed : posterior samples of each spectrum, and the seed of the random numbers.
-    rv : in km/s: a number for all; ``"auto"`` measures all; a mapping or a table (file) by id or path; a
+    instrument
+        Name, or a TOML file, of the instrument that the spectra come from.
+    model
+        Name or file of a trained model, or a loaded one; None for the one that suits the instrument.
+    device
+        Of torch: ``cpu``, ``cuda`` or ``cuda:N``.
+    samples, seed
+        Posterior samples of each spectrum, and the seed of the random numbers.
+    rv
+        In km/s: a number for all; ``"auto"`` measures all; a mapping or a table (file) by id or path; a
         number for each spectrum (NaN: measure); None takes what the spectra state and measures the rest.
-    resolving_power : of the spectra, whatever they say: a number, or one for each spectrum.
-    degrade_snr : noise is added down to this S/N per Angstrom.
-    synthetic : the spectra were computed with the physics of the model's grid.
-    corrections : files of corrections, or loaded ones, in the order to apply them.
-    format : name of the reader of files; ``auto`` recognises the format.
-    medium : ``air`` or ``vacuum``: of the wavelengths, whatever the spectra say.
-    frame : ``barycentric``, ``heliocentric``, ``topocentric`` or ``rest``: of the wavelengths, likewise.
+    resolving_power
+        Of the spectra, whatever they say: a number, or one for each spectrum.
+    degrade_snr
+        Noise is added down to this S/N per Angstrom.
+    synthetic
+        The spectra were computed with the physics of the model's grid.
+    corrections
+        Files of corrections, or loaded ones, in the order to apply them.
+    format
+        Name of the reader of files; ``auto`` recognises the format.
+    medium
+        ``air`` or ``vacuum``: of the wavelengths, whatever the spectra say.
+    frame
+        ``barycentric``, ``heliocentric``, ``topocentric`` or ``rest``: of the wavelengths, likewise.
     """
 
     instrument: str = attrs.field(default=DEFAULT_INSTRUMENT, converter=_instrument)

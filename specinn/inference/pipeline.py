@@ -40,13 +40,19 @@ class Pipeline:
 
     Parameters
     ----------
-    estimator, plugins : the model, and where its preprocessing steps are looked up.
-    options : of the run; of ``rv`` and ``resolving_power`` those that hold for all spectra. With
+    estimator, plugins
+        The model, and where its preprocessing steps are looked up.
+    options
+        Of the run; of ``rv`` and ``resolving_power`` those that hold for all spectra. With
         ``synthetic``, ``meta["synthetic"]`` tells the estimator.
-    instrument : the instrument of the spectra; its resolving power holds where a file gives none.
-    corrections : loaded ones, applied to the samples in this order.
-    keep_samples : whether results hold the samples and not only their summary.
-    check : a synthesizer whose model spectra of the MAP are compared with the spectra: adds ``misfit`` to the
+    instrument
+        The instrument of the spectra; its resolving power holds where a file gives none.
+    corrections
+        Loaded ones, applied to the samples in this order.
+    keep_samples
+        Whether results hold the samples and not only their summary.
+    check
+        A synthesizer whose model spectra of the MAP are compared with the spectra: adds ``misfit`` to the
         ``meta`` of results, and a flag where it is above 1. It takes a few milliseconds a spectrum.
     """
 

@@ -256,7 +256,11 @@ def check_given(files: Iterable[str | Path], format: str, plugins: Plugins) -> N
 
 
 def example_files() -> list[Path]:
-    """The spectra that ship with the package. Raises ``ConfigError`` where they were left out."""
+    """The spectra that ship with the package. Raises ``ConfigError`` where they were left out.
+
+    >>> [path.stem for path in example_files()]
+    ['dwarf-g', 'dwarf-k', 'giant-clump', 'giant-metal-poor', 'turn-off-f']
+    """
     folder = resources.files("specinn") / "examples"
     files = (
         sorted(Path(str(f)) for f in folder.iterdir() if f.name.endswith(".fits")) if folder.is_dir() else []

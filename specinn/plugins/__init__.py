@@ -5,6 +5,18 @@
 Hooks and records, the classes to implement, the nouns of specinn, its errors, and what authors would
 otherwise copy from one another: reading of TOML, weights and model files, checkpoints, simulated training
 spectra. What is heavy is imported when its name is first used, so a module with hooks stays light.
+
+:class:`Plugins` loads what plugins offer, one at a time, so that a broken one costs nothing else.
+
+>>> from specinn.plugins import Plugins
+>>> plugins = Plugins()
+>>> "uves" in [offer.record.name for offer in plugins.offers("instrument")]
+True
+>>> reader = plugins.load("reader", "4most")()  # the object that its factory makes
+>>> plugins.record("instrument", "uvs")
+Traceback (most recent call last):
+    ...
+specinn.errors.PluginError: no instrument is called 'uvs'...uves...
 """
 
 from __future__ import annotations

@@ -278,11 +278,16 @@ class Estimator(ABC):
 
     Attributes
     ----------
-    labels : the labels it infers, with their training bounds.
-    instrument : the instrument it was trained for, with the arms it uses.
-    preprocessing : names and options of the steps that spectra pass before :meth:`sample`, in order.
-    templates : for the radial velocity.
-    header : everything a user should know: physics of the grid, versions, test metrics (JSON values).
+    labels
+        The labels it infers, with their training bounds.
+    instrument
+        The instrument it was trained for, with the arms it uses.
+    preprocessing
+        Names and options of the steps that spectra pass before :meth:`sample`, in order.
+    templates
+        For the radial velocity.
+    header
+        Everything a user should know: physics of the grid, versions, test metrics (JSON values).
     """
 
     labels: LabelSet

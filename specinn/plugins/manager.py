@@ -79,8 +79,27 @@ class Failure:
 class Plugins:
     """The plugins of one process or one test: build as many as you like, there is no global state.
 
-    ``entry`` are entry points to load (default: all that are installed), ``extra`` are plugin objects or
-    modules by name, for tests and notebooks.
+    Parameters
+    ----------
+    entry : iterable of importlib.metadata.EntryPoint, optional
+        Those to load; by default all that are installed.
+    extra : dict of str to object, optional
+        Plugin objects or modules by name, for tests and notebooks.
+
+    Examples
+    --------
+    A plugin that was written in a notebook:
+
+    >>> from pathlib import Path
+    >>> from specinn.plugins import Plugins
+    >>> from specinn.plugins.hookspecs import InstrumentRecord, hookimpl
+    >>> class Mine:
+    ...     @hookimpl
+    ...     def specinn_instruments(self):
+    ...         return [InstrumentRecord(name="mine", summary="My spectrograph", toml=Path("mine.toml"))]
+    >>> plugins = Plugins(extra={"mine": Mine()})
+    >>> plugins.record("instrument", "mine").summary
+    'My spectrograph'
     """
 
     def __init__(

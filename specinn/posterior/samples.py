@@ -27,13 +27,49 @@ def _as_ids(ids: Iterable[Any] | None) -> tuple[str, ...] | None:
 
 @attrs.frozen(eq=False, slots=False, repr=False)
 class Posterior:
-    """Posterior samples of a batch.
+    """Posterior samples of a batch. Methods on one star take its number, from 0, or its name.
 
-    ``samples (n_spec, n_samples, n_labels)`` in physical units; ``log_prob (n_spec, n_samples)`` the log
-    density in the network's label space (docs/method.md). A sample outside the training bounds
-    is rejected: it counts towards :attr:`rejected_fraction` and towards nothing else. ``inside`` stays
-    what the estimator saw when a correction moves samples. ``ids`` are the names of the stars, where they are
-    known; methods on one star take its number or its name. Raises ``ModelError`` where shapes do not agree.
+    A sample outside the training bounds is rejected: it counts towards :attr:`rejected_fraction` and towards
+    nothing else.
+
+    Attributes
+    ----------
+    labels : LabelSet
+        Names, units and training bounds.
+    samples : ndarray
+        ``(n_spec, n_samples, n_labels)`` in physical units.
+    log_prob : ndarray
+        ``(n_spec, n_samples)`` log density in the network's label space (docs/method.md).
+    inside : ndarray, optional
+        ``(n_spec, n_samples)`` bool: the accepted samples. It stays what the estimator saw when a correction
+        moves samples; by default those within the bounds.
+    ids : tuple of str, optional
+        The names of the stars, where they are known.
+
+    Raises
+    ------
+    ModelError
+        Where shapes do not agree.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from specinn import Posterior
+    >>> from specinn.labels import LabelSet, make_label
+    >>> labels = LabelSet([make_label("teff", (4000.0, 7000.0))])
+    >>> samples = np.array([[[5700.0], [5800.0], [7100.0]], [[4500.0], [4600.0], [4700.0]]])
+    >>> log_prob = np.array([[-1.0, -0.5, -0.1], [-2.0, -1.0, -2.0]])
+    >>> posterior = Posterior(labels, samples, log_prob, ids=["a", "b"])
+    >>> posterior.accepted("a", "teff")  # (n_accepted, n_labels): 7100 K is beyond the bounds
+    array([[5700.],
+           [5800.]])
+    >>> posterior.rejected_fraction.round(2)
+    array([0.33, 0.  ])
+    >>> posterior.map  # of highest density, (n_spec, n_labels)
+    array([[5800.],
+           [4600.]])
+    >>> posterior["b"].quantiles([0.16, 0.84]).ravel()
+    array([4532., 4668.])
     """
 
     labels: LabelSet
@@ -100,7 +136,10 @@ class Posterior:
     def row(self, star: int | str = 0) -> int:
         """The number, from 0, of a star given by its number (from the end where negative) or its name.
 
-        Raises ``ConfigError`` where there is none, or several of that name.
+        Raises
+        ------
+        ConfigError
+            Where there is no such ``star``, or several of that name.
         """
         n = len(self)
         if isinstance(star, str):
@@ -121,10 +160,25 @@ class Posterior:
         return self.ids[row] if self.ids else f"spectrum {row}"
 
     def accepted(self, star: int | str = 0, labels: Sequence[str] | str | None = None) -> np.ndarray:
-        """``(n_accepted, n_labels)`` float64, the accepted samples of one star in physical units.
+        """The accepted samples of one star in physical units.
 
-        ``labels`` are names (default: those of the model); ``li_fe`` is derived where the model infers A(Li)
-        and [Fe/H]. Raises ``ConfigError`` for a star or a label that is not there.
+        Parameters
+        ----------
+        star : int or str
+            Its number, from 0, or its name.
+        labels : sequence of str, optional
+            Names, or one name (default: those of the model); ``li_fe`` is derived where the model infers
+            A(Li) and [Fe/H].
+
+        Returns
+        -------
+        ndarray
+            ``(n_accepted, n_labels)`` float64.
+
+        Raises
+        ------
+        ConfigError
+            For a star or a label that is not there.
         """
         row, known = self.row(star), with_derived_labels(self.labels)
         values: np.ndarray = self.samples[row, self.inside[row]].astype(np.float64)
@@ -144,9 +198,24 @@ class Posterior:
     ) -> Figure:
         """Histograms of the accepted samples of one star, a panel a label, with MAP and 16 to 84 percentiles.
 
-        ``labels`` as in :meth:`accepted`. The matplotlib figure shows itself in a notebook and has
-        ``savefig``; ``figure`` is an empty one to draw in, such as ``plt.figure()`` for ``plt.show()``.
-        Raises ``ConfigError`` as :meth:`accepted` does, and ``ModelError`` where no sample was accepted.
+        Parameters
+        ----------
+        star, labels
+            As in :meth:`accepted`.
+        figure : matplotlib.figure.Figure, optional
+            An empty one to draw in, such as ``plt.figure()`` for ``plt.show()``.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            It shows itself in a notebook and has ``savefig``.
+
+        Raises
+        ------
+        ConfigError
+            As :meth:`accepted` does.
+        ModelError
+            Where no sample was accepted.
         """
         from specinn.posterior.plot import plot
 
@@ -162,8 +231,14 @@ class Posterior:
     ) -> Figure:
         """Accepted samples of one star, each label against each other one; contours hold 68 and 95 per cent.
 
-        ``truths`` are values to mark, by name or in the order of ``labels``; all else, ``figure`` too, as in
-        :meth:`plot`. Needs the package corner (``pip install 'specinn[notebook]'``).
+        Needs the package corner (``pip install 'specinn[notebook]'``).
+
+        Parameters
+        ----------
+        star, labels, figure
+            As in :meth:`plot`, which also says what is returned and raised.
+        truths : mapping or sequence of float, optional
+            Values to mark, in physical units, by name or in the order of ``labels``.
         """
         from specinn.posterior.plot import corner
 

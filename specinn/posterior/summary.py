@@ -25,13 +25,32 @@ def can_be_absent(name: str) -> bool:
 
 @attrs.frozen(eq=False)
 class Summary:
-    """What of the posteriors of a batch enters a catalogue.
+    """What of the posteriors of a batch enters a catalogue; float64, and NaN where no sample was accepted.
 
-    ``labels`` are those of the model and the derived ones after them (:func:`with_derived_labels`).
-    Of accepted samples: ``map (n_spec, n_labels)``, the one of highest density; ``std (n_spec, n_labels)``;
-    ``quantiles (n_quantiles, n_spec, n_labels)`` in the order of :data:`QUANTILES`, linearly
-    interpolated. All float64, and NaN where no sample was accepted. ``rejected_fraction (n_spec,)``
-    is NaN where none was drawn.
+    Attributes
+    ----------
+    labels : LabelSet
+        Those of the model and the derived ones after them (:func:`specinn.labels.with_derived_labels`).
+    map : ndarray
+        ``(n_spec, n_labels)`` the accepted sample of highest density.
+    std : ndarray
+        ``(n_spec, n_labels)`` standard deviation of the accepted samples.
+    quantiles : ndarray
+        ``(n_quantiles, n_spec, n_labels)`` of accepted samples in the order of :data:`QUANTILES`, linearly
+        interpolated.
+    rejected_fraction : ndarray
+        ``(n_spec,)``; NaN where no sample was drawn.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from specinn.labels import LabelSet, make_label
+    >>> from specinn.posterior import Posterior
+    >>> labels = LabelSet([make_label("vbroad", (0.5, 100.0))])
+    >>> samples = np.array([np.geomspace(0.5, 6.0, 400), np.geomspace(28.0, 32.0, 400)])[..., None]
+    >>> summary = Posterior(labels, samples, np.zeros((2, 400))).summary()
+    >>> summary.undetected.tolist()  # the first one leans on the lower bound: only its limit is known
+    [[True], [False]]
     """
 
     labels: LabelSet

@@ -45,16 +45,26 @@ class Simulator:
 
     Parameters
     ----------
-    run : the model and the options with which the catalogue was made.
-    catalogue : its table; ``rows`` are numbers of its rows.
-    plugins : where the synthesizer is looked up.
-    synthesizer : name of the plugin that computes model spectra.
-    samples : of the stars, row by row: a posterior, or a file of ``specinn run --save-samples``; without
+    run
+        The model and the options with which the catalogue was made.
+    catalogue
+        Its table; ``rows`` are numbers of its rows.
+    plugins
+        Where the synthesizer is looked up.
+    synthesizer
+        Name of the plugin that computes model spectra.
+    samples
+        Of the stars, row by row: a posterior, or a file of ``specinn run --save-samples``; without
         either they are drawn again.
-    draws : posterior samples that make the bands; 0 for none.
-    respond : compute ``response``, by which :func:`~specinn.resimulation.result.windows` finds telling lines.
+    draws
+        Posterior samples that make the bands; 0 for none.
+    respond
+        Compute ``response``, by which :func:`~specinn.resimulation.result.windows` finds telling lines.
 
-    Raises ``ConfigError``, ``ModelError`` or ``PluginError`` where they do not go together.
+    Raises
+    ------
+    ConfigError, ModelError, PluginError
+        Where they do not go together.
     """
 
     def __init__(
@@ -212,14 +222,22 @@ class Resimulator(Simulator):
 
     Parameters
     ----------
-    catalogue : a table of :func:`specinn.catalogue.read`, of one model.
-    model : name or file of that model (default: as the catalogue names it).
-    samples : file of ``specinn run --save-samples``; without it samples are drawn again, the same ones
+    catalogue
+        A table of :func:`specinn.catalogue.read`, of one model.
+    model
+        Name or file of that model (default: as the catalogue names it).
+    samples
+        File of ``specinn run --save-samples``; without it samples are drawn again, the same ones
         thanks to the seed in the catalogue.
-    resolving_power : of the spectra, if it was given to ``specinn run``.
-    synthesizer, draws, respond : as in :class:`Simulator`.
+    resolving_power
+        Of the spectra, if it was given to ``specinn run``.
+    synthesizer, draws, respond
+        As in :class:`Simulator`.
 
-    Raises ``ConfigError``, ``ModelError`` or ``PluginError`` where they do not go together.
+    Raises
+    ------
+    ConfigError, ModelError, PluginError
+        Where they do not go together.
     """
 
     def __init__(

@@ -131,7 +131,45 @@ class Observer:
 
     Resolving power is that of the recorded spectrum, its pixels included (as in ``spectra.resample``).
     Only pixels within an arm's range are simulated; the others (the detector reaches a little beyond) are
-    False in ``inside (n_pix,)`` and carry flux 1. Computed on a ``device`` of torch.
+    False in ``inside (n_pix,)`` and carry flux 1.
+
+    Parameters
+    ----------
+    instrument : Instrument
+        Its arms have pixels.
+    grid : ModelGrid
+        That of the model spectra.
+    device : str
+        Of torch, on which to compute.
+
+    Examples
+    --------
+    A line of a star that rotates at 50 km/s and recedes at 30 km/s:
+
+    >>> import numpy as np
+    >>> import torch
+    >>> from specinn.instruments import Instrument
+    >>> from specinn.simulation.observer import ModelGrid, Observer
+    >>> instrument = Instrument.from_dict({
+    ...     "name": "toy",
+    ...     "summary": "One short arm",
+    ...     "arms": [{
+    ...         "name": "red",
+    ...         "range": [6500.0, 6600.0],
+    ...         "resolving_power": 20_000,
+    ...         "pixels": {"n": 1000, "polynomial": [6500.0, 100.0]},
+    ...     }],
+    ... })
+    >>> grid = ModelGrid.of(instrument, np.linspace(6450.0, 6650.0, 20_000), {"all": slice(0, 20_000)})
+    >>> line = 1.0 - 0.8 * np.exp(-0.5 * ((grid.wavelength - 6550.0) / 0.2) ** 2)
+    >>> model = torch.as_tensor(line, dtype=torch.float32)[None]
+    >>> observer = Observer(instrument, grid)
+    >>> flux = observer(model, vbroad=torch.tensor([50.0]), velocity=torch.tensor([30.0]))
+    >>> flux.shape  # (n_spec, n_pix)
+    torch.Size([1, 1000])
+    >>> depth = 1.0 - flux[0].numpy()
+    >>> print(((depth * observer.wavelength).sum() / depth.sum()).round(1))  # 6550 (1 + 30 / c)
+    6550.7
     """
 
     def __init__(self, instrument: Instrument, grid: ModelGrid, device: str = "cpu") -> None:
@@ -159,9 +197,23 @@ class Observer:
         velocity: torch.Tensor | None = None,
         resolution_factor: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Noiseless spectra ``(n_spec, n_pix)`` of model ``flux (n_spec, n_model)`` on the model grid.
+        """Noiseless spectra of model spectra.
 
-        ``vbroad``, ``velocity`` (km/s) and ``resolution_factor`` (actual R over nominal R) are ``(n_spec,)``.
+        Parameters
+        ----------
+        flux : torch.Tensor
+            ``(n_spec, n_model)`` normalised, on the model grid.
+        vbroad : torch.Tensor
+            ``(n_spec,)`` km/s; 0 for none.
+        velocity : torch.Tensor, optional
+            ``(n_spec,)`` radial velocity in km/s.
+        resolution_factor : torch.Tensor, optional
+            ``(n_spec,)`` actual R over nominal R.
+
+        Returns
+        -------
+        torch.Tensor
+            ``(n_spec, n_pix)`` on the instrument's pixels.
         """
         out = flux.new_ones(len(flux), self.wavelength.size)
         for source, length, frequency, matrix, target, rest in self._arms:

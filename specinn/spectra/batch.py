@@ -24,17 +24,45 @@ class SpectrumBatch:
 
     Attributes
     ----------
-    wavelength : ``(n_pix,)`` float64, Angstrom, increasing within each of ``arms``.
-    flux, sigma : ``(n_spec, n_pix)``; sigma is the standard deviation of a pixel in units of flux and
-        NaN throughout a spectrum whose noise is not known (the pipeline then measures it).
-    mask : ``(n_spec, n_pix)`` bool, True = bad, as in specutils and numpy.ma.
-    resolving_power : lambda / FWHM, a number or ``(n_pix,)``; None where the file does not say.
-    medium : ``air`` or ``vacuum``.
-    meta : table with one row a spectrum; readers give ``id`` and ``path``, and ``rv`` (km/s) where the
-        file states the velocity of the star in the frame of ``wavelength``; steps add columns.
-    arms : the pieces of ``wavelength`` that were recorded apart (arms, echelle orders), by name.
+    wavelength : ndarray
+        ``(n_pix,)`` float64, Angstrom, increasing within each of ``arms``.
+    flux, sigma : ndarray
+        ``(n_spec, n_pix)``; sigma is the standard deviation of a pixel in units of flux and NaN throughout a
+        spectrum whose noise is not known (the pipeline then measures it).
+    mask : ndarray
+        ``(n_spec, n_pix)`` bool, True = bad, as in specutils and numpy.ma.
+    resolving_power : float, ndarray or None
+        lambda / FWHM, a number or ``(n_pix,)``; None where the file does not say.
+    medium : {"air", "vacuum"}
+        Of the wavelengths.
+    meta : astropy.table.Table
+        One row per spectrum; readers give ``id`` and ``path``, and ``rv`` (km/s) where the file states the
+        velocity of the star in the frame of ``wavelength``; steps add columns.
+    arms : mapping of str to slice
+        The pieces of ``wavelength`` that were recorded apart (arms, echelle orders), by name.
 
-    Raises ``ReadError`` where shapes do not agree.
+    Raises
+    ------
+    ReadError
+        Where shapes do not agree.
+
+    Examples
+    --------
+    Two spectra on three pixels, of which the last one of the second star is not a number:
+
+    >>> from specinn import SpectrumBatch
+    >>> batch = SpectrumBatch.from_arrays(
+    ...     [6707.0, 6707.1, 6707.2],
+    ...     [[1.0, 0.8, 0.9], [0.9, 0.7, float("nan")]],
+    ...     ids=["sun", "procyon"],
+    ...     resolving_power=20_000.0,
+    ... )
+    >>> len(batch), batch.wavelength.shape, batch.flux.shape
+    (2, (3,), (2, 3))
+    >>> batch.mask[1].tolist()
+    [False, False, True]
+    >>> batch[batch.meta["id"] == "sun"].flux
+    array([[1. , 0.8, 0.9]])
     """
 
     wavelength: np.ndarray
@@ -76,17 +104,36 @@ class SpectrumBatch:
         path: str = "",
         **fields: Any,
     ) -> SpectrumBatch:
-        """A batch of arrays as users hold them: ``flux`` may be ``(n_pix,)``, sigma and mask may be absent.
+        """A batch of arrays as users hold them.
 
-        ``ids`` name the spectra, ``path`` the file; ``fields`` are those of the batch that have no argument
-        here. Wavelengths are in Angstrom, or in their own unit; those that decrease are reversed. sigma comes
-        in the unit of flux, or in one that can be converted to it. The masks of masked arrays count, also of
-        sigma and wavelength (those pixels are left out). Masked are flux that is not finite, errors that are
-        not positive, errors far above those of their neighbourhood
+        The masks of masked arrays count, also of sigma and wavelength (those pixels are left out). Masked are
+        flux that is not finite, errors that are not positive, errors far above those of their neighbourhood
         (:func:`specinn.spectra.pixels.hopeless_errors`) and runs of one value
-        (:func:`specinn.spectra.pixels.constant_runs`). Raises ``ReadError`` for wavelengths that are
-        not finite, repeat, or go back and forth, for a medium other than air and vacuum, and where shapes or
-        units do not agree.
+        (:func:`specinn.spectra.pixels.constant_runs`).
+
+        Parameters
+        ----------
+        wavelength : array or Quantity
+            ``(n_pix,)`` in Angstrom, or in its own unit; a decreasing one is reversed.
+        flux : array or Quantity
+            ``(n_spec, n_pix)`` or ``(n_pix,)``.
+        sigma : array or Quantity, optional
+            Standard deviations of the shape of flux, in its unit or in one that can be converted to it.
+        mask : array of bool, optional
+            True = bad, of the shape of flux.
+        ids : sequence of str, optional
+            Names of the spectra; by default those of the file, counted.
+        path : str
+            The file that they come from.
+        **fields
+            Those of the batch that have no argument here: ``resolving_power``, ``medium``, ``arms``,
+            ``meta``.
+
+        Raises
+        ------
+        ReadError
+            For wavelengths that are not finite, repeat, or go back and forth, for a medium other than air and
+            vacuum, and where shapes or units do not agree.
         """
         if "medium" in fields:
             fields["medium"] = as_medium(fields["medium"])
@@ -173,7 +220,13 @@ class SpectrumBatch:
 
     @classmethod
     def concatenate(cls, batches: Sequence[SpectrumBatch]) -> SpectrumBatch:
-        """Batches on one wavelength grid as one. Raises ``ReadError`` where grids differ."""
+        """Batches on one wavelength grid as one.
+
+        Raises
+        ------
+        ReadError
+            Where their wavelengths, arms, media or resolving powers differ, or there is none.
+        """
         if not batches:
             raise ReadError("there are no batches to join")
         first = batches[0]
@@ -191,13 +244,24 @@ class SpectrumBatch:
         return attrs.evolve(first, flux=flux, sigma=sigma, mask=mask, meta=meta)
 
     def in_medium(self, medium: Medium) -> SpectrumBatch:
-        """The same spectra with wavelengths in air or in vacuum."""
+        """The same spectra with wavelengths in air or in vacuum.
+
+        >>> from specinn import SpectrumBatch
+        >>> batch = SpectrumBatch.from_arrays([6562.801, 6562.9], [1.0, 0.9], medium="air")
+        >>> batch.in_medium("vacuum").wavelength.round(2)
+        array([6564.61, 6564.71])
+        """
         if medium == self.medium:
             return self
         return attrs.evolve(self, wavelength=to_medium(self.wavelength, self.medium, medium), medium=medium)
 
     def fill(self) -> np.ndarray:
-        """Flux with masked pixels replaced by linear interpolation over good ones (per spectrum and arm)."""
+        """``(n_spec, n_pix)`` flux, masked pixels interpolated linearly over good ones of the arm.
+
+        >>> from specinn import SpectrumBatch
+        >>> SpectrumBatch.from_arrays([1.0, 2.0, 3.0], [0.5, 9.9, 0.7], mask=[0, 1, 0]).fill()
+        array([[0.5, 0.6, 0.7]])
+        """
         flux = self.flux.copy()
         for i in np.flatnonzero(self.mask.any(axis=1)):
             for arm in self.arms.values():
@@ -301,9 +365,30 @@ def warn_of_snr(batch: SpectrumBatch) -> None:
 
 
 def snr_per_angstrom(batch: SpectrumBatch, window: np.ndarray | slice) -> np.ndarray:
-    """``(n_spec,)`` median S/N per Angstrom, flux / (sigma sqrt(pixel width)), over good pixels of a window.
+    """Median S/N per Angstrom, flux / (sigma sqrt(pixel width)), over the good pixels of a window.
 
-    Spectra without a good pixel in the window get 0.
+    Parameters
+    ----------
+    batch : SpectrumBatch
+        The spectra, with sigma.
+    window : ndarray of bool or slice
+        The pixels to look at, ``(n_pix,)``.
+
+    Returns
+    -------
+    ndarray
+        ``(n_spec,)``; 0 for spectra without a good pixel in the window.
+
+    Examples
+    --------
+    An S/N of 100 in pixels of a quarter of an Angstrom is one of 200 per Angstrom:
+
+    >>> import numpy as np
+    >>> from specinn.spectra import SpectrumBatch, snr_per_angstrom
+    >>> wavelength = 5000.0 + 0.25 * np.arange(5)
+    >>> batch = SpectrumBatch.from_arrays(wavelength, [1.0, 0.9, 1.0, 0.9, 1.0], np.full(5, 0.01))
+    >>> snr_per_angstrom(batch, slice(None))
+    array([200.])
     """
     width = np.gradient(batch.wavelength)[window]
     with np.errstate(invalid="ignore", divide="ignore"):

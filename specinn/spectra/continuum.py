@@ -30,13 +30,36 @@ class ContinuumOptions:
 class ContinuumFit:
     """Fits the upper envelope of every spectrum of a batch, an arm (or order) at a time, all at once.
 
-    Built for ``wavelength (n_pix,)`` (Angstrom) in the pieces ``arms``, to compute on a ``device`` of torch.
-
     A Chebyshev polynomial (at least quadratic) is fitted by least squares to the means of bins, bins below
     the envelope are left out, and the fit is repeated (:class:`ContinuumOptions`). The scatter that decides
     is the larger of the noise of a bin, the standard deviation of the bins in use, and 0.2 %. Pixels whose
     sigma is more than four times the median of the arm weigh less, as the inverse of their variance. The
     result is a pseudo-continuum: it is meaningful because simulations pass through the same code.
+
+    Parameters
+    ----------
+    wavelength : ndarray
+        ``(n_pix,)`` Angstrom, increasing in each of the pieces ``arms``.
+    arms : mapping of str to slice
+        The pieces of ``wavelength`` by name.
+    options : ContinuumOptions, optional
+        Degree, limits and iterations.
+    device : str
+        Of torch, on which to compute.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import torch
+    >>> from specinn.spectra.continuum import ContinuumFit
+    >>> wavelength = np.linspace(6000.0, 6100.0, 1000)
+    >>> shape = 1.0 + 0.002 * (wavelength - 6050.0)
+    >>> lines = 1.0 - 0.6 * np.exp(-0.5 * ((wavelength - 6040.0) / 0.2) ** 2)
+    >>> flux = torch.tensor(shape * lines, dtype=torch.float32)[None]
+    >>> sigma, mask = torch.full_like(flux, 0.005), torch.zeros_like(flux, dtype=torch.bool)
+    >>> continuum, used = ContinuumFit(wavelength, {"red": slice(0, 1000)})(flux, sigma, mask)
+    >>> continuum.shape, bool(np.abs(continuum[0].numpy() / shape - 1.0).max() < 0.002)
+    (torch.Size([1, 1000]), True)
     """
 
     def __init__(
@@ -62,9 +85,21 @@ class ContinuumFit:
     def __call__(
         self, flux: torch.Tensor, sigma: torch.Tensor, mask: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Continuum ``(n_spec, n_pix)`` of ``flux`` with ``sigma`` and ``mask`` (True = bad), and the
-        fraction ``(n_spec, n_arms)`` of bins that the last fit used. Arms without flux get continuum 1 and
-        fraction 0.
+        """The continuum of a batch.
+
+        Parameters
+        ----------
+        flux, sigma : torch.Tensor
+            ``(n_spec, n_pix)`` in one unit.
+        mask : torch.Tensor
+            ``(n_spec, n_pix)`` bool, True = bad.
+
+        Returns
+        -------
+        continuum : torch.Tensor
+            ``(n_spec, n_pix)`` in the unit of flux; 1 in arms without flux.
+        used : torch.Tensor
+            ``(n_spec, n_arms)`` fraction of bins that the last fit used; 0 in arms without flux.
         """
         continuum = torch.ones_like(flux)
         used = flux.new_zeros(len(flux), len(self.arms))

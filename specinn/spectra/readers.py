@@ -51,14 +51,43 @@ def read(
 ) -> Iterator[SpectrumBatch]:
     """The spectra of one file, in file order, in batches of bounded size.
 
-    ``format`` is the name of a reader, or ``auto``: then the readers of all plugins look at the content of
-    the file, highest priority first, and the first that knows it reads it. ``medium`` (``air`` or ``vacuum``)
-    stands in for what the file says of its wavelengths. See :meth:`specinn.plugins.interfaces.Reader.read`
-    for what a batch holds. What a reader did not understand, left out or doubts is a ``SpectrumWarning`` that
-    names the file, and stands in the column ``remarks`` of ``meta``.
+    What a reader did not understand, left out or doubts is a ``SpectrumWarning`` that names the file, and
+    stands in the column ``remarks`` of ``meta``. Warnings of the libraries underneath are silenced.
 
-    Raises ``ReadError`` with one sentence that names the file, what was found and what was expected, and
-    ``PluginError`` for a ``format`` that no plugin offers. Warnings of the libraries underneath are silenced.
+    Parameters
+    ----------
+    path : str or Path
+        The file, packed (gzip, bzip2, xz) or not.
+    plugins : Plugins
+        Those that offer the readers.
+    format : str
+        The name of a reader, or ``auto``: then the readers of all plugins look at the content of the file,
+        highest priority first, and the first that knows it reads it.
+    medium : {"air", "vacuum"}, optional
+        Stands in for what the file says of its wavelengths.
+
+    Yields
+    ------
+    SpectrumBatch
+        As :meth:`specinn.plugins.interfaces.Reader.read` says.
+
+    Raises
+    ------
+    ReadError
+        One sentence that names the file, what was found and what was expected.
+    PluginError
+        For a ``format`` that no plugin offers.
+
+    Examples
+    --------
+    >>> import specinn
+    >>> from specinn.plugins import Plugins
+    >>> from specinn.spectra.readers import find_format, read
+    >>> plugins, path = Plugins(), specinn.example_files()[0]
+    >>> find_format(path, plugins)
+    '4most'
+    >>> [len(batch) for batch in read(path, plugins, medium="air")]
+    [1]
     """
     path = Path(path)
     wanted = None if medium is None else as_medium(medium)

@@ -69,19 +69,50 @@ def resampling_matrix(
     out_wavelength: np.ndarray,
     out_resolving_power: float | np.ndarray,
 ) -> sparse.csr_array:
-    """Operator ``(n_out, n_in)`` that takes flux on one grid to another at lower or equal resolving power:
-    from ``wavelength (n_in,)`` and ``resolving_power`` to ``out_wavelength (n_out,)`` and
-    ``out_resolving_power``.
+    """Operator that takes flux on one pixel grid to another at lower or equal resolving power.
 
     Input pixels count as boxes of their width, output pixels integrate over theirs, and between the two
     stands the Gaussian that turns one resolving power into the other, narrowed by the variance of both
     boxes: resolving power is that of the recorded spectrum, so its pixels are in it already. The width of a
     line then grows exactly by the difference of 1/R^2, on any grid, and in one step or in several (where
-    the boxes alone are wider than that, there is no Gaussian). All is in closed form. A row sums to the
-    fraction of its kernel that the input covers (1 inside). Both grids in Angstrom, increasing; a
-    resolving power is a number or one for each pixel.
+    the boxes alone are wider than that, there is no Gaussian). All is in closed form.
 
-    Raises ``ReadError`` where the input's resolving power is below ``R_TOLERANCE`` of the output's.
+    Parameters
+    ----------
+    wavelength : ndarray
+        ``(n_in,)`` Angstrom, increasing: the pixels of the input.
+    resolving_power : float or ndarray
+        Of the input, a number or ``(n_in,)``.
+    out_wavelength : ndarray
+        ``(n_out,)`` Angstrom, increasing: the pixels of the output.
+    out_resolving_power : float or ndarray
+        Of the output, a number or ``(n_out,)``.
+
+    Returns
+    -------
+    scipy.sparse.csr_array
+        ``(n_out, n_in)``; a row sums to the fraction of its kernel that the input covers (1 inside).
+
+    Raises
+    ------
+    ReadError
+        Where wavelengths do not increase, or the input's resolving power is below ``R_TOLERANCE`` of the
+        output's.
+
+    Examples
+    --------
+    A line keeps its equivalent width when it becomes shallower and broader:
+
+    >>> import numpy as np
+    >>> from specinn.spectra.resample import resampling_matrix
+    >>> wavelength, coarse = 6000.0 + 0.02 * np.arange(500), 6002.0 + 0.1 * np.arange(60)
+    >>> flux = 1.0 - 0.5 * np.exp(-0.5 * ((wavelength - 6005.0) / 0.06) ** 2)
+    >>> matrix = resampling_matrix(wavelength, 48_000.0, coarse, 20_000.0)
+    >>> observed = matrix @ flux
+    >>> print(flux.min().round(2), observed.min().round(2))
+    0.5 0.77
+    >>> print(((1.0 - flux).sum() * 0.02).round(4), ((1.0 - observed).sum() * 0.1).round(4))
+    0.0752 0.0752
     """
     if (np.diff(wavelength) <= 0).any() or (np.diff(out_wavelength) <= 0).any():
         raise ReadError("wavelengths do not increase throughout: resample arms that overlap one by one")
@@ -249,8 +280,32 @@ def apply_resampling(
 class Resampler:
     """Takes spectra on any pixels to those of one grid; the operators of the last grids it met are kept.
 
-    ``wavelength (n_out,)`` Angstrom in the pieces ``arms``, at ``resolving_power``; with ``at_most`` a
-    spectrum of a lower resolving power keeps its own instead of raising ``ReadError``.
+    Parameters
+    ----------
+    wavelength : ndarray
+        ``(n_out,)`` Angstrom, increasing in each of the pieces ``arms``.
+    arms : mapping of str to slice
+        The pieces of ``wavelength`` by name.
+    resolving_power : float or ndarray
+        lambda / FWHM of the output, a number or ``(n_out,)``.
+    at_most : bool
+        A spectrum of a lower resolving power keeps its own instead of raising ``ReadError``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from specinn.spectra import SpectrumBatch
+    >>> from specinn.spectra.resample import Resampler
+    >>> batch = SpectrumBatch.from_arrays(
+    ...     6000.0 + 0.05 * np.arange(200),
+    ...     1.0 + 0.01 * np.sin(np.arange(200)),
+    ...     sigma=np.full(200, 0.01),
+    ...     resolving_power=48_000.0,
+    ... )
+    >>> resampler = Resampler(6002.0 + 0.1 * np.arange(60), {"red": slice(0, 60)}, 20_000.0)
+    >>> flux, sigma, mask = resampler(batch)
+    >>> flux.shape, bool(mask.any())
+    ((1, 60), False)
     """
 
     def __init__(

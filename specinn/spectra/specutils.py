@@ -214,10 +214,30 @@ def register_loaders(plugins: Plugins | None = None) -> list[str]:
     """Make our readers known to specutils, as formats of ``Spectrum.read`` and ``SpectrumList.read``.
 
     ``format="specinn"`` recognises the file by its content, ``"specinn-NAME"`` is one reader, such as
-    ``"specinn-4most"``. The names are returned. Files of several spectra, or of orders that overlap, are for
+    ``"specinn-4most"``. Files of several spectra, or of orders that overlap, are for
     ``SpectrumList.read``. specutils never chooses them of itself: what it reads without ``format`` stays what
     it is. May be called again, such as for another set of plugins. What is read is that of
     :func:`to_spectra`; a file that cannot be read is a ``ReadError``.
+
+    Parameters
+    ----------
+    plugins : Plugins, optional
+        Those whose readers to register; by default all that are installed.
+
+    Returns
+    -------
+    list of str
+        The names of the formats.
+
+    Examples
+    --------
+    >>> import specinn
+    >>> from specutils import Spectrum
+    >>> "specinn-4most" in specinn.register_loaders()
+    True
+    >>> spectrum = Spectrum.read(specinn.example_files()[0], format="specinn")
+    >>> spectrum.spectral_axis.unit, spectrum.meta["medium"]
+    (Unit("Angstrom"), 'air')
     """
     from specutils import Spectrum, SpectrumList
     from specutils.io.registers import data_loader

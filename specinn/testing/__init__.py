@@ -2,6 +2,11 @@
 
 Each check raises an ``AssertionError`` that names the rule that was broken and where it is documented.
 They take what a plugin's factory makes, together with data that the author chooses, and need no test runner.
+
+>>> from specinn.plugins import Plugins
+>>> from specinn.testing import check_instrument
+>>> check_instrument(Plugins().record("instrument", "uves").toml).name
+'uves'
 """
 
 from specinn.testing.corrections import check_correction, check_fit

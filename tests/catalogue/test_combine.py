@@ -90,6 +90,7 @@ def test_the_prior_counts_once():
     assert combine_gaussians(mean, wider, PRIOR).covariance[2, 2] == pytest.approx(1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strength", [0.05, 1.0])
 def test_chi_square_has_the_distribution_that_is_claimed(strength):
     found = [combine_gaussians(*posteriors(*likelihoods(3, seed, strength)), PRIOR) for seed in range(400)]
@@ -349,6 +350,7 @@ def nights(toys, tmp_path_factory):
     return [folder / f"{night}.ecsv" for night in range(3)], tables
 
 
+@pytest.mark.slow
 def test_catalogues_of_three_nights(toys, nights):
     files, tables = nights
     table = combine(files, toys, by="star")
@@ -377,6 +379,7 @@ def test_catalogues_of_three_nights(toys, nights):
     assert table.meta["combined"] == "star" and table.meta["specinn"]
 
 
+@pytest.mark.slow
 def test_single_rows_of_a_catalogue_pass_unchanged(toys, nights, tmp_path):
     files, tables = nights
     table = combine([files[2]], toys)  # its ids are star-0 and the name of the file
@@ -393,6 +396,7 @@ def test_single_rows_of_a_catalogue_pass_unchanged(toys, nights, tmp_path):
         assert again["teff"][0] == table["teff"][0] and again["n_epochs"].tolist() == [1, 0]
 
 
+@pytest.mark.slow
 def test_models_are_looked_up(toys, nights, nothing, tmp_path):
     files, tables = nights
     with pytest.raises(
@@ -420,6 +424,7 @@ def run(capsys, *args, plugins):
     return stop.value.code, out.out, out.err
 
 
+@pytest.mark.slow
 def test_the_command(capsys, toys, nights, tmp_path):
     files, _ = nights
     output = tmp_path / "stars.fits"
@@ -431,6 +436,7 @@ def test_the_command(capsys, toys, nights, tmp_path):
     assert code == 1 and "exists" in err
 
 
+@pytest.mark.slow
 def test_the_command_says_when_posteriors_are_wider_than_the_scatter(capsys, tmp_path, nothing):
     ids = np.repeat(np.arange(12), 3).astype(str)
     mean, covariance = posteriors(*likelihoods(36, 2))

@@ -115,6 +115,7 @@ def test_order_and_names_of_the_columns() -> None:
     assert all(field.description for field in catalogue.schema(LABELS, ["green"], corrected=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_files_keep_values_masks_units_and_descriptions(table: Table, tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"out{suffix}"
@@ -137,6 +138,7 @@ def test_files_keep_values_masks_units_and_descriptions(table: Table, tmp_path: 
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_the_same_table_gives_the_same_bytes(table: Table, tmp_path: Path, suffix: str) -> None:
     first, second = tmp_path / f"a{suffix}", tmp_path / f"b{suffix}"
@@ -145,6 +147,7 @@ def test_the_same_table_gives_the_same_bytes(table: Table, tmp_path: Path, suffi
     assert first.read_bytes() == second.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", (".fits", ".ecsv"))
 def test_astropy_alone_reads_units(table: Table, tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"out{suffix}"
@@ -159,6 +162,7 @@ def test_astropy_alone_reads_units(table: Table, tmp_path: Path, suffix: str) ->
     assert QTable.read(path)["rv"].unit == u.km / u.s
 
 
+@pytest.mark.slow
 def test_fits_header_has_units_and_comments_of_every_column(table: Table, tmp_path: Path) -> None:
     catalogue.write(table, tmp_path / "out.fits")
     with fits.open(tmp_path / "out.fits") as hdus:
@@ -182,6 +186,7 @@ def test_parquet_has_nulls_and_notes_for_other_readers(table: Table, tmp_path: P
     assert b"table_meta_yaml" in arrow.schema.metadata
 
 
+@pytest.mark.slow
 def test_hdf5_has_no_number_under_a_mask_and_no_pickle(table: Table, tmp_path: Path) -> None:
     catalogue.write(table, tmp_path / "out.h5")
     with h5py.File(tmp_path / "out.h5") as file:
@@ -260,6 +265,7 @@ DISK_FULL = textwrap.dedent(
 )
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_a_sentence_and_no_file(tmp_path: Path) -> None:
     here = Path(__file__).parent
     env = {

@@ -44,6 +44,7 @@ def test_d6_flags_are_signed_and_every_flag_fits() -> None:
     assert max(Flag) <= np.iinfo(np.int32).max
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".vot", ".xml"])
 def test_d6_votable_has_units_ucds_and_nulls(table: Table, tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"stars{suffix}"
@@ -70,6 +71,7 @@ def test_d6_votable_is_valid_but_for_the_unit_dex(table: Table, tmp_path: Path) 
     assert all("Invalid unit string 'dex'" in str(each.message) for each in said), said[0].message
 
 
+@pytest.mark.slow
 def test_d6_fits_tells_topcat_units_and_ucds(table: Table, tmp_path: Path) -> None:
     catalogue.write(table, tmp_path / "stars.fits")
     with fits.open(tmp_path / "stars.fits") as hdus:
@@ -101,6 +103,7 @@ def test_d6_csv_is_not_read_back(table: Table, tmp_path: Path) -> None:
         catalogue.read(tmp_path / "stars.csv")
 
 
+@pytest.mark.slow
 def test_a_catalogue_of_an_earlier_version_is_read(table: Table, tmp_path: Path) -> None:
     """Its flags are unsigned, and it has no columns of the object."""
     old = table.copy()
@@ -117,6 +120,7 @@ def test_a_catalogue_of_an_earlier_version_is_read(table: Table, tmp_path: Path)
 STRANGE = os.fsdecode(b"caf\xe9 \x1b[31m.fits")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_b9_every_text_comes_back_from_every_format(tmp_path: Path, suffix: str) -> None:
     one = result()
@@ -139,6 +143,7 @@ def test_b9_a_file_whose_name_is_no_utf8_is_found(tmp_path: Path) -> None:
     assert path_of(str(literal)) == literal
 
 
+@pytest.mark.slow
 @given(st.text())
 def test_b9_what_is_portable_is_printable_and_comes_back(text: str) -> None:
     out = portable(text)

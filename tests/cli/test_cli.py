@@ -46,6 +46,7 @@ def stars(tmp_path: Path) -> Path:
     return fake_plugin.write_text(folder / "stars.txt", fake_plugin.simulate(TRUTH))
 
 
+@pytest.mark.slow
 def test_run_writes_a_catalogue_and_shows_a_table(specinn: Command, stars: Path) -> None:
     result = specinn("run", "--instrument", "toy", stars)
     assert result.exit_code == 0, result.output
@@ -57,6 +58,7 @@ def test_run_writes_a_catalogue_and_shows_a_table(specinn: Command, stars: Path)
     assert result.stderr == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".fits", ".ecsv", ".parquet", ".h5"])
 def test_the_same_seed_gives_the_same_file(specinn: Command, stars: Path, suffix: str) -> None:
     for name, seed in (("a", 4), ("b", 4), ("c", 5)):
@@ -67,6 +69,7 @@ def test_the_same_seed_gives_the_same_file(specinn: Command, stars: Path, suffix
     assert first == second != third
 
 
+@pytest.mark.slow
 def test_bad_files_among_good_ones(specinn: Command, stars: Path, tmp_path: Path) -> None:
     (tmp_path / "letter.fits").write_text("dear friend")
     result = specinn("run", "-i", "toy", "letter.fits", stars, "none.fits", tmp_path, "-o", "out.fits")
@@ -91,6 +94,7 @@ def test_a_folder_alone_is_refused(specinn: Command, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_output_problems_are_found_before_the_work(specinn: Command, stars: Path, tmp_path: Path) -> None:
     (tmp_path / "specinn.ecsv").write_text("mine")
     sentence(specinn("run", "-i", "toy", stars), "specinn.ecsv exists", "--overwrite")
@@ -104,6 +108,7 @@ def test_output_problems_are_found_before_the_work(specinn: Command, stars: Path
     assert len(catalogue.read(tmp_path / "specinn.ecsv")) == 3
 
 
+@pytest.mark.slow
 def test_wrong_names_and_options(specinn: Command, stars: Path) -> None:
     sentence(specinn("run", "-i", "toys", stars), "did you mean 'toy'")
     sentence(
@@ -120,6 +125,7 @@ def test_wrong_names_and_options(specinn: Command, stars: Path) -> None:
     assert not Path("specinn.ecsv").exists()
 
 
+@pytest.mark.slow
 def test_without_files_the_examples_are_used(
     specinn: Command, stars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,6 +138,7 @@ def test_without_files_the_examples_are_used(
     assert len(catalogue.read("specinn.ecsv")) == 3
 
 
+@pytest.mark.slow
 def test_velocity_samples_and_noise_by_option(specinn: Command, tmp_path: Path) -> None:
     batch = fake_plugin.simulate(TRUTH, rv=25.0)
     path = fake_plugin.write_text(tmp_path / "s.txt", batch)
@@ -166,6 +173,7 @@ class Clumsy:
         raise RuntimeError("oh dear")
 
 
+@pytest.mark.slow
 def test_plugins(specinn: Command) -> None:
     result = specinn("plugins")
     assert result.exit_code == 0 and "to-arms" in result.stdout and "reader" in result.stdout
@@ -191,6 +199,7 @@ def test_instruments(specinn: Command) -> None:
     sentence(specinn("instruments", "tox"), "did you mean 'toy'")
 
 
+@pytest.mark.slow
 def test_models(specinn: Command) -> None:
     assert "toy-model" in specinn("models").stdout and "green+red" in specinn("models").stdout
     (summary,) = json.loads(specinn("models", "--json").stdout)
@@ -213,6 +222,7 @@ def test_models(specinn: Command) -> None:
     assert "no model is installed" in specinn("models", given=empty).stdout
 
 
+@pytest.mark.slow
 def test_flags(specinn: Command) -> None:
     text = specinn("flags").stdout
     assert "not_read" in text and "flag_bad" in text
@@ -225,6 +235,7 @@ def test_flags(specinn: Command) -> None:
     sentence(specinn("flags", str(1 << 31)), "does not know")
 
 
+@pytest.mark.slow
 def test_train(specinn: Command, tmp_path: Path) -> None:
     recipe = tmp_path / "toy.toml"
     recipe.write_text('[estimator]\nkind = "toy"\nn = 20\n')
@@ -270,6 +281,7 @@ def commands(group: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tu
         yield from commands(command, (*path, name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [path for path, _ in commands()], ids=" ".join)
 def test_help_fits_a_screen(specinn: Command, monkeypatch: pytest.MonkeyPatch, path: tuple[str, ...]) -> None:
     monkeypatch.setenv("COLUMNS", "80")
@@ -277,6 +289,7 @@ def test_help_fits_a_screen(specinn: Command, monkeypatch: pytest.MonkeyPatch, p
     assert len(lines) <= 44 and max(map(len, lines)) <= 84 and not any("..." in line for line in lines[1:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path", [path for path, group in commands() if not hasattr(group, "commands")], ids=" ".join
 )
@@ -301,6 +314,7 @@ ELSEWHERE = {"evaluate grid", "evaluate stars", "evaluate robustness", "evaluate
              "synthesis setup"}  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", PRINT_JSON)
 def test_json_is_all_that_is_printed(specinn: Command, stars: Path, line: str) -> None:
     assert specinn("run", "-i", "toy", stars, "--samples", 16, "-o", "made.fits", "-q").exit_code == 0
@@ -347,6 +361,7 @@ COMPLETIONS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 @pytest.mark.parametrize(("line", "names"), COMPLETIONS)
 def test_names_are_completed(
@@ -453,6 +468,7 @@ def in_a_process(code: str, *paths: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
 
 
+@pytest.mark.slow
 def test_commands_that_only_tell_import_nothing_heavy(plugins: Plugins, tmp_path: Path) -> None:
     model = str(fake_plugin.MODELS["toy-model"])
     (tmp_path / "fake_plugin_light.py").write_text(LIGHT.format(toml=str(fake_plugin.TOML), model=model))
@@ -478,6 +494,7 @@ assert not found, found
 """
 
 
+@pytest.mark.slow
 def test_the_shipped_plugins_are_light_to_load() -> None:
     done = in_a_process(SHIPPED.format(heavy=HEAVY), ROOT / "plugins", ROOT / "instruments")
     assert done.returncode == 0, done.stderr
@@ -485,6 +502,7 @@ def test_the_shipped_plugins_are_light_to_load() -> None:
         assert name in done.stdout
 
 
+@pytest.mark.slow
 def test_a_real_process_prints_no_traceback(tmp_path: Path) -> None:
     code = f"""
 import fake_plugin, specinn.cli

@@ -264,6 +264,7 @@ def test_scopes(toy: fake_plugin.Toy, grid: Grid, plugins: Plugins) -> None:
     assert {row["outside"] for row in rows} == {3}
 
 
+@pytest.mark.slow
 def test_an_exact_posterior_is_found_to_be_calibrated(plugins: Plugins, toy: fake_plugin.Toy) -> None:
     grid = make_grid(1500)
     rows = grid_metrics(toy, grid, snr=[250, 50], n_samples=400, plugins=plugins)
@@ -280,6 +281,7 @@ def test_an_exact_posterior_is_found_to_be_calibrated(plugins: Plugins, toy: fak
         assert abs(high["mean_residual"]) < 4 * high["std"] / np.sqrt(high["n"])
 
 
+@pytest.mark.slow
 def test_seeds_and_independence_of_the_other_snr(toy: fake_plugin.Toy, grid: Grid, plugins: Plugins) -> None:
     def rows(snr: list[float], seed: int = 0) -> list[dict[str, Any]]:
         return grid_metrics(toy, grid, snr=snr, n_samples=30, seed=seed, plugins=plugins)
@@ -367,6 +369,7 @@ def table(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_stars_go_the_way_of_a_run(model: Path, table: Path, plugins: Plugins) -> None:
     toy = models.load(plugins, models.find(plugins, model))
     stars = read_benchmarks(table, toy.labels)
@@ -387,6 +390,7 @@ def test_stars_go_the_way_of_a_run(model: Path, table: Path, plugins: Plugins) -
     assert json.dumps(rows, allow_nan=False)
 
 
+@pytest.mark.slow
 def test_the_summary_leaves_calibrators_and_stars_out_of_range_out(
     model: Path, table: Path, plugins: Plugins
 ) -> None:
@@ -405,6 +409,7 @@ def test_the_summary_leaves_calibrators_and_stars_out_of_range_out(
     assert star_summary(rows)["teff"]["worst"] == "Cool"
 
 
+@pytest.mark.slow
 def test_a_star_that_fails_is_named_and_not_counted(model: Path, table: Path, plugins: Plugins) -> None:
     toy = models.load(plugins, models.find(plugins, model))
     stars = [
@@ -465,6 +470,7 @@ def specinn(plugins: Plugins, model: Path) -> Command:
     return call
 
 
+@pytest.mark.slow
 def test_command_on_a_grid(
     specinn: Command, toy: fake_plugin.Toy, grid: Grid, model: Path, tmp_path: Path
 ) -> None:
@@ -490,6 +496,7 @@ def test_command_on_a_grid(
     assert specinn(*options, "--overwrite").exit_code == 0
 
 
+@pytest.mark.slow
 def test_command_on_stars(specinn: Command, model: Path, table: Path) -> None:
     options = ("stars", model, table, "--samples", 50, "--seeds", 2)
     result = specinn(*options, "-o", "stars.ecsv")
@@ -504,6 +511,7 @@ def test_command_on_stars(specinn: Command, model: Path, table: Path) -> None:
     assert printed["summary"]["teff"]["n"] == 2 and printed["stars"][3]["in_range"] is False
 
 
+@pytest.mark.slow
 def test_command_with_lost_stars(specinn: Command, model: Path, table: Path) -> None:
     text = table.read_text()
     table.write_text(text + "lost.txt,Lost,toy,,5000,4,0,1,validation,\n")
@@ -515,6 +523,7 @@ def test_command_with_lost_stars(specinn: Command, model: Path, table: Path) -> 
     sentence(result, "none of the stars gave values", "no such file")
 
 
+@pytest.mark.slow
 def test_wrong_calls_of_the_command(specinn: Command, model: Path, table: Path) -> None:
     sentence(specinn(model), "no command", "grid, stars, robustness, ood", status=2)
     sentence(specinn(model, "--grid", "g.h5", "--stars", table), "either --grid GRID or --stars")

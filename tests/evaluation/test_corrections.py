@@ -26,6 +26,8 @@ from specinn.plugins import Plugins
 from specinn.plugins.interfaces import BenchmarkStars, LeaveOneOut
 from specinn.posterior import Posterior
 
+pytestmark = pytest.mark.slow
+
 HEAD = "file,star,instrument,resolving_power,teff,logg,fe_h,e_logg,role,in_range\n"
 A, B = -1e-4, 0.75  # the literature has another logg than the spectra: by 0.35 at 4000 K, 0.15 at 6000 K
 N = 8

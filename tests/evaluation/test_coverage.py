@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import warnings
 from typing import Any
 
@@ -91,6 +92,7 @@ def test_distances_take_the_place_of_values() -> None:
 # Bands
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [30, 306])
 def test_a_band_holds_everywhere_at_once(n: int) -> None:
     points = points_for(n)
@@ -109,6 +111,7 @@ def test_a_band_holds_everywhere_at_once(n: int) -> None:
     assert (low <= pointwise + 1e-12).all() and (low < pointwise - 1e-12).any()
 
 
+@pytest.mark.slow
 def test_the_picture_and_the_probability_agree() -> None:
     points = points_for(100)
     low, high = ecdf_band(100, points, 0.95)
@@ -122,6 +125,7 @@ def test_the_picture_and_the_probability_agree() -> None:
             assert leaves == (p < 0.05) or abs(p - 0.05) < 0.005, p
 
 
+@pytest.mark.slow
 def test_the_exact_posterior_is_acquitted_and_wrong_ones_are_found_guilty() -> None:
     truth, data = problem()
     points = points_for(N)
@@ -184,7 +188,10 @@ class Known:
         return self.samples
 
 
+@pytest.mark.slow
 def test_sbi_finds_the_same() -> None:
+    if importlib.util.find_spec("sbi") is None:
+        pytest.skip("sbi is not installed: pip install '.[test]'")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of its imports
         import torch

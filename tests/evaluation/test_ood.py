@@ -38,6 +38,8 @@ from specinn.inference.pipeline import Pipeline
 from specinn.plugins import Plugins
 from specinn.plugins.interfaces import Strangeness
 
+pytestmark = pytest.mark.slow
+
 PLAN = StrangersPlan(decoder=192, signs=288, thresholds=192, steps=120, alterations=4, false_alarms=0.02)
 
 

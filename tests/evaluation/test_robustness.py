@@ -32,6 +32,8 @@ from specinn.spectra import SpectrumBatch
 from specinn.spectra.resample import pixel_widths
 from specinn.wavelengths import doppler
 
+pytestmark = pytest.mark.slow
+
 HEAD = "file,star,instrument,resolving_power,teff,logg,fe_h,in_range,role\n"
 SUN = np.array([[5772.0, 4.44, 0.0, 1.05]])
 TELLURIC = (5150.0, 5152.0)

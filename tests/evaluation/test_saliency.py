@@ -31,6 +31,8 @@ from specinn.plugins.interfaces import Estimator
 from specinn.spectra import SpectrumBatch
 from specinn.wavelengths import air_to_vacuum
 
+pytestmark = pytest.mark.slow
+
 
 class Glass(fake_plugin.Toy):
     """The toy model, whose posterior mean is linear in the flux; derivatives of t and not of the labels."""

@@ -19,6 +19,8 @@ from specinn.evaluation import star_figures as report
 from specinn.evaluation.stars import read_benchmarks, star_metrics, star_summary
 from specinn.plugins import Plugins
 
+pytestmark = pytest.mark.slow
+
 HEAD = "file,star,instrument,resolving_power,teff,logg,fe_h,e_logg,in_range,role\n"
 TRUTH = np.array([[5772.0, 4.44, 0.0, 1.05], [4500.0, 2.0, -1.2, 2.0], [6300.0, 4.0, -0.3, 2.0]])
 

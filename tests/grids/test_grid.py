@@ -91,6 +91,7 @@ def test_unknown_label_and_split():
         make_grid().split("dev")
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(0, 10**6), min_size=1, max_size=80, unique=True), st.integers(0, 40))
 def test_splits_are_disjoint_complete_and_stable(numbers, extra):
     def grid_of(names):
@@ -129,6 +130,7 @@ def test_round_trip(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["g.h5"]
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(0, 36), max_size=20))
 def test_rows_in_any_order_and_number(tmp_path_factory, rows):
     path = tmp_path_factory.getbasetemp() / "rows.h5"

@@ -185,6 +185,7 @@ def test_stored_at_another_resolving_power(site: Site, make: Make) -> None:
     assert "R = 20000" in grid.provenance["degraded"]
 
 
+@pytest.mark.slow
 def test_a_grid_goes_on_in_a_second_file(site: Site, make: Make) -> None:
     assert make(site.write(10, "whole.toml"), "--quiet").exit_code == 0
     assert make(site.write(6, "one.toml"), "--quiet").exit_code == 0
@@ -342,6 +343,7 @@ def wait_for(condition: Callable[[], bool], process: Any) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_every_spectrum_is_there_once(
     site: Site, make: Make, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -369,6 +371,7 @@ def test_killed_in_the_middle_every_spectrum_is_there_once(
     assert grid.provenance == whole.provenance and "Turbospectrum" in grid.provenance["code"]
 
 
+@pytest.mark.slow
 def test_killed_at_any_file(site: Site, make: Make, start: Start) -> None:
     """Killed in the moment in which a file gets its name: of a spectrum, of a failure, of the grid."""
     recipe = site.write(6, fail_above=6500.0)
@@ -403,6 +406,7 @@ def test_killed_after_the_grid_was_written(site: Site, make: Make, monkeypatch: 
     assert (site.folder / "g.h5").read_bytes() == before and not (site.folder / "g.h5.run").exists()
 
 
+@pytest.mark.slow
 def test_overwriting_is_not_over_before_its_end(
     site: Site, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -435,6 +439,7 @@ def interrupted(
     assert done.exit_code == 130 and "stopped; the same command goes on" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -487,6 +492,7 @@ def test_damage_is_named(site: Site, make: Make, monkeypatch: pytest.MonkeyPatch
     assert make(recipe, "--quiet").exit_code == 0 and len(Grid.open(site.folder / "g.h5")) == 5
 
 
+@pytest.mark.slow
 def test_what_cannot_be_written(site: Site, make: Make) -> None:
     recipe = site.write(3)
     assert make(recipe, "--quiet").exit_code == 0
@@ -550,6 +556,7 @@ def test_recipes_that_ship_are_right(name: str) -> None:
             assert low < arm.range[0] - 5 and arm.range[1] + 5 < high
 
 
+@pytest.mark.slow
 def test_processes_give_the_same_and_one_that_dies_costs_nothing(
     site: Site, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -565,6 +572,7 @@ def test_processes_give_the_same_and_one_that_dies_costs_nothing(
     assert lives.read_text() == "" and same(site.folder / "g.h5", site.folder / "whole.h5")
 
 
+@pytest.mark.slow
 def test_a_star_that_kills_its_processes_is_a_failure(
     site: Site, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -601,6 +609,7 @@ def cluster(site: Site) -> Iterator[Any]:
         yield cluster
 
 
+@pytest.mark.slow
 def test_a_cluster_gives_the_same(site: Site, make: Make, cluster: Any) -> None:
     recipe = site.write(12, fail_above=6500.0)
     assert make(recipe, "-o", "whole.h5", "--quiet").exit_code == 0
@@ -610,6 +619,7 @@ def test_a_cluster_gives_the_same(site: Site, make: Make, cluster: Any) -> None:
     assert (site.folder / "g.failures.csv").read_text() == (site.folder / "whole.failures.csv").read_text()
 
 
+@pytest.mark.slow
 def test_a_made_grid_trains_an_emulator(site: Site, make: Make) -> None:
     """No step between: the header of the emulator has the physics that the synthesizer told."""
     from specinn_emulator.emulator import Emulator

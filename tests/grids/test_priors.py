@@ -28,6 +28,7 @@ def ks(values: np.ndarray, distribution) -> float:
     return stats.kstest(values, distribution.cdf).statistic
 
 
+@pytest.mark.slow
 @given(low=numbers, width=widths, seed=st.integers(0, 2**31))
 def test_uniform(low, width, seed):
     values = drawn(Draw(labels=["fe_h"], uniform=(low, low + width)), n=256, seed=seed)["fe_h"]
@@ -35,6 +36,7 @@ def test_uniform(low, width, seed):
     assert ks(values, stats.uniform(low, width)) < 0.02
 
 
+@pytest.mark.slow
 @given(mean=numbers, sigma=widths, below=st.floats(-3, 3), width=widths)
 def test_normal_within_bounds(mean, sigma, below, width):
     low, high = mean + below * sigma, mean + below * sigma + width
@@ -53,6 +55,7 @@ def test_normal_without_bounds():
     assert ks(values, stats.norm(1.5, 0.2)) < 2e-3
 
 
+@pytest.mark.slow
 @given(share=st.floats(0.05, 0.95), order=st.booleans())
 def test_mixture(share, order):
     parts = [Share(weight=2 * share, uniform=(-1.0, 0.5)), Share(weight=2 * (1 - share), normal=(-2.0, 0.3))]
@@ -63,6 +66,7 @@ def test_mixture(share, order):
     assert abs(empirical - cdf).max() < 0.01
 
 
+@pytest.mark.slow
 @given(rho=st.floats(-0.45, 0.97))
 def test_correlation_leaves_each_distribution_alone(rho):
     names = ["mg_fe", "si_fe", "ca_fe"]
@@ -101,6 +105,7 @@ def inside(corners: np.ndarray, points: np.ndarray) -> np.ndarray:
     return path.contains_points(points, radius=1e-9) | path.contains_points(points, radius=-1e-9)
 
 
+@pytest.mark.slow
 @given(
     radii=st.lists(st.floats(0.2, 1.0), min_size=3, max_size=9),
     turn=st.floats(0, 6.28),
@@ -147,6 +152,7 @@ EVERYTHING = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @given(n=st.integers(1, 200), more=st.integers(0, 200), seed=st.integers(0, 2**31))
 def test_a_draw_is_reproducible_and_goes_on(n, more, seed):
     whole = drawn(*EVERYTHING, n=n + more, seed=seed)

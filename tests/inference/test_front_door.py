@@ -55,6 +55,7 @@ def infer(spectra: Any, plugins: Plugins, **options: Any) -> Any:
 # A5, A11, B8 -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a5_an_output_is_never_an_input(specinn: Command, stars: list[Path], tmp_path: Path) -> None:
     spectrum = tmp_path / "star.ecsv"
     spectrum.write_bytes(stars[0].read_bytes())
@@ -85,6 +86,7 @@ def test_a5_in_python(plugins: Plugins, stars: list[Path], tmp_path: Path) -> No
     assert spectrum.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a11_velocities_without_a_spectrum_are_named(
     specinn: Command, stars: list[Path], tmp_path: Path
 ) -> None:
@@ -96,6 +98,7 @@ def test_a11_velocities_without_a_spectrum_are_named(
     assert catalogue.read("a.fits")["rv"][0] == 11
 
 
+@pytest.mark.slow
 def test_b8_the_corrected_command_does_not_stop_at_what_the_wrong_one_left(
     specinn: Command, stars: list[Path]
 ) -> None:
@@ -109,6 +112,7 @@ def test_b8_the_corrected_command_does_not_stop_at_what_the_wrong_one_left(
 # B7, D13: lists, tables, folders, parts --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_b7_lists_tables_and_folders(specinn: Command, stars: list[Path], tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("# the night\n" + "\n".join(f"night/{p.name}" for p in stars) + "\n\n")
     (tmp_path / "night" / "notes.md").write_text("clouds")
@@ -124,6 +128,7 @@ def test_b7_lists_tables_and_folders(specinn: Command, stars: list[Path], tmp_pa
     assert "1 file below night left out" in done.stderr and "notes.md" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".csv", ".ecsv", ".fits", ".vot"])
 def test_b7_a_table_says_what_holds_of_each_file(
     specinn: Command, stars: list[Path], tmp_path: Path, suffix: str
@@ -172,6 +177,7 @@ def test_b7_medium_is_heeded_for_files(plugins: Plugins, stars: list[Path]) -> N
     assert (plain["medium"][0], vacuum["medium"][0], vacuum["medium_from"][0]) == ("air", "vacuum", "user")
 
 
+@pytest.mark.slow
 def test_d13_a_large_file_is_divided_by_rows(
     specinn: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plugins: Plugins
 ) -> None:
@@ -208,6 +214,7 @@ def test_d13_readers_of_4most_count_and_give_rows(tmp_path: Path) -> None:
     assert np.array_equal(part.flux, np.concatenate([batch.flux for batch in whole])[1:])
 
 
+@pytest.mark.slow
 def test_b11_files_of_one_exposure_are_one_star(specinn: Command, tmp_path: Path) -> None:
     """Two arms in two files, as GALAH has four, give what one file of both gives."""
     whole = fake_plugin.simulate(TRUTH[:1])
@@ -267,6 +274,7 @@ def test_b11_arms_of_different_media_and_numbers() -> None:
 # B10: arguments ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_b10_units_lists_arrays_and_tables(plugins: Plugins, stars: list[Path]) -> None:
     batch = fake_plugin.simulate(TRUTH)
     table = Table({"id": ["star-1"], "rv": [7.0]})
@@ -359,6 +367,7 @@ def test_d1_equal_failures_are_counted_and_named(capsys: pytest.CaptureFixture[s
     ]
 
 
+@pytest.mark.slow
 def test_d5_escapes_do_not_reach_the_terminal(specinn: Command, tmp_path: Path) -> None:
     batch = fake_plugin.simulate(TRUTH[:1])
     batch.meta["id"] = ["\x1b[2Jstar"]
@@ -380,6 +389,7 @@ def with_positions(path: Path, plugins: Plugins, files: list[Path], **columns: A
     catalogue.write(table, path)
 
 
+@pytest.mark.slow
 def test_d3_stars_are_matched_by_object_position_or_table(
     specinn: Command, plugins: Plugins, stars: list[Path]
 ) -> None:
@@ -398,6 +408,7 @@ def test_d3_stars_are_matched_by_object_position_or_table(
     assert table["object"].tolist() == ["A", "B"] and table["ra"][1] == 10.0
 
 
+@pytest.mark.slow
 def test_d3_names_of_files_in_two_folders_are_no_star(
     specinn: Command, plugins: Plugins, tmp_path: Path
 ) -> None:
@@ -411,6 +422,7 @@ def test_d3_names_of_files_in_two_folders_are_no_star(
     sentence(specinn("combine", "c.fits", "-o", "d.fits"), "spec0001", "need not be of one star", "--radius")
 
 
+@pytest.mark.slow
 def test_d3_the_same_spectrum_twice_is_refused(specinn: Command, plugins: Plugins, stars: list[Path]) -> None:
     with_positions(Path("c.fits"), plugins, stars)
     sentence(specinn("combine", "c.fits", "c.fits", "-o", "d.fits"), "star-0", "is given twice")

@@ -15,6 +15,8 @@ from specinn.inference.pipeline import Pipeline
 from specinn.inference.run import load_instrument
 from specinn.plugins import Plugins
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(specinn.__file__).parent / "examples"
 SHARED = Path(os.environ.get("SPECINN_SHARED", Path(__file__).parents[1] / "shared")) / "data"
 

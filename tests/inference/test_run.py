@@ -57,6 +57,7 @@ def run_files(plugins: Plugins, files: list[Path], **options: Any) -> Any:
     return job.catalogue(file_sources(files, plugins))
 
 
+@pytest.mark.slow
 def test_the_truth_lies_within_the_posterior(infer: Infer) -> None:
     rng = np.random.default_rng(5)
     truth = fake_plugin.from_unit(rng.uniform(-0.4, 0.4, (200, 4)))
@@ -70,6 +71,7 @@ def test_the_truth_lies_within_the_posterior(infer: Infer) -> None:
         assert within.mean() > 0.90, name
 
 
+@pytest.mark.slow
 def test_result_has_units_and_samples(infer: Infer, tmp_path: Path) -> None:
     found = infer(fake_plugin.simulate(TRUTH))
     assert isinstance(found.catalogue, QTable) and found.catalogue["teff"].unit == u.K
@@ -440,6 +442,7 @@ def specutils_spectrum(batch: Any, row: int = 0, cls: Any = None, **fields: Any)
     return (cls or Spectrum)(**{**given, **fields})
 
 
+@pytest.mark.slow
 def test_specutils_spectra_give_what_batches_give(infer: Infer) -> None:
     batch = fake_plugin.simulate(TRUTH)
     batch.mask[0, 100:140] = True
@@ -564,6 +567,7 @@ def sizes_of_batches(job: Any) -> list[int]:
     return seen
 
 
+@pytest.mark.slow
 def test_neighbours_on_one_grid_travel_together(plugins: Plugins, tmp_path: Path) -> None:
     files = []
     for i, n in enumerate([1] * 5 + [2, 60, 70, 1, 1, 1]):

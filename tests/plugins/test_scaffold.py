@@ -16,6 +16,8 @@ from specinn.plugins import Plugins
 from specinn.plugins.manager import KINDS as RECORDS
 from specinn.plugins.scaffold import KINDS, write
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -23,10 +23,13 @@ EXAMPLE = ROOT / "specinn" / "examples" / "dwarf-g.fits"
 TRAIN = "epochs = 12\ncomponents = 20\nlearning_rate = 4e-3\n"
 TRUTH = ("teff", "logg", "fe_h")
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("zuko") is None or importlib.util.find_spec("setuptools") is None,
-    reason="the packages zuko and setuptools are needed to install a third party's plugin",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("zuko") is None or importlib.util.find_spec("setuptools") is None,
+        reason="the packages zuko and setuptools are needed to install a third party's plugin",
+    ),
+]
 
 
 ONE_BY_ONE = """

@@ -155,6 +155,7 @@ def test_metallicity_is_never_a_limit_and_li_over_fe_goes_with_li():
     assert flagged == {"fe_h": False, "vbroad": False, "a_li": True, "mg_fe": False, "li_fe": True}
 
 
+@pytest.mark.slow
 def test_lithium_limits_of_simulated_stars(shared):
     """Spectra of the smallest split: where the line is lost, a limit that holds; else a value."""
     from specinn import models

@@ -130,6 +130,7 @@ def test_stars_that_were_named_are_opened() -> None:
         stars.choose(table, ["Vega", "star 1"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".ecsv", ".fits", ".parquet", ".h5"])
 def test_every_format_gives_the_same_numbers(suffix: str, tmp_path: Path) -> None:
     table = make_table(7)
@@ -240,6 +241,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_page_has_the_spectra_of_its_stars(real: Path) -> None:
     text = (real / "page.html").read_text(encoding="utf-8")
     assert len(text) < 6.5e6
@@ -256,6 +258,7 @@ def test_a_page_has_the_spectra_of_its_stars(real: Path) -> None:
     assert 0 < star["off"][0] < 10
 
 
+@pytest.mark.slow
 def test_samples_are_drawn_again_where_none_were_kept(real: Path) -> None:
     made = call("report", real / "stars", "-o", real / "again.html", "--stars", "dwarf-g", "--overwrite")
     assert made.exit_code == 0, made.output
@@ -266,6 +269,7 @@ def test_samples_are_drawn_again_where_none_were_kept(real: Path) -> None:
     assert "note" in again and not again["note"]
 
 
+@pytest.mark.slow
 def test_samples_of_one_spectrum_are_not_shown_for_several(real: Path) -> None:
     table = catalogue.read(real / "stars")
     table["n_epochs"] = [1, 3, 1]
@@ -276,6 +280,7 @@ def test_samples_of_one_spectrum_are_not_shown_for_several(real: Path) -> None:
     assert found[1]["note"].startswith("One of 3 spectra")
 
 
+@pytest.mark.slow
 def test_a_page_without_spectra_says_why(tmp_path: Path) -> None:
     catalogue.write(make_table(6), tmp_path / "c.ecsv")
     made = call("report", tmp_path / "c.ecsv", "-o", tmp_path / "p.html")
@@ -284,6 +289,7 @@ def test_a_page_without_spectra_says_why(tmp_path: Path) -> None:
     assert "6 stars, 0 with spectra" in made.output and "toy" in made.output
 
 
+@pytest.mark.slow
 def test_errors_are_one_sentence(tmp_path: Path) -> None:
     catalogue.write(make_table(6), tmp_path / "c.ecsv")
     (tmp_path / "there.html").touch()
@@ -376,6 +382,8 @@ def made_up(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Table]:
     return path, table
 
 
+@pytest.mark.browser
+@pytest.mark.slow
 def test_the_table_filters_and_sorts(visit: Visitor, made_up: tuple[Path, Table]) -> None:
     page, table = visit(made_up[0]), made_up[1]
     count(page, 120)
@@ -405,6 +413,7 @@ def test_the_table_filters_and_sorts(visit: Visitor, made_up: tuple[Path, Table]
     assert ids(page)[-1] == "star 2"
 
 
+@pytest.mark.browser
 def test_flags_and_states_filter(visit: Visitor, made_up: tuple[Path, Table]) -> None:
     page = visit(made_up[0])
     page.click("#flags button:has-text('at bounds')")
@@ -419,6 +428,7 @@ def test_flags_and_states_filter(visit: Visitor, made_up: tuple[Path, Table]) ->
     count(page, 118)
 
 
+@pytest.mark.browser
 def test_ids_are_text_and_never_markup(visit: Visitor, made_up: tuple[Path, Table]) -> None:
     page = visit(made_up[0])
     page.fill("#filter", "hacked")
@@ -446,6 +456,7 @@ def position(page: Any, plot: int, row: int) -> tuple[float, float]:
     return x, y
 
 
+@pytest.mark.browser
 def test_diagrams_and_table_go_together(visit: Visitor, made_up: tuple[Path, Table]) -> None:
     page, table = visit(made_up[0]), made_up[1]
     page.mouse.click(*position(page, 0, 11))
@@ -471,6 +482,8 @@ def test_diagrams_and_table_go_together(visit: Visitor, made_up: tuple[Path, Tab
     count(page, 120)
 
 
+@pytest.mark.browser
+@pytest.mark.slow
 def test_a_star_opens_by_mouse(visit: Visitor, real: Path) -> None:
     page = visit(real / "page.html")
     page.click("#table tbody tr:nth-child(2) td:nth-child(4)")
@@ -496,6 +509,8 @@ def test_a_star_opens_by_mouse(visit: Visitor, real: Path) -> None:
     assert page.locator("dialog[open]").count() == 0
 
 
+@pytest.mark.browser
+@pytest.mark.slow
 def test_a_star_opens_by_keyboard(visit: Visitor, real: Path) -> None:
     names = [str(name) for name in catalogue.read(real / "stars")["id"]]
     page = visit(real / "page.html")
@@ -532,6 +547,8 @@ def test_a_star_opens_by_keyboard(visit: Visitor, real: Path) -> None:
     assert focused() == names[1]
 
 
+@pytest.mark.browser
+@pytest.mark.slow
 def test_one_star_and_ten_thousand(visit: Visitor, tmp_path: Path) -> None:
     for n, labels in ((1, ("teff", "logg")), (10_000, tuple(BOUNDS))):
         file = tmp_path / f"{n}.html"

@@ -29,6 +29,8 @@ from specinn.grids import Grid
 from specinn.plugins import Plugins
 from specinn.report.evaluation import folder as report
 
+pytestmark = pytest.mark.slow
+
 SNR = (250.0, 20.0)
 META = {"model": "toy & <model>", "split": "test", "samples": 200, "seed": 0}
 

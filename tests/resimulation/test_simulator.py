@@ -68,6 +68,7 @@ def good(found: Iterator[Resimulation | Unsimulated]) -> list[Resimulation]:
 # What comes back
 
 
+@pytest.mark.slow
 def test_what_is_left_is_the_noise(table: Table, plugins: Plugins) -> None:
     """Also at S/N 15, where noise shifts the continuum by 4 %."""
     stars = good(resimulator(table, plugins)())
@@ -98,6 +99,7 @@ def test_the_continuum_of_the_model_is_fitted_to_noise_like_that_of_the_star(
     assert good(simulator(rows=[2]))[0].numbers()["mean"] < -2.5
 
 
+@pytest.mark.slow
 def test_bands_are_those_of_the_posterior(table: Table, plugins: Plugins, made: Path) -> None:
     star = good(resimulator(table, plugins, draws=900)(rows=[0]))[0]
     best = np.array([star.labels[name] for name in LABELS.names])
@@ -153,6 +155,7 @@ def test_rotation(plugins: Plugins) -> None:
 # Which star is which
 
 
+@pytest.mark.slow
 def test_files_rows_and_failures(table: Table, plugins: Plugins, made: Path, tmp_path: Path) -> None:
     simulator = resimulator(table, plugins, draws=0, respond=False)
     *stars, lost = list(simulator())
@@ -192,6 +195,7 @@ def test_a_star_that_fails_costs_its_own_line(
     assert broken.message == "could not be resimulated: RuntimeError: the code crashed"
 
 
+@pytest.mark.slow
 def test_samples_that_are_not_those_of_the_catalogue_are_noticed(table: Table, plugins: Plugins) -> None:
     table["logg_median"] += 0.2
     star = good(resimulator(table, plugins)(rows=[0]))[0]
@@ -272,6 +276,7 @@ def test_numbers_of_all_stars(table: Table, plugins: Plugins) -> None:
 # The command
 
 
+@pytest.mark.slow
 def test_the_command(made: Path, plugins: Plugins, tmp_path: Path) -> None:
     out = tmp_path / "out"
     options = ("--synthesizer", "analytic", "--draws", 50, "-o", out)
@@ -304,6 +309,7 @@ def test_the_command(made: Path, plugins: Plugins, tmp_path: Path) -> None:
     assert again.exit_code == 1 and "it holds thesis.tex" in again.stderr
 
 
+@pytest.mark.slow
 def test_json_and_nothing_to_show(made: Path, plugins: Plugins, tmp_path: Path) -> None:
     options = ("--synthesizer", "analytic", "--draws", 0, "--figures", 0, "--json")
     result = run(plugins, "resimulate", made / "cat.ecsv", made / "one.txt", *options, "-o", tmp_path / "a")
@@ -338,6 +344,7 @@ def test_an_interrupted_run_keeps_what_it_has(
     assert Table.read(tmp_path / "out" / "stars.ecsv")["id"].tolist() == ["dwarf"]
 
 
+@pytest.mark.slow
 def test_real_stars_with_the_bundled_model(shared: Path, tmp_path: Path) -> None:
     installed = Plugins()
     files = [shared / "data" / "spectra" / name for name in ("hd22879_narval.fits", "procyon_uvespop.fits")]

@@ -280,6 +280,7 @@ def test_snr_is_log_uniform_between_its_ends():
     )
 
 
+@pytest.mark.slow
 def test_continuum_is_smooth_and_sigma_follows_it():
     plan = Disturbances(tilt=0.1, wave=0.01, gaps=0, arm_loss=0.0, noise_power=0.0)
     out, sigma, _, snr = noisy(plan, snr=1e6)
@@ -291,6 +292,7 @@ def test_continuum_is_smooth_and_sigma_follows_it():
     assert (snr == 1e6).all()
 
 
+@pytest.mark.slow
 def test_an_error_of_the_zero_level_fills_lines_and_leaves_the_continuum():
     flux = torch.ones(400, N_PIX)
     flux[:, 100:150] = 0.4

@@ -294,6 +294,7 @@ def test_the_paper_preset_has_the_sizes_of_the_paper():
 # Training ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_training_learns_something(setup, model):
     found = model.header["training"]
     untrained = fresh(setup)
@@ -361,6 +362,7 @@ class Stop(Exception):
     """An interruption."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 def test_training_goes_on_exactly_where_it_was_interrupted(trained, preset, tmp_path):
     setup, undisturbed = trained[preset]
@@ -385,6 +387,7 @@ def test_training_goes_on_exactly_where_it_was_interrupted(trained, preset, tmp_
     assert all(torch.equal(v, resumed.flow.state_dict()[k]) for k, v in finished.flow.state_dict().items())
 
 
+@pytest.mark.slow
 def test_the_checkpoint_of_another_configuration_is_an_error(trained, recipe, plugins, tmp_path):
     setup = prepare(recipe("paper", schedule={"steps": 1}), plugins)
     fit(setup, build(setup), tmp_path, lambda state: None)
@@ -393,6 +396,7 @@ def test_the_checkpoint_of_another_configuration_is_an_error(trained, recipe, pl
         fit(other, build(other), tmp_path, lambda state: None)
 
 
+@pytest.mark.slow
 def test_training_stops_early_and_keeps_the_best(recipe, plugins, tmp_path):
     plan = {"steps": 200, "validate_every": 2, "patience": 3, "learning_rate": 0.0}
     setup = prepare(recipe("paper", schedule=plan), plugins)
@@ -404,6 +408,7 @@ def test_training_stops_early_and_keeps_the_best(recipe, plugins, tmp_path):
     assert model.header["training"]["validation_loss"] == min(validations)
 
 
+@pytest.mark.slow
 def test_a_learning_rate_that_explodes_is_an_error(recipe, plugins, tmp_path):
     setup = prepare(recipe("paper", schedule={"learning_rate": 1e30}), plugins)
     with pytest.raises(ConfigError, match=r"not finite at step \d+: lower \$\.schedule\.learning_rate"):
@@ -420,6 +425,7 @@ def test_training_does_not_change_its_random_numbers_with_the_global_state(train
     assert torch.equal(labels[0::2], labels[1::2]) and not torch.equal(first[0][0], first[0][1])
 
 
+@pytest.mark.slow
 def test_training_may_start_from_a_trained_model(trained, recipe, plugins, tmp_path, monkeypatch):
     monkeypatch.setattr("specinn_cinn.setup.Plugins", lambda: plugins)
     _, model = trained["paper"]
@@ -802,6 +808,7 @@ def test_the_header_tells_what_a_user_should_know(setup, model, tmp_path):
     assert set(header["training"]) >= {"schedule", "disturbances", "prior", "physics", "masking", "seconds"}
 
 
+@pytest.mark.slow
 def test_a_loaded_model_is_the_same(setup, model, tmp_path):
     path = tmp_path / "m.safetensors"
     model.save(path)
@@ -860,6 +867,7 @@ def test_damaged_files_are_errors_and_pickles_are_not_read(model, tmp_path):
 # The command -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_trains_one(folder, plugins, tmp_path, monkeypatch):
     from specinn.cli import app
 

@@ -32,6 +32,7 @@ SIZES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SIZES)
 def test_the_sampler_is_the_flow_run_backwards(name: str) -> None:
     sizes = SIZES[name]

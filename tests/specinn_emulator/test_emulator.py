@@ -55,6 +55,7 @@ def emulator(grid_file, tmp_path_factory, states):
 # Training ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_error_on_spectra_not_seen_is_small(emulator, grid, states):
     rms = emulator.header["metrics"]["rms_quantiles"]
     assert rms["0.5"] < 0.006 and rms["0.05"] <= rms["0.5"] <= rms["1.0"] < 0.04
@@ -95,6 +96,7 @@ def test_the_header_says_where_it_comes_from(emulator, grid):
     assert header["training"]["epochs"] == EPOCHS and set(header["versions"]) == {"specinn", "torch"}
 
 
+@pytest.mark.slow
 def test_training_goes_on_where_it_was_interrupted(emulator, grid_file, tmp_path):
     class Stop(Exception):
         pass
@@ -168,6 +170,7 @@ def test_a_grid_without_metallicity_is_an_error(tmp_path):
 # The command -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_trains_it(grid_file, tmp_path, monkeypatch):
     from specinn.cli import app
 

@@ -349,6 +349,7 @@ def test_qmost_multi_low_resolution(tmp_path, read):
         read(path)
 
 
+@pytest.mark.slow
 def test_qmost_multi_reads_batch_by_batch(tmp_path, plugins):
     flux = np.ones((800, 2048), "f4")
     path = files.write_qmost_multi(tmp_path / "a.fits", np.linspace(5200, 5400, 2048), flux, 0.01 * flux)
@@ -401,6 +402,7 @@ def test_libre_esprit_truncated(tmp_path, read):
         read(path)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(
     starts=st.lists(st.integers(0, 3000), min_size=2, max_size=6, unique=True),

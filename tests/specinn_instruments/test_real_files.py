@@ -333,6 +333,7 @@ def check_merged(batch, found, tolerance=0.035):
     assert 0.85 < np.sqrt(np.mean(np.clip(pull, -5, 5) ** 2)) < 1.3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["rows", "extensions", "esprit", "images", "polarbase"])
 def test_b3_orders_are_merged(tmp_path, read, layout):
     found = orders()
@@ -352,6 +353,7 @@ def test_b3_orders_are_merged(tmp_path, read, layout):
     check_merged(batch, found)
 
 
+@pytest.mark.slow
 def test_b3_one_image_an_order(tmp_path, read):
     hdus = []
     for i, (wave, flux, _) in enumerate(orders(blaze=False)):
@@ -366,6 +368,7 @@ def test_b3_one_image_an_order(tmp_path, read):
     assert np.median(batch.flux[0] / 1000.0 / model(batch.wavelength)) == pytest.approx(1.0, abs=0.01)
 
 
+@pytest.mark.slow
 def test_b3_broad_lines_survive_the_blaze(tmp_path, read):
     """A line as broad as H alpha in one order is not taken for blaze."""
     found = []
@@ -587,6 +590,7 @@ def test_b5_counts_and_order_numbers(tmp_path, read):
 # -- D2, D3 ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_d2_a_gzip_bomb_is_refused_before_it_takes_memory(tmp_path, read, monkeypatch):
     monkeypatch.setattr(readers, "MOST_BYTES", 2**24)
     path = tmp_path / "a.fits.gz"

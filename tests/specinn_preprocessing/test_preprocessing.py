@@ -137,6 +137,7 @@ def test_single_zeros_are_noise_and_runs_are_not():
     assert found.tolist() == [700, 701, 702, *range(batch.wavelength.size - 3, batch.wavelength.size)]
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(
     at=st.integers(10, 6000),
@@ -272,6 +273,7 @@ def test_velocity_is_measured_to_better_than_a_kilometre_per_second(snr):
     assert has(out, Flag.RV_MEASURED) == [True] * 17 and not any(has(out, Flag.RV_UNCERTAIN))
 
 
+@pytest.mark.slow
 def test_velocity_error_is_that_of_the_scatter():
     out = RestFrame(INSTRUMENT, TEMPLATES, "auto")(observe(np.full(60, 12.3), snr=25.0))
     off = np.asarray(out.meta["rv"]) - 12.3
@@ -319,6 +321,7 @@ def test_auto_measures_what_the_file_states():
     assert np.asarray(out.meta["rv"]) == pytest.approx([30.0, -20.0], abs=0.5)
 
 
+@pytest.mark.slow
 def test_different_velocities_in_a_batch():
     """Against the model on the same pixels; what comes from beyond or rests on bad pixels is masked."""
     velocities = np.array([-150.0, -0.4, 33.3, 200.0])
@@ -357,6 +360,7 @@ def test_no_velocity_changes_nothing(dtype):
     assert (out.flux[1] != batch.flux[1]).any()
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(
     velocities=st.lists(st.floats(-300, 300) | st.just(0.0), min_size=2, max_size=5), seed=st.integers(0, 99)
@@ -386,6 +390,7 @@ def test_the_shift_is_that_of_the_wavelengths(pixels, limit):
     assert moved.sigma[good] == pytest.approx(exact.sigma[good], rel=5e-3)
 
 
+@pytest.mark.slow
 def test_the_snr_per_angstrom_survives_the_shift():
     batch = observe(np.zeros(60), snr=100.0, strength=0.0)
     batch.meta["rv"] = np.linspace(-80, 80, 60)
@@ -565,6 +570,7 @@ def test_resolving_power_and_pixels_of_both_arms():
         assert np.abs(out.flux[row] - expected)[inside].max() < 0.15
 
 
+@pytest.mark.slow
 def test_errors_keep_the_snr_per_angstrom():
     batch = observe(np.zeros(40), snr=100.0, strength=0.0, step=0.02)
     out = to_arms(batch)

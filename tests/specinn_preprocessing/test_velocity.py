@@ -76,6 +76,7 @@ def has(batch, flag):
     return (np.asarray(batch.meta["flags"]) & flag) != 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("snr", [20.0, 50.0, 100.0])
 def test_A8_errors_of_velocities_hold(survey, rest_frame, kind, snr):
@@ -159,6 +160,7 @@ def test_A2_wavelengths_of_the_wrong_medium_are_recognised(survey, rest_frame, m
     assert np.abs(out.meta["rv"] - truth) == pytest.approx(np.full(25, 83.2), abs=0.4)
 
 
+@pytest.mark.slow
 def test_A2_fast_stars_are_not_of_the_wrong_medium(survey, rest_frame):
     batch, _ = observe(survey, [DWARF, CLUMP, (4700.0, 1.4, -2.5, 4.0)], 100.0, n=40, seed=4)
     for velocity in (83.2, -83.2):

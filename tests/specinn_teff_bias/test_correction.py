@@ -157,6 +157,7 @@ lines = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=50)
 @given(
     st.dictionaries(names, lines, min_size=1),
@@ -309,6 +310,7 @@ def test_the_fit_is_least_squares_over_all_samples():
     assert line.covariance == pytest.approx(cov[0, 1] / 1e3, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scatter", [0.0, 0.1])
 def test_standard_errors_are_what_the_lines_scatter(scatter):
     pulls, ratio = [], []

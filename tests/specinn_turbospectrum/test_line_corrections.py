@@ -132,6 +132,7 @@ def test_packed_tables_are_the_same_bytes_again(file, tmp_path):
     assert len(Corrections.read(tmp_path / "a.ecsv.gz").table) == len(table)
 
 
+@pytest.mark.slow
 def test_shipped_corrections():
     """They are whole, small, and within the bounds of the fit; elements of few lines moved by less than 0.05
     dex in the mean, which is more than it should be."""

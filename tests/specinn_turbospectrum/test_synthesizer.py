@@ -622,6 +622,7 @@ def test_own_parts_in_the_table(prefix, tmp_path):
     assert made.arms == {"a": slice(0, 51), "b": slice(51, 152)}
 
 
+@pytest.mark.slow
 def test_contract_and_wavelengths(prefix):
     made = code(prefix, processes=2)
     values = np.vstack([SUN, SUN + np.array([10.0, 0.01, 0.1, 0.1, 0.0])])
@@ -783,6 +784,7 @@ def plugins() -> Plugins:
     return Plugins([], extra={"turbospectrum": specinn_turbospectrum})
 
 
+@pytest.mark.slow
 def test_commands(index, specinn, tmp_path, monkeypatch):
     monkeypatch.setenv("SPECINN_TURBOSPECTRUM", str(tmp_path / "made"))
     found = json.loads(specinn("doctor", "--json").stdout)

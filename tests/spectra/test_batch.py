@@ -148,6 +148,7 @@ def test_rows(rows, expected):
     assert batch.medium == "vacuum" and batch.resolving_power == 20000.0
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=4))
 def test_parts_join_to_the_whole(sizes):
     whole = make(sum(sizes))

@@ -131,6 +131,7 @@ def test_there_is_never_a_nan(seed, level, noise, error, masked, n_pix):
     assert (continuum[mask.all(1)] == 1).all() and (used[mask.all(1)] == 0).all()
 
 
+@pytest.mark.slow
 def test_single_precision_is_enough():
     flux, sigma, mask, _ = spectrum(n=12, seed=3)
     mask[:, :80] = True

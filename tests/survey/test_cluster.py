@@ -22,6 +22,8 @@ from specinn.parallel.cluster import ClusterFile
 from specinn.plugins import Plugins
 from specinn.survey.manifest import Plan
 
+pytestmark = pytest.mark.slow
+
 SIZES = [3, 1, 2, 4, 1, 1, 2, 5, 3, 1, 2, 2]
 
 

@@ -166,6 +166,7 @@ def test_the_identity_of_a_shard_is_its_files_and_settings(site: Site) -> None:
 # Catalogues ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".fits", ".ecsv", ".h5", ".parquet"])
 def test_many_shards_give_the_file_that_one_gives(
     run: Command, site: Site, reference: Path, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
@@ -182,6 +183,7 @@ def test_many_shards_give_the_file_that_one_gives(
     assert same(tmp_path / f"memory{suffix}", reference / f"out{suffix}")
 
 
+@pytest.mark.slow
 def test_a_name_without_suffix_is_a_folder_of_parquet_files(
     run: Command, reference: Path, tmp_path: Path
 ) -> None:
@@ -212,6 +214,7 @@ def test_a_name_without_suffix_is_a_folder_of_parquet_files(
     assert arrow["row"].to_pylist() == list(range(len(whole)))
 
 
+@pytest.mark.slow
 def test_pandas_and_astropy_read_the_folder(run: Command, tmp_path: Path) -> None:
     pandas = pytest.importorskip("pandas")
     assert run("-o", "survey").exit_code == 0
@@ -222,6 +225,7 @@ def test_pandas_and_astropy_read_the_folder(run: Command, tmp_path: Path) -> Non
     assert part["teff"].unit == "K" and part["teff"].tolist() == whole["teff"][: len(part)].tolist()
 
 
+@pytest.mark.slow
 def test_folders_that_are_there_already(run: Command, tmp_path: Path) -> None:
     assert run("-o", "survey").exit_code == 0
     sentence(run("-o", "survey/"), "survey exists", "--overwrite")
@@ -240,6 +244,7 @@ def test_folders_that_are_there_already(run: Command, tmp_path: Path) -> None:
         catalogue.read("mine")
 
 
+@pytest.mark.slow
 def test_samples_and_thinned_samples(
     run: Command, site: Site, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -289,6 +294,7 @@ def stopped(run: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pa
     return folder
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on(run: Command, stopped: Path, reference: Path, tmp_path: Path) -> None:
     before = {path.name: path.stat().st_mtime_ns for path in stopped.glob("part-*")}
     sentence(run("-o", "out.fits"), "not finished", "--resume", "--overwrite")
@@ -300,6 +306,7 @@ def test_a_stopped_run_goes_on(run: Command, stopped: Path, reference: Path, tmp
     assert [path.name for path in tmp_path.iterdir()] == ["out.fits"]
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_done_again(run: Command, stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = Plan.load(stopped)
     left = shards.missing(plan, stopped)
@@ -316,11 +323,13 @@ def test_what_is_done_is_not_done_again(run: Command, stopped: Path, monkeypatch
     assert seen == [f"star-{i}-{j}" for i in numbers for j in range(SIZES[i])]
 
 
+@pytest.mark.slow
 def test_overwrite_starts_anew(run: Command, stopped: Path, tmp_path: Path) -> None:
     assert run("-o", "out.fits", "--overwrite", "--seed", 5).exit_code == 0
     assert catalogue.read("out.fits").meta["seed"] == 5 and not stopped.exists()
 
 
+@pytest.mark.slow
 def test_a_run_stopped_before_its_first_shard_leaves_nothing(
     run: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -331,6 +340,7 @@ def test_a_run_stopped_before_its_first_shard_leaves_nothing(
     assert run("-o", "out.fits", "--resume").exit_code == 0  # a job script may always say --resume
 
 
+@pytest.mark.slow
 def test_two_runs_at_once(run: Command, stopped: Path, reference: Path, tmp_path: Path) -> None:
     before = sorted(path.name for path in stopped.iterdir())
     with held(stopped):
@@ -341,6 +351,7 @@ def test_two_runs_at_once(run: Command, stopped: Path, reference: Path, tmp_path
     assert same(tmp_path / "out.fits", reference / "out.fits")
 
 
+@pytest.mark.slow
 def test_runs_that_are_not_this_one(run: Command, site: Site, stopped: Path, tmp_path: Path) -> None:
     sentence(run("-o", "out.fits", "--resume", "--seed", 3), "another seed: 0 then, 3 now", "--overwrite")
     sentence(run("-o", "out.fits", "--resume", "--resolving-power", 6000), "another resolving_power: None")
@@ -356,6 +367,7 @@ def test_runs_that_are_not_this_one(run: Command, site: Site, stopped: Path, tmp
     sentence(run("-o", tmp_path / "out.fits", "--resume"), "another working folder", str(tmp_path))
 
 
+@pytest.mark.slow
 def test_tables_of_velocities_that_changed(
     run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -369,6 +381,7 @@ def test_tables_of_velocities_that_changed(
     sentence(run("-o", "out.fits", "--rv", "rv.csv", "--resume"), "another rv.csv")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -386,6 +399,7 @@ def test_damaged_manifests(run: Command, stopped: Path, damage: Callable[[str], 
     assert run("-o", "out.fits", "--overwrite").exit_code == 0
 
 
+@pytest.mark.slow
 def test_parts_that_are_half_written_foreign_or_outdated(
     run: Command, site: Site, reference: Path, stopped: Path, tmp_path: Path
 ) -> None:
@@ -404,6 +418,7 @@ def test_parts_that_are_half_written_foreign_or_outdated(
     assert [path.name for path in tmp_path.iterdir()] == ["out.fits"]
 
 
+@pytest.mark.slow
 def test_files_that_change(run: Command, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = [tmp_path / path.name for path in site.files]
     for old, new in zip(site.files, files, strict=True):
@@ -445,6 +460,7 @@ def done_parts(folder: Path) -> int:
     return len(list(folder.glob("part-*.parquet")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output", ["out.fits", "survey"])
 def test_kill_9_at_any_moment(
     process: Start, run: Command, site: Site, reference: Path, tmp_path: Path, output: str
@@ -481,6 +497,7 @@ def test_kill_9_at_any_moment(
         assert same(tmp_path / output, reference / output)
 
 
+@pytest.mark.slow
 def test_a_full_disk(process: Start, run: Command, reference: Path, tmp_path: Path) -> None:
     whole = (reference / "out.fits").stat().st_size
     child = process("-o", "out.fits", limit=whole - 1000)  # enough for shards, not for all of them in one
@@ -493,6 +510,7 @@ def test_a_full_disk(process: Start, run: Command, reference: Path, tmp_path: Pa
     assert same(tmp_path / "out.fits", reference / "out.fits")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [100, 10_000])
 def test_a_disk_that_is_full_at_once(process: Start, tmp_path: Path, limit: int) -> None:
     child = process("-o", "out.fits", "--save-samples", "s.h5", limit=limit)
@@ -502,6 +520,7 @@ def test_a_disk_that_is_full_at_once(process: Start, tmp_path: Path, limit: int)
     assert [path.name for path in tmp_path.iterdir()] == []
 
 
+@pytest.mark.slow
 def test_workers_give_the_same(process: Start, reference: Path, tmp_path: Path) -> None:
     """Two processes; one of them is killed twice at the same star."""
     lives = tmp_path / "lives"
@@ -515,6 +534,7 @@ def test_workers_give_the_same(process: Start, reference: Path, tmp_path: Path) 
     assert same_samples(tmp_path / "samples.h5", reference / "samples.h5")
 
 
+@pytest.mark.slow
 def test_a_shard_that_kills_its_workers(
     process: Start, run: Command, reference: Path, tmp_path: Path
 ) -> None:
@@ -540,6 +560,7 @@ def two_workers(process: Start, folder: Path, pause: float) -> tuple[Any, list[i
     return child, [int(number) for number in found]
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_all_processes(process: Start, tmp_path: Path) -> None:
     child, workers = two_workers(process, tmp_path, 0.3)
     assert len(workers) >= 2
@@ -552,6 +573,7 @@ def test_ctrl_c_stops_all_processes(process: Start, tmp_path: Path) -> None:
             os.kill(pid, 0)
 
 
+@pytest.mark.slow
 def test_workers_end_with_the_one_who_gives_them_work(process: Start, tmp_path: Path) -> None:
     child, workers = two_workers(process, tmp_path, 0.05)
     os.kill(child.pid, signal.SIGKILL)

@@ -177,6 +177,7 @@ states = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(state=st.dictionaries(st.text(), states))
 def test_plain_states_survive(tmp_path_factory, state):

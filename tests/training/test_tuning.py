@@ -71,7 +71,12 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def tune(quick: None) -> Callable[..., Result]:
+def optuna() -> None:
+    pytest.importorskip("optuna", reason="Optuna is not installed: pip install '.[tune]'")
+
+
+@pytest.fixture
+def command(quick: None) -> Callable[..., Result]:
     def call(*arguments: object, text: str = SEARCH) -> Result:
         Path("s.toml").write_text(text)
         plugins = Plugins([], {"bowl": tune_plugin})
@@ -80,13 +85,18 @@ def tune(quick: None) -> Callable[..., Result]:
     return call
 
 
+@pytest.fixture
+def tune(optuna: None, command: Callable[..., Result]) -> Callable[..., Result]:
+    return command
+
+
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> str:
     return fake_plugin.install("tune_plugin", tmp_path_factory.mktemp("packages"))
 
 
 @pytest.fixture
-def start(path: str, tmp_path: Path):
+def start(optuna: None, path: str, tmp_path: Path):
     """Starts real processes, and leaves none behind."""
     begun = []
 
@@ -151,6 +161,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.dictionaries(KEYS, VALUES, max_size=4))
 def test_toml_that_is_written_reads_back(table):
     assert tomllib.loads(recipes.to_toml(table, "a\n\nb")) == table
@@ -218,7 +229,7 @@ def test_a_search_may_start_from_a_recipe():
         (Budget(10, 10, 3), [1]),
     ],
 )
-def test_a_round_of_hyperband(budget, brackets, tmp_path):
+def test_a_round_of_hyperband(optuna, budget, brackets, tmp_path):
     from optuna.pruners import HyperbandPruner
 
     assert budget.brackets == brackets
@@ -317,6 +328,7 @@ def test_the_search_of_the_paper_varies_keys_that_exist():
 # The search --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_best_is_found_and_the_bad_are_stopped_early(tune, monkeypatch):
     def never(*_: object, **__: object) -> None:
         raise AssertionError("unpickled")
@@ -362,6 +374,7 @@ def test_the_best_is_found_and_the_bad_are_stopped_early(tune, monkeypatch):
     assert len(as_json) == 49 and as_json[0]["values"]["widths"] == [64, 32]
 
 
+@pytest.mark.slow
 def test_random_configurations_are_stopped_too(tune):
     result = tune("s.toml", "--quiet", text=SHORT.replace("seed = 3", 'sampler = "random"\ntrials = 30'))
     assert result.exit_code == 0 and result.stderr == ""
@@ -370,6 +383,7 @@ def test_random_configurations_are_stopped_too(tune):
     assert 0.3 < table["x"].mean() < 0.7 and len(set(table["widths"])) == 3  # nothing is learnt
 
 
+@pytest.mark.slow
 def test_a_search_is_extended_and_the_same_whether_interrupted_or_not(tune):
     def search(*arguments: object) -> list[dict]:
         done = tune(*arguments, "--json", "--quiet", text=SHORT)
@@ -412,6 +426,7 @@ def test_an_interrupted_trial_goes_on_from_its_checkpoint(tune, monkeypatch):
     assert sorted(rows()["trial"]) == [0, 1] and "running" not in rows()["state"]
 
 
+@pytest.mark.slow
 def test_configurations_that_fail_are_failed_trials(tune):
     text = SEARCH.replace('"widths"', 'blocks = { int = [1, 8] }\n"widths"')
     text = text.replace("[0.0, 1.0]", "[-0.2, 1.0]")
@@ -445,6 +460,7 @@ def test_an_unexpected_error_of_a_training_is_a_failed_trial(tune, monkeypatch):
     assert 0 < sum(rows()["state"] == "failed") < 6
 
 
+@pytest.mark.slow
 def test_a_search_in_which_all_trials_fail_ends(tune):
     result = tune(text=SEARCH.replace("x = 0.5", "x = 0.5\nblocks = 7"))
     sentence(result, "first 8 trials of this process all failed", "more than 6 do not fit")
@@ -453,6 +469,7 @@ def test_a_search_in_which_all_trials_fail_ends(tune):
     sentence(result, "the estimator 'silent' reports no validation loss")
 
 
+@pytest.mark.slow
 def test_a_full_disk_fails_no_trial(tune, monkeypatch):
     from specinn.errors import OutputError
 
@@ -467,6 +484,7 @@ def test_a_full_disk_fails_no_trial(tune, monkeypatch):
     assert "failed" not in rows()["state"]
 
 
+@pytest.mark.slow
 def test_folders_that_cannot_be_joined(tune, tmp_path, monkeypatch):
     assert tune("s.toml", "--trials", 1).exit_code == 0
     other = SEARCH.replace("[0.0, 1.0]", "[0.0, 2.0]").replace("x = 0.5", "x = 0.6")
@@ -487,13 +505,14 @@ def test_folders_that_cannot_be_joined(tune, tmp_path, monkeypatch):
     assert tune("../s-trials", "--show").exit_code == 0
 
 
-def test_without_optuna(tune, monkeypatch):
+def test_without_optuna(command, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     monkeypatch.setitem(sys.modules, "optuna.storages.journal", None)
-    sentence(tune(), "needs Optuna, version 4 or later", "pip install 'specinn[tune]'")
+    sentence(command(), "needs Optuna, version 4 or later", "pip install 'specinn[tune]'")
     assert not Path("s-trials").exists()
 
 
+@pytest.mark.slow
 def test_a_line_that_a_killed_process_left_unfinished_is_removed(tune):
     assert tune("s.toml", "--trials", 2, text=SHORT).exit_code == 0
     with Path("s-trials/journal.log").open("ab") as file:
@@ -559,6 +578,7 @@ def test_a_claim_of_another_machine_ends_with_its_signs_of_life(monkeypatch):
     assert not list(Path("c").glob("0003.*"))
 
 
+@pytest.mark.slow
 def test_a_claim_is_taken_by_one_of_many():
     Claims(Path("c"))
     code = "import sys; from pathlib import Path; from specinn.parallel.locks import Claims\n" + (
@@ -590,6 +610,7 @@ def test_a_lock_ends_with_its_process_and_waits_for_other_machines(monkeypatch):
 # Processes ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_killed_again_and_again(start, tune):
     """kill -9, each time a little later; what is found is complete, and no trial is lost or begun anew."""
     rng = random.Random(1)
@@ -621,6 +642,7 @@ def test_killed_again_and_again(start, tune):
     assert all(drawn[row["trial"]] == row["x"] for row in table)
 
 
+@pytest.mark.slow
 def test_two_processes_and_another_command_share_a_search(start):
     both = [start("--trials", 12, "--processes", 2, BOWL_PAUSE=0.05), start("--trials", 12, BOWL_PAUSE=0.05)]
     for process in both:
@@ -644,6 +666,7 @@ def living(processes: set[int]) -> set[int]:
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_all_processes_stop_with_the_command(start, how):
     process = start("--processes", 2, BOWL_PAUSE=0.3)
@@ -662,6 +685,7 @@ def test_all_processes_stop_with_the_command(start, how):
         assert list(rows()["state"]) == ["running"] * 2
 
 
+@pytest.mark.slow
 def test_a_trial_that_kills_its_processes_fails(start):
     process = start("--processes", 2, "--trials", 4, BOWL_DEADLY=0.4)
     _, errors = process.communicate(timeout=100)
@@ -676,6 +700,7 @@ def test_a_trial_that_kills_its_processes_fails(start):
     assert set(table["state"][table["x"] <= 0.4]) <= {"complete", "stopped"}
 
 
+@pytest.mark.slow
 def test_processes_tell_what_is_wrong(start):
     process = start("--processes", 2, text=SHORT.replace("x = 0.5", "x = 0.5\nblocks = 7"))
     _, errors = process.communicate(timeout=60)
@@ -688,7 +713,8 @@ def test_processes_tell_what_is_wrong(start):
 # The cINN ----------------------------------------------------------------------------------------
 
 
-def test_the_cinn_is_tuned(tmp_path, monkeypatch, quick):
+@pytest.mark.slow
+def test_the_cinn_is_tuned(optuna, tmp_path, monkeypatch, quick):
     import specinn_cinn
     from specinn_cinn.estimator import CINN
     from specinn_emulator.training import train
