@@ -6,7 +6,7 @@ from pathlib import Path
 
 from specinn.plugins.hookspecs import InstrumentRecord, ReaderRecord, hookimpl
 
-_HERE = Path(__file__).parent
+_TOML = Path(__file__).parent / "spectrographs"
 
 INSTRUMENTS = {
     "4most-hr": "4MOST high-resolution spectrograph, three arms, R 20000",
@@ -44,7 +44,7 @@ READERS = {
 @hookimpl
 def specinn_instruments() -> list[InstrumentRecord | ReaderRecord]:
     instruments = [
-        InstrumentRecord(name=name, summary=summary, toml=_HERE / f"{name}.toml")
+        InstrumentRecord(name=name, summary=summary, toml=_TOML / f"{name}.toml")
         for name, summary in INSTRUMENTS.items()
     ]
     readers = [
