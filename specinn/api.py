@@ -17,7 +17,7 @@ from specinn import catalogue, models
 from specinn.catalogue.result import Result
 from specinn.errors import ConfigError, ModelError, ReadError, SpecinnError, in_python
 from specinn.flags import is_bad
-from specinn.inference.options import DEFAULT_INSTRUMENT, Frame, RunOptions
+from specinn.inference.options import DEFAULT_INSTRUMENT, RunOptions
 from specinn.inference.run import (
     Run,
     prepare,
@@ -35,7 +35,7 @@ from specinn.inference.sources import (
     item_sources,
     with_stated,
 )
-from specinn.instruments import Medium
+from specinn.instruments import Frame, Medium
 from specinn.plugins import Plugins
 from specinn.posterior import Posterior
 from specinn.posterior.display import Small, catalogue_table

@@ -13,6 +13,7 @@ from specinn.config import parsed_by, read_toml, structure
 from specinn.errors import ConfigError
 
 Medium = Literal["air", "vacuum"]
+Frame = Literal["barycentric", "heliocentric", "topocentric", "rest"]
 
 
 @attrs.frozen
@@ -108,8 +109,9 @@ class Instrument:
     """A spectrograph as its TOML file describes it.
 
     ``name`` and ``summary`` (one line) are shown by ``specinn instruments``; ``arms`` are its wavelength
-    ranges, with pixels and resolving power; wavelengths are in ``medium`` (``air`` or ``vacuum``);
-    ``source`` says where the numbers come from. Raises ``ConfigError`` where arms are missing or share a
+    ranges, with pixels and resolving power; wavelengths are in ``medium`` (``air`` or ``vacuum``), and
+    files that do not state their frame are in ``frame`` (None: unknown); ``source`` says where the numbers
+    come from, ``note`` what else one has to know. Raises ``ConfigError`` where arms are missing or share a
     name.
     """
 
@@ -117,7 +119,9 @@ class Instrument:
     summary: str
     arms: tuple[Arm, ...]
     medium: Medium = "air"
+    frame: Frame | None = None
     source: str = ""
+    note: str = ""
 
     def __attrs_post_init__(self) -> None:
         names = [arm.name for arm in self.arms]
@@ -144,7 +148,7 @@ class Instrument:
         for arm in data["arms"]:
             if arm["pixels"] is None:
                 del arm["pixels"]
-        return data
+        return {key: value for key, value in data.items() if key not in ("frame", "note") or value}
 
     def select(self, names: tuple[str, ...] | list[str]) -> Instrument:
         """The same instrument with only the arms of these ``names``, in the given order."""

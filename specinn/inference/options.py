@@ -6,19 +6,18 @@ import math
 import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import attrs
 import numpy as np
 
 from specinn.errors import ConfigError, near, nearest
-from specinn.instruments import Medium
+from specinn.instruments import Frame, Medium
 
 if TYPE_CHECKING:
     from specinn.plugins.interfaces import Correction, Estimator
 
 DEFAULT_INSTRUMENT = "4most-hr"
-Frame = Literal["barycentric", "heliocentric", "topocentric", "rest"]
 Rv = float | str | tuple[float, ...] | Mapping[str, float] | None
 _FASTEST = 3000.0  # km/s
 

@@ -23,6 +23,7 @@ from specinn.inference.pipeline import Pipeline
 from specinn.inference.sources import (
     Item,
     Source,
+    by_instrument,
     check_items,
     folder_message,
     item_sources,
@@ -126,12 +127,12 @@ class Run:
     def _as_stated(self, batch: SpectrumBatch, source: Source, start: int) -> SpectrumBatch:
         """The batch, which begins with the spectrum ``start`` of its source, with what the user states."""
         stated = {**self.stated, **source.stated}
-        if not stated:
-            return batch
         instrument = None
         if "instrument" in stated and self.plugins is not None:
             instrument = load_instrument(self.plugins, stated["instrument"])
-        return with_stated(batch, stated, start, instrument)
+        if stated:
+            batch = with_stated(batch, stated, start, instrument)
+        return by_instrument(batch, instrument or self.pipeline.instrument)
 
     def _with_keys(self, batch: SpectrumBatch, keys: np.ndarray) -> SpectrumBatch:
         """The batch with the keys of its spectra, and the velocities that the user gives."""
