@@ -14,6 +14,8 @@ from specinn.cli._options import (
     DegradeSNR,
     Device,
     Format,
+    Instrument,
+    MediumOption,
     Model,
     Overwrite,
     Quiet,
@@ -22,7 +24,6 @@ from specinn.cli._options import (
     Scheduler,
     Seed,
     Workers,
-    offered,
 )
 from specinn.cli._progress import Watch
 
@@ -51,16 +52,7 @@ def run(
             help="Files, @LIST, @TABLE; none: the examples.",
         ),
     ] = None,
-    instrument: Annotated[
-        str,
-        typer.Option(
-            "--instrument",
-            "-i",
-            metavar="NAME",
-            help="Name or TOML file.",
-            autocompletion=offered("instrument"),
-        ),
-    ] = "4most-hr",
+    instrument: Instrument = "4most-hr",
     output: Annotated[
         Path,
         typer.Option(
@@ -79,10 +71,7 @@ def run(
             help="Of all stars; auto measures it; a table has it by id or path. Else as stated, or measured.",
         ),
     ] = None,
-    medium: Annotated[
-        str | None,
-        typer.Option(metavar="air|vacuum", help="Of the wavelengths, whatever files say."),
-    ] = None,
+    medium: MediumOption = None,
     frame: Annotated[
         str | None,
         typer.Option(
