@@ -223,6 +223,7 @@ def infer(
     frame: Frame | None = None,
     degrade_snr: float | None = None,
     synthetic: bool = False,
+    check: Sequence[str] = (),
     corrections: Sequence[str | Path | Correction] = (),
     format: str = "auto",
     recursive: bool = False,
@@ -254,6 +255,8 @@ def infer(
     degrade_snr : add noise down to this S/N per Angstrom.
     synthetic : the spectra were computed with the physics of the model's grid, so that no errors of the
         physics need to be allowed for.
+    check : ``"arms"``, whether the arms, each by itself, give the same values, ``"model"``, whether the
+        model spectrum of the values fits, or both in a list: each adds a column and a flag.
     corrections : files of corrections, or loaded ones, in the order to apply them.
     format : of files; recognised from their content by default.
     recursive : take all spectra below folders.
@@ -268,7 +271,7 @@ def infer(
         options = RunOptions(
             instrument=instrument, model=model, device=device, samples=samples, seed=seed, rv=rv,
             resolving_power=resolving_power, medium=medium, frame=frame, degrade_snr=degrade_snr,
-            synthetic=synthetic, corrections=corrections, format=format,
+            synthetic=synthetic, check=check, corrections=corrections, format=format,
         )  # fmt: skip
         run = prepare(plugins, options, keep_samples=True)
         assert run.pipeline.instrument is not None

@@ -94,6 +94,10 @@ def run(
     synthetic: Annotated[
         bool, typer.Option("--synthetic", help="Allow for no errors of the physics.")
     ] = False,
+    check: Annotated[
+        list[str] | None,
+        typer.Option(metavar="arms|model", help="Compare arms, or the model spectrum; repeatable."),
+    ] = None,
     correction: Corrections = None,
     samples: Samples = 4096,
     save_samples: Annotated[
@@ -128,6 +132,7 @@ def run(
         instrument=instrument, model=model, device=device, samples=samples, seed=seed, rv=rv,
         resolving_power=resolving_power, degrade_snr=degrade_snr, synthetic=synthetic,
         corrections=correction or (), format=format, medium=medium, frame=frame,
+        check=check or (),
     )  # fmt: skip
     if not survey.check(output, save_samples, resume=resume, overwrite=overwrite):
         note(f"{output} is there and no run for it was interrupted: nothing to do")
