@@ -34,7 +34,7 @@ Z16 = 0.9944578832097532  # of the percentile 16
 
 
 class Gaussian:
-    """[Mg/Fe] is the mean flux of the good pixels - 1, +- 0.06 / sqrt(arms); log vbroad 1 +- 0.1 / sqrt(arms)."""
+    """[Mg/Fe] is the mean good flux - 1, +- 0.06 / sqrt(arms); log vbroad is 1 +- 0.1 / sqrt(arms)."""
 
     labels = LABELS
     used_pixels = np.ones(30, bool)
