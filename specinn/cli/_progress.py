@@ -47,7 +47,7 @@ class Watch:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._filters.__exit__(*_)
+        self._filters.__exit__(None, None, None)
         self._repeat()
         for sentence, files in self._remarks.values():
             if len(files) > 1:

@@ -129,8 +129,9 @@ def _client(scheduler: str | None, path: str | Path | None) -> Iterator[Any]:
 
 
 def _wait_for_an_answer(address: str) -> None:
-    """Raises ``OSError`` where nobody speaks at ``tcp://HOST:PORT``. A scheduler speaks first, at once; on one
-    that accepts connections and is silent (stopped, or another service) a ``Client`` waits for ever."""
+    """Raises ``OSError`` where nobody speaks at ``tcp://HOST:PORT``. A scheduler speaks first, at once;
+    on one that accepts connections and is silent (stopped, or another service) a ``Client`` waits for ever.
+    """
     protocol, _, place = address.rpartition("://")
     host, _, port = place.rpartition(":")
     if protocol not in ("", "tcp") or not host or not port.isdigit():
