@@ -42,7 +42,8 @@ class Watch:
     def __enter__(self) -> Watch:
         self._filters.__enter__()
         warnings.simplefilter("always", SpectrumWarning)
-        self._shown, warnings.showwarning = warnings.showwarning, self._warned
+        self._shown = warnings.showwarning
+        warnings.showwarning = self._warned  # type: ignore[assignment]
         self._bar.start()
         return self
 
