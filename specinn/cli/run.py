@@ -59,7 +59,7 @@ def run(
             "--output",
             "-o",
             metavar="FILE",
-            help="Catalogue: .fits, .ecsv, .vot, .csv, .parquet, .h5; without suffix a folder.",
+            help="By suffix: .fits, .ecsv, .vot, .csv, .parquet, .h5; none: folder.",
         ),
     ] = DEFAULT_OUTPUT,
     model: Model = None,
@@ -68,7 +68,7 @@ def run(
         str | None,
         typer.Option(
             metavar="KM/S|auto|FILE",
-            help="Of all stars; auto measures it; a table has it by id or path. Else as stated, or measured.",
+            help="Of all, or a table by id or path; auto: measure.",
         ),
     ] = None,
     medium: MediumOption = None,
