@@ -21,7 +21,7 @@ from specinn import catalogue, models
 from specinn.catalogue.result import Result
 from specinn.errors import ConfigError, ModelError, ReadError, SpecinnError, in_python
 from specinn.flags import is_bad
-from specinn.inference.options import DEFAULT_INSTRUMENT, Frame, RunOptions
+from specinn.inference.options import DEFAULT_INSTRUMENT, RunOptions
 from specinn.inference.run import (
     Run,
     prepare,
@@ -39,7 +39,7 @@ from specinn.inference.sources import (
     item_sources,
     with_stated,
 )
-from specinn.instruments import Medium
+from specinn.instruments import Frame, Medium
 from specinn.plugins import Plugins
 from specinn.posterior import Posterior
 from specinn.posterior.display import Small, catalogue_table
@@ -302,6 +302,7 @@ def infer(
     frame: Frame | None = None,
     degrade_snr: float | None = None,
     synthetic: bool = False,
+    check: Sequence[str] = (),
     corrections: Sequence[str | Path | Correction] = (),
     format: str = "auto",
     recursive: bool = False,
@@ -342,6 +343,9 @@ def infer(
     synthetic : bool
         The spectra were computed with the physics of the model's grid, so that no errors of the physics need
         to be allowed for.
+    check : {"arms", "model"} or list of these
+        ``"arms"``: whether the arms, each by itself, give the same values; ``"model"``: whether the model
+        spectrum of the values fits. Each adds a column and a flag.
     corrections : sequence of str, Path or Correction
         Files of corrections, or loaded ones, in the order to apply them.
     format : str
@@ -383,7 +387,7 @@ def infer(
         options = RunOptions(
             instrument=instrument, model=model, device=device, samples=samples, seed=seed, rv=rv,
             resolving_power=resolving_power, medium=medium, frame=frame, degrade_snr=degrade_snr,
-            synthetic=synthetic, corrections=corrections, format=format,
+            synthetic=synthetic, check=check, corrections=corrections, format=format,
         )  # fmt: skip
         run = prepare(plugins, options, keep_samples=True)
         assert run.pipeline.instrument is not None

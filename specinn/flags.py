@@ -65,6 +65,7 @@ class Flag(enum.IntFlag):
     RV_TOPOCENTRIC = 1048576
     MEDIUM_SUSPECT = 2097152
     MODEL_MISFIT = 4194304
+    ARMS_DISAGREE = 8388608
 
 
 @attrs.frozen
@@ -139,6 +140,11 @@ FLAGS: tuple[FlagInfo, ...] = (
         Flag.MODEL_MISFIT,
         "warn",
         "an arm does not look like the model spectrum of what was inferred from all",
+    ),
+    FlagInfo(
+        Flag.ARMS_DISAGREE,
+        "warn",
+        "the arms, each by itself, give values that differ by more than 4 sigma; see the column message",
     ),
 )
 

@@ -18,9 +18,10 @@ import numpy as np
 from specinn.config import parsed_by, read_toml, structure
 from specinn.errors import ConfigError
 
-__all__ = ["Arm", "Instrument", "Medium", "PixelGrid", "ResolvingPower"]
+__all__ = ["Arm", "Frame", "Instrument", "Medium", "PixelGrid", "ResolvingPower"]
 
 Medium = Literal["air", "vacuum"]
+Frame = Literal["barycentric", "heliocentric", "topocentric", "rest"]
 
 
 @attrs.frozen
@@ -131,8 +132,12 @@ class Instrument:
         Its wavelength ranges (Angstrom), with pixels and resolving power.
     medium : {"air", "vacuum"}
         Of its wavelengths.
+    frame : {"barycentric", "heliocentric", "topocentric", "rest"}, optional
+        Of files that do not state theirs; None: unknown.
     source : str
         Where the numbers come from.
+    note : str
+        What else one has to know.
 
     Raises
     ------
@@ -162,7 +167,9 @@ class Instrument:
     summary: str
     arms: tuple[Arm, ...]
     medium: Medium = "air"
+    frame: Frame | None = None
     source: str = ""
+    note: str = ""
 
     def __attrs_post_init__(self) -> None:
         names = [arm.name for arm in self.arms]
@@ -189,7 +196,7 @@ class Instrument:
         for arm in data["arms"]:
             if arm["pixels"] is None:
                 del arm["pixels"]
-        return data
+        return {key: value for key, value in data.items() if key not in ("frame", "note") or value}
 
     def select(self, names: tuple[str, ...] | list[str]) -> Instrument:
         """The same instrument with only the arms of these ``names``, in the given order."""

@@ -23,6 +23,7 @@ __all__ = [
     "SERIES",
     "Figure",
     "save",
+    "save_as",
     "save_files",
     "style",
 ]
@@ -84,6 +85,12 @@ def save_files(figure: matplotlib.figure.Figure, folder: Path, name: str) -> Non
     """Write ``name.pdf`` and ``name.png``."""
     figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None}, facecolor="white")
     figure.savefig(folder / f"{name}.png", dpi=160, facecolor="white")
+
+
+def save_as(figure: matplotlib.figure.Figure, path: Path, kind: str) -> None:
+    """Write the figure as ``png``, ``pdf`` or ``svg``, without a date."""
+    dates = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
+    figure.savefig(path, format=kind, dpi=160, facecolor="white", metadata=dates.get(kind))
 
 
 def _inline(svg: str, name: str) -> str:

@@ -10,8 +10,11 @@ import pytest
 import specinn_instruments
 
 from specinn.errors import ConfigError
+from specinn.inference.sources import by_instrument, load_instrument
 from specinn.instruments import Instrument, ResolvingPower
 from specinn.plugins import Plugins, load_factory
+from specinn.spectra import SpectrumBatch
+from specinn.testing import check_instrument
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +30,17 @@ def instrument(plugins: Plugins, name: str) -> Instrument:
 
 def test_records_agree_with_the_files(plugins):
     names = [offer.record.name for offer in plugins.offers("instrument")]
-    assert names == ["4most-hr", "foces", "narval", "uves"]
+    assert names == [
+        "4most-hr", "elodie", "espadons", "espresso", "feros", "fies", "foces", "giraffe", "harps", "harps-n",
+        "hermes-galah", "hermes-mercator", "hires", "mike", "narval", "pepsi", "sophie", "uves",
+    ]  # fmt: skip
+    vacuum = []
     for offer in plugins.offers("instrument"):
-        found = Instrument.from_toml(offer.record.toml)
-        assert (found.name, found.summary, found.medium) == (offer.record.name, offer.record.summary, "air")
+        found = check_instrument(offer.record.toml)
+        assert (found.name, found.summary) == (offer.record.name, offer.record.summary)
+        if found.medium == "vacuum":
+            vacuum.append(found.name)
+    assert vacuum == ["espresso", "hires"]
 
 
 def test_every_reader_can_be_imported(plugins):
@@ -86,6 +96,72 @@ def test_archive_instruments_cover_the_4most_arms(plugins, name, power):
     assert found.resolving_power_at(np.array([5000.0, 6000.0])).tolist() == [power, power]
     with pytest.raises(ConfigError, match="no fixed pixel grid"):
         _ = found.arms[0].wavelength
+
+
+# Wavelength (Angstrom), R there, frame: as the manuals and papers have them that the files cite.
+FACTS = [
+    ("harps", 5500, 115000, "barycentric"),
+    ("harps-n", 5500, 115000, "barycentric"),
+    ("feros", 5500, 48000, "barycentric"),
+    ("mike", 4000, 25000, None),
+    ("mike", 6000, 19000, None),
+    ("hermes-galah", 6600, 28000, "barycentric"),
+    ("hermes-mercator", 5500, 85000, None),
+    ("fies", 5500, 67000, None),
+    ("hires", 5500, 45000, "heliocentric"),
+    ("espadons", 5500, 68000, "heliocentric"),
+    ("giraffe", 5500, 19000, None),
+    ("espresso", 5500, 140000, "barycentric"),
+    ("pepsi", 5500, 50000, None),
+    ("sophie", 5500, 40000, "barycentric"),
+    ("elodie", 5500, 42000, None),
+]
+
+
+@pytest.mark.parametrize(("name", "wavelength", "power", "frame"), FACTS)
+def test_D14_facts_of_the_instruments(plugins, name, wavelength, power, frame):
+    found = instrument(plugins, name)
+    assert found.resolving_power_at(np.array([float(wavelength)])).tolist() == [power]
+    assert any(arm.contains(np.array([wavelength])).all() for arm in found.arms)
+    assert found.frame == frame
+    assert found.source and found.note.endswith("\n")
+
+
+OWN = """
+name = "mine"
+summary = "a spectrograph in a cellar"
+medium = "vacuum"
+frame = "topocentric"
+note = "for this test"
+
+[[arms]]
+name = "all"
+range = [4000, 9000]
+resolving_power = [[4000, 50000], [9000, 60000]]
+"""
+
+
+def test_D14_an_instrument_of_the_user_says_what_files_do_not(plugins, tmp_path):
+    (tmp_path / "my.toml").write_text(OWN)
+    found = load_instrument(plugins, str(tmp_path / "my.toml"))
+    assert Instrument.from_dict(found.to_dict()) == found
+    wave = np.linspace(5000.0, 5100.0, 200)
+    meta = {"medium_from": ["assumed"], "frame": ["unknown"], "frame_from": ["not stated"]}
+    batch = SpectrumBatch.from_arrays(wave, np.ones(200), ids=["a"], medium="air")
+    for name, values in meta.items():
+        batch.meta[name] = values
+    out = by_instrument(batch, found)
+    assert out.medium == "vacuum" and out.meta["medium_from"][0] == "the instrument mine"
+    assert out.meta["frame"][0] == "topocentric" and out.meta["frame_from"][0] == "the instrument mine"
+    assert batch.medium == "air" and batch.meta["frame"][0] == "unknown"
+    batch.meta["medium_from"], batch.meta["frame"] = ["CTYPE1 AWAV"], ["barycentric"]
+    assert by_instrument(batch, found) is batch  # what a file states goes before
+
+
+def test_a_wrong_frame_is_named_with_its_path(plugins):
+    data = instrument(plugins, "harps").to_dict() | {"frame": "galactic"}
+    with pytest.raises(ConfigError, match="frame"):
+        Instrument.from_dict(data, "mine.toml")
 
 
 def test_resolving_power_may_be_a_table(plugins):

@@ -111,7 +111,7 @@ def test_the_wheel_has_the_packages_whole_and_nothing_else(wheel: Path) -> None:
         "specinn/lines.toml",
         "specinn/report/catalogue/page.html",
         "specinn/plugins/template/test_plugin.py",
-        "specinn_instruments/4most-hr.toml",
+        "specinn_instruments/spectrographs/4most-hr.toml",
         "specinn_cinn/weights/4most-hr-gr.safetensors",
         "specinn_emulator/weights/turbospectrum-lte-gr.safetensors",
     ):

@@ -6,13 +6,27 @@ from pathlib import Path
 
 from specinn.plugins import InstrumentRecord, ReaderRecord, hookimpl
 
-_HERE = Path(__file__).parent
+_TOML = Path(__file__).parent / "spectrographs"
 
 INSTRUMENTS = {
     "4most-hr": "4MOST high-resolution spectrograph, three arms, R 20000",
-    "uves": "UVES at the VLT, R 40000 to 110000",
-    "narval": "NARVAL and its twin ESPaDOnS, R 65000 to 80000",
+    "elodie": "ELODIE at the OHP 1.93 m, R 42000",
+    "espadons": "ESPaDOnS at the CFHT, R 68000 or 80000",
+    "espresso": "ESPRESSO at the VLT, R 70000, 140000 or 190000",
+    "feros": "FEROS at La Silla, R 48000",
+    "fies": "FIES at the Nordic Optical Telescope, R 25000, 46000 or 67000 by fibre",
     "foces": "FOCES at Calar Alto and Wendelstein, R 40600 or 65000",
+    "giraffe": "FLAMES/GIRAFFE at the VLT, R 7000 to 30000 by setup",
+    "harps": "HARPS at the ESO 3.6 m, R 115000",
+    "harps-n": "HARPS-N at the TNG, R 115000",
+    "hermes-galah": "HERMES at the AAT (GALAH), four arms, R 28000",
+    "hermes-mercator": "HERMES at Mercator, R 85000",
+    "hires": "HIRES at Keck, R 45000 with a slit of 0.86 arcsec",
+    "mike": "MIKE at Magellan, R 25000 and 19000 with a slit of 1 arcsec",
+    "narval": "NARVAL and its twin ESPaDOnS, R 65000 to 80000",
+    "pepsi": "PEPSI at the LBT, R 50000, 130000 or 250000",
+    "sophie": "SOPHIE at the OHP 1.93 m, R 40000 or 75000",
+    "uves": "UVES at the VLT, R 40000 to 110000",
 }
 
 # name: (priority, class, summary); of two that know a file, the one of higher priority reads it
@@ -44,7 +58,7 @@ READERS = {
 @hookimpl
 def specinn_instruments() -> list[InstrumentRecord | ReaderRecord]:
     instruments = [
-        InstrumentRecord(name=name, summary=summary, toml=_HERE / f"{name}.toml")
+        InstrumentRecord(name=name, summary=summary, toml=_TOML / f"{name}.toml")
         for name, summary in INSTRUMENTS.items()
     ]
     readers = [

@@ -37,7 +37,7 @@ SIGNS = {
 ALTERATIONS = {
     "velocity": "one with a wrong velocity or wavelength scale",
     "two": "two spectra added",
-    "blur": "one with a wrong resolving power",
+    "blur": "one with a wrong resolving power (state --instrument or --resolving-power)",
     "arms": "arms that do not belong together",
     "weak": "one whose lines are all too weak",
     "bumps": "one with emission or other broad features that stars of the grid do not have",

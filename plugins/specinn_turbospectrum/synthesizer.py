@@ -375,7 +375,7 @@ class Turbospectrum(Synthesizer):
             "compiler": " ".join(filter(None, (code.get("compiler"), code.get("flags")))),
             "nlte": {element: _describe(nlte) for element, nlte in self.settings.nlte.items()},
             "atmospheres": {
-                "source": models.get("summary", f"MARCS models in {self._installation.atmospheres}"),
+                "source": models.get("summary", f"MARCS models in {self._installation.atmospheres.name}"),
                 "sha256": models.get("files", {}).get("marcs", ""),
                 "models": len(self._atmospheres.models),
                 "range": {"teff": teff, "logg": logg, "fe_h": fe_h},

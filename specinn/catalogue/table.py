@@ -126,8 +126,28 @@ def statistics(label: Label, *, corrected: bool = False) -> list[Field]:
     return fields
 
 
-def schema(labels: LabelSet, arms: Sequence[str], *, corrected: bool = False) -> tuple[Field, ...]:
-    """All columns of a catalogue, in order."""
+_CHECKS = {
+    "arms": Field(
+        "arm_disagreement",
+        np.float32,
+        "",
+        "How far apart the values of single arms are, in sigma, of the worst label; above 4: flag",
+        "meta.code.qual",
+    ),
+    "model": Field(
+        "misfit",
+        np.float32,
+        "",
+        "How far the spectrum is from the model spectrum of the values, of the worst arm; above 1: flag",
+        "meta.code.qual",
+    ),
+}
+
+
+def schema(
+    labels: LabelSet, arms: Sequence[str], *, corrected: bool = False, checks: Sequence[str] = ()
+) -> tuple[Field, ...]:
+    """All columns of a catalogue, in order; ``checks`` are those of the run (``arms``, ``model``)."""
     fields = [
         Field("id", str, "", "Identifier of the spectrum", "meta.id;meta.main"),
         Field("path", str, "", "File of the spectrum", "meta.id;meta.file"),
@@ -157,6 +177,7 @@ def schema(labels: LabelSet, arms: Sequence[str], *, corrected: bool = False) ->
     return (
         *fields,
         Field("stranger", np.float32, "", stranger, "meta.code.qual"),
+        *(_CHECKS[name] for name in checks),
         Field("rejected_fraction", np.float32, "", rejected, "meta.code.qual"),
         # signed, because VOTable has no unsigned integers of 32 bits
         Field("flags", np.int32, "", "Bit mask; its bits are explained by: specinn flags VALUE", "meta.code"),

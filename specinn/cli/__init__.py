@@ -19,6 +19,7 @@ from specinn.cli import (
     instruments,
     models,
     new_plugin,
+    plot,
     plugins,
     report,
     resimulate,
@@ -66,7 +67,7 @@ def root(
 
 _PANELS: dict[str, dict[str, Any]] = {
     "From spectra to results": {
-        "run": run, "combine": combine, "report": report, "resimulate": resimulate,
+        "run": run, "plot": plot, "combine": combine, "report": report, "resimulate": resimulate,
     },
     "What there is": {
         "instruments": instruments, "models": models, "flags": flags, "plugins": plugins, "doctor": doctor,

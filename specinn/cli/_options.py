@@ -76,6 +76,19 @@ Format = Annotated[
     typer.Option(metavar="NAME", help="Of the files.", autocompletion=offered("reader")),
 ]
 Grids = Annotated[list[Path], typer.Option(metavar="GRID.h5", help=f"Grid of synthetic spectra{_AGAIN}.")]
+Instrument = Annotated[
+    str,
+    typer.Option(
+        "--instrument",
+        "-i",
+        metavar="NAME",
+        help="Name or TOML file.",
+        autocompletion=offered("instrument"),
+    ),
+]
+MediumOption = Annotated[
+    str | None, typer.Option("--medium", metavar="air|vacuum", help="Of the wavelengths, whatever files say.")
+]
 Model = Annotated[
     str | None,
     typer.Option("--model", "-m", metavar="MODEL", help="Name or file of a model.", autocompletion=_models),

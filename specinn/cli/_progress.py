@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import time
+import warnings
+from typing import Any
 
 import typer
 
+from specinn.errors import SpectrumWarning
 from specinn.texts import plural
 
 NAMED = 5  # of those with the same failure
+_LONGEST = 160  # characters of a remark that is said again
 INTERVAL = 60.0  # seconds between lines where the output is no terminal
 
 
@@ -33,19 +38,45 @@ class Watch:
         self._began = self._told = time.monotonic()
         self._said: str | None = None
         self._again: list[str] = []
+        self._remarks: dict[str, tuple[str, list[str]]] = {}
+        self._filters = warnings.catch_warnings()
 
     def __enter__(self) -> Watch:
+        self._filters.__enter__()
+        warnings.simplefilter("always", SpectrumWarning)
+        self._shown = warnings.showwarning
+        warnings.showwarning = self._warned  # type: ignore[assignment]
         self._bar.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._filters.__exit__(None, None, None)
         stopped = kind is not None and issubclass(kind, KeyboardInterrupt)
         if stopped:
             self.say(f"stopped; {self._resume}")
         self._repeat()
+        for sentence, files in self._remarks.values():
+            if len(files) > 1:
+                what = sentence if len(sentence) <= _LONGEST else sentence[: _LONGEST - 3] + "..."
+                more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
+                self.say(f"{len(files)} files: {what} ({', '.join(files[:NAMED])}{more})")
         self._bar.stop()
         if stopped:
             raise typer.Exit(130) from None
+
+    def _warned(self, message: Warning | str, category: type[Warning], *others: Any) -> None:
+        """Say a remark on a file once, and at the end of how many files it holds: numbers apart."""
+        if not issubclass(category, SpectrumWarning):
+            return self._shown(message, category, *others)
+        path, _, sentence = str(message).partition(": ")
+        if not sentence:
+            path, sentence = "", path
+        _, files = self._remarks.setdefault(re.sub(r"\d+(\.\d+)?", "N", sentence), (sentence, []))
+        if not files:
+            self.say(str(message))
+        if path not in files[-1:]:
+            files.append(path)
+        return None
 
     def start(self, files: int, done: int) -> None:
         """So many files, of which an earlier run did so many."""

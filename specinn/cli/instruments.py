@@ -15,7 +15,7 @@ def instruments(
     ctx: typer.Context,
     name: Annotated[
         str | None,
-        typer.Argument(help="One instrument, to see its arms.", autocompletion=offered("instrument")),
+        typer.Argument(help="Name or TOML file, to see it.", autocompletion=offered("instrument")),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -35,13 +35,15 @@ def instruments(
         return
     from specinn.instruments import Instrument  # numpy, which the list does without
 
-    instrument = Instrument.from_toml(plugins.record("instrument", name).toml)
+    path = name if name.endswith(".toml") else plugins.record("instrument", name).toml
+    instrument = Instrument.from_toml(path)
     if as_json:
         data = instrument.to_dict()
         del data["source"]
         print_json(data)
         return
-    print(f"{instrument.name}: {instrument.summary}\nwavelengths in {instrument.medium}\n")
+    frame = f", {instrument.frame} where a file does not say" if instrument.frame else ""
+    print(f"{instrument.name}: {instrument.summary}\nwavelengths in {instrument.medium}{frame}\n")
     rows = [("arm", "range [A]", "R", "pixels", "S/N windows [A]")]
     for arm in instrument.arms:
         windows = ", ".join(f"{low:g}-{high:g}" for low, high in arm.snr_windows) or "whole arm"
@@ -50,5 +52,7 @@ def instruments(
             (arm.name, f"{arm.range[0]:g}-{arm.range[1]:g}", str(arm.resolving_power), pixels, windows)
         )
     print_rows(rows)
+    if instrument.note:
+        print(f"\n{' '.join(instrument.note.split())}")
     if instrument.source:
         print(f"\nsource: {instrument.source}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -58,10 +57,11 @@ def report(
     needs nothing else and works for ten thousand stars.
     """
     from specinn import catalogue as tables
-    from specinn.cli._console import bar, plugins_of
+    from specinn.cli._console import bar, echo, note, plugins_of
     from specinn.errors import SpecinnError
     from specinn.inference.run import check_given
     from specinn.report.catalogue import page
+    from specinn.texts import plural
 
     page.check(output, overwrite=overwrite)
     table = tables.read(catalogue)
@@ -93,5 +93,5 @@ def report(
     page.write(table, output, catalogue.name, opened=opened, pixels=pixels, why=why, overwrite=overwrite)
     without = [star["why"] for star in opened.values() if "why" in star]
     for reason in dict.fromkeys([*([why] if why and most else []), *without]):
-        print(f"specinn: {reason}", file=sys.stderr)
-    print(f"{len(table)} stars, {len(opened) - len(without)} with spectra: {output}")
+        note(reason)
+    echo(f"{plural(len(table), 'star')}, {len(opened) - len(without)} with spectra: {output}")

@@ -64,7 +64,7 @@ def resimulate(
     """
     import specinn
     from specinn import catalogue as tables
-    from specinn.cli._console import bar, plugins_of, print_json
+    from specinn.cli._console import bar, echo, plugins_of, print_json
     from specinn.inference.run import check_given
     from specinn.report import resimulation as work
     from specinn.resimulation.simulator import Resimulator
@@ -97,7 +97,7 @@ def resimulate(
         print_json({"meta": meta, "stars": outcome.rows, "overall": outcome.total})
     else:
         _show(outcome)
-        print(output)
+        echo(output)
     if outcome.interrupted:
         print("specinn: stopped; what was done by then is written", file=sys.stderr)
         raise typer.Exit(130)
@@ -107,7 +107,9 @@ def resimulate(
 
 
 def _report(name: str, message: str) -> None:
-    print(f"specinn: {message}" if name in message else f"specinn: {name}: {message}", file=sys.stderr)
+    from specinn.cli._console import note
+
+    note(message if name in message else f"{name}: {message}")
 
 
 def _show(outcome: Outcome) -> None:
@@ -116,6 +118,8 @@ def _show(outcome: Outcome) -> None:
 
     from rich.console import Console
     from rich.table import Table
+
+    from specinn.texts import shown
 
     width = max(100, shutil.get_terminal_size((100, 24)).columns)
     console = Console(highlight=False, markup=False, soft_wrap=True, width=width)
@@ -127,7 +131,7 @@ def _show(outcome: Outcome) -> None:
     done = [row for row in outcome.rows if "mean" in row]
     for row in [*done[:_SHOWN], {**outcome.total, "id": f"all {len(done)}"}]:
         cells = (f"{row[name]:.2f}" if row.get(name) is not None else "-" for name in columns)
-        table.add_row(row["id"], f"{row['n_pixels']:.0f}", *cells)
+        table.add_row(shown(str(row["id"])), f"{row['n_pixels']:.0f}", *cells)
     console.print(table)
     without = f", {outcome.failed} without a model spectrum" if outcome.failed else ""
     more = f" ({len(done) - _SHOWN} more in the table)" if len(done) > _SHOWN else ""

@@ -16,6 +16,8 @@ from specinn.cli._options import (
     DegradeSNR,
     Device,
     Format,
+    Instrument,
+    MediumOption,
     Model,
     Overwrite,
     Quiet,
@@ -24,7 +26,6 @@ from specinn.cli._options import (
     Scheduler,
     Seed,
     Workers,
-    offered,
 )
 from specinn.cli._progress import Watch
 
@@ -55,23 +56,14 @@ def run(
             help="Files, @LIST, @TABLE; none: the examples.",
         ),
     ] = None,
-    instrument: Annotated[
-        str,
-        typer.Option(
-            "--instrument",
-            "-i",
-            metavar="NAME",
-            help="Name or TOML file.",
-            autocompletion=offered("instrument"),
-        ),
-    ] = "4most-hr",
+    instrument: Instrument = "4most-hr",
     output: Annotated[
         Path,
         typer.Option(
             "--output",
             "-o",
             metavar="FILE",
-            help="Catalogue: .fits, .ecsv, .vot, .csv, .parquet, .h5; without suffix a folder.",
+            help="By suffix: .fits, .ecsv, .vot, .csv, .parquet, .h5; none: folder.",
         ),
     ] = DEFAULT_OUTPUT,
     model: Model = None,
@@ -80,13 +72,10 @@ def run(
         str | None,
         typer.Option(
             metavar="KM/S|auto|FILE",
-            help="Of all stars; auto measures it; a table has it by id or path. Else as stated, or measured.",
+            help="Of all, or a table by id or path; auto: measure.",
         ),
     ] = None,
-    medium: Annotated[
-        str | None,
-        typer.Option(metavar="air|vacuum", help="Of the wavelengths, whatever files say."),
-    ] = None,
+    medium: MediumOption = None,
     frame: Annotated[
         str | None,
         typer.Option(
@@ -109,6 +98,10 @@ def run(
     synthetic: Annotated[
         bool, typer.Option("--synthetic", help="Allow for no errors of the physics.")
     ] = False,
+    check: Annotated[
+        list[str] | None,
+        typer.Option(metavar="arms|model", help="Compare arms, or the model spectrum; repeatable."),
+    ] = None,
     correction: Corrections = None,
     samples: Samples = 4096,
     save_samples: Annotated[
@@ -142,6 +135,7 @@ def run(
         instrument=instrument, model=model, device=device, samples=samples, seed=seed, rv=rv,
         resolving_power=resolving_power, degrade_snr=degrade_snr, synthetic=synthetic,
         corrections=correction or (), format=format, medium=medium, frame=frame,
+        check=check or (),
     )  # fmt: skip
     if not survey.check(output, save_samples, resume=resume, overwrite=overwrite):
         _say_that_all_is_done(output, save_samples, as_json)

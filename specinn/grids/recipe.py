@@ -71,8 +71,11 @@ class Recipe:
 
     @property
     def text(self) -> str:
-        """For the provenance of the grid, where it stands in a list: parts of other recipes may join it."""
-        return to_toml(self.tables, f"specinn {specinn.__version__}: specinn grid make")
+        """For the provenance of the grid, where it stands in a list: parts of other recipes may join it.
+
+        Of absolute paths only the names of the files: a grid is handed on, and where the files lay is not.
+        """
+        return to_toml(_without_folders(self.tables), f"specinn {specinn.__version__}: specinn grid make")
 
     def ids(self) -> np.ndarray:
         """``(n,)`` names of models: another prior, seed or synthesizer gives others, another ``n`` not."""
@@ -125,3 +128,11 @@ class Recipe:
                 f"{low[i]:.5g} to {high[i]:.5g}: {int(beyond.any(axis=1).sum())} of {len(values)} models "
                 "are outside; narrow [[prior]]"
             )
+
+
+def _without_folders(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_folders(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_folders(inner) for inner in value]
+    return Path(value).name if isinstance(value, str) and value.startswith(("/", "~")) else value

@@ -12,7 +12,7 @@ import attrs
 import numpy as np
 
 from specinn.errors import ConfigError, near, nearest
-from specinn.instruments import Medium
+from specinn.instruments import Frame, Medium
 
 if TYPE_CHECKING:
     from specinn.plugins.interfaces import Correction, Estimator
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_INSTRUMENT", "Frame", "RunOptions", "Rv", "as_frame", "as_medium", "number", "values"]
 
 DEFAULT_INSTRUMENT = "4most-hr"
-Frame = Literal["barycentric", "heliocentric", "topocentric", "rest"]
+Check = Literal["arms", "model"]
 Rv = float | str | tuple[float, ...] | Mapping[str, float] | None
 _FASTEST = 3000.0  # km/s
 
@@ -228,6 +228,16 @@ def _corrections(value: Any) -> tuple[str | Correction, ...]:
     return tuple(out)
 
 
+def _check(value: Any) -> tuple[Check, ...]:
+    items = [value] if isinstance(value, str) else value
+    if items is None:
+        return ()
+    if not isinstance(items, Iterable):
+        raise _wrong("check", value, "arms, model or both, in a list")
+    chosen = {_one_of("check", item, get_args(Check)) for item in items}
+    return tuple(name for name in get_args(Check) if name in chosen)
+
+
 @attrs.frozen(kw_only=True, eq=False)
 class RunOptions:
     """Everything that the rows of a run depend on, besides its spectra. Raises ``ConfigError``.
@@ -259,6 +269,9 @@ class RunOptions:
         ``air`` or ``vacuum``: of the wavelengths, whatever the spectra say.
     frame
         ``barycentric``, ``heliocentric``, ``topocentric`` or ``rest``: of the wavelengths, likewise.
+    check
+        ``arms`` compares the posteriors of single arms with that of all, ``model`` the spectrum with the
+        emulator's at the MAP; each adds a column and a flag.
     """
 
     instrument: str = attrs.field(default=DEFAULT_INSTRUMENT, converter=_instrument)
@@ -274,6 +287,7 @@ class RunOptions:
     format: str = attrs.field(default="auto", converter=_format)
     medium: Medium | None = attrs.field(default=None, converter=as_medium)
     frame: Frame | None = attrs.field(default=None, converter=as_frame)
+    check: tuple[Check, ...] = attrs.field(default=(), converter=_check)
 
     def plain(self) -> dict[str, Any]:
         """As JSON values, of which ``RunOptions(**plain)`` is the same again.

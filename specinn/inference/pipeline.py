@@ -14,6 +14,7 @@ from astropy.table import Table
 from specinn.catalogue.result import Result
 from specinn.errors import ConfigError, ModelError, PluginError, ReadError, SpecinnError
 from specinn.flags import FLAGS, Flag, is_bad, raise_flag
+from specinn.inference.arms import LIMIT, arm_disagreement
 from specinn.inference.misfit import Misfit
 from specinn.inference.options import RunOptions
 from specinn.plugins.interfaces import first_of
@@ -44,7 +45,8 @@ class Pipeline:
         The model, and where its preprocessing steps are looked up.
     options
         Of the run; of ``rv`` and ``resolving_power`` those that hold for all spectra. With
-        ``synthetic``, ``meta["synthetic"]`` tells the estimator.
+        ``synthetic``, ``meta["synthetic"]`` tells the estimator. The check ``arms`` adds ``arm_disagreement``
+        (:func:`~specinn.inference.arms.arm_disagreement`) to the ``meta`` of results, and a flag.
     instrument
         The instrument of the spectra; its resolving power holds where a file gives none.
     corrections
@@ -74,6 +76,9 @@ class Pipeline:
         self.corrections = tuple(corrections)
         self.n_samples, self.seed, self.keep_samples = options.samples, options.seed, keep_samples
         self.steps = _chain(estimator, plugins, options)
+        self.checks = tuple(
+            name for name, on in (("arms", "arms" in options.check), ("model", check is not None)) if on
+        )
         self._misfit = None if check is None else Misfit(check, estimator, _normaliser(self.steps))
 
     def __call__(self, batch: SpectrumBatch) -> Result:
@@ -180,6 +185,8 @@ class Pipeline:
                 summary.put(good, corrected)
             if posterior is not None:
                 posterior.put(good, found)
+        if "arms" in self.checks:
+            self._compare_arms(batch, meta, flags, reasons, good, summary if raw is None else raw)
         if self._misfit is not None:
             values = (summary if raw is None else raw).map[:, : len(labels)]
             self._compare(batch, meta, flags, reasons, values)
@@ -209,7 +216,31 @@ class Pipeline:
         for row, arms in zip(rows, off, strict=True):
             if arms.any():
                 names = " and ".join(name for name, bad in zip(self._misfit.arms, arms, strict=True) if bad)
-                reasons[row] = f"the model spectrum of the values does not fit the arm {names}"
+                sentence = f"the model spectrum of the values does not fit the arm {names}"
+                reasons[row] = "; ".join(filter(None, (reasons[row], sentence)))
+
+    def _compare_arms(
+        self,
+        batch: SpectrumBatch,
+        meta: Table,
+        flags: np.ndarray,
+        reasons: list[str],
+        good: np.ndarray,
+        joint: Summary,
+    ) -> None:
+        """Column, flag and sentence of spectra (of the rows ``good``) whose arms disagree."""
+        meta["arm_disagreement"] = np.full(len(batch), np.nan)
+        if not good.size:
+            return
+        with _blame(self._name):
+            score, sentences = arm_disagreement(
+                self.estimator, _rows(batch, good), joint[good], self.n_samples, self.seed
+            )
+        meta["arm_disagreement"][good] = score
+        for row, off, sentence in zip(good, score, sentences, strict=True):
+            if off > LIMIT:
+                flags[row] |= np.uint32(Flag.ARMS_DISAGREE)
+                reasons[row] = "; ".join(filter(None, (reasons[row], sentence)))
 
     @property
     def _name(self) -> str:

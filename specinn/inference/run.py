@@ -23,6 +23,7 @@ from specinn.inference.pipeline import Pipeline
 from specinn.inference.sources import (
     Item,
     Source,
+    by_instrument,
     check_items,
     folder_message,
     item_sources,
@@ -32,12 +33,13 @@ from specinn.inference.sources import (
 from specinn.inference.velocities import parse_velocity
 from specinn.parallel.progress import Progress, Report
 from specinn.parallel.threads import ahead
+from specinn.simulation.model_spectra import Models
 from specinn.spectra import SpectrumBatch
 from specinn.texts import plural, portable
 
 if TYPE_CHECKING:
     from specinn.plugins import Plugins
-    from specinn.plugins.interfaces import Correction
+    from specinn.plugins.interfaces import Correction, Estimator, Synthesizer
 
 __all__ = [
     "AHEAD",
@@ -97,7 +99,9 @@ class Run:
         """The columns of the catalogue."""
         estimator = self.pipeline.estimator
         arms = [arm.name for arm in estimator.instrument.arms]
-        return catalogue.schema(estimator.labels, arms, corrected=bool(self.pipeline.corrections))
+        return catalogue.schema(
+            estimator.labels, arms, corrected=bool(self.pipeline.corrections), checks=self.pipeline.checks
+        )
 
     def pieces(self, sources: Iterable[Source]) -> Iterator[Piece]:
         """The spectra of all sources in order. Neighbours on one grid travel together, those of different
@@ -140,12 +144,12 @@ class Run:
     def _as_stated(self, batch: SpectrumBatch, source: Source, start: int) -> SpectrumBatch:
         """The batch, which begins with the spectrum ``start`` of its source, with what the user states."""
         stated = {**self.stated, **source.stated}
-        if not stated:
-            return batch
         instrument = None
         if "instrument" in stated and self.plugins is not None:
             instrument = load_instrument(self.plugins, stated["instrument"])
-        return with_stated(batch, stated, start, instrument)
+        if stated:
+            batch = with_stated(batch, stated, start, instrument)
+        return by_instrument(batch, instrument or self.pipeline.instrument)
 
     def _with_keys(self, batch: SpectrumBatch, keys: np.ndarray) -> SpectrumBatch:
         """The batch with the keys of its spectra, and the velocities that the user gives."""
@@ -355,6 +359,7 @@ def prepare(
             load_correction(plugins, c, sha256) if isinstance(c, str) else c for c in options.corrections
         ],
         keep_samples=keep_samples,
+        check=_emulator(plugins, estimator) if "model" in options.check else None,
     )
     instrument = spectrograph.name if options.instrument.endswith(".toml") else options.instrument
     # names of eight characters, so that they are FITS keywords; nothing that changes from run to run
@@ -366,6 +371,8 @@ def prepare(
         meta["resolvin"] = stated["resolving_power"]
     if options.synthetic:
         meta["synthet"] = True
+    if options.check:
+        meta["check"] = ", ".join(options.check)
     if options.corrections:
         meta["correct"] = ", ".join(
             Path(c).name if isinstance(c, str) else type(c).__name__ for c in options.corrections
@@ -374,6 +381,17 @@ def prepare(
         with contextlib.suppress(metadata.PackageNotFoundError):
             meta[package] = metadata.version(package)
     return Run(pipeline, instrument, name, velocities, meta, stated, plugins)
+
+
+def _emulator(plugins: Plugins, estimator: Estimator) -> Synthesizer:
+    """The emulator, for the check of the model; raises ``ConfigError`` where it does not suit the model."""
+    emulator: Synthesizer = plugins.load("synthesizer", "emulator").load()
+    try:
+        models_of = Models(emulator, estimator.instrument)
+        models_of.complete(np.zeros((1, len(estimator.labels))), estimator.labels.names)
+    except SpecinnError as error:
+        raise ConfigError(f"check model: the emulator has no spectra for this model: {error}") from None
+    return emulator
 
 
 def unmatched(velocities: Iterable[str], ids: Iterable[Any], paths: Iterable[Any]) -> list[str]:

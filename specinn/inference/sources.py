@@ -388,6 +388,26 @@ def with_stated(
     return attrs.evolve(batch, meta=meta, resolving_power=power, medium=medium)
 
 
+def by_instrument(batch: SpectrumBatch, instrument: Instrument) -> SpectrumBatch:
+    """The batch with the medium and the frame of its instrument, where its file states none."""
+
+    def unstated(column: str, word: str) -> bool:
+        return column in batch.meta.colnames and all(text == word for text in batch.meta[column])
+
+    said: dict[str, Any] = {}
+    if instrument.medium != batch.medium and unstated("medium_from", "assumed"):
+        said["medium"] = instrument.medium
+    if instrument.frame and unstated("frame", "unknown"):
+        said["frame"] = instrument.frame
+    if not said:
+        return batch
+    meta = batch.meta.copy()
+    for name, value in said.items():
+        meta[name] = [value] * len(batch)
+        meta[f"{name}_from"] = [f"the instrument {instrument.name}"] * len(batch)
+    return attrs.evolve(batch, meta=meta, medium=said.get("medium", batch.medium))
+
+
 def check_items(items: Sequence[Item], plugins: Plugins, format: str = "auto") -> None:
     """What is wrong with all items: raises ``ConfigError`` where every one is a folder, ``PluginError`` for
     a format that nobody reads, and for an instrument that nobody has."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import socket
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -123,11 +124,29 @@ def _client(scheduler: str | None, path: str | Path | None) -> Iterator[Any]:
         if path is not None:
             where = stack.enter_context(_start(ClusterFile.read(path)))
         try:
+            if scheduler is not None:
+                _wait_for_an_answer(scheduler)
             client = Client(where, timeout=_PATIENCE, set_as_default=False)
         except (OSError, ValueError, TimeoutError) as error:
             raise SpecinnError(f"no scheduler answers at {scheduler or path}: {error}") from error
         stack.callback(_close, client)
         yield client
+
+
+def _wait_for_an_answer(address: str) -> None:
+    """Raises ``OSError`` where nobody speaks at ``tcp://HOST:PORT``. A scheduler speaks first, at once;
+    on one that accepts connections and is silent (stopped, or another service) a ``Client`` waits for ever.
+    """
+    protocol, _, place = address.rpartition("://")
+    host, _, port = place.rpartition(":")
+    if protocol not in ("", "tcp") or not host or not port.isdigit():
+        return  # with TLS the client speaks first; what is no address the Client says
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE) as connection:
+        try:
+            if not connection.recv(1):
+                raise ConnectionError("it closes the connection")
+        except TimeoutError:
+            raise TimeoutError(f"it accepts connections and says nothing for {_PATIENCE:g} s") from None
 
 
 def _close(client: Any) -> None:

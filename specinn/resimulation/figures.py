@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["examples", "lines", "mean_residual", "whole"]
+    from specinn.spectra import SpectrumBatch
+
+__all__ = ["examples", "lines", "mean_residual", "spectrum", "whole"]
 
 _ROW = 150.0  # Angstrom in a row of the figure of whole arms, at most
 _EXAMPLES = ("Mg", "Ca", "Li", "Fe")  # the elements of figure 7 of Ksoll et al. 2026
@@ -46,6 +48,65 @@ def whole(star: Resimulation) -> Figure:
     figure.align_ylabels([axes for pair in pairs for axes in pair])
     _head(figure, star, pairs[0][0])
     return figure
+
+
+def spectrum(read: SpectrumBatch, star: Resimulation) -> Figure:
+    """One spectrum as read, and below it as prepared, with the model spectrum at the MAP and the difference.
+
+    ``read`` is that spectrum alone. What is masked is missing from the lines; behind the spectrum as read
+    are the arms of the model. The note of the star stands at the top.
+    """
+    from specinn.plotting import Figure
+
+    pieces = list(_pieces(star.instrument))
+    height, head = 1.45 * (len(pieces) + 1), 0.85
+    total = height + head + 0.45
+    figure = Figure(figsize=(11.0, total))
+    outer = figure.add_gridspec(
+        len(pieces) + 1, 1, left=0.058, right=0.99, bottom=0.45 / total, top=1.0 - head / total, hspace=0.36
+    )
+    _as_read(figure.add_subplot(outer[0]), read, star.instrument)
+    pairs = [_cell(figure, outer[i + 1], 2.2) for i in range(len(pieces))]
+    known = star.flux[np.isfinite(star.flux)]
+    low = float(np.clip(np.percentile(known, 0.1) - 0.05, -0.05, 0.6)) if known.size else 0.0
+    limit = _limit(100 * star.residual[star.used])
+    for (flux, residual), (arm, ends) in zip(pairs, pieces, strict=True):
+        _compare(flux, residual, star, star.instrument.slices[arm], ends, low, thin=True)
+        residual.set_ylim(-limit, limit)
+        flux.set_ylabel(f"flux, {arm}")
+        residual.set_ylabel("O−M (%)", fontsize=7)
+    pairs[-1][1].set_xlabel(f"wavelength in {star.instrument.medium} at rest (Å)")
+    _head(figure, star, pairs[0][0])
+    figure.align_ylabels([axes for pair in pairs for axes in pair])
+    if star.note:
+        place = 1.0 - 0.29 / total
+        figure.text(0.008, place, star.note[:110], fontsize=7.5, va="top", color=RED, parse_math=False)
+    return figure
+
+
+def _as_read(axes: Axes, read: SpectrumBatch, instrument: Instrument) -> None:
+    """The flux of the file at the wavelengths of the file, every piece of them by itself."""
+    wave, flux, bad = read.wavelength, read.flux[0], read.mask[0]
+    shown = np.where(bad, np.nan, flux)
+    for piece in read.arms.values() or [slice(0, wave.size)]:
+        axes.plot(wave[piece], shown[piece], color=INK, linewidth=0.5, rasterized=True)
+    for arm in instrument.arms:
+        axes.axvspan(*arm.range, color=BLUE, alpha=0.08, linewidth=0, zorder=0)
+    axes.set_xlim(float(wave.min()), float(wave.max()))
+    good = flux[~bad]
+    if good.size:  # a few wild pixels do not squeeze the others
+        low, high = np.percentile(good, (0.2, 99.8))
+        margin = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
+        axes.set_ylim(min(low - margin, 0.0) if low < 0.5 * high else low - margin, high + margin)
+    axes.set_ylabel("as read")
+    power = read.resolving_power
+    about = [f"{(~bad).sum()} good pixels of {bad.size}", read.medium]
+    if power is not None:
+        about.append(f"R {float(np.median(power)):.0f}")
+    for name in ("frame", "medium_from"):
+        if name in read.meta.colnames and str(read.meta[name][0]):
+            about.append(f"{name.replace('_', ' ')} {read.meta[name][0]}")
+    axes.set_title(", ".join(about), fontsize=7, loc="right", pad=2, parse_math=False)
 
 
 def lines(star: Resimulation, columns: int = 4) -> Figure:
@@ -131,6 +192,8 @@ def _compare(
     for (lower, upper), shade in (((0, 3), 0.3), ((1, 2), 0.55)):
         percent = 95 if lower == 0 else 68
         bottom, top = star.bands[lower, here], star.bands[upper, here]
+        if not np.isfinite(star.bands).any():
+            continue
         flux.fill_between(wave, bottom, top, color=ORANGE, alpha=shade, linewidth=0,
                           label=f"{percent} % of posterior samples")  # fmt: skip
         residual.fill_between(wave, 100 * (bottom - model), 100 * (top - model), color=ORANGE,
@@ -251,9 +314,12 @@ def _head(figure: Figure, star: Resimulation, key: Any) -> None:
            for end, what in (("", "all"), ("_used", "used")) if numbers[f"n_pixels{end}"]]  # fmt: skip
     height = figure.get_figheight()
     right: dict[str, Any] = {"ha": "right", "va": "top", "fontsize": 8.5}
-    figure.text(0.008, 1.0 - 0.08 / height, star.id, fontsize=11, fontweight="bold", va="top")
+    figure.text(
+        0.008, 1.0 - 0.08 / height, star.id, fontsize=11, fontweight="bold", va="top", parse_math=False
+    )
     figure.text(0.99, 1.0 - 0.1 / height, "   ".join(labels), **right)
-    figure.text(0.99, 1.0 - 0.29 / height, "mean |observed − model|: " + ", ".join(off), **right)
+    if off:
+        figure.text(0.99, 1.0 - 0.29 / height, "mean |observed − model|: " + ", ".join(off), **right)
     _key(figure, key, 1.0 - 0.42 / height)
 
 

@@ -370,7 +370,15 @@ def _model_of(catalogue: Table, plugins: Plugins, given: str | Path | None) -> m
             f"the catalogue is of {len(named)} models ({', '.join(named) or 'none'}): take one at a time"
         )
     name, _, sha256 = named[0].partition(" ")
-    found = models.find(plugins, name if given is None else given)
+    try:
+        found = models.find(plugins, name if given is None else given)
+    except ModelError as error:
+        if given is not None:
+            raise
+        raise ConfigError(
+            f"the catalogue was made with the model {named[0]}, which is not installed here: "
+            "give its file with --model FILE.safetensors"
+        ) from error
     if sha256 and not found.sha256().startswith(sha256):
         raise ConfigError(
             f"the catalogue was made with the model {named[0]}, {found.path} is {found.sha256()[:12]}: give "

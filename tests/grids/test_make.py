@@ -174,6 +174,18 @@ def test_physics_and_recipe_are_in_the_header(site: Site, make: Make) -> None:
     assert same(site.folder / "g.h5", site.folder / "again.h5")
 
 
+def test_D15_the_header_does_not_tell_where_files_lay(site: Site) -> None:
+    recipe = Recipe.read(site.write(3))
+    own = {
+        **recipe.synthesizer,
+        "prefix": "/home/me/codes",
+        "line_lists": ["/data/me/iron.list", "~/own.list"],
+    }
+    text = attrs.evolve(recipe, synthesizer=own).text
+    assert "/home" not in text and "/data" not in text and "~" not in text
+    assert 'line_lists = ["iron.list", "own.list"]' in text and 'prefix = "codes"' in text
+
+
 def test_stored_at_another_resolving_power(site: Site, make: Make) -> None:
     text = site.write(4).read_text()
     stored = "resolving_power = 20000\nstep = 0.1\nranges = [[5152, 5158], [5202, 5208]]\n[[prior]]"

@@ -57,6 +57,14 @@ def table(made: Path) -> Table:
     return catalogue.read(made / "cat.ecsv")
 
 
+def test_D8_a_model_that_is_not_here_is_asked_for(table: Table, plugins: Plugins) -> None:
+    table["model"] = ["my-model 0123456789ab"] * len(table)
+    with pytest.raises(
+        ConfigError, match=r"my-model 0123456789ab, which is not installed here.*--model FILE"
+    ):
+        Resimulator(table, plugins=plugins)
+
+
 def resimulator(table: Table, plugins: Plugins, **options: Any) -> Resimulator:
     return Resimulator(table, plugins=plugins, synthesizer="analytic", **options)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -194,6 +195,21 @@ def test_no_scheduler(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1].startswith("specinn: no scheduler answers at tcp://127.0.0.1:9")
     assert not Path("none.fits.run").exists()
+
+
+def test_D4_a_scheduler_that_never_answers(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("dask.distributed", reason="Dask is not installed: pip install '.[cluster]'")
+    monkeypatch.setattr("specinn.parallel.cluster._PATIENCE", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        began = time.monotonic()
+        result = run("-o", "none.fits", "--scheduler", address)
+    assert time.monotonic() - began < 60
+    assert result.exit_code == 1
+    said = result.stderr.splitlines()[-1]
+    assert said == (
+        f"specinn: no scheduler answers at {address}: it accepts connections and says nothing for 0.3 s"
+    )
 
 
 def test_a_cluster_from_a_file(run: Command, reference: bytes, tmp_path: Path) -> None:
