@@ -2,8 +2,9 @@
 
     python tests/helpers/fuzz_readers.py [COUNT] [--seed 0] [--first 0] [--memory 1024] [--keep FOLDER]
 
-reads COUNT files in processes that may take ``--memory`` MB of addresses, and prints what went wrong, with the
-number of the file; ``--keep FOLDER`` leaves those files there. File ``i`` of a seed is always the same one. What must hold:
+reads COUNT files in a process that may take ``--memory`` MB of addresses, and prints what went wrong, with the
+number of the file; ``--keep FOLDER`` leaves those files there. File ``i`` of a seed is always the same one.
+What must hold:
 
 * a file gives spectra, or one sentence of specinn's own (``ReadError``), and never anything else;
 * a spectrum has numbers wherever it is not masked: wavelengths that increase, flux, errors above 0 (or none
@@ -109,7 +110,9 @@ def _multispec(path: Path, w: np.ndarray, f: np.ndarray, s: np.ndarray) -> None:
             f"2 2 1. {n}. {middle} {half}", f"1 2 1. {n}. {middle} {half}", f"3 2 1. {n}. {knots}"
         )[i]  # fmt: skip
         step = 2 * half / (n - 1)
-        specs.append(f'spec{i + 1} = "{i + 1} {90 - i} 2 {w[part][0]} {step} {n} 0. 1. 1. 1. 0. {dispersion}"')
+        specs.append(
+            f'spec{i + 1} = "{i + 1} {90 - i} 2 {w[part][0]} {step} {n} 0. 1. 1. 1. 0. {dispersion}"'
+        )
     wat = "wtype=multispec " + " ".join(specs)
     header = fits.Header({"CTYPE1": "MULTISPE", "CTYPE2": "MULTISPE", "WCSDIM": 2, "CD1_1": 1.0})
     header["WAT0_001"], header["WAT1_001"] = "system=multispec", "wtype=multispec units=angstroms"
@@ -118,9 +121,7 @@ def _multispec(path: Path, w: np.ndarray, f: np.ndarray, s: np.ndarray) -> None:
     fits.PrimaryHDU(np.array([f[part] for part in parts]), header).writeto(path)
 
 
-def _even_log(
-    w: np.ndarray, f: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _even_log(w: np.ndarray, f: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     wave = np.geomspace(w[0], w[-1], len(w))
     return wave, np.interp(wave, w, f)
 
@@ -161,7 +162,8 @@ FORMATS: dict[str, Writer] = {
         p, {"WAVE": w, "FLUX": f, "IVAR": s**-2.0, "MASK": np.zeros_like(f)}, SPECSYS="BARYCENT", RV=12.3),
     "table of log.fits": lambda p, w, f, s: _columns(p, {"loglam": np.log10(w), "flux": f, "ivar": s**-2.0}),
     "table of orders.fits": lambda p, w, f, s: _columns(
-        p, dict(zip(("WAVE", "FLUX", "ERR"), map(np.array, zip(*_orders(w, f, s), strict=True)), strict=True))),
+        p, {name: np.array(rows) for name, rows in
+            zip(("WAVE", "FLUX", "ERR"), zip(*_orders(w, f, s), strict=True), strict=True)}),
     "tables.fits": lambda p, w, f, s: _columns(
         p, *(dict(zip(("WAVE", "FLUX", "ERR"), order, strict=True)) for order in _orders(w, f, s))),
     "variable.fits": _variable,
@@ -202,10 +204,10 @@ _NUMBERS = (
     "1E+30", "1.0E308", "-1E308", "5.2E3", "5200", "520.0", "1.5", "NaN", "Inf", "-Inf", "T", "F",
 )  # fmt: skip
 _WORDS = (
-    "", "nm", "Angstrom", "angstroms", "um", "m", "cm-1", "Hz", "pixel", "km/s", "erg", "AWAV", "WAVE", "VELO",
-    "FREQ", "LINEAR", "WAVE-LOG", "MULTISPE", "BARYCENT", "TOPOCENT", "wavelength", "FLUX", "ERR", "IVAR", "x",
-    "QUAL", "1D", "2400D", "0D", "PD(9)", "QJ(1)", "A", "300A", "1X", "9E", "E16.8", "(9,9)", "(-1)", "(2,1200)",
-    "999999999D", "9999999999999E", "GZIP_1", "RICE_1", "NOPE", "\\x1b[31m", "IMAGE", "BINTABLE", "TABLE",
+    "", "nm", "Angstrom", "angstroms", "um", "m", "cm-1", "Hz", "pixel", "km/s", "erg", "AWAV", "WAVE",
+    "VELO", "FREQ", "LINEAR", "WAVE-LOG", "MULTISPE", "BARYCENT", "TOPOCENT", "wavelength", "FLUX", "ERR",
+    "IVAR", "x", "QUAL", "1D", "2400D", "0D", "PD(9)", "QJ(1)", "A", "300A", "1X", "9E", "E16.8", "(9,9)", "(-1)",
+    "(2,1200)", "999999999D", "9999999999999E", "GZIP_1", "RICE_1", "NOPE", "\\x1b[31m", "IMAGE", "BINTABLE", "TABLE",
     "wtype=multispec", "1 90 2 5200 0.05 1000 0 1 2 1 0 4 999999999 1 1000",
 )  # fmt: skip
 _SIZES = re.compile(
@@ -223,7 +225,9 @@ def _cards(content: bytes) -> list[int]:
     out = []
     for block in range(0, len(content) - 2879, 2880):
         for at in range(block, block + 2880, 80):
-            if not re.match(rb"[A-Z0-9_-]+ *=|END {20}|COMMENT|HIERARCH|HISTORY|CONTINUE", content[at : at + 80]):
+            if not re.match(
+                rb"[A-Z0-9_-]+ *=|END {20}|COMMENT|HIERARCH|HISTORY|CONTINUE", content[at : at + 80]
+            ):
                 break
             out.append(at)
     return out
@@ -357,7 +361,10 @@ def faults_of(batch: SpectrumBatch) -> Iterator[str]:
     if not np.isfinite(batch.flux[good]).all():
         yield "flux that is no number and not masked"
     known = np.isfinite(batch.sigma).any(axis=1)
-    if not (batch.sigma[known][good[known]] > 0).all() or not np.isfinite(batch.sigma[known][good[known]]).all():
+    if (
+        not (batch.sigma[known][good[known]] > 0).all()
+        or not np.isfinite(batch.sigma[known][good[known]]).all()
+    ):
         yield "errors that are no positive numbers and not masked"
     power = batch.resolving_power
     if power is not None and not (np.isfinite(power) & (np.asarray(power) > 0)).all():
@@ -422,9 +429,7 @@ def _put(folder: Path, name: str, content: bytes) -> Path:
     return path
 
 
-def fuzz(
-    seed: int, first: int, count: int, memory: int
-) -> Iterator[tuple[int, str, str, list[str], int]]:
+def fuzz(seed: int, first: int, count: int, memory: int) -> Iterator[tuple[int, str, str, list[str], int]]:
     """Number, name, outcome, faults and peak of memory (MB) of each file; a process that dies or hangs with a
     file costs that file."""
     with tempfile.TemporaryDirectory() as folder:
@@ -462,7 +467,9 @@ def main() -> int:
     outcomes: Counter[str] = Counter()
     wrong: list[int] = []
     peak = 0
-    for number, name, outcome, faults, memory in fuzz(options.seed, options.first, options.count, options.memory):
+    for number, name, outcome, faults, memory in fuzz(
+        options.seed, options.first, options.count, options.memory
+    ):
         outcomes["read" if outcome == "read" else "refused"] += 1
         peak = max(peak, memory)
         unforeseen = re.search(r"\((\w+(Error|Exception|Warning)): ", outcome)
@@ -472,7 +479,9 @@ def main() -> int:
             print(number, name, *(faults or [f"({outcome[:200]})"]), sep=": ", flush=True)
         if faults:
             wrong.append(number)
-    print(f"{sum(outcomes[key] for key in ('read', 'refused'))} files, {len(wrong)} with faults, peak {peak} MB")
+    print(
+        f"{sum(outcomes[key] for key in ('read', 'refused'))} files, {len(wrong)} with faults, peak {peak} MB"
+    )
     print(*(f"{count} {outcome}" for outcome, count in outcomes.most_common()), sep=", ")
     if options.keep and wrong:
         options.keep.mkdir(parents=True, exist_ok=True)

@@ -57,7 +57,13 @@ def _with_card(content: bytes, keyword: str, value: str, n: int = 1) -> bytes:
 
 @pytest.mark.parametrize(
     ("keyword", "value", "n"),
-    [("NAXIS2", "'1D'", 1), ("NAXIS2", "1.5", 1), ("TFORM1", "'NOPE'", 1), ("TFIELDS", "'x'", 1), ("NAXIS1", "T", 1)],
+    [
+        ("NAXIS2", "'1D'", 1),
+        ("NAXIS2", "1.5", 1),
+        ("TFORM1", "'NOPE'", 1),
+        ("TFIELDS", "'x'", 1),
+        ("NAXIS1", "T", 1),
+    ],
 )
 def test_headers_that_contradict_themselves(
     plugins: Plugins, tmp_path: Path, keyword: str, value: str, n: int
