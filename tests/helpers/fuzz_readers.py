@@ -2,8 +2,8 @@
 
     python tests/helpers/fuzz_readers.py [COUNT] [--seed 0] [--first 0] [--memory 1024] [--keep FOLDER]
 
-reads COUNT files in a process that may take ``--memory`` MB of addresses, and prints what went wrong, with the
-number of the file; ``--keep FOLDER`` leaves those files there. File ``i`` of a seed is always the same one.
+reads COUNT files in a process that may take ``--memory`` MB of addresses, and prints what went wrong, with
+the number of the file; ``--keep FOLDER`` leaves those files there. File ``i`` of a seed is always the same one.
 What must hold:
 
 * a file gives spectra, or one sentence of specinn's own (``ReadError``), and never anything else;
@@ -206,9 +206,9 @@ _NUMBERS = (
 _WORDS = (
     "", "nm", "Angstrom", "angstroms", "um", "m", "cm-1", "Hz", "pixel", "km/s", "erg", "AWAV", "WAVE",
     "VELO", "FREQ", "LINEAR", "WAVE-LOG", "MULTISPE", "BARYCENT", "TOPOCENT", "wavelength", "FLUX", "ERR",
-    "IVAR", "x", "QUAL", "1D", "2400D", "0D", "PD(9)", "QJ(1)", "A", "300A", "1X", "9E", "E16.8", "(9,9)", "(-1)",
-    "(2,1200)", "999999999D", "9999999999999E", "GZIP_1", "RICE_1", "NOPE", "\\x1b[31m", "IMAGE", "BINTABLE", "TABLE",
-    "wtype=multispec", "1 90 2 5200 0.05 1000 0 1 2 1 0 4 999999999 1 1000",
+    "IVAR", "x", "QUAL", "1D", "2400D", "0D", "PD(9)", "QJ(1)", "A", "300A", "1X", "9E", "E16.8", "(9,9)",
+    "(-1)", "(2,1200)", "999999999D", "9999999999999E", "GZIP_1", "RICE_1", "NOPE", "\\x1b[31m", "IMAGE",
+    "BINTABLE", "TABLE", "wtype=multispec", "1 90 2 5200 0.05 1000 0 1 2 1 0 4 999999999 1 1000",
 )  # fmt: skip
 _SIZES = re.compile(
     rb"NAXIS\d*|BITPIX|PCOUNT|GCOUNT|TFIELDS|TFORM\d+|TDIM\d+|ZNAXIS\d*|ZTILE\d|ZBITPIX|THEAP|TBCOL\d+"
