@@ -3,8 +3,8 @@
     python tests/helpers/fuzz_readers.py [COUNT] [--seed 0] [--first 0] [--memory 1024] [--keep FOLDER]
 
 reads COUNT files in a process that may take ``--memory`` MB of addresses, and prints what went wrong, with
-the number of the file; ``--keep FOLDER`` leaves those files there. File ``i`` of a seed is always the same one.
-What must hold:
+the number of the file; ``--keep FOLDER`` leaves those files there. File ``i`` of a seed is always the
+same one. What must hold:
 
 * a file gives spectra, or one sentence of specinn's own (``ReadError``), and never anything else;
 * a spectrum has numbers wherever it is not masked: wavelengths that increase, flux, errors above 0 (or none

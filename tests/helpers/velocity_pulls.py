@@ -3,8 +3,8 @@
     python tests/helpers/velocity_pulls.py [COUNT]
 
 prints for each kind of star and S/N the median error in km/s, and the rms of differences over their errors,
-of COUNT spectra (200) that are not flagged as uncertain. The table of docs/method.md is made so; six minutes of
-a core.
+of COUNT spectra (200) that are not flagged as uncertain. The table of docs/method.md is made so; six minutes
+of a core.
 """
 
 from __future__ import annotations
