@@ -140,3 +140,22 @@ def test_A2_a_stated_velocity_that_is_off_by_the_refraction_of_air(survey, rest_
     out = rest_frame(wrong)
     assert has(out, Flag.MEDIUM_SUSPECT).all() and has(out, Flag.RV_CONTRADICTED).all()
     assert "try --medium vacuum" in out.meta["message"][0]
+
+
+def test_double_lined_binaries_are_said(survey, rest_frame):
+    stars = [(5800.0, 4.4, 0.0, 3.0), (5300.0, 4.5, 0.0, 3.0)]
+    near, _ = observe(survey, stars, 100.0, rv=-60.0)
+    far, _ = observe(survey, stars[::-1], 100.0, rv=60.0)
+    both = attrs.evolve(near, flux=0.55 * near.flux + 0.45 * far.flux, mask=near.mask | far.mask)
+    both.meta["rv"] = [-60.0, np.nan]
+    out = rest_frame(both)
+    assert has(out, Flag.RV_UNCERTAIN).all()
+    assert all("two sets of lines" in message for message in out.meta["message"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_single_stars_have_one_set_of_lines(survey, rest_frame, kind):
+    for snr in (20.0, 100.0):
+        batch, _ = observe(survey, KINDS[kind], snr, n=20, seed=5)
+        meta = rest_frame(batch).meta
+        assert "message" not in meta.colnames or not any("two sets" in said for said in meta["message"])
