@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import fuzz_readers
 import numpy as np
 import pytest
-from spectrum_files import write_linear_fits, write_polarbase
 
-from specinn.errors import ReadError
 from specinn.plugins import Plugins
-from specinn.spectra import readers
 
 
 @pytest.fixture(scope="module")
@@ -47,36 +43,3 @@ def test_damaged_files(plugins: Plugins, whole: dict[str, bytes], tmp_path: Path
         assert not faults, f"{number} {name}: {faults}"
         outcomes.append(outcome == "read")
     assert 0.15 < np.mean(outcomes) < 0.85  # neither is all refused nor the damage of no account
-
-
-def _with_card(content: bytes, keyword: str, value: str, n: int = 1) -> bytes:
-    """The ``n``-th card of ``keyword`` with another value (as it stands in the file)."""
-    at = [match.start() for match in re.finditer(keyword.ljust(8).encode() + b"= ", content)][n - 1]
-    return content[:at] + f"{keyword:8s}= {value:>20s}".encode().ljust(80) + content[at + 80 :]
-
-
-@pytest.mark.parametrize(
-    ("keyword", "value", "n"),
-    [
-        ("NAXIS2", "'1D'", 1),
-        ("NAXIS2", "1.5", 1),
-        ("TFORM1", "'NOPE'", 1),
-        ("TFIELDS", "'x'", 1),
-        ("NAXIS1", "T", 1),
-    ],
-)
-def test_headers_that_contradict_themselves(
-    plugins: Plugins, tmp_path: Path, keyword: str, value: str, n: int
-) -> None:
-    """They raised errors of astropy's: KeyError, TypeError, AttributeError."""
-    path = write_polarbase(tmp_path / "a.fits", *fuzz_readers.star())
-    path.write_bytes(_with_card(path.read_bytes(), keyword, value, n))
-    with pytest.raises(ReadError, match=re.escape(str(path))):
-        list(readers.read(path, plugins))
-
-
-def test_a_size_that_is_declared_is_not_taken(plugins: Plugins, tmp_path: Path) -> None:
-    path = write_linear_fits(tmp_path / "a.fits", *fuzz_readers.star())
-    path.write_bytes(_with_card(path.read_bytes(), "NAXIS1", "4000000000"))
-    with pytest.raises(ReadError, match="truncated"):
-        list(readers.read(path, plugins))
