@@ -104,7 +104,8 @@ FLAGS: tuple[FlagInfo, ...] = (
     FlagInfo(
         Flag.RV_UNCERTAIN,
         "warn",
-        "no clear peak in the cross-correlation, or an error above 5 km/s; the radial velocity is a guess",
+        "no clear peak in the cross-correlation, two sets of lines, or an error above 5 km/s; the radial "
+        "velocity is a guess",
     ),
     FlagInfo(Flag.RV_MEASURED, "info", "the radial velocity was measured by cross-correlation"),
     FlagInfo(Flag.AT_BOUNDS, "warn", "the MAP of a label lies within 1 % of its range from a training bound"),

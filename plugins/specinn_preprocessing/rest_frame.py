@@ -38,8 +38,8 @@ class RestFrame(Preprocessor):
     Measured, by :class:`~specinn_preprocessing.cross_correlation.VelocitySearch`, are all: a velocity that
     was given or stated and that the spectrum contradicts is used, and said. Said, too, are velocities in the
     observer's frame (``meta["frame"]`` is ``topocentric``; there a stated one, which is barycentric, is not
-    used), and velocities that change with wavelength as if air wavelengths were taken for those in vacuum, or
-    the other way round.
+    used), spectra with two sets of lines (``rv_uncertain``), and velocities that change with wavelength as if
+    air wavelengths were taken for those in vacuum, or the other way round.
     """
 
     stage = "velocity"
@@ -71,6 +71,13 @@ class RestFrame(Preprocessor):
         raise_flag(flags, ~known, Flag.RV_MEASURED)
         raise_flag(flags, ~known & ~measured.clear, Flag.RV_UNCERTAIN)
         raise_flag(flags, topocentric & ~known, Flag.RV_TOPOCENTRIC)
+        double = np.isfinite(measured.second)
+        raise_flag(flags, double, Flag.RV_UNCERTAIN)
+        for i in np.flatnonzero(double):
+            notes[i].append(
+                f"there are two sets of lines, at about {measured.rv[i]:.0f} and {measured.second[i]:.0f} "
+                "km/s: a double-lined binary, or two stars in one spectrum?"
+            )
 
         off = measured.rv - stated
         limit = np.maximum(_CONTRADICTED_KMS, _CONTRADICTED_SIGMA * measured.error)

@@ -223,12 +223,26 @@ def open_fits(path: Path) -> Iterator[fits.HDUList]:
             raise ReadError(
                 f"{path}: the FITS header is truncated or damaged ({cause}): fetch the file again"
             ) from cause
+        except Exception as cause:  # of any kind, as astropy raises for headers that contradict themselves
+            raise _damaged_header(path, cause) from cause
         if plain and scaled:  # integers that stand for other numbers cannot be mapped
             hdus.close()
             hdus = fits.open(path, memmap=False)
         with hdus:
-            _check_complete(path, hdus, size)
+            try:
+                _check_complete(path, hdus, size)
+            except SpecinnError:
+                raise
+            except Exception as cause:
+                raise _damaged_header(path, cause) from cause
             yield hdus
+
+
+def _damaged_header(path: Path, cause: Exception) -> ReadError:
+    reason = " ".join(str(cause).split()) or "no reason given"
+    return ReadError(
+        f"{path}: a FITS header is damaged ({type(cause).__name__}: {reason}): fetch the file again"
+    )
 
 
 def _is_scaled(header: Any) -> bool:
@@ -338,7 +352,10 @@ def _describe(path: Path) -> str:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with open_fits(path) as hdus:
-                return "a FITS file with " + "; ".join(_describe_hdu(hdu) for hdu in hdus)
+                try:
+                    return "a FITS file with " + "; ".join(_describe_hdu(hdu) for hdu in hdus)
+                except Exception as cause:
+                    raise _damaged_header(path, cause) from cause
     for magic, what in _MAGIC.items():
         if start.startswith(magic) and unzipped is start:
             return what

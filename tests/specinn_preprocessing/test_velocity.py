@@ -4,19 +4,15 @@ something is wrong (numbers in names are those of the list of faults that this w
 import attrs
 import numpy as np
 import pytest
-import torch
-from astropy.table import Table
 from specinn_preprocessing.rest_frame import RestFrame
+from velocity_pulls import observe
 
 import specinn
 from specinn.flags import Flag
 from specinn.plugins import Plugins
-from specinn.simulation.disturbances import Disturbances, Noise
 from specinn.simulation.mock_survey import SimulatedSurvey
-from specinn.spectra import SpectrumBatch
 from specinn.wavelengths import air_to_vacuum, doppler, vacuum_to_air
 
-ALPHA = ("ca_fe", "mg_fe", "si_fe", "ti_fe", "o_fe")
 # teff, logg, [Fe/H], vbroad
 DWARF, CLUMP = (5800.0, 4.4, 0.0, 3.0), (4800.0, 2.5, -0.1, 3.0)
 KINDS = {
@@ -41,35 +37,6 @@ def survey():
 @pytest.fixture(scope="module")
 def rest_frame(model):
     return RestFrame(model.instrument, model.templates)
-
-
-@torch.no_grad()
-def observe(survey, kinds, snr, n=1, rv=None, seed=0):
-    """``n`` stars of each of ``kinds`` with a scatter of all labels, and their velocities."""
-    rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-    teff, logg, fe_h, vbroad = np.repeat(np.array(kinds), n, axis=0).T
-    size = len(teff)
-    teff, logg, fe_h = (
-        v + s * rng.standard_normal(size) for v, s in ((teff, 150.0), (logg, 0.15), (fe_h, 0.1))
-    )
-    values = {"teff": teff, "logg": logg, "fe_h": fe_h, "vmic": 1.1 + 0.3 * (4.4 - logg), "a_li": 1.0}
-    columns = []
-    for name, (low, high) in zip(survey.emulator.labels, survey.emulator.bounds, strict=True):
-        usual = (-0.35 * fe_h).clip(0.0, 0.35) if name in ALPHA else 0.0
-        value = values.get(name, usual + 0.08 * rng.standard_normal(size))
-        columns.append(np.broadcast_to(np.clip(value, low, high), size))
-    velocity = rng.uniform(-100.0, 100.0, size) if rv is None else np.full(size, rv)
-    labels, vbroad, moved = (
-        torch.as_tensor(np.array(v)).float() for v in (np.stack(columns, 1), vbroad, velocity)
-    )
-    clean = survey.observer(survey.emulator(labels), vbroad, moved)
-    noise = Noise(survey.instrument, Disturbances(gaps=0, arm_loss=0.0, snr_arm_scatter=0.0))
-    flux, sigma, mask, _ = noise(clean, generator, torch.full((size, len(survey.instrument.arms)), snr))
-    meta = Table({"id": [str(i) for i in range(size)], "path": ["x"] * size})
-    mask = mask.numpy() | ~survey.observer.inside
-    batch = SpectrumBatch(survey.instrument.wavelength, flux.double().numpy(), sigma.double().numpy(), mask,
-                          20_000.0, meta=meta, arms=survey.instrument.slices)  # fmt: skip
-    return batch, velocity
 
 
 def has(batch, flag):
@@ -175,3 +142,22 @@ def test_A2_a_stated_velocity_that_is_off_by_the_refraction_of_air(survey, rest_
     out = rest_frame(wrong)
     assert has(out, Flag.MEDIUM_SUSPECT).all() and has(out, Flag.RV_CONTRADICTED).all()
     assert "try --medium vacuum" in out.meta["message"][0]
+
+
+def test_double_lined_binaries_are_said(survey, rest_frame):
+    stars = [(5800.0, 4.4, 0.0, 3.0), (5300.0, 4.5, 0.0, 3.0)]
+    near, _ = observe(survey, stars, 100.0, rv=-60.0)
+    far, _ = observe(survey, stars[::-1], 100.0, rv=60.0)
+    both = attrs.evolve(near, flux=0.55 * near.flux + 0.45 * far.flux, mask=near.mask | far.mask)
+    both.meta["rv"] = [-60.0, np.nan]
+    out = rest_frame(both)
+    assert has(out, Flag.RV_UNCERTAIN).all()
+    assert all("two sets of lines" in message for message in out.meta["message"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_single_stars_have_one_set_of_lines(survey, rest_frame, kind):
+    for snr in (20.0, 100.0):
+        batch, _ = observe(survey, KINDS[kind], snr, n=20, seed=5)
+        meta = rest_frame(batch).meta
+        assert "message" not in meta.colnames or not any("two sets" in said for said in meta["message"])

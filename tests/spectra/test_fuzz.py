@@ -1,0 +1,45 @@
+"""Damaged files of every format: spectra without a number that is none, or one sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import fuzz_readers
+import numpy as np
+import pytest
+
+from specinn.plugins import Plugins
+
+
+@pytest.fixture(scope="module")
+def plugins() -> Plugins:
+    return Plugins()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    return fuzz_readers.whole_files(tmp_path_factory.mktemp("whole"))
+
+
+def test_whole_files_are_read(plugins: Plugins, whole: dict[str, bytes], tmp_path: Path) -> None:
+    for name, content in whole.items():
+        (tmp_path / name).write_bytes(content)
+        assert fuzz_readers.look(tmp_path / name, plugins) == ("read", []), name
+
+
+def test_a_file_of_a_seed_is_always_the_same(whole: dict[str, bytes]) -> None:
+    assert fuzz_readers.damaged(whole, 1, 17) == fuzz_readers.damaged(whole, 1, 17)
+    changed = [fuzz_readers.damaged(whole, 1, i)[1] != content for i, content in enumerate(whole.values())]
+    assert np.mean(changed) > 0.8
+
+
+def test_damaged_files(plugins: Plugins, whole: dict[str, bytes], tmp_path: Path) -> None:
+    outcomes = []
+    for number in range(4 * len(whole)):
+        name, content = fuzz_readers.damaged(whole, 0, number)
+        path = tmp_path / f"{number}-{name}"
+        path.write_bytes(content)
+        outcome, faults = fuzz_readers.look(path, plugins)
+        assert not faults, f"{number} {name}: {faults}"
+        outcomes.append(outcome == "read")
+    assert 0.15 < np.mean(outcomes) < 0.85  # neither is all refused nor the damage of no account
