@@ -16,7 +16,16 @@ from specinn.errors import ModelError, OutputError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["KEY", "file_hash", "load_weights", "read_header", "save_weights"]
+__all__ = [
+    "KEY",
+    "MODEL_FORMAT",
+    "MODEL_VERSION",
+    "file_hash",
+    "fitting",
+    "load_weights",
+    "read_header",
+    "save_weights",
+]
 
 KEY = "specinn"
 MODEL_FORMAT = "specinn model"  # the format in the header of a trained model

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from specinn.posterior import Summary
     from specinn.spectra import SpectrumBatch
 
+__all__ = ["LIMIT", "arm_disagreement"]
+
 LIMIT = 4.0  # sigma; false alarms: docs/method.md
 _SAMPLES = 1024  # of the posterior of one arm: its median is then good to 0.04 sigma
 _FEWEST = 0.1  # of the pixels that the model uses in an arm: with fewer the arm has no say

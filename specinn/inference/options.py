@@ -17,7 +17,7 @@ from specinn.instruments import Frame, Medium
 if TYPE_CHECKING:
     from specinn.plugins.interfaces import Correction, Estimator
 
-__all__ = ["DEFAULT_INSTRUMENT", "Frame", "RunOptions", "Rv", "as_frame", "as_medium", "number", "values"]
+__all__ = ["DEFAULT_INSTRUMENT", "Check", "RunOptions", "Rv", "as_frame", "as_medium", "number", "values"]
 
 DEFAULT_INSTRUMENT = "4most-hr"
 Check = Literal["arms", "model"]

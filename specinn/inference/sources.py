@@ -25,6 +25,7 @@ __all__ = [
     "SUFFIXES",
     "Item",
     "Source",
+    "by_instrument",
     "check_items",
     "expand",
     "failed_source",

@@ -36,13 +36,22 @@ def save_model(
 
     Parameters
     ----------
-    path : of the safetensors file.
-    estimator : whose attributes go into it; to its header, ``header`` is added (JSON values).
-    kind : the name of the estimator's record.
-    tensors : of the estimator's own, of torch or numpy, of any shape, by name. Those of the templates,
-        ``templates.wavelength`` and ``templates.flux``, may be among them, to be kept with less precision.
+    path : Path
+        Of the safetensors file.
+    estimator : Estimator
+        Its attributes go into the file.
+    kind : str
+        The name of the estimator's record.
+    tensors : mapping of str to array or tensor
+        The estimator's own, of any shape. Those of the templates, ``templates.wavelength`` and
+        ``templates.flux``, may be among them, to be kept with less precision.
+    **header : JSON values
+        Added to the estimator's header.
 
-    Raises ``OutputError`` where that cannot be written.
+    Raises
+    ------
+    OutputError
+        Where that cannot be written.
     """
     import torch
 

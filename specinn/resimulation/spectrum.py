@@ -13,6 +13,8 @@ from specinn.resimulation.result import LEVELS, Resimulation
 from specinn.resimulation.simulator import Simulator
 from specinn.spectra import SpectrumBatch
 
+__all__ = ["follow"]
+
 
 def follow(
     run: Run, batch: SpectrumBatch, plugins: Plugins, *, synthesizer: str = "emulator"

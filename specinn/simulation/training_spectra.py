@@ -20,24 +20,40 @@ if TYPE_CHECKING:
     from specinn.instruments import Instrument
     from specinn.plugins import Plugins
 
+__all__ = ["TrainingSpectra"]
+
 
 class TrainingSpectra:
     """Simulates the observation of grid spectra, for the training of an estimator.
 
     Parameters
     ----------
-    grid : of model spectra.
-    instrument : with pixels and the arms that the model uses.
-    preprocessing : names and options of the steps of the model. Those that follow its step of the stage
-        ``pixels`` are taken here as observed spectra will take them; the others a simulated spectrum does not
-        need. Without such a step, the one of the stage ``continuum`` is.
-    plugins : where the steps are looked up.
-    disturbances : what an observation does to a spectrum besides rotation (default: those of
-        :class:`~specinn.simulation.disturbances.Disturbances`).
-    vbroad : range in km/s of which rotation is drawn, log-uniformly; None: the grid is broadened already.
+    grid : Grid
+        Of model spectra.
+    instrument : Instrument
+        With pixels and the arms that the model uses.
+    preprocessing : sequence of (str, mapping)
+        Names and options of the steps of the model. Those that follow its step of the stage ``pixels`` are
+        taken here as observed spectra will take them; the others a simulated spectrum does not need. Without
+        such a step, the one of the stage ``continuum`` is.
+    plugins : Plugins
+        Where the steps are looked up.
+    disturbances : Disturbances, optional
+        What an observation does to a spectrum besides rotation.
+    vbroad : (float, float), optional
+        Range in km/s of which rotation is drawn, log-uniformly; None: the grid is broadened already.
 
-    ``model_grid`` is the grid in wavelength on which spectra are broadened. Raises ``ModelError`` where the
-    grid does not cover an arm, and ``ConfigError`` for rotation that is not a range of positive numbers.
+    Attributes
+    ----------
+    model_grid : ModelGrid
+        The grid in wavelength on which spectra are broadened.
+
+    Raises
+    ------
+    ModelError
+        Where the grid does not cover an arm.
+    ConfigError
+        For rotation that is not a range of positive numbers.
     """
 
     def __init__(
