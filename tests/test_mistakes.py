@@ -76,7 +76,8 @@ MISTAKES: list[tuple[str, tuple[str, ...], int]] = [
     # the command line itself
     ("runn", ("no command 'runn'", "did you mean 'run'?", "(specinn --help)"), TWO),
     ("grid inof", ("no command 'inof'", "did you mean 'info'?", "(specinn grid --help)"), TWO),
-    ("xyzzy", ("no command 'xyzzy'; there are run, combine",), TWO),
+    ("plot lost.fits -i toy", ("lost.fits: no such file",), 1),
+    ("xyzzy", ("no command 'xyzzy'; there are run, plot, combine",), TWO),
     ("--debgu run", ("no option --debgu; did you mean --debug?",), TWO),
     ("run --smples 3", ("no option --smples; did you mean --samples? (specinn run --help)",), TWO),
     ("run -x", ("no option -x (specinn run --help)",), TWO),

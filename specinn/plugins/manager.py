@@ -176,17 +176,23 @@ class Plugins:
 
     def load(self, kind: str, name: str) -> Any:
         """The class that the factory of the record of that ``kind`` names, imported now. Raises
-        ``PluginError``, also where it is not a subclass of the interface of that kind."""
+        ``PluginError``, also where it neither is a subclass of that kind's interface nor has its methods."""
         from specinn.plugins.interfaces import INTERFACES  # numpy, which a list of plugins does not need
 
         record, interface = self.record(kind, name), INTERFACES[kind]
         factory = load_factory(record)
-        if not (isinstance(factory, type) and issubclass(factory, interface)):
+        if isinstance(factory, type) and issubclass(factory, interface):
+            return factory
+        abstract: frozenset[str] = getattr(interface, "__abstractmethods__", frozenset())
+        lacking = sorted(each for each in abstract if not hasattr(factory, each))
+        if lacking or not isinstance(factory, type):
+            what = f"it lacks {', '.join(lacking)}" if lacking else "it is not a class"
             raise PluginError(
                 f"{name} cannot be used: {record.factory} is not a subclass of "
-                f"specinn.plugins.{interface.__name__}, from which every {kind} is derived"
+                f"specinn.plugins.{interface.__name__}, from which every {kind} is derived, and {what}"
             )
-        return factory
+        # A class that has all that is abstract gets the defaults of the rest.
+        return type(factory.__name__, (factory, interface), {"__module__": factory.__module__})
 
     def trainer(self, kind: str, name: str) -> Trainer:
         """The function that trains the estimator or synthesizer (``kind``) of that ``name``: called with the

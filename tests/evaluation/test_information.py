@@ -251,7 +251,7 @@ def test_bounds_of_the_bundled_models_spectra(real: Simulation, ordinary: np.nda
 @pytest.mark.slow
 def test_the_bound_is_what_the_best_linear_estimate_attains(real: Simulation, ordinary: np.ndarray) -> None:
     """Labels drawn around those of a model, spectra by the derivatives and noise, and one step back."""
-    observed = information._Derivatives(real, Plugins())
+    observed = information._Derivatives(real, Plugins(), "emulator")
     rows = ordinary[:4]
     jacobian = 250.0 * np.concatenate(list(observed.blocks(rows)))
     n, n_free, n_pix = jacobian.shape
@@ -271,7 +271,7 @@ def test_the_derivative_of_rotation_is_that_of_the_simulated_spectra(
     real: Simulation, ordinary: np.ndarray
 ) -> None:
     """Against spectra observed 10 % faster, whose lines are of the same emulator."""
-    observed = information._Derivatives(real, Plugins())
+    observed = information._Derivatives(real, Plugins(), "emulator")
     rows = ordinary[np.argsort(-real.vbroad[ordinary])[:2]]
     slope = next(observed.blocks(rows))[:, -1]
     flux, vbroad = observed.emulate(observed.values[rows]), observed.vbroad[rows]

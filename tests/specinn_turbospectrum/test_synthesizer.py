@@ -789,7 +789,8 @@ def test_commands(index, specinn, tmp_path, monkeypatch):
     monkeypatch.setenv("SPECINN_TURBOSPECTRUM", str(tmp_path / "made"))
     found = json.loads(specinn("doctor", "--json").stdout)
     state = {f["name"]: f["state"] for f in found if f["group"] == "synthesis"}
-    assert state == {f"turbospectrum {part}": "missing" for part in ("code", "atmospheres", "line lists")}
+    missing = {f"turbospectrum {part}": "missing" for part in ("code", "atmospheres", "line lists")}
+    assert state == {**missing, "turbospectrum line corrections": "ok"}
     done = specinn("synthesis", "setup")
     assert done.exit_code == 0 and "1 MARCS models" in done.stdout
     assert (tmp_path / "made" / "exec" / "bsyn_lu").is_file()
