@@ -41,7 +41,7 @@ class Piece:
 
 
 def say(sentence: str) -> None:
-    """A ``SpectrumWarning``, which :func:`specinn.spectra.readers.read` puts beside the name of the file."""
+    """A ``SpectrumWarning``, to which :func:`specinn.spectra.readers.read` adds the name of the file."""
     warnings.warn(SpectrumWarning(sentence), stacklevel=2)
 
 

@@ -1,6 +1,6 @@
 """The one place that knows what columns, extensions, units and orders of spectra are called, in all formats.
 
-A name is divided into words (``FLUX_ERR``, ``fluxerr`` and ``ERR_FLUX`` are the same two), the words say the
+A name is divided into words (``FLUX_ERR``, ``fluxerr`` and ``ERR_FLUX`` are the same two), the words tell the
 role, and what is left (``NOR``, ``REDUCED``, ``2``) is the tail by which a flux and its error find each
 other."""
 

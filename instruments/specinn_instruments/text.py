@@ -196,8 +196,8 @@ def parse_numbers(
 ) -> np.ndarray:
     """``(n_rows, n_columns)`` float64; an error names the first line that is not like the others.
 
-    Of many lines a few that are broken, and not the last ones (which a truncated file would have), cost
-    themselves, with a ``SpectrumWarning``.
+    Among many lines a few broken ones, if not the last (as in a truncated file), are skipped,
+    with a ``SpectrumWarning``.
     """
     comments = [mark for mark in _COMMENT if mark != delimiter]
     if not decimal_comma:

@@ -46,7 +46,7 @@ def measure(
 ) -> Residual:
     """The residual of one calibrator; its spectrum passes the pipeline's own steps up to the model grid."""
     if not Path(star.path).is_file():
-        raise ConfigError(f"calibrator {star.name}: {star.path} is no file")
+        raise ConfigError(f"calibrator {star.name}: {star.path} is not a file")
     unknown = (set(star.labels) | set(star.fit)) - set(grid_names)
     if unknown:
         raise ConfigError(f"calibrator {star.name}: the grid has no label {', '.join(sorted(unknown))}")

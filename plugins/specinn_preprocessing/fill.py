@@ -1,4 +1,4 @@
-"""Masked pixels that their neighbours know: gaps narrower than the line-spread function."""
+"""Masked pixels that their neighbours determine: gaps narrower than the line-spread function."""
 
 from __future__ import annotations
 

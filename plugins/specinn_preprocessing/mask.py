@@ -36,7 +36,7 @@ class Mask(Preprocessor):
     ``sky_lines`` (Angstrom, +-0.6) and ``bands`` are in the observer's frame; spectra come in the barycentric
     frame, at most 30 km/s from it, so the windows are wide enough for strong features and not for more.
     Errors far above those of their neighbours (5 times the median of 64 pixels around, or 150 times that of
-    the arm) are taken for a mask, which is how many files mark pixels.
+    the arm) are treated as a mask, because many files mark pixels in this way.
     Cosmic rays are pixels 8 sigma and a quarter of the median flux above the median of their 7 neighbours.
     A missing sigma is the scatter of second differences (as DER_SNR, Stoehr et al. 2008) in stretches of some
     4000 pixels: a spectrum that is not normalised is brighter and noisier in some of them than in others.

@@ -97,19 +97,19 @@ def _table(lines: Sequence[str], source: str) -> np.ndarray:
         rows = [[float(x) for x in line.split()[:9]] for line in lines[at + 3 : at + 3 + n]]
         whole = sum(len(row) == 9 for row in rows)
         if whole != n:
-            raise ValueError(f"it has {whole} whole layers of {n}")
+            raise ValueError(f"it has {whole} complete layers of {n}")
         table = np.array(rows)
         if not np.isfinite(table).all():
             raise ValueError("there is a number that is not finite")
     except ValueError as error:
-        raise SynthesisError(f"{source} is not a whole MARCS model: {error}") from None
+        raise SynthesisError(f"{source} is not a complete MARCS model: {error}") from None
     return table
 
 
 def read_marcs(path: Path) -> Atmosphere:
-    """A model in MARCS's own text format, packed by gzip or not.
+    """A model in MARCS's own text format, compressed by gzip or not.
 
-    Raises ``SynthesisError`` for what is no such file, and where the gas pressure does not rise inwards.
+    Raises ``SynthesisError`` for any other file, and where the gas pressure does not rise inwards.
     """
     try:
         with (

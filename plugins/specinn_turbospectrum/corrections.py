@@ -27,8 +27,8 @@ Key = tuple[str, int, int, int, int]
 
 
 def keys(species: Species) -> list[Key]:
-    """What tells one line from another, for each line: species, wavelength, excitation and log gf as they
-    stand in the list, in thousandths. Lines with the same key share their correction."""
+    """What distinguishes a line from the others, for each line: species, wavelength, excitation and log gf as
+    they stand in the list, in thousandths. Lines with the same key share their correction."""
     out = []
     for line in species.lines:
         wavelength, chi, log_gf = (round(1000.0 * float(x)) for x in line.split(None, 3)[:3])
@@ -72,7 +72,7 @@ class Corrections:
 
     @classmethod
     def read(cls, path: Path) -> Corrections:
-        """From ECSV, packed by gzip or not. Raises ``SynthesisError`` for what is no such table."""
+        """From ECSV, compressed by gzip or not. Raises ``SynthesisError`` for any other file."""
         return _read(path)
 
     def check(self, checksums: Mapping[str, str]) -> None:
@@ -87,7 +87,8 @@ class Corrections:
             if expected != checksum:
                 raise SynthesisError(
                     f"the line corrections {self.source} are for {name} with SHA-256 {expected[:12]}, the "
-                    f'list here has {checksum[:12]}: run specinn synthesis setup, or set corrections = "none"'
+                    f"list in use has {checksum[:12]}: run specinn synthesis setup, or set "
+                    'corrections = "none"'
                 )
 
     @cached_property

@@ -29,7 +29,7 @@ class Departures:
     source: str
 
     def check(self, log_eps: Mapping[int, float], n_depths: int) -> None:
-        """Raises ``SynthesisError`` that names both numbers where abundance or depths are others."""
+        """Raises ``SynthesisError`` that names both numbers if abundance or depths differ."""
         wanted = log_eps.get(ATOMIC_NUMBER[self.element])
         if wanted is None or abs(wanted - self.log_eps) > _ABUNDANCE:
             given = "none is given" if wanted is None else f"the spectrum has {wanted:.4f}"
@@ -106,7 +106,7 @@ def _check_levels(element: str, atom: Path, n_atom: int, n: int, source: str) ->
 
 
 class DepartureGrid:
-    """Departure coefficients of one element for many atmospheres: the binary grids that go with TSFitPy.
+    """Departure coefficients of one element for many atmospheres: the binary grids distributed for TSFitPy.
 
     ``index`` is the text file of pointers (columns: name, Teff, log g, [Fe/H], [alpha/Fe], mass, vturb, A(X),
     pointer), ``records`` the binary file: at byte pointer - 1 a name of 500 bytes, the numbers of depths and

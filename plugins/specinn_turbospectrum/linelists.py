@@ -119,7 +119,7 @@ def read(path: Path) -> list[Species]:
             wavelength = np.empty(0)
         if len(wavelength) != n:
             raise SynthesisError(
-                f"{path}, line {at + 1}: {n} lines of {head[1]} are announced, there are others"
+                f"{path}, line {at + 1}: {n} lines of {head[1]} are announced, the number differs"
             )
         out.append(Species(head[1], int(head[2]), text[at + 1].strip().strip("'"), wavelength, lines))
         at += 2 + n

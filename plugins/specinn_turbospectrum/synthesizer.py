@@ -246,7 +246,7 @@ class Turbospectrum(Synthesizer):
         values = np.atleast_2d(np.asarray(labels, float))
         if values.shape[1] != len(self.labels):
             raise ConfigError(
-                f"{values.shape[1]} values a star, expected {len(self.labels)}: {', '.join(self.labels)}"
+                f"{values.shape[1]} values per star, expected {len(self.labels)}: {', '.join(self.labels)}"
             )
         if self.settings.processes == 1 or len(values) == 1:
             flux = np.stack([self._spectrum(row) for row in values])

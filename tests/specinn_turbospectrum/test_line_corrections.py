@@ -87,7 +87,7 @@ def test_corrected_and_empirical_lines(file, tmp_path):
 def test_corrections_of_another_list(file):
     read = Corrections.read(file)
     read.check({"iron": "abc"})
-    with pytest.raises(SynthesisError, match=r"are for iron with SHA-256 abc, the list here has def"):
+    with pytest.raises(SynthesisError, match=r"are for iron with SHA-256 abc, the list in use has def"):
         read.check({"iron": "def"})
     with pytest.raises(
         SynthesisError, match=r'are for the lists iron, not for other: set corrections = "none"'
@@ -264,7 +264,7 @@ LABELS = "teff = 5771.0, logg = 4.44, fe_h = 0.0, vmic = 1.0"
         ({"more": "[[priors]]\nsigma = 0.0"}, "sigma = 0 dex"),
         (
             {"more": '[synthesizer]\ncorrections = "shipped"'},
-            r"\$\.synthesizer\.corrections has no place here",
+            r"\$\.synthesizer\.corrections is not allowed here",
         ),
     ],
 )

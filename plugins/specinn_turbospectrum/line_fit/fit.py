@@ -62,7 +62,7 @@ class Residuals:
 
 @attrs.define(eq=False)
 class _Star:
-    """A reference star at work: its labels as fitted so far, its broadening, and the flux of its last
+    """A reference star during the fit: its labels as fitted so far, its broadening, and the flux of its last
     synthesis."""
 
     star: ReferenceStar
@@ -554,7 +554,7 @@ class _Fit:
         return sigma
 
     def _shown(self) -> dict[str, np.ndarray]:
-        """By star, ``(n,)`` whether its spectrum has a say on a line."""
+        """By star, ``(n,)`` whether its spectrum constrains a line."""
         out = {}
         for star in self.stars:
             say = np.zeros(len(self.lines), bool)
