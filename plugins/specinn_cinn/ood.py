@@ -57,7 +57,7 @@ class Sizes:
 
 
 class Strangers(nn.Module):
-    """Signs for spectra that ``encoding`` encodes, of a model with ``n_labels`` labels.
+    """Signs for spectra encoded by ``encoding``, for a model with ``n_labels`` labels.
 
     ``low`` and ``high (n_labels,)`` are the bounds in the network's standardised label space, ``level
     (n_used,)`` is the continuum in units of ``x``.
@@ -99,7 +99,7 @@ class Strangers(nn.Module):
         return torch.addmm(self.mean, self.decoder(inside) * self.coefficient_scale, self.basis)
 
     def raw_claim(self, y: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        """What the spectrum claims to be ``(n, n_claim)``: labels, S/N of the arms, what they lack, and
+        """What the spectrum claims to be ``(n, n_claim)``: labels, S/N of the arms, their missing pixels, and
         whether it is synthetic."""
         n = self.n_arms
         missing = context[:, n:-1].reshape(len(y), n, -1).mean(2)

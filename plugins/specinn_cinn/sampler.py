@@ -1,4 +1,4 @@
-"""The flow run backwards, from latent draws to samples: FrEIA's weights and numbers without its cost."""
+"""The flow run backwards, from latent draws to samples: the weights and results of FrEIA without its cost."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Sampler:
         self.tile = max(_CACHED // widest, _ROWS)
 
     def hoist(self, condition: torch.Tensor) -> Hoisted:
-        """What the conditions ``(n_stars, n_features)`` make of the weights: those of the first layer of each
+        """Weights that depend on the conditions ``(n_stars, n_features)``: those of the first layer of each
         sub-network ``(n_stars, n_out, n_in + 1)``, in order, then those of the Gaussian and the log of its
         determinant ``(n_stars, 1)``."""
         weights: list[torch.Tensor] = []

@@ -1,4 +1,5 @@
-"""Corrections of line data that reference stars ask for: a table of lines, and their use on line lists."""
+"""Corrections of line data derived from reference stars: a table of lines, and their application to line
+lists."""
 
 from __future__ import annotations
 
@@ -61,7 +62,7 @@ class Corrections:
 
     ``table`` has a row for each line: ``code``, ``ion``, ``wavelength`` (Angstrom, air), ``chi`` (eV),
     ``log_gf`` (of the list), ``log_gf_corrected``, ``damping`` (dex) and ``verdict``, one of
-    :data:`VERDICTS`. ``line_lists`` are the SHA-256 of the lists that it belongs to, by name; ``sha256`` is
+    :data:`VERDICTS`. ``line_lists`` are the SHA-256 of the lists to which it belongs, by name; ``sha256`` is
     its own.
     """
 
@@ -76,7 +77,7 @@ class Corrections:
         return _read(path)
 
     def check(self, checksums: Mapping[str, str]) -> None:
-        """Raises ``SynthesisError`` where a line list that is used is not the one they were fitted to."""
+        """Raises ``SynthesisError`` if a line list in use is not the one to which they were fitted."""
         for name, checksum in checksums.items():
             expected = self.line_lists.get(name)
             if expected is None:
@@ -130,7 +131,7 @@ def empirical(
     chi: Iterable[Any],
     log_gf: Iterable[Any],
 ) -> list[Species]:
-    """Lines of which only wavelength and strength are known, in the format of the lists: no damping by
+    """Lines with only wavelength and strength known, in the format of the lists: no damping by
     radiation beyond that of a classical oscillator, twice Unsoeld's by hydrogen."""
     by_kind: dict[tuple[str, int], list[tuple[float, float, float]]] = {}
     for c, i, w, x, gf in zip(code, ion, wavelength, chi, log_gf, strict=True):

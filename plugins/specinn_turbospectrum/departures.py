@@ -85,7 +85,7 @@ def read_departures(element: str, atom: Path, path: Path) -> Departures:
 
 def levels(atom: Path) -> int:
     """The number of levels of a model atom in MULTI's format: the first number of the third line that is
-    no comment, after the name and the abundance."""
+    not a comment, after the name and the abundance."""
     try:
         text = atom.read_text(encoding="latin-1").splitlines()
     except OSError as error:
@@ -212,7 +212,8 @@ def _within(nodes: np.ndarray, rows: np.ndarray, at: np.ndarray, axis: int) -> d
 
 
 def write_information(departures: Sequence[Departures], folder: Path, path: Path) -> None:
-    """The file that tells bsyn_lu which elements are in NLTE, with what it points to in ``folder``."""
+    """The file that tells bsyn_lu which elements are in NLTE, with the files to which it points in
+    ``folder``."""
     place = f"{folder.resolve()}/"
     lines = ["# elements in NLTE"]  # the code looks for the next line from the second on
     lines += ["# path for model atom files     don't change this line", place, "#"]

@@ -94,7 +94,7 @@ def setup(prefix: Path, progress: Progress = lambda message: None) -> None:
 
 
 def _clear(prefix: Path) -> None:
-    """Remove what set-ups that were killed left behind; those of the last hour may be at work."""
+    """Remove the remains of set-ups that were killed; those of the last hour may still be running."""
     for left in prefix.glob(".*-*"):
         if left.is_dir() and time.time() - left.stat().st_mtime > _STALE:
             shutil.rmtree(left, ignore_errors=True)
@@ -102,7 +102,7 @@ def _clear(prefix: Path) -> None:
 
 @contextmanager
 def _replacing(target: Path) -> Iterator[Path]:
-    """A new folder beside ``target`` that takes its place when all went well."""
+    """A new folder next to ``target`` that replaces it when everything went well."""
     part = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         yield part

@@ -83,7 +83,7 @@ def labels_of(table: Table) -> tuple[tuple[str, ...], np.ndarray]:
     """Names and values ``(n_rows, n_labels)`` of the labels, in the order of the table.
 
     [Li/Fe] becomes A(Li) on the solar scale of Magg et al. (2022), rotation becomes ``vbroad`` unless it is
-    0 throughout. Macroturbulence is no label of specinn, so it must be the same for all models; iron is
+    0 throughout. Macroturbulence is not a label of specinn, so it must be the same for all models; iron is
     [Fe/H], so an A(Fe) that departs from it is refused.
     """
     for name in _REQUIRED:

@@ -64,7 +64,7 @@ def _first_bad_line(data: bytes) -> str:
 
 
 def check_flux(path: Path, wavelength: np.ndarray, flux: np.ndarray) -> None:
-    """Refuse what no normalised spectrum has, by the name of the file."""
+    """Refuse values that no normalised spectrum has; the error names the file."""
     faults = []
     for bad, what in (
         (~np.isfinite(flux), "not a number"),

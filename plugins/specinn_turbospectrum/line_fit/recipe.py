@@ -56,7 +56,7 @@ class ReferenceStar:
 class Prior:
     """How far the log gf of the lines of some ``species`` (``Fe``, ``Fe 2``, ``CN``) may move: one standard
     deviation ``sigma`` in dex. All species if none is named; with ``deeper``, only lines that take more than
-    that from the continuum of a reference star. The first table that fits a line is its prior."""
+    that from the continuum of a reference star. The first table that matches a line is its prior."""
 
     sigma: float
     species: list[str] = attrs.field(factory=list)
@@ -73,7 +73,7 @@ class Prior:
 @attrs.frozen
 class Empirical:
     """Features that the lists lack: at least ``deep`` in the residuals of ``stars`` reference stars, or
-    ``alone`` in those of one, where no star says the opposite; 0 adds none."""
+    ``alone`` in those of one, if no star contradicts it; 0 adds none."""
 
     deep: float = 0.02
     stars: int = 2
@@ -82,7 +82,7 @@ class Empirical:
 
 @attrs.frozen
 class Method:
-    """How the fit goes: ``groups`` of lines whose derivatives come from one synthesis, in which log gf is
+    """Options of the fit: ``groups`` of lines whose derivatives come from one synthesis, in which log gf is
     raised by ``boost`` dex; ``pixel_error`` of the normalised flux, and the residual ``robust`` from which a
     pixel has less weight; ``damping`` (dex) is the prior on the damping of lines that are deeper than
     ``strong``. Up to ``steps`` after each of ``jacobians``, until the residuals change by less than
@@ -102,7 +102,7 @@ class Method:
 
 @attrs.frozen
 class Recipe:
-    """What the file says. ``validation`` stars are compared, and never fitted."""
+    """The contents of the file. ``validation`` stars are compared, but never fitted."""
 
     windows: dict[str, tuple[float, float]]
     stars: list[ReferenceStar]
@@ -115,7 +115,7 @@ class Recipe:
 
     @classmethod
     def read(cls, path: str | Path) -> Recipe:
-        """Raises ``ConfigError`` with the path to what is wrong."""
+        """Raises ``ConfigError`` with the path to the wrong value."""
         recipe = structure(read_toml(path), cls, str(path))
         if not recipe.stars:
             raise ConfigError(f"{path}: expected one [[stars]] or more")
