@@ -9,7 +9,7 @@ import attrs
 import numpy as np
 import torch
 
-COVERAGE_BLOCKS = 24  # per arm: the network is told which parts of the spectrum are missing
+COVERAGE_BLOCKS = 24  # per arm: the network sees which parts of the spectrum are missing
 SNR_RANGE = (10.0, 1000.0)
 
 

@@ -200,7 +200,7 @@ class CINN(Estimator):
             condition = self.features(x, context).repeat_interleave(n_samples, 0)
             y, _ = self.flow(z.flatten(0, 1), c=[condition], rev=True, jac=False)
             values = self.labels.from_network(y * self.spread + self.center)
-            sums = values.view(z.shape).mean(1).sum(0)  # no star hangs on another
+            sums = values.view(z.shape).mean(1).sum(0)  # no star depends on another
             parts = [torch.autograd.grad(one, flux, retain_graph=True)[0] for one in sums]
         return torch.stack(parts, dim=1).cpu().numpy()
 
