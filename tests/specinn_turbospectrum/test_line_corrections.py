@@ -259,7 +259,10 @@ LABELS = "teff = 5771.0, logg = 4.44, fe_h = 0.0, vmic = 1.0"
         ({"labels": "teff = 5771.0, logg = 4.44"}, "reference star Sun has no fe_h, vmic"),
         ({"power": 20000.0}, "has a resolving power of 20000, expected at least 30000"),
         ({"path": "nowhere.fits"}, "nowhere.fits is not a file"),
-        ({"more": 'fit = ["teff"]'}, "teff cannot be fitted along"),
+        (
+            {"more": 'fit = ["teff"]'},
+            "teff cannot be fitted with the lines, expected vmic or an abundance such as c_fe",
+        ),
         ({"more": '[[priors]]\nspecies = ["Xx"]\nsigma = 0.1'}, "'Xx', expected such as Fe, Fe 2 or CN"),
         ({"more": "[[priors]]\nsigma = 0.0"}, "sigma = 0 dex"),
         (
