@@ -3,7 +3,7 @@
     python benchmarks/atmospheres.py [--prefix DIR] [--nodes 24] [--json]
 
 Leaving a model out doubles the distance between the others in one parameter at a time, so the error is that
-of the parameter named, at its worst place, and several times what it is between models that are all there.
+of the parameter named, at its worst place, and several times that between models that all exist.
 The spectrum of the predicted atmosphere is compared with that of the model's own, 5146 to 5246 Angstrom at
 solar ratios. The Sun (5777 K, 4.44, 0) has no model of its own: between 5500 and 6000 K it is predicted with
 and without the models at 5750 K.

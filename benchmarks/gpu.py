@@ -1,6 +1,6 @@
 """Checks and measures specinn on a GPU in eight minutes: ``sh benchmarks/gpu.sh --out results``.
 
-Each part is a process of its own, because an error of CUDA spoils a process; one that fails is a row with
+Each part is a process of its own, because a CUDA error breaks a process; one that fails is a row with
 its message. ``--device cpu --tiny`` is a rehearsal anywhere.
 """
 
@@ -22,7 +22,7 @@ Row = dict[str, Any]
 
 
 class Sizes:
-    """How much is measured: the full programme, or one that a processor does in a minute."""
+    """How much is measured: the full programme, or one that a CPU finishes in a minute."""
 
     def __init__(self, device: str, tiny: bool) -> None:
         self.device = device
@@ -246,7 +246,7 @@ def _memory(sizes: Sizes) -> Row:
 
 
 def run_part(name: str, words: list[str], seconds: float) -> Row:
-    """What a part in a process of its own found, or why it found nothing."""
+    """The result of a part in a process of its own, or why there is none."""
     start = time.perf_counter()
     result: Row = {"part": name, "rows": [], "failed": ""}
     with tempfile.TemporaryDirectory(prefix="specinn-") as folder:
@@ -270,7 +270,7 @@ def run_part(name: str, words: list[str], seconds: float) -> Row:
 
 
 def table(results: list[Row]) -> str:
-    """A line a row."""
+    """One line per row."""
     lines = []
     for result in results:
         state = f"FAILED: {result['failed']}" if result["failed"] else "done"
@@ -287,7 +287,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda", help="cuda (default), or cpu for a rehearsal")
     parser.add_argument("--tiny", action="store_true", help="small sizes, to try the script")
     parser.add_argument("--out", type=Path, default=Path("gpu"), help="folder for gpu.json and gpu.txt")
-    parser.add_argument("--minutes", type=float, default=8.0, help="after which no part begins")
+    parser.add_argument("--minutes", type=float, default=8.0, help="after which no part is started")
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS), help="all unless given")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path, help=argparse.SUPPRESS)

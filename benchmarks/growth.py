@@ -72,7 +72,7 @@ def measure(n: int, files: list[Path], folder: Path, options: list[str]) -> dict
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    """A line a run; the rate between neighbours is free of what starting costs."""
+    """One line per run; the rate between neighbours is free of the cost of starting."""
     print(f"{'spectra':>8} {'seconds':>8} {'CPU s':>8} {'spectra/s':>10} {'more/s':>8} {'peak MB':>8}")
     for before, row in zip([None, *rows], rows, strict=False):
         more = ""
@@ -85,7 +85,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 
 def _per_file(sizes: list[int]) -> int:
-    """Spectra a file, so that every size is a number of whole files, the same ones."""
+    """Spectra per file, so that every size is a number of whole files, the same ones."""
     common = math.gcd(*sizes)
     return max(n for n in range(1, PER_FILE + 1) if common % n == 0)
 

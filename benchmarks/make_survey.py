@@ -16,7 +16,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("n", metavar="N", type=int, help="how many spectra")
     parser.add_argument("folder", metavar="FOLDER", type=Path)
-    parser.add_argument("--per-file", type=int, default=PER_FILE, help="spectra a file (default %(default)s)")
+    parser.add_argument(
+        "--per-file", type=int, default=PER_FILE, help="spectra per file (default %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes")
     given = parser.parse_args()
     start = time.monotonic()

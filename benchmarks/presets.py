@@ -1,7 +1,7 @@
 """Presets of the network at the same budget: ``python benchmarks/presets.py RECIPE.toml --seconds 600``.
 
 Every preset is trained from scratch for the same processor time, simulation included, on the same stream of
-simulated spectra, and judged on spectra that none has seen. Paths start from the working folder.
+simulated spectra, and judged on spectra that neither has seen. Paths start from the working folder.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("recipe", metavar="RECIPE", type=Path, help="training file of specinn train")
     parser.add_argument("--seconds", type=float, default=600.0, help="of processor time each (default 600)")
-    parser.add_argument("--batch", type=int, default=256, help="spectra of a step (default 256)")
+    parser.add_argument("--batch", type=int, default=256, help="spectra per step (default 256)")
     parser.add_argument("--presets", nargs="*", default=list(PRESETS), choices=list(PRESETS))
     parser.add_argument("--threads", type=int, default=1, help="processor cores (default 1)")
     given = parser.parse_args()

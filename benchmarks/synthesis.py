@@ -1,4 +1,4 @@
-"""What a spectrum costs here, and with the defaults of TSFitPy: the same code, stars and wavelengths.
+"""What a spectrum costs with specinn, and with the defaults of TSFitPy: the same code, stars and wavelengths.
 
     python benchmarks/synthesis.py [--prefix DIR] [--segment 5146 5742 --segment 6092 6797] [--parts] [--json]
 
@@ -15,7 +15,7 @@ TSFitPy (github.com/TSFitPy-developers/TSFitPy) drives babsma_lu and bsyn_lu as 
 * all depth points of MARCS (56): what is interpolated is passed on (``scripts/turbospectrum_class_nlte.py``,
   commit c12f0b4).
 
-Both get the same executables, line lists and atmospheres, so what is compared is these settings only: not the
+Both get the same executables, line lists and atmospheres, so only these settings are compared: not the
 compiler, not Python, not TSFitPy's own interpolation, start or convolution. Its users choose line lists
 themselves; here both have those that set-up installed.
 

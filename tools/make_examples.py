@@ -32,7 +32,7 @@ _ALPHA = ("ca_fe", "mg_fe", "si_fe", "ti_fe", "o_fe")
 
 
 def make(folder: Path) -> None:
-    """Write one FITS file a star and ``truth.csv`` into ``folder``."""
+    """Write one FITS file per star and ``truth.csv`` into ``folder``."""
     plugins = Plugins()
     instrument = Instrument.from_toml(plugins.record("instrument", "4most-hr").toml).select(("green", "red"))
     emulator, observer = telescope(plugins, instrument)

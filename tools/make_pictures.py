@@ -42,7 +42,7 @@ def make(folder: Path) -> None:
         _save(_drawn(result.posterior.corner("giant-clump", labels), 90), folder / "posterior.webp")
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:
-        print("no Chromium here: the picture of the page stays as it is", file=sys.stderr)
+        print("there is no Chromium: the picture of the page is left as it is", file=sys.stderr)
     else:
         _save(_page(chromium), folder / "catalogue.webp")
 
@@ -93,5 +93,5 @@ def _save(picture: Image.Image, path: Path) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        raise SystemExit("give the folder to write the pictures into, docs/pictures in the tree")
+        raise SystemExit("give the folder for the pictures, docs/pictures in the tree")
     make(Path(sys.argv[1]))

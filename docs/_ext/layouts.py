@@ -1,4 +1,4 @@
-"""The layouts of files: of each kind one is written by the code that users run, and told what is in it."""
+"""The layouts of files: one of each kind, written by the code that users run, is described."""
 
 from __future__ import annotations
 

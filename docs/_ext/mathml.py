@@ -1,4 +1,4 @@
-"""Formulae as MathML, by docutils: browsers draw it themselves, and nothing is fetched from anywhere."""
+"""Formulae as MathML, by docutils: browsers render it themselves, and nothing is downloaded."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What autodoc cannot make of the reference, from the code: a comment ``<!-- reference: NAME -->`` in a page
-becomes what NAME returns.
+"""The parts of the reference that autodoc cannot make, from the code: a comment ``<!-- reference: NAME -->``
+in a page becomes what NAME returns.
 
 All functions return Markdown (MyST). Tests call them without Sphinx.
 """

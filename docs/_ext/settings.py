@@ -85,7 +85,7 @@ FILES = (
 
 
 def settings() -> str:
-    """All keys of all files. Raises ``KeyError`` for a key of which the guide says nothing."""
+    """All keys of all files. Raises ``KeyError`` for a key that the guide does not explain."""
     return "\n\n".join(_file(file) for file in FILES)
 
 
@@ -130,7 +130,7 @@ def _inner(cls: Any, table: str, path: str, more: dict[str, str]) -> Iterator[tu
 
 
 def keys(cls: Any) -> list[tuple[str, Any]]:
-    """The keys of a table that are no tables themselves."""
+    """The keys of a table that are not tables themselves."""
     fields = attrs.fields(attrs.resolve_types(cls))
     return [(field.name, field) for field in fields if table_of(field.type)[0] is None]
 

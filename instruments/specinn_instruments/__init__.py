@@ -31,7 +31,7 @@ INSTRUMENTS = {
 
 # name: (priority, class, summary); of two that know a file, the one of higher priority reads it
 READERS = {
-    "4most-multi": (90, "qmost:MultiSpectrum", "4MOST level 1, one row a fibre, FITS table"),
+    "4most-multi": (90, "qmost:MultiSpectrum", "4MOST level 1, one row per fibre, FITS table"),
     "4most": (80, "qmost:SingleSpectrum", "4MOST level 1, one spectrum, FITS table"),
     "eso": (70, "eso:EsoTable", "ESO Science Data Product, FITS table (UVES, HARPS, FEROS, GIRAFFE)"),
     "fits-table": (

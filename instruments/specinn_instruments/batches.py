@@ -26,7 +26,7 @@ MOST_PIXELS = 20_000_000  # of one spectrum; the atlas of the Sun with the fines
 @attrs.frozen(eq=False)
 class Piece:
     """A spectrum, an arm or an order as it stands in a file: ``wavelength (n_pix,)`` Angstrom, ``flux``,
-    ``sigma`` and ``mask`` ``(n_spec, n_pix)``, the headers that speak of it, and the name of its extension
+    ``sigma`` and ``mask`` ``(n_spec, n_pix)``, the headers that describe it, and the name of its extension
     or row."""
 
     wavelength: np.ndarray
@@ -41,7 +41,7 @@ class Piece:
 
 
 def say(sentence: str) -> None:
-    """A ``SpectrumWarning``, which :func:`specinn.spectra.readers.read` puts beside the name of the file."""
+    """A ``SpectrumWarning``, to which :func:`specinn.spectra.readers.read` adds the name of the file."""
     warnings.warn(SpectrumWarning(sentence), stacklevel=2)
 
 
@@ -56,9 +56,9 @@ def pixels(
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
     """Flux, sigma (None: not known) and mask ``(n_spec, n_pix)`` from what a file has in their place.
 
-    Masked are pixels of flux exactly 0 (no format has another way to say "no data" that all programs keep;
-    measured flux is never exactly 0), of ``quality`` other than 0 or not ``good``, of inverse variance or
-    error not above 0. A spectrum without any positive error has an unknown one: sigma is NaN."""
+    The masked pixels are those of flux exactly 0 (no format has another way to say "no data" that all
+    programs keep; measured flux is never exactly 0), of ``quality`` other than 0 or not ``good``, of inverse
+    variance or error not above 0. A spectrum without any positive error has an unknown one: sigma is NaN."""
     flux = np.atleast_2d(np.asarray(flux, dtype=np.float64))
     mask = flux == 0
     for values in quality:
@@ -158,7 +158,7 @@ def assemble(
     """The spectra of a file that holds them in pieces: orders and arms of one exposure become one spectrum,
     different stars stay rows of their own.
 
-    Pieces are of one exposure where their objects agree and their wavelengths follow one another; those that
+    Pieces belong to one exposure if their objects agree and their wavelengths follow one another; those that
     cover the same wavelengths are several spectra.
     """
     pieces = [each for piece in pieces for each in _divided(piece)]
@@ -256,7 +256,7 @@ def _joined(
 
 
 def _plain(name: str) -> str:
-    """An object's name without what counts orders: ``ORDER:  3 HD 1`` to ``hd 1``."""
+    """An object's name without the number of the order: ``ORDER:  3 HD 1`` to ``hd 1``."""
     return " ".join(
         re.sub(r"\b(order|ord|aperture|ap|ccd|arm|chip)\b\s*[:#=]?\s*\d+", "", name.lower()).split()
     )

@@ -1,6 +1,6 @@
 """The one place that knows what columns, extensions, units and orders of spectra are called, in all formats.
 
-A name is divided into words (``FLUX_ERR``, ``fluxerr`` and ``ERR_FLUX`` are the same two), the words say the
+A name is divided into words (``FLUX_ERR``, ``fluxerr`` and ``ERR_FLUX`` are the same two), the words tell the
 role, and what is left (``NOR``, ``REDUCED``, ``2``) is the tail by which a flux and its error find each
 other."""
 
@@ -99,7 +99,7 @@ _BY_VALUE = {"nm": (280.0, 1200.0), "Angstrom": (2800.0, 12000.0), "um": (0.28, 
 
 @lru_cache(maxsize=4096)
 def role_of(name: str) -> tuple[Role | None, tuple[str, ...]]:
-    """The role of a column or extension, and the words by which it belongs to others of the file.
+    """The role of a column or extension, and the words that pair it with others of the file.
 
     None for a name that is not understood.
     """
@@ -164,8 +164,8 @@ class Columns:
     """Positions of the columns of a spectrum, and what their names say about the wavelengths.
 
     ``medium`` is None where no name says it. ``quality`` may be several columns: a pixel is good where all
-    are 0 (``good``: where none is). ``unknown`` are the names that were not understood, ``unused`` known
-    ones that say something of the pixels and belong to no flux in use."""
+    are 0 (``good``: where none is). ``unknown`` are the names that were not understood, ``unused``
+    known ones that describe the pixels but belong to no flux in use."""
 
     wavelength: int
     flux: int
@@ -263,7 +263,7 @@ def to_angstrom(values: np.ndarray, unit: str | None) -> np.ndarray:
     """Wavelengths in Angstrom; without a unit 280-1200 are nm, 2800-12000 Angstrom, 0.28-1.2 um and
     2.8e-7-1.2e-6 m.
 
-    Raises ``ReadError`` for a unit that is not one of length, and for values that leave it open or that no
+    Raises ``ReadError`` for a unit that is not one of length, and for values that are ambiguous or that no
     optical spectrum has.
     """
     values = np.asarray(values, dtype=np.float64)

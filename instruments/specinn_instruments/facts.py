@@ -1,4 +1,4 @@
-"""What the headers of a file say of its spectra: medium, frame, velocity, object, observation."""
+"""What the headers of a file say about its spectra: medium, frame, velocity, object, observation."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Statement:
 
 
 def cards(headers: Sequence[Header]) -> Iterator[tuple[str, Any, str]]:
-    """Keyword, value and comment of all cards that can be read; a damaged one costs itself."""
+    """Keyword, value and comment of all cards that can be read; only a damaged one is lost."""
     seen: set[int] = set()
     for header in headers:
         if id(header) in seen:
@@ -124,8 +124,8 @@ def medium(
         return first, ""
     return first, (
         f"the wavelengths are in {first.value} by {first.source}, in {other.value} by "
-        f"{other.source}: taken as in "
-        f"{first.value}; --medium says which is right"
+        f"{other.source}: taken to be in "
+        f"{first.value}; state the right one with --medium"
     )
 
 
@@ -209,17 +209,17 @@ def frame(headers: Sequence[Header]) -> tuple[Statement, float]:
 def velocity(headers: Sequence[Header], where: Statement) -> tuple[float | None, str]:
     """The star's velocity in km/s if the header states one that can be used, and a sentence if it cannot.
 
-    0 is what programs write that know none, and counts as not stated.
+    0 is what programs write that know no velocity, and counts as not stated.
     """
     for key in _RV_KEYS:
         value = number(headers, key)
         if value is None or value == 0:
             continue
         if abs(value) >= 1000 or abs(value) in _SENTINELS:
-            return None, f"{key} = {value:g} of the header stands for no velocity: it is measured"
+            return None, f"{key} = {value:g} of the header is a placeholder for no velocity: it is measured"
         reason = _from_target_list(headers, key)
         if reason:
-            return None, f"{key} = {value:g} of the header is not taken, {reason}: it is measured"
+            return None, f"{key} = {value:g} of the header is not used, {reason}: it is measured"
         if where.value == "topocentric":
             return None, (
                 f"{key} = {value:g} of the header does not fit wavelengths in the topocentric frame "
@@ -231,14 +231,14 @@ def velocity(headers: Sequence[Header], where: Statement) -> tuple[float | None,
 
 
 def _from_target_list(headers: Sequence[Header], key: str) -> str:
-    """Why a velocity is the one of the observer's list of targets; nothing where it is not."""
+    """Why a velocity is that of the observer's target list; nothing if it is not."""
     if key == "ESO DRS CCF RVC":
         return ""
     for name, _, comment in cards(headers):
         if name == key and _TARGET_WORDS.search(comment):
-            return f"as its comment ({comment.strip()}) says that it is of the list of targets"
+            return f"as its comment ({comment.strip()}) says that it comes from the target list"
     beside = next((name for name in _TARGET_LIST if number(headers, name) is not None), None)
-    return f"as {beside} beside it shows that it is of the list of targets" if beside else ""
+    return f"as {beside} beside it shows that it comes from the target list" if beside else ""
 
 
 # -- the observation -------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ _VACUUM = ("SDSS", "APOGEE", "HST", "JWST", "MaNGA", "MUSCLES", "DESI", "Subaru"
 
 
 class Specutils(Reader):
-    """The last resort: slow to import (1.5 s), and tried for files that nothing else knows."""
+    """The last resort: slow to import (1.5 s), and tried for files that no other reader recognises."""
 
     def recognises(self, path: Path) -> bool:
         return bool(_formats(path))
@@ -33,7 +33,9 @@ class Specutils(Reader):
 
         formats = _formats(path)
         if len(formats) != 1:
-            found = f"takes it for any of {', '.join(formats)}" if formats else "does not know it either"
+            found = (
+                f"recognises it as any of {', '.join(formats)}" if formats else "does not recognise it either"
+            )
             raise ReadError(f"specutils {found}: convert the file to text or FITS with a wavelength axis")
         spectrum = Spectrum.read(path, format=formats[0])
         try:

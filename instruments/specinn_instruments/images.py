@@ -296,7 +296,7 @@ def band_names(header: fits.Header) -> list[str]:
 
 def choose_bands(data: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray | None]:
     """Flux and its error ``(n_orders, n_pix)`` (None: not known) of ``data (n_bands, n_orders, n_pix)``; the
-    other bands are left out, and that is said.
+    other bands are left out, with a warning.
 
     Flux is the band divided by the flat, where there is one (its blaze is gone), else the (weighted)
     spectrum."""

@@ -1,4 +1,4 @@
-"""Echelle orders (and arms) of one exposure: told from several stars, and merged to one spectrum."""
+"""Echelle orders (and arms) of one exposure: distinguished from stars, and merged into one spectrum."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """4MOST level 1: a file of one spectrum, and a file of many.
 
 Layouts: the header of a level-1 sample for the first; for the second the extensions OBMETATAB, SPECTAB and
-FIBMETATAB, with one row a fibre and the wavelengths in the WCS keywords of the vector column FLUX.
+FIBMETATAB, with one row per fibre and the wavelengths in the WCS keywords of the vector column FLUX.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class SingleSpectrum(EsoTable):
 
 
 class MultiSpectrum(Reader):
-    """One row a fibre, sky fibres included (``fib_use`` in ``meta`` where the file tells them apart)."""
+    """One row per fibre, sky fibres included (``fib_use`` in ``meta`` where the file tells them apart)."""
 
     def recognises(self, path: Path) -> bool:
         return any(_is_spectra(h) for h in headers(path))

@@ -1,4 +1,4 @@
-"""FITS tables that hold a wavelength for every pixel: one row a pixel, or one row a spectrum or order."""
+"""FITS tables that hold a wavelength for every pixel: one row per pixel, or one row per spectrum or order."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class FitsTable(Reader):
                 if medium is not None and its.value != medium.value:
                     raise ReadError(
                         f"the tables of the file are in {medium.value} ({medium.source}) and in {its.value} "
-                        f"({its.source}): divide it, or state one with --medium"
+                        f"({its.source}): split the file, or state one with --medium"
                     )
                 medium = its
                 unit = str(hdu.header.get(f"TUNIT{columns.wavelength + 1}", "")) or columns.unit

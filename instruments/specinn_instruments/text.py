@@ -29,7 +29,7 @@ _HEADER_LINES = 40  # lines without numbers that may stand before the data
 class ColumnText(Reader):
     """Two or three columns, or more with names; whitespace, comma, semicolon or tab between them.
 
-    The benchmark library (``waveobs flux err`` in nm, flux 0 where there are no data) is a case of it.
+    The benchmark library (``waveobs flux err`` in nm, flux 0 where there are no data) is an example.
     Decimal commas are understood where semicolons, tabs or blanks separate the columns. A third column of
     integers that repeat is an order number."""
 
@@ -133,9 +133,10 @@ def _keywords(lines: Sequence[str]) -> dict[str, Any]:
 def _merge_seams(data: np.ndarray, columns: Columns) -> tuple[np.ndarray, int]:
     """Average the two rows of a wavelength that stands twice where two pieces were joined.
 
-    Programs that write a spectrum piece by piece repeat the pixel at the seam. That is harmless and told
-    from a defect by three marks: the two rows are neighbours, the step after them is as before, and less
-    than one row in 1000 is concerned. Everything else stays, to be refused with the other duplicates.
+    Programs that write a spectrum piece by piece repeat the pixel at the seam. That is harmless and is
+    distinguished from a defect by three criteria: the two rows are neighbours, the step after them is as
+    before, and less than one row in 1000 is concerned. Everything else stays, to be refused with the other
+    duplicates.
     """
     wave = data[:, columns.wavelength]
     step = np.diff(wave)
@@ -157,7 +158,7 @@ def _merge_seams(data: np.ndarray, columns: Columns) -> tuple[np.ndarray, int]:
 
 @attrs.frozen
 class Layout:
-    """Where the numbers begin (line from 0), what separates them, and what the header says."""
+    """Where the numbers begin (line from 0), their separator, and the header."""
 
     first: int
     delimiter: str | None
@@ -196,8 +197,8 @@ def parse_numbers(
 ) -> np.ndarray:
     """``(n_rows, n_columns)`` float64; an error names the first line that is not like the others.
 
-    Of many lines a few that are broken, and not the last ones (which a truncated file would have), cost
-    themselves, with a ``SpectrumWarning``.
+    Among many lines a few broken ones, if not the last (as in a truncated file), are skipped,
+    with a ``SpectrumWarning``.
     """
     comments = [mark for mark in _COMMENT if mark != delimiter]
     if not decimal_comma:

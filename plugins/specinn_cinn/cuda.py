@@ -14,9 +14,9 @@ _WARM_UP = 3  # calls before a graph is recorded, as the documentation of CUDA g
 
 
 class CapturedSampler:
-    """A sampler recorded for latent draws of one shape: one launch instead of one for every operation.
+    """A sampler recorded for latent draws of one shape: one launch instead of one per operation.
 
-    ``z (n_stars, n_labels, n)`` on a CUDA device; the recording keeps the weights that the flow has now.
+    ``z (n_stars, n_labels, n)`` on a CUDA device; the recording keeps the current weights of the flow.
     """
 
     def __init__(self, sampler: Sampler, z: torch.Tensor, n_features: int) -> None:

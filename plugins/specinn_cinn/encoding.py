@@ -9,7 +9,7 @@ import attrs
 import numpy as np
 import torch
 
-COVERAGE_BLOCKS = 24  # per arm: the network is told which parts of the spectrum are missing
+COVERAGE_BLOCKS = 24  # per arm: the network sees which parts of the spectrum are missing
 SNR_RANGE = (10.0, 1000.0)
 
 
@@ -67,9 +67,9 @@ class Encoding:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """``x (n, n_used)``, ``context (n, n_context)`` and the S/N per Angstrom of each arm ``(n, n_arms)``.
 
-        ``x`` is 0 where a pixel is masked and limited to 20 units: one wild pixel must not decide. The
+        ``x`` is 0 where a pixel is masked and limited to 20 units: one outlier must not dominate. The
         S/N of an arm is the root mean square of 1 / (sigma sqrt(width)) of normalised flux over good pixels,
-        0 where there are none. ``synthetic (n,)`` tells which spectra have the very physics of the models
+        0 where there are none. ``synthetic (n,)`` says which spectra have exactly the physics of the models
         (none unless given).
         """
         x, context, snr, _, _ = self.pixels_in_use(flux, sigma, mask, synthetic)

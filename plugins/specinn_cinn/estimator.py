@@ -129,7 +129,7 @@ class CINN(Estimator):
         return used
 
     def encode(self, batch: SpectrumBatch | Encoded) -> Encoded:
-        """What the networks make of a preprocessed batch before they judge or sample it."""
+        """The features of a preprocessed batch, which scoring and sampling share."""
         if isinstance(batch, Encoded):
             return batch
         with torch.no_grad():
@@ -200,7 +200,7 @@ class CINN(Estimator):
             condition = self.features(x, context).repeat_interleave(n_samples, 0)
             y, _ = self.flow(z.flatten(0, 1), c=[condition], rev=True, jac=False)
             values = self.labels.from_network(y * self.spread + self.center)
-            sums = values.view(z.shape).mean(1).sum(0)  # no star hangs on another
+            sums = values.view(z.shape).mean(1).sum(0)  # no star depends on another
             parts = [torch.autograd.grad(one, flux, retain_graph=True)[0] for one in sums]
         return torch.stack(parts, dim=1).cpu().numpy()
 
@@ -225,7 +225,7 @@ class CINN(Estimator):
     def blocks(
         self, batch: SpectrumBatch | Encoded, n_samples: int, seed: int
     ) -> Iterator[tuple[range, torch.Tensor, torch.Tensor]]:
-        """Numbers of some stars at a time, their physical samples ``(n_stars, n_labels, n)`` and log
+        """Indices of some stars at a time, their physical samples ``(n_stars, n_labels, n)`` and log
         densities in label space ``(n_stars, n)``, on the device; valid until the next ones are asked for."""
         encoded = self.encode(batch)
         with torch.no_grad():
@@ -265,11 +265,11 @@ class CINN(Estimator):
         return 1 if self.device == "cpu" else _STARS_ON_GPU
 
     def latent(self, seed: int, key: int, n: int) -> torch.Tensor:
-        """Normal draws ``(n_labels, n)`` of one star: they hang on the seed, the star's key and the kind of
-        device alone (a GPU draws its own: those of a processor would take longer than all the rest).
+        """Normal draws ``(n_labels, n)`` of one star: they depend on the seed, the star's key and the
+        kind of device only (a GPU draws its own: those of a CPU would take longer than everything else).
 
         The last of many is 0, where the density is highest or nearly so: of 4096 draws in 13 dimensions
-        the best is still off by a third of a standard deviation in each, which the MAP need not be.
+        the best is still off by a third of a standard deviation in each, which is avoidable for the MAP.
         """
         generator = torch.Generator(self.device).manual_seed((seed * 1_000_003 + key) % 2**63)
         z = torch.randn(len(self.labels), n, generator=generator, device=self.device)
@@ -303,7 +303,7 @@ class _Physical:
     def __init__(self, labels: LabelSet, center: torch.Tensor, spread: torch.Tensor) -> None:
         kinds = [label.transform for label in labels]
         if not set(kinds) <= {"linear", "log10", "probit"}:
-            raise ModelError(f"labels are learnt as {', '.join(sorted(set(kinds)))}, which is not known")
+            raise ModelError(f"labels are learnt as {', '.join(sorted(set(kinds)))}, which is not supported")
         self.logs = [i for i, kind in enumerate(kinds) if kind == "log10"]
         self.probits = [i for i, kind in enumerate(kinds) if kind == "probit"]
         self.log_volume = spread.log().sum()

@@ -44,9 +44,10 @@ def measure(
     continuum: ContinuumOptions,
     plugins: Plugins,
 ) -> Residual:
-    """The residual of one calibrator; its spectrum passes the pipeline's own steps up to the model grid."""
+    """The residual of one calibrator, whose spectrum passes through the pipeline's own steps up to the model
+    grid."""
     if not Path(star.path).is_file():
-        raise ConfigError(f"calibrator {star.name}: {star.path} is no file")
+        raise ConfigError(f"calibrator {star.name}: {star.path} is not a file")
     unknown = (set(star.labels) | set(star.fit)) - set(grid_names)
     if unknown:
         raise ConfigError(f"calibrator {star.name}: the grid has no label {', '.join(sorted(unknown))}")
@@ -117,5 +118,5 @@ def broaden(flux: torch.Tensor, vbroad: torch.Tensor, grid: ModelGrid) -> torch.
 
 
 def _limits(name: str) -> tuple[float, float]:
-    """Where the abundance of a calibrator is looked for."""
+    """The range in which the abundance of a calibrator is fitted."""
     return (-0.5, 3.6) if name == "a_li" else (-0.5, 0.6)

@@ -1,8 +1,8 @@
-"""How unlike its training a spectrum is: signs learnt from simulated spectra once a model is trained.
+"""How far a spectrum is out of distribution: signs learnt from simulated spectra once a model is trained.
 
 The centre of the posterior (latent variables 0) says which star the spectrum claims to be; a decoder gives
-the spectrum that such a star has on average. What is left is compared with what is left of training spectra
-of such stars: as a whole, in its worst stretches, and in the directions in which spectra differ.
+the average spectrum of such a star. The residual is compared with the residuals of training spectra of such
+stars: as a whole, in its worst stretches, and in the directions in which spectra differ.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _DECIMALS = 2  # of a score: sums in single precision depend a little on how man
 SIGNS = {
     "misfit": "the model spectrum does not fit it",
     "stretch": "the model spectrum does not fit parts of it",
-    "distance": "what the model spectrum leaves is of another pattern than in training spectra",
+    "distance": "the residual of the model spectrum has another pattern than in training spectra",
     "likeness": "it looks like {}",
     "signal": "there is no signal above the noise",
 }
@@ -57,7 +57,7 @@ class Sizes:
 
 
 class Strangers(nn.Module):
-    """Signs for spectra that ``encoding`` encodes, of a model with ``n_labels`` labels.
+    """Signs for spectra encoded by ``encoding``, for a model with ``n_labels`` labels.
 
     ``low`` and ``high (n_labels,)`` are the bounds in the network's standardised label space, ``level
     (n_used,)`` is the continuum in units of ``x``.
@@ -99,7 +99,7 @@ class Strangers(nn.Module):
         return torch.addmm(self.mean, self.decoder(inside) * self.coefficient_scale, self.basis)
 
     def raw_claim(self, y: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        """What the spectrum claims to be ``(n, n_claim)``: labels, S/N of the arms, what they lack, and
+        """What the spectrum claims to be ``(n, n_claim)``: labels, S/N of the arms, their missing pixels, and
         whether it is synthetic."""
         n = self.n_arms
         missing = context[:, n:-1].reshape(len(y), n, -1).mean(2)
@@ -191,14 +191,14 @@ class Strangers(nn.Module):
         return {f"{_PREFIX}{name}": value for name, value in whole.items()}
 
     def header(self) -> dict[str, Any]:
-        """What :meth:`read` needs beside the tensors."""
+        """What :meth:`read` needs besides the tensors."""
         return {"sizes": attrs.asdict(self.sizes)}
 
     @classmethod
     def read(
         cls, tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any], encoding: Encoding
     ) -> Strangers | None:
-        """From the tensors and the header of a weights file; None for a file of before there were any."""
+        """From the tensors and the header of a weights file; None for a file without signs."""
         own = {k.removeprefix(_PREFIX): v.float() for k, v in tensors.items() if k.startswith(_PREFIX)}
         if not own:
             return None

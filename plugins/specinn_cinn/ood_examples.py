@@ -1,7 +1,7 @@
-"""Spectra altered so that no star of the training looks like them: what the sign of likeness is taught.
+"""Spectra altered so that no star of the training looks like them: the examples for the sign likeness.
 
-The families are wide on purpose (any velocity, any share of a second star, bumps anywhere), because what
-will be wrong with a spectrum is not known beforehand.
+The families are broad on purpose (any velocity, any share of a second star, bumps anywhere), because
+nobody knows beforehand what will be wrong with a spectrum.
 """
 
 from __future__ import annotations

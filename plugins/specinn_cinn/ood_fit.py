@@ -56,9 +56,10 @@ def fit_strangers(
     plan: StrangersPlan | None = None,
     progress: Callable[[dict[str, Any]], None] = lambda state: None,
 ) -> CINN:
-    """Give a trained ``model`` its signs of strangers, learnt on what the simulator of ``setup`` draws.
+    """Give a trained ``model`` its signs of spectra out of distribution, learnt on spectra from the simulator
+    of ``setup``.
 
-    Replaces those it has. The header tells how often spectra of each alteration were found.
+    Replaces existing ones. The header states how often spectra of each alteration were found.
     """
     plan = plan or StrangersPlan()
     generator = torch.Generator(setup.config.device).manual_seed(plan.seed * 1_000_003 + 4711)
@@ -199,7 +200,7 @@ def _fit_decoder(signs: Strangers, model: CINN, simulate: _Simulation, plan: Str
 
 @torch.no_grad()
 def _fit_depth_error(signs: Strangers, usual: _Spectra) -> None:
-    """Errors of models, relative to squared depth, pixel by pixel: what exceeds the noise."""
+    """Errors of models, relative to squared depth, pixel by pixel: the excess over the noise."""
     total, weights = torch.zeros_like(signs.mean), torch.zeros_like(signs.mean)
     for x, sigma, good, _, y in usual.blocks():
         residual, depth = signs.residual(x, good, y)
@@ -215,7 +216,7 @@ def _fit_depth_error(signs: Strangers, usual: _Spectra) -> None:
 def _fit_signs(
     signs: Strangers, usual: _Spectra, odd: _Spectra, family: torch.Tensor, plan: StrangersPlan
 ) -> None:
-    """What is usual for a claimed star, and the likeness to alterations."""
+    """The usual values for a claimed star, and the likeness to alterations."""
     with torch.no_grad():
         signs.rotation = torch.eye(signs.sizes.components, device=signs.mean.device)
         logs, projected = _observables(signs, usual)
@@ -274,8 +275,8 @@ def _observables(signs: Strangers, spectra: _Spectra) -> tuple[torch.Tensor, tor
 def _fit_thresholds(
     signs: Strangers, held: _Spectra, altered: _Spectra, family: torch.Tensor, plan: StrangersPlan
 ) -> list[float]:
-    """All signs together raise ``plan.false_alarms``; likeness, which finds most, raises most. Gives the
-    fraction of each alteration that is found."""
+    """All signs together raise ``plan.false_alarms``; likeness, which finds most, raises most of them. Gives
+    the fraction of each alteration that is found."""
     values = torch.cat([signs.signs(x, s, g, context, y)[0] for x, s, g, context, y in held.blocks()])
     signs.median = values.median(0).values
     low, high = plan.false_alarms / 50.0, plan.false_alarms
@@ -297,7 +298,7 @@ def _minimise(
     plan: StrangersPlan,
     decay: float = 1e-3,
 ) -> None:
-    """AdamW over random rows, the rate falling to 0 along half a cosine."""
+    """AdamW over random rows, with a learning rate that falls to 0 along half a cosine."""
     optimiser = torch.optim.AdamW(list(parameters), lr=plan.learning_rate, weight_decay=decay)
     generator = torch.Generator().manual_seed(plan.seed)
     for step in range(plan.steps):

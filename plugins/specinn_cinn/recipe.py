@@ -1,4 +1,4 @@
-"""The table ``[estimator]`` of a recipe: all that can be chosen of a network and of its training."""
+"""The table ``[estimator]`` of a recipe: all options of a network and of its training."""
 
 from __future__ import annotations
 
@@ -68,9 +68,9 @@ BACKWARD = {"default": 0.0, "paper": 1.0}  # weight of the paper's second loss, 
 class Schedule:
     """``steps`` batches of ``batch`` spectra; each noiseless spectrum is observed ``repeats`` times. The
     weights that count are a running mean (``average`` per step). Every ``validate_every`` steps the loss on
-    the grid's validation spectra is taken; ``patience`` validations without gain end the training.
+    the grid's validation spectra is computed; ``patience`` validations without improvement end the training.
     ``backward`` weighs the paper's second loss: latent variables are jittered by ``jitter``, and the squared
-    distance of what comes back counts (None: 0 for the preset default, 1 for paper)."""
+    distance of the resulting labels is added (None: 0 for the preset default, 1 for paper)."""
 
     steps: int = 6000
     batch: int = 512
@@ -91,8 +91,8 @@ class Prior:
     """Labels of training spectra.
 
     Stellar parameters come from one model of the grid's training split, abundances from another (they were
-    drawn independently), both blurred by ``blur`` standard deviations of the grid; what leaves the
-    grid's bounds is drawn again. vbroad is log-uniform in ``vbroad`` km/s.
+    drawn independently), both blurred by ``blur`` standard deviations of the grid; values outside the
+    grid's bounds are drawn again. vbroad is log-uniform in ``vbroad`` km/s.
     """
 
     blur: float = 0.1
@@ -101,31 +101,31 @@ class Prior:
 
 @attrs.frozen
 class PhysicsError:
-    """Structured errors of model spectra: without them every real star comes out 0.4 dex low in logg.
+    """Structured errors of model spectra: without them every real star comes out 0.4 dex too low in logg.
 
-    The residuals, synthetic minus observed, of calibrator stars are scaled with the depth of a simulated
-    star's own lines, and where it has none with their mean depth: lines that the models lack or have too
-    many of are weak in a star poor in metals. Every simulated spectrum gets
+    The residuals, synthetic minus observed, of reference stars (the calibrators) are scaled with the depth
+    of a simulated star's own lines, and where it has none with their mean depth: missing and
+    spurious lines are weak in a metal-poor star. Every simulated spectrum gets
 
-    - their mean, weighted with likeness (a Gaussian of ``reach`` in Teff, logg and [Fe/H]), times a share
-      between 0.5 and 1.5 of ``common``: errors that stars alike show are errors of line data, and will be in
-      this one;
-    - a random combination of them, whose normal weights (standard deviation ``amplitude``) wander along the
-      spectrum with a coherence of ``wander`` km/s: weights that are the same everywhere the network would
-      find out and subtract;
-    - an error of every line of its own, ``line`` times their root mean square and coherent over ``width``
-      km/s (neither of these two in the windows that are kept in spite of large residuals);
-    - if it was emulated, ``emulator`` times the error of the emulator for a star alike.
+    - their mean, weighted by similarity (a Gaussian of ``reach`` in Teff, logg and [Fe/H]), times a factor
+      between 0.5 and 1.5 of ``common``: errors that similar stars share are errors of line data, and are
+      present in this one;
+    - a random combination of them, whose normal weights (standard deviation ``amplitude``) vary along the
+      spectrum with a coherence of ``wander`` km/s: the network would find out weights that are the same
+      everywhere, and subtract them;
+    - an individual error of every line, ``line`` times their root mean square and coherent over ``width``
+      km/s (neither of these two applies in the windows that are kept in spite of large residuals);
+    - if it was emulated, ``emulator`` times the error of the emulator for a similar star.
 
-    Two more errors grow with -[Fe/H] and have a known sign; each is drawn between 0 and twice what is
-    given. Metal lines excite as in a cooler star, by ``excitation`` K per dex: in LTE the temperature from
-    the excitation of iron is low by 200 K for giants at -2.5 and by less for warmer stars (Frebel et al.
-    2013, ApJ 769, 57). Lines of neutral metals are weaker, as by an abundance lower by ``overionisation``
-    dex per dex (Lind et al. 2012, MNRAS 427, 50; Bergemann et al. 2012, MNRAS 427, 27); 0 for a grid in NLTE.
+    Two more errors grow with -[Fe/H] and have a known sign; each is drawn between 0 and twice the given
+    value. Metal lines are excited as in a cooler star, by ``excitation`` K per dex: in LTE the temperature
+    from the excitation of iron is low by 200 K for giants at -2.5 and by less for warmer stars (Frebel et al.
+    2013, ApJ 769, 57). Lines of neutral metals are weaker, as by an abundance lower by ``overionisation`` dex
+    per dex (Lind et al. 2012, MNRAS 427, 50; Bergemann et al. 2012, MNRAS 427, 27); 0 for a grid in NLTE.
 
-    A fraction ``synthetic`` of spectra has none of these errors but the emulator's, and the network is told:
-    what was computed with the physics of the grid may be as certain as its noise allows, and what was
-    observed may not.
+    A fraction ``synthetic`` of spectra has none of these errors but the emulator's, and the network receives
+    this information: the posterior of a spectrum computed with the physics of the grid may be as narrow as
+    its noise allows, that of an observed one may not.
     """
 
     amplitude: float = 0.4
@@ -154,10 +154,10 @@ class Calibrator:
 
 @attrs.frozen
 class Masking:
-    """Pixels at which any calibrator's residual exceeds ``limit`` are never used, nor what lies within
+    """Pixels at which any calibrator's residual exceeds ``limit`` are never used, nor are those within
     ``around`` km/s of a synthetic line that is too deep by more than ``wrong``: no star has it, so rotation
-    would bring its wings in. Those of the windows ``keep`` (label: low, high; Angstrom) are used always: 6707
-    is lithium's only line."""
+    would bring its wings in. Those of the windows ``keep`` (label: low, high; Angstrom) are always used:
+    lithium has only the line at 6707."""
 
     limit: float = 0.05
     wrong: float = 0.15
@@ -170,9 +170,9 @@ class StrangersPlan:
     """Numbers of simulated stars: noiseless ones for the decoder, observed ones for the signs (each of which
     is also altered in ``alterations`` ways), observed ones for the thresholds, at which ``false_alarms`` of
     the spectra of the training are flagged. Half of the stars for the signs have errors of the physics
-    ``wider`` times those of the training, and waves of 2 % on their continua: what is unlike the calibrators
-    may err more. Each of the networks
-    is trained for ``steps`` of ``learning_rate``. With ``signs = 0`` a model gets none of this."""
+    ``wider`` times those of the training, and waves of 2 % on their continua: errors for stars unlike the
+    calibrators may be larger. Each of the networks
+    is trained for ``steps`` of ``learning_rate``. With ``signs = 0`` a model gets no signs."""
 
     decoder: int = 6144
     signs: int = 16384

@@ -1,4 +1,4 @@
-"""The flow run backwards, from latent draws to samples: FrEIA's weights and numbers without its cost."""
+"""The flow run backwards, from latent draws to samples: the weights and results of FrEIA without its cost."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Sampler:
     once per star, for all sub-networks in one product (:meth:`hoist`). Samples lie along the last axis: a
     layer is one matrix product, and the halves of a coupling are views that change in place. Between the
     halves is a row of ones, which meets what the condition adds to the first layers and to the Gaussian,
-    so that no bias has to be laid out for every sample. On a processor one star is sampled at a time, as
+    so that no bias has to be expanded for every sample. On a CPU one star is sampled at a time, as
     many samples as the cache holds; on a GPU all together.
     """
 
@@ -56,7 +56,7 @@ class Sampler:
         self.tile = max(_CACHED // widest, _ROWS)
 
     def hoist(self, condition: torch.Tensor) -> Hoisted:
-        """What the conditions ``(n_stars, n_features)`` make of the weights: those of the first layer of each
+        """Weights that depend on the conditions ``(n_stars, n_features)``: those of the first layer of each
         sub-network ``(n_stars, n_out, n_in + 1)``, in order, then those of the Gaussian and the log of its
         determinant ``(n_stars, 1)``."""
         weights: list[torch.Tensor] = []
@@ -279,4 +279,4 @@ def _steps(module: nn.Module, n_first: int) -> list[_Half | _Permutation]:
         return [_Permutation.of(module, n_first)]
     if isinstance(module, fm.GLOWCouplingBlock) and module.split_len1 == n_first:
         return [_Half.of(module, moves_second=True), _Half.of(module, moves_second=False)]
-    raise TypeError(f"the sampler knows no {type(module).__name__}")
+    raise TypeError(f"the sampler does not support {type(module).__name__}")

@@ -26,7 +26,7 @@ from .simulator import MeasuredErrors, Simulator
 
 @attrs.define(eq=False)
 class Setup:
-    """Everything that training needs, built once: also what evaluation simulates test spectra with."""
+    """Everything that training needs, built once: evaluation also simulates test spectra with it."""
 
     config: Config
     grid: Grid
@@ -167,7 +167,7 @@ def usable_pixels(
     residuals: list[Residual],
     masking: Masking,
 ) -> np.ndarray:
-    """Boolean ``(n_pix,)``: inside the arms, and where models describe every calibrator."""
+    """Boolean ``(n_pix,)``: inside the arms, and where models agree with every calibrator."""
     wave = instrument.wavelength
     keep = np.zeros(wave.size, bool)
     for low, high in masking.keep.values():

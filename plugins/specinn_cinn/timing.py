@@ -26,7 +26,7 @@ def ways(estimator: CINN, batch: SpectrumBatch, n_samples: int, paper: bool) -> 
     """For every preset the flow by FrEIA and by our sampler, with the same weights and latent draws, and a
     training step; and the stages of inference with ``estimator`` on the prepared spectra ``batch``.
 
-    Weights of the presets are random: what they are does not matter for the time.
+    The weights of the presets are random: their values do not affect the time.
     """
     presets = {name: sizes for name, sizes in PRESETS.items() if paper or name != "paper"}
     presets = dict(sorted(presets.items(), reverse=True))  # the paper's first

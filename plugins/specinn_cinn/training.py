@@ -30,9 +30,9 @@ from .setup import Setup, prepare, validation_set
 def train(
     config: Mapping[str, Any], folder: Path, progress: Callable[[dict[str, Any]], None] = lambda state: None
 ) -> CINN:
-    """Train as ``config`` says; a checkpoint in ``folder`` is taken up exactly where it was left.
+    """Train according to ``config``; a checkpoint in ``folder`` is resumed exactly where it stopped.
 
-    The model that comes back holds the averaged weights of the best validation, and in its header the errors
+    The returned model holds the averaged weights of the best validation, and in its header the errors
     on the test split.
     """
     setup = prepare(config)
@@ -103,7 +103,7 @@ def _initial_projection(setup: Setup, encoding: Encoding, n: int) -> torch.Tenso
     """Directions ``(n, n_used)`` that start the projection, each scaled to unit variance over model spectra.
 
     Three quarters are principal components of noiseless spectra. The others are the differences that a step
-    in one label makes in stars of all kinds: a line as lonely as lithium's is in no leading component.
+    in one label makes in stars of all kinds: a line as isolated as that of lithium is in no leading one.
     """
     generator = torch.Generator(setup.config.device).manual_seed(99)
     simulator = setup.simulator
@@ -167,7 +167,7 @@ def _start_from(model: CINN, path: Path) -> None:
     )
     if not same:
         raise ConfigError(
-            f"$.start: {path} differs in labels, architecture or arms, so training cannot go on from it"
+            f"$.start: {path} differs in labels, architecture or arms, so training cannot start from it"
         )
     model.features, model.flow, model.encoding = other.features.train(), other.flow.train(), other.encoding
     model.center, model.spread = other.center, other.spread

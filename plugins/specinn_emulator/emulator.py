@@ -84,7 +84,7 @@ class Emulator(Synthesizer):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], labels: Sequence[str]) -> Emulator:
-        """Its weights are those in the file ``path``, by default the bundled ones."""
+        """With the weights in the file ``path``, by default the bundled ones."""
         settings = structure(dict(config), Settings, "[synthesizer]")
         return cls.load(Path(settings.path) if settings.path else None)
 

@@ -54,7 +54,7 @@ class Config:
 def train(
     config: Mapping[str, Any], folder: Path, progress: Callable[[dict[str, Any]], None] = lambda state: None
 ) -> Emulator:
-    """Train on the grid's training split; checkpoints in ``folder`` let an interrupted training go on.
+    """Train on the grid's training split; checkpoints in ``folder`` let an interrupted training resume.
 
     The header of the result carries the errors on the test split (see :func:`held_out_errors`).
     """
@@ -64,12 +64,12 @@ def train(
     if "fe_h" not in grid.labels or not len(grid.split("test")):
         raise ConfigError(
             f"the grid has {len(grid)} models with the labels {', '.join(grid.labels)}: training needs fe_h "
-            "among them, and models enough to keep some for the test"
+            "among them, and enough models to keep some for the test"
         )
     if settings.network.components >= len(rows):
         raise ConfigError(
             f"$.network.components is {settings.network.components}: the grid has only {len(rows)} training "
-            "spectra, ask for fewer"
+            "spectra, choose fewer"
         )
     torch.manual_seed(settings.training.seed)
     mean, basis, coefficients = _components(grid, rows, settings.network.components)
@@ -132,8 +132,8 @@ def _fit(
     folder: Path,
     progress: Callable[[dict[str, Any]], None],
 ) -> CoefficientNetwork:
-    """Minimise the mean over stars of the log of the mean squared flux error: every star counts alike, while
-    the sum of squares would serve cool giants alone."""
+    """Minimise the mean over stars of the log of the mean squared flux error: every star has the same
+    weight, while the sum of squares would favour cool giants."""
     sizes, plan = settings.network, settings.training
     network = CoefficientNetwork(x.shape[1], sizes.components, sizes.width, sizes.depth, sizes.members)
     optimiser = torch.optim.AdamW(network.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
@@ -171,7 +171,7 @@ def _fit(
 
 
 def degrading_operators(emulator: Emulator, resolving_power: float) -> list[tuple[slice, Any]]:
-    """One operator an arm to R and two pixels a resolution element, a hair inside the arm."""
+    """One operator per arm, to R and two pixels per resolution element, slightly inside the arm."""
     out = []
     for arm in emulator.arms.values():
         wave = emulator.wavelength[arm]

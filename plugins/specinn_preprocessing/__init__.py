@@ -13,12 +13,12 @@ def specinn_preprocessors() -> list[Record]:
             "mask:Mask",
         ),
         "rest-frame": (
-            "removes the radial velocity, given or measured by cross-correlation",
+            "removes the radial velocity, stated or measured by cross-correlation",
             "rest_frame:RestFrame",
         ),
         "to-arms": ("degrades to the model's resolving power and pixels", "to_arms:ToArms"),
-        "degrade-snr": ("adds noise down to a stated S/N per Angstrom", "degrade_snr:DegradeSNR"),
-        "continuum": ("divides by an iterative continuum fit, an arm at a time", "continuum:Continuum"),
+        "degrade-snr": ("adds noise to reach a stated S/N per Angstrom", "degrade_snr:DegradeSNR"),
+        "continuum": ("divides by an iterative continuum fit, arm by arm", "continuum:Continuum"),
     }
     return [
         Record(name=name, summary=summary, factory=f"specinn_preprocessing.{factory}")

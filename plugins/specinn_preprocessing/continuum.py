@@ -1,4 +1,4 @@
-"""Normalisation to the pseudo-continuum (specinn.spectra.continuum), and what that spectrum tells."""
+"""Normalisation to the pseudo-continuum (specinn.spectra.continuum), and the S/N measured from it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Continuum(Preprocessor):
         return attrs.evolve(out, meta=with_columns(batch.meta, flags, **snr))
 
     def _normalise(self, batch: SpectrumBatch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Flux and sigma over the continuum, and the share of bins ``(n_spec, n_arms)`` that it rests on."""
+        """Flux and sigma over the continuum, and the share of bins ``(n_spec, n_arms)`` used for it."""
         key = batch.wavelength.tobytes()
         if key not in self._fits:
             self._fits = {key: ContinuumFit(batch.wavelength, batch.arms, ContinuumOptions(**self.options))}

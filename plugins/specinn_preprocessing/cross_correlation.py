@@ -48,7 +48,8 @@ class Velocities:
     ``rv`` and its ``error`` in km/s; whether the peak is ``clear``: within the search, without a rival, and
     with an error below 5 km/s. ``medium`` is how much velocities fall with wavelength, in units of what they
     do in vacuum wavelengths taken for air (1; -1 is the opposite mistake, 0 none), with ``medium_error``.
-    ``second`` is the velocity of a second set of lines, as double-lined binaries have them; NaN without.
+    ``second`` is the velocity of a second set of lines, as double-lined binaries have them; NaN if there is
+    none.
     """
 
     rv: np.ndarray

@@ -1,4 +1,4 @@
-"""Masked pixels that their neighbours know: gaps narrower than the line-spread function."""
+"""Masked pixels that their neighbours determine: gaps narrower than the line-spread function."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def fill_narrow_gaps(batch: SpectrumBatch) -> SpectrumBatch:
     pixel), where two good pixels lie on either side within twice that distance and a pixel.
 
     Interpolation spreads a masked pixel over its neighbours, and so does every later change of pixels: a
-    tenth of pixels lost one by one would cost a third of the spectrum. What is filled is the cubic through
-    those four pixels. Its variance is 2.1 times theirs, so that the S/N per Angstrom falls by what was lost,
-    plus the square of half of the difference between cubic and straight line.
+    tenth of the pixels lost one by one would cost a third of the spectrum. The filled value is the cubic
+    through those four pixels. Its variance is 2.1 times theirs, so that the S/N per Angstrom decreases by the
+    loss, plus the square of half of the difference between cubic and straight line.
     """
     if batch.resolving_power is None or not batch.mask.any():
         return batch

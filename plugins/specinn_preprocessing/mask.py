@@ -34,12 +34,12 @@ class Mask(Preprocessor):
     """Sets ``mask`` on pixels that carry no stellar signal, and ``sigma`` where the reader found none.
 
     ``sky_lines`` (Angstrom, +-0.6) and ``bands`` are in the observer's frame; spectra come in the barycentric
-    frame, at most 30 km/s from it, so the windows are wide enough for strong features and not for more.
+    frame, at most 30 km/s from it, so the windows are wide enough for strong features only.
     Errors far above those of their neighbours (5 times the median of 64 pixels around, or 150 times that of
-    the arm) are taken for a mask, which is how many files mark pixels.
+    the arm) are treated as a mask, because many files mark pixels in this way.
     Cosmic rays are pixels 8 sigma and a quarter of the median flux above the median of their 7 neighbours.
     A missing sigma is the scatter of second differences (as DER_SNR, Stoehr et al. 2008) in stretches of some
-    4000 pixels: a spectrum that is not normalised is brighter and noisier in some of them than in others.
+    4000 pixels: a spectrum that is not normalised is brighter and noisier in some of them.
     """
 
     stage = "mask"
@@ -69,8 +69,8 @@ class Mask(Preprocessor):
     def _clean(
         self, flux: np.ndarray, sigma: np.ndarray, mask: np.ndarray, arms: Mapping[str, slice]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Complete ``mask`` and ``sigma (n_spec, n_pix)`` in place, with 0 in masked flux. Whether the noise
-        was known, and whether there is a signal (or nothing at all, which is for others to say)."""
+        """Complete ``mask`` and ``sigma (n_spec, n_pix)`` in place, with 0 in masked flux. Returns whether
+        the noise was known, and whether there is a signal (or no pixel at all, which other steps report)."""
         mask |= ~np.isfinite(flux)
         np.copyto(flux, 0.0, where=mask)
         empty = mask.all(axis=1)

@@ -1,4 +1,4 @@
-"""What steps tell about spectra: the table ``meta``, copied only when it changes."""
+"""What steps record about spectra: the table ``meta``, copied only when it changes."""
 
 from __future__ import annotations
 

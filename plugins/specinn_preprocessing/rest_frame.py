@@ -1,4 +1,4 @@
-"""Radial velocity: given, stated by the file, or measured against model templates."""
+"""Radial velocity: given by the user, stated by the file, or measured against model templates."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class RestFrame(Preprocessor):
     ``velocity`` km/s holds for all; ``auto`` measures all; None (the default) takes ``meta["rv"]`` where it
     is a number and measures the others. Adds ``rv`` and ``rv_error`` (km/s) to ``meta``.
 
-    Measured, by :class:`~specinn_preprocessing.cross_correlation.VelocitySearch`, are all: a velocity that
-    was given or stated and that the spectrum contradicts is used, and said. Said, too, are velocities in the
-    observer's frame (``meta["frame"]`` is ``topocentric``; there a stated one, which is barycentric, is not
-    used), spectra with two sets of lines (``rv_uncertain``), and velocities that change with wavelength as if
-    air wavelengths were taken for those in vacuum, or the other way round.
+    All are measured, by :class:`~specinn_preprocessing.cross_correlation.VelocitySearch`: a velocity that
+    was given or stated and that the spectrum contradicts is used, but reported. Also reported are
+    velocities in the observer's frame (``meta["frame"]`` is ``topocentric``; there a stated one, which is
+    barycentric, is not used), spectra with two sets of lines (``rv_uncertain``), and velocities that change
+    with wavelength as if air wavelengths were taken for those in vacuum, or the other way round.
     """
 
     stage = "velocity"
@@ -96,14 +96,14 @@ class RestFrame(Preprocessor):
             )
             if min(abs(off[i] - correction[i]), abs(off[i] + correction[i])) < _ALIKE_KMS:
                 notes[i].append(
-                    f"that is the barycentric correction of {correction[i]:.1f} km/s: it was not "
-                    "applied, or twice"
+                    f"the difference is the barycentric correction of {correction[i]:.1f} km/s: it was not "
+                    "applied, or was applied twice"
                 )
         for i in np.flatnonzero(medium):
             was, taken = ("vacuum", "air") if medium[i] > 0 else ("air", "vacuum")
             notes[i].append(
-                f"the velocity of {measured.rv[i]:.1f} km/s is as if wavelengths in {was} were taken for "
-                f"those in {taken}: try --medium {was}"
+                f"the velocity of {measured.rv[i]:.1f} km/s looks as if wavelengths in {was} were taken "
+                f"to be in {taken}: try --medium {was}"
             )
         columns: dict[str, Any] = {"rv": rv, "rv_error": error}
         if any(notes):

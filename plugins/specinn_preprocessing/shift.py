@@ -54,15 +54,15 @@ def to_rest(
     """The spectra without their ``velocity (n_spec,)`` km/s, on the pixels that they had within ``ranges``
     (Angstrom); on all of them where there are none.
 
-    Every spectrum is interpolated with eight pixels around each position, whatever its companions do; one of
+    Every spectrum is interpolated with eight pixels around each position, independently of the others; one of
     velocity 0 keeps its values. Against division of the wavelengths the flux of model spectra of FGK stars
     is off by less than 0.0001 once it is degraded from R = 60 000 to 20 000, even at 2.2 pixels to the FWHM.
     Left at R = 20 000 it is off by 0.0002 (rms; at most 0.0015) at 2.8 pixels, as 4MOST has, 0.00005 (0.0003)
     at 4 and 0.001 (0.008) at 2.2, where the spectrum itself is undersampled.
 
-    sigma is interpolated linearly, so that the S/N per Angstrom stays: what interpolation smooths away comes
-    back as correlation. Pixels that come from beyond an arm or from a gap in the wavelengths are masked, and
-    those that rest on masked ones.
+    sigma is interpolated linearly, so that the S/N per Angstrom stays: the noise that interpolation removes
+    reappears as correlation. Pixels that come from beyond an arm or from a gap in the wavelengths are masked,
+    and so are those that depend on masked ones.
     """
     wave, power = batch.wavelength, batch.resolving_power
     wanted = np.any([(wave >= low) & (wave <= high) for low, high in ranges], axis=0)

@@ -16,7 +16,7 @@ from specinn_preprocessing.meta import with_columns
 
 @attrs.define
 class ToArms(Preprocessor):
-    """Changes resolving power and pixels to those of ``instrument``; errors are carried along.
+    """Changes resolving power and pixels to those of ``instrument``; errors are propagated.
 
     Pixels that the spectrum does not cover, or that lie outside an arm's range, are masked.
     """
@@ -36,9 +36,7 @@ class ToArms(Preprocessor):
 
     def __call__(self, batch: SpectrumBatch) -> SpectrumBatch:
         if batch.resolving_power is None:
-            raise ReadError(
-                "the resolving power of the spectrum is not known: give it with --resolving-power"
-            )
+            raise ReadError("the resolving power of the spectrum is unknown: give it with --resolving-power")
         flux, sigma, mask = self._resampler(batch)
         mask |= self._outside
         np.copyto(flux, 0.0, where=mask)

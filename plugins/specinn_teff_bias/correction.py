@@ -43,7 +43,7 @@ class Line:
 
 @attrs.frozen
 class Range:
-    """Where the stars of the fit lie: ``teff`` in K and, where known, [Fe/H]."""
+    """The range of the stars of the fit: ``teff`` in K and, if known, [Fe/H]."""
 
     teff: tuple[float, float]
     fe_h: tuple[float, float] | None = None
@@ -59,9 +59,9 @@ class Range:
 class TeffBias(Correction):
     """A linear bias in Teff for each label, as fitted on ``n_stars`` stars.
 
-    ``model`` is the SHA-256 of the trained model that the fit belongs to, or its first digits (None: any);
-    ``provenance`` says on which stars and literature values it rests. ``stars`` are those of the fit,
-    ``calibrators`` those among them that the training of the model had seen.
+    ``model`` is the SHA-256 of the trained model to which the fit belongs, or its first digits (None:
+    any); ``provenance`` names the stars and literature values used. ``stars`` are those of the fit,
+    ``calibrators`` those among them that the training of the model has seen.
     """
 
     labels: Mapping[str, Line]
@@ -76,7 +76,7 @@ class TeffBias(Correction):
         if not self.labels:
             raise ConfigError("labels: a correction needs at least one label")
         if self.n_stars < 1:
-            raise ConfigError(f"n_stars = {self.n_stars}: a correction rests on at least one star")
+            raise ConfigError(f"n_stars = {self.n_stars}: a correction needs at least one star")
         if self.model is not None and not re.fullmatch("[0-9a-f]{8,64}", self.model):
             raise ConfigError(f"model = {self.model!r} is not the SHA-256 of a model, nor its first digits")
 
@@ -128,7 +128,7 @@ class TeffBias(Correction):
         return correction
 
     def save(self, path: Path) -> None:
-        """Write the TOML file that :meth:`load` reads; it appears whole or not at all."""
+        """Write the TOML file that :meth:`load` reads; it appears complete or not at all."""
         data = attrs.asdict(self, filter=lambda _, value: value is not None and value != ())
         tables = {"range": data.pop("range")}
         for name, line in data.pop("labels").items():
@@ -160,7 +160,7 @@ class TeffBias(Correction):
     def apply(self, posterior: Posterior) -> tuple[Posterior, np.ndarray]:
         """The corrected posterior, and ``(n_spec,)`` whether each star's MAP was within the range of the fit.
 
-        Every sample moves by the bias at its own uncorrected Teff, so quantiles and correlations move too;
+        Every sample is shifted by the bias at its own uncorrected Teff, so quantiles and correlations follow;
         stars outside the range, or without an accepted sample, keep theirs. ``inside`` and ``log_prob`` stay
         what the estimator saw. Raises ``ModelError`` for a label that the posterior does not have.
         """

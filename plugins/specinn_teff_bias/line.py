@@ -1,4 +1,4 @@
-"""A straight line through the residuals of benchmark stars that one bad star cannot spoil."""
+"""A straight line through the residuals of benchmark stars robust against one bad star."""
 
 from __future__ import annotations
 
@@ -44,10 +44,11 @@ class Moments:
 def fit_line(stars: Moments) -> tuple[np.ndarray, np.ndarray, float]:
     """Intercept and slope (a 1000 K) ``(2,)``, their covariance ``(2, 2)``, and the scatter between stars.
 
-    A star weighs 1 / (variance of its posterior + of the reference + scatter^2), and less where it lies more
-    than 1.345 standard deviations off (Huber 1964, Ann. Math. Stat. 35, 73). The scatter, which neither
-    posteriors nor references account for, is what makes the clipped squared deviations as large as they
-    should be (Huber's proposal 2, for a variance that is added), and 0 where they are no larger anyway.
+    The weight of a star is 1 / (variance of its posterior + of the reference + scatter^2), and less if it
+    deviates by more than 1.345 standard deviations (Huber 1964, Ann. Math. Stat. 35, 73). The scatter, which
+    neither posteriors nor references account for, is the value that makes the clipped squared deviations as
+    large as they should be (Huber's proposal 2, for a variance that is added), and 0 where they are no larger
+    without it.
     """
     from scipy.optimize import brentq
 

@@ -37,7 +37,7 @@ def specinn_synthesizers() -> list[Record]:
     return [
         Record(
             name="turbospectrum",
-            summary="Turbospectrum 2020 between MARCS models, seconds a spectrum (specinn synthesis setup)",
+            summary="Turbospectrum 2020 with MARCS models, seconds per spectrum (specinn synthesis setup)",
             factory="specinn_turbospectrum.synthesizer:Turbospectrum",
         )
     ]

@@ -1,4 +1,4 @@
-"""From labels to the abundance of every element."""
+"""The abundance of every element, from the labels."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _FOLLOW = ("O", "Ne", "S", "Ar")
 
 
 def check_labels(labels: Sequence[str]) -> None:
-    """Raises ``ConfigError`` for labels that say nothing to the code, or too little."""
+    """Raises ``ConfigError`` for labels that the code does not understand, or that are insufficient."""
     if lacking := [name for name in PARAMETERS if name not in labels]:
         raise ConfigError(
             f"Turbospectrum needs the labels {', '.join(PARAMETERS)}: {', '.join(lacking)} is missing"
@@ -45,7 +45,7 @@ def check_labels(labels: Sequence[str]) -> None:
 
 
 def element_of(label: str) -> str:
-    """``Mg`` for ``mg_fe``; "" for what is no abundance ratio."""
+    """``Mg`` for ``mg_fe``; "" for what is not an abundance ratio."""
     element, _, reference = label.partition("_")
     return element.capitalize() if reference == "fe" and element != "fe" else ""
 

@@ -97,19 +97,19 @@ def _table(lines: Sequence[str], source: str) -> np.ndarray:
         rows = [[float(x) for x in line.split()[:9]] for line in lines[at + 3 : at + 3 + n]]
         whole = sum(len(row) == 9 for row in rows)
         if whole != n:
-            raise ValueError(f"it has {whole} whole layers of {n}")
+            raise ValueError(f"it has {whole} complete layers of {n}")
         table = np.array(rows)
         if not np.isfinite(table).all():
             raise ValueError("there is a number that is not finite")
     except ValueError as error:
-        raise SynthesisError(f"{source} is not a whole MARCS model: {error}") from None
+        raise SynthesisError(f"{source} is not a complete MARCS model: {error}") from None
     return table
 
 
 def read_marcs(path: Path) -> Atmosphere:
-    """A model in MARCS's own text format, packed by gzip or not.
+    """A model in MARCS's own text format, compressed by gzip or not.
 
-    Raises ``SynthesisError`` for what is no such file, and where the gas pressure does not rise inwards.
+    Raises ``SynthesisError`` for any other file, and where the gas pressure does not rise inwards.
     """
     try:
         with (
@@ -145,7 +145,7 @@ def find_models(folder: Path) -> dict[Node, Path]:
     """The models of a folder by Teff, log g and [M/H], from the names that MARCS gives them.
 
     Where one node has several, the mass nearest to one solar mass is taken, then the microturbulence nearest
-    to 2 km/s in spherical and 1 km/s in plane-parallel models, then the [alpha/Fe] that goes with [M/H] in
+    to 2 km/s in spherical and 1 km/s in plane-parallel models, then the [alpha/Fe] for that [M/H] in
     MARCS's standard composition (0.4 up to [M/H] = -1, falling to 0 at 0).
     """
     best: dict[Node, tuple[tuple[float, ...], Path]] = {}
@@ -175,8 +175,8 @@ class Atmospheres:
 
     All quantities are interpolated at the same Rosseland optical depth, one parameter after the other ([M/H]
     within Teff, log g within [M/H]), by the parabolas through the two models on either side and the next on
-    the left or the right, which are blended linearly: exact at the models, smooth across them, and not wavy
-    as polynomials through all are. Without a next model it is one parabola, or a line.
+    the left or the right, which are blended linearly: exact at the models, smooth across them, and without
+    the oscillations of polynomials through all. Without a next model it is one parabola, or a line.
     """
 
     def __init__(self, models: Mapping[Node, Path]) -> None:

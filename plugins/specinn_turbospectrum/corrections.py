@@ -1,4 +1,5 @@
-"""Corrections of line data that reference stars ask for: a table of lines, and their use on line lists."""
+"""Corrections of line data derived from reference stars: a table of lines, and their application to line
+lists."""
 
 from __future__ import annotations
 
@@ -27,8 +28,8 @@ Key = tuple[str, int, int, int, int]
 
 
 def keys(species: Species) -> list[Key]:
-    """What tells one line from another, for each line: species, wavelength, excitation and log gf as they
-    stand in the list, in thousandths. Lines with the same key share their correction."""
+    """What distinguishes a line from the others, for each line: species, wavelength, excitation and log gf as
+    they stand in the list, in thousandths. Lines with the same key share their correction."""
     out = []
     for line in species.lines:
         wavelength, chi, log_gf = (round(1000.0 * float(x)) for x in line.split(None, 3)[:3])
@@ -61,7 +62,7 @@ class Corrections:
 
     ``table`` has a row for each line: ``code``, ``ion``, ``wavelength`` (Angstrom, air), ``chi`` (eV),
     ``log_gf`` (of the list), ``log_gf_corrected``, ``damping`` (dex) and ``verdict``, one of
-    :data:`VERDICTS`. ``line_lists`` are the SHA-256 of the lists that it belongs to, by name; ``sha256`` is
+    :data:`VERDICTS`. ``line_lists`` are the SHA-256 of the lists to which it belongs, by name; ``sha256`` is
     its own.
     """
 
@@ -72,11 +73,11 @@ class Corrections:
 
     @classmethod
     def read(cls, path: Path) -> Corrections:
-        """From ECSV, packed by gzip or not. Raises ``SynthesisError`` for what is no such table."""
+        """From ECSV, compressed by gzip or not. Raises ``SynthesisError`` for any other file."""
         return _read(path)
 
     def check(self, checksums: Mapping[str, str]) -> None:
-        """Raises ``SynthesisError`` where a line list that is used is not the one they were fitted to."""
+        """Raises ``SynthesisError`` if a line list in use is not the one to which they were fitted."""
         for name, checksum in checksums.items():
             expected = self.line_lists.get(name)
             if expected is None:
@@ -87,7 +88,8 @@ class Corrections:
             if expected != checksum:
                 raise SynthesisError(
                     f"the line corrections {self.source} are for {name} with SHA-256 {expected[:12]}, the "
-                    f'list here has {checksum[:12]}: run specinn synthesis setup, or set corrections = "none"'
+                    f"list in use has {checksum[:12]}: run specinn synthesis setup, or set "
+                    'corrections = "none"'
                 )
 
     @cached_property
@@ -129,7 +131,7 @@ def empirical(
     chi: Iterable[Any],
     log_gf: Iterable[Any],
 ) -> list[Species]:
-    """Lines of which only wavelength and strength are known, in the format of the lists: no damping by
+    """Lines with only wavelength and strength known, in the format of the lists: no damping by
     radiation beyond that of a classical oscillator, twice Unsoeld's by hydrogen."""
     by_kind: dict[tuple[str, int], list[tuple[float, float, float]]] = {}
     for c, i, w, x, gf in zip(code, ion, wavelength, chi, log_gf, strict=True):

@@ -29,7 +29,7 @@ class Departures:
     source: str
 
     def check(self, log_eps: Mapping[int, float], n_depths: int) -> None:
-        """Raises ``SynthesisError`` that names both numbers where abundance or depths are others."""
+        """Raises ``SynthesisError`` that names both numbers if abundance or depths differ."""
         wanted = log_eps.get(ATOMIC_NUMBER[self.element])
         if wanted is None or abs(wanted - self.log_eps) > _ABUNDANCE:
             given = "none is given" if wanted is None else f"the spectrum has {wanted:.4f}"
@@ -85,7 +85,7 @@ def read_departures(element: str, atom: Path, path: Path) -> Departures:
 
 def levels(atom: Path) -> int:
     """The number of levels of a model atom in MULTI's format: the first number of the third line that is
-    no comment, after the name and the abundance."""
+    not a comment, after the name and the abundance."""
     try:
         text = atom.read_text(encoding="latin-1").splitlines()
     except OSError as error:
@@ -106,7 +106,7 @@ def _check_levels(element: str, atom: Path, n_atom: int, n: int, source: str) ->
 
 
 class DepartureGrid:
-    """Departure coefficients of one element for many atmospheres: the binary grids that go with TSFitPy.
+    """Departure coefficients of one element for many atmospheres: the binary grids distributed for TSFitPy.
 
     ``index`` is the text file of pointers (columns: name, Teff, log g, [Fe/H], [alpha/Fe], mass, vturb, A(X),
     pointer), ``records`` the binary file: at byte pointer - 1 a name of 500 bytes, the numbers of depths and
@@ -212,7 +212,8 @@ def _within(nodes: np.ndarray, rows: np.ndarray, at: np.ndarray, axis: int) -> d
 
 
 def write_information(departures: Sequence[Departures], folder: Path, path: Path) -> None:
-    """The file that tells bsyn_lu which elements are in NLTE, with what it points to in ``folder``."""
+    """The file that tells bsyn_lu which elements are in NLTE, with the files to which it points in
+    ``folder``."""
     place = f"{folder.resolve()}/"
     lines = ["# elements in NLTE"]  # the code looks for the next line from the second on
     lines += ["# path for model atom files     don't change this line", place, "#"]

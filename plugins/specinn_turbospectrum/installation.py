@@ -99,7 +99,7 @@ class Installation:
             if not program.is_file():
                 raise SynthesisError(f"{program} is missing: {how}")
             if not os.access(program, os.X_OK):
-                raise SynthesisError(f"{program} may not be executed: chmod +x it")
+                raise SynthesisError(f"{program} is not executable: run chmod +x on it")
         if not (self.data / "atomicweights.dat").is_file():
             raise SynthesisError(f"{self.data} is not Turbospectrum's folder DATA: {how}")
         if not self.atmospheres.is_dir():
@@ -139,9 +139,9 @@ def components(prefix: Path | None = None) -> list[Component]:
 
 
 def outdated(name: str, entry: Mapping[str, Any]) -> str:
-    """Whether an earlier version of specinn made a component in another way; "" if not."""
+    """Whether an earlier version of specinn made a component differently; "" if not."""
     same = entry.get("conversion", "") == CONVERSIONS.get(name, "")
-    return "" if same else f"{name} were made in another way by an earlier version of specinn"
+    return "" if same else f"{name} were made differently by an earlier version of specinn"
 
 
 def damage(prefix: Path, entry: Mapping[str, Any], quick: bool = False) -> str:

@@ -119,7 +119,7 @@ def read(path: Path) -> list[Species]:
             wavelength = np.empty(0)
         if len(wavelength) != n:
             raise SynthesisError(
-                f"{path}, line {at + 1}: {n} lines of {head[1]} are announced, there are others"
+                f"{path}, line {at + 1}: {n} lines of {head[1]} are announced, the number differs"
             )
         out.append(Species(head[1], int(head[2]), text[at + 1].strip().strip("'"), wavelength, lines))
         at += 2 + n
@@ -169,7 +169,7 @@ def _strength(species: Species) -> np.ndarray:
 def cut_hydrogen(path: Path, low: float, high: float, target: Path) -> int:
     """Write the hydrogen lines whose wings reach into the window; the number of lines.
 
-    Profiles of hydrogen cost as much as all other lines together, wherever the line lies.
+    A hydrogen profile costs as much as all other lines together, wherever the line lies.
     """
     _, comment, *lines = path.read_text(encoding="latin-1").splitlines()
     kept = []
@@ -282,8 +282,8 @@ def _molecules(lines: Iterable[str]) -> dict[str, dict[str, np.ndarray]]:
 def _unbound(label: str) -> bool:
     """Whether a CH line, labelled such as ``BX10R285`` (electronic states, v of the upper and the lower one,
     branch, N, component), ends in a level near dissociation: A v = 5 with N above 15, B v = 0 above 20,
-    B v = 1 above 11. There the list goes on although the levels dissociate, and for some has log gf up to
-    1.7 (those of bound levels end at -0.6), with which they would be the strongest of all. Arcturus has no
+    B v = 1 above 11. There the list continues although the levels dissociate, and for some has log gf up to
+    1.7 (those of bound levels end at -0.6), which would make them the strongest of all. Arcturus has no
     such lines at 4030 to 4220 Angstrom, and those up to N = 20 (B v = 0) and 11 (B v = 1) as strong as here.
     """
     last = _LAST_BOUND.get(label[:1] + label[2:3])

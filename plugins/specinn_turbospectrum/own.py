@@ -1,4 +1,4 @@
-"""specinn's own HDF5 layout, offered as a loader so that it stands wherever another layout may."""
+"""specinn's own HDF5 layout, offered as a loader so that it can be used wherever another layout can."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What set-up changes in the sources of Turbospectrum: only how long it computes, not what."""
+"""What set-up changes in the sources of Turbospectrum: only the time that it takes, not the result."""
 
 from __future__ import annotations
 
@@ -72,13 +72,13 @@ PATCHES = {
 
 
 def apply(folder: Path) -> None:
-    """Change the sources in ``folder``. Raises ``SynthesisError`` where they are not what is expected."""
+    """Change the sources in ``folder``. Raises ``SynthesisError`` if they are not as expected."""
     for name, changes in PATCHES.items():
         path = folder / name
         lines = path.read_text(encoding="latin-1").splitlines()
         text = "".join(f"{line.rstrip()}\n" for line in lines)
         for before, after in changes:
             if text.count(before) != 1:
-                raise SynthesisError(f"{name} of Turbospectrum is not the one that specinn speeds up")
+                raise SynthesisError(f"{name} of Turbospectrum is not the version that specinn speeds up")
             text = text.replace(before, after)
         path.write_text(text, encoding="latin-1")

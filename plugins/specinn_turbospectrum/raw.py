@@ -25,8 +25,8 @@ class RawTurbospectrum(GridLoader):
     """A folder of ``.spec`` files and one ``.csv`` (``labels.csv`` where there are several).
 
     The first column of the table names the models; ``<model>.spec``, or ``<model>_<segment>.spec`` for each
-    segment, are their spectra. The other columns are labels by specinn's names or TSFitPy's. The files say
-    nothing on the physics, so the provenance has only the code; the resolving power is infinite.
+    segment, are their spectra. The other columns are labels by specinn's names or TSFitPy's. The files do
+    not state the physics, so the provenance has only the code; the resolving power is infinite.
     """
 
     def recognises(self, path: Path) -> bool:

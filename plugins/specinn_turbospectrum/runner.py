@@ -1,6 +1,6 @@
 """One spectrum by Turbospectrum: babsma_lu and bsyn_lu driven through standard input.
 
-Both end with status 0 whatever happens to them, so a run is believed only after its output was looked at.
+Both end with status 0 whatever happens, so a run is accepted only after its output has been checked.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Window:
 
 @attrs.frozen
 class Star:
-    """What a spectrum hangs on: the model atmosphere in a file (MULTI or Turbospectrum's own format),
+    """What a spectrum depends on: the model atmosphere in a file (MULTI or Turbospectrum's own format),
     microturbulence in km/s, metallicity [M/H] of all elements but those in ``log_eps`` (atomic number ->
     log10(N_X / N_H) + 12), fractions of isotopes (``"12.013"`` -> 0.5), departures from LTE by element."""
 
@@ -63,7 +63,7 @@ def synthesise(
 ) -> np.ndarray:
     """Normalised flux ``(n_pix,)`` of all windows, one after the other; ``folder`` is for working files.
 
-    Raises ``SynthesisError`` with the end of the log for everything that is not a whole, finite spectrum.
+    Raises ``SynthesisError`` with the end of the log for everything that is not a complete, finite spectrum.
     """
     folder = folder.resolve()
     for departures in star.departures:

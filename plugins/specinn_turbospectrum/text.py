@@ -21,7 +21,7 @@ def read_spectrum(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Wavelength (Angstrom) and normalised flux, the first two columns of a file; ``#`` begins a comment.
 
     Further columns (flux in physical units, pairs for intensities) are not looked at, except for asterisks.
-    Raises ``GridError`` that names the file and its defect: empty, cut off, a number that is none.
+    Raises ``GridError`` that names the file and its defect: empty, cut off, a value that is not a number.
     """
     try:
         data = path.read_bytes()
@@ -64,7 +64,7 @@ def _first_bad_line(data: bytes) -> str:
 
 
 def check_flux(path: Path, wavelength: np.ndarray, flux: np.ndarray) -> None:
-    """Refuse what no normalised spectrum has, by the name of the file."""
+    """Refuse values that no normalised spectrum has; the error names the file."""
     faults = []
     for bad, what in (
         (~np.isfinite(flux), "not a number"),

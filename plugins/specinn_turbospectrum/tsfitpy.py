@@ -1,4 +1,4 @@
-"""Folders of TSFitPy's ``generate_synthetic_spectra``: a table of parameters and one text file a spectrum."""
+"""Folders of TSFitPy's ``generate_synthetic_spectra``: a table of parameters and a text file per spectrum."""
 
 from __future__ import annotations
 

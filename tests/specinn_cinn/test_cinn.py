@@ -695,7 +695,7 @@ def test_calibrators_disturb_the_simulation(recipe, calibrated, setup):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"path": "none.txt"}, "calibrator Sun: none.txt is no file"),
+        ({"path": "none.txt"}, "calibrator Sun: none.txt is not a file"),
         ({"labels": {**SUN, "xx_fe": 0.0}}, "calibrator Sun: the grid has no label xx_fe"),
         ({"labels": {"teff": 5500.0, "fe_h": 0.0}}, r"calibrator Sun: \$\.labels lacks logg, vmic"),
     ],

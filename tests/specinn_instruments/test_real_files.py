@@ -456,7 +456,9 @@ def test_a7_masks_and_units_of_arrays():
 @pytest.mark.parametrize("value", [-999.0, 999.0, 9999.0, -9999.0])
 def test_a9_sentinel_velocities(tmp_path, read, value):
     path = files.write_linear_fits(tmp_path / "a.fits", WAVE, FLUX, RV=value)
-    with pytest.warns(SpectrumWarning, match=f"RV = {value:g} of the header stands for no velocity"):
+    with pytest.warns(
+        SpectrumWarning, match=f"RV = {value:g} of the header is a placeholder for no velocity"
+    ):
         (batch,) = read(path)
     assert "rv" not in batch.meta.colnames
 

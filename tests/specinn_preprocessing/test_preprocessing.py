@@ -636,7 +636,9 @@ def test_overlapping_orders_join():
 def test_too_low_a_resolving_power_is_an_error():
     with pytest.raises(ReadError, match=r"has resolving power 17900 .* the model needs 20000"):
         to_arms(observe(power=0.895 * R))
-    with pytest.raises(ReadError, match="not known: give it with --resolving-power"):
+    with pytest.raises(
+        ReadError, match="the resolving power of the spectrum is unknown: give it with --resolving-power"
+    ):
         to_arms(observe(resolving_power=None))
 
 

@@ -92,7 +92,10 @@ def test_A9_a_velocity_that_lacks_the_barycentric_correction(survey, rest_frame)
     batch.meta["rv"] = [33.7, 12.3]
     batch.meta["barycentric_correction"] = [21.4, 21.4]
     said = rest_frame(batch).meta["message"]
-    assert "that is the barycentric correction of 21.4 km/s: it was not applied, or twice" in said[0]
+    assert (
+        "the difference is the barycentric correction of 21.4 km/s: it was not applied, or was applied twice"
+        in said[0]
+    )
     assert said[1] == ""
 
 

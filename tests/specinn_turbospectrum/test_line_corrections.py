@@ -87,7 +87,7 @@ def test_corrected_and_empirical_lines(file, tmp_path):
 def test_corrections_of_another_list(file):
     read = Corrections.read(file)
     read.check({"iron": "abc"})
-    with pytest.raises(SynthesisError, match=r"are for iron with SHA-256 abc, the list here has def"):
+    with pytest.raises(SynthesisError, match=r"are for iron with SHA-256 abc, the list in use has def"):
         read.check({"iron": "def"})
     with pytest.raises(
         SynthesisError, match=r'are for the lists iron, not for other: set corrections = "none"'
@@ -259,12 +259,15 @@ LABELS = "teff = 5771.0, logg = 4.44, fe_h = 0.0, vmic = 1.0"
         ({"labels": "teff = 5771.0, logg = 4.44"}, "reference star Sun has no fe_h, vmic"),
         ({"power": 20000.0}, "has a resolving power of 20000, expected at least 30000"),
         ({"path": "nowhere.fits"}, "nowhere.fits is not a file"),
-        ({"more": 'fit = ["teff"]'}, "teff cannot be fitted along"),
+        (
+            {"more": 'fit = ["teff"]'},
+            "teff cannot be fitted with the lines, expected vmic or an abundance such as c_fe",
+        ),
         ({"more": '[[priors]]\nspecies = ["Xx"]\nsigma = 0.1'}, "'Xx', expected such as Fe, Fe 2 or CN"),
         ({"more": "[[priors]]\nsigma = 0.0"}, "sigma = 0 dex"),
         (
             {"more": '[synthesizer]\ncorrections = "shipped"'},
-            r"\$\.synthesizer\.corrections has no place here",
+            r"\$\.synthesizer\.corrections is not allowed here",
         ),
     ],
 )

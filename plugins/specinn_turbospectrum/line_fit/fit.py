@@ -1,4 +1,5 @@
-"""The fit: derivatives, steps until the residuals stay, lines that the lists lack, stars left out in turn."""
+"""The fit: derivatives, steps until the residuals converge, lines missing from the lists, stars left out in
+turn."""
 
 from __future__ import annotations
 
@@ -62,7 +63,7 @@ class Residuals:
 
 @attrs.define(eq=False)
 class _Star:
-    """A reference star at work: its labels as fitted so far, its broadening, and the flux of its last
+    """A reference star during the fit: its labels as fitted so far, its broadening, and the flux of its last
     synthesis."""
 
     star: ReferenceStar
@@ -78,8 +79,8 @@ class _Star:
 
 @attrs.frozen(eq=False)
 class Result:
-    """What a fit gave: for each line what is added to log gf and damping, its uncertainty, and the stars that
-    show it; residuals by star and window, before, after, and left out; spectra for the figures;
+    """The result of a fit: for each line the change of log gf and damping, its uncertainty, and the stars
+    that show it; residuals by star and window, before, after, and left out; spectra for the figures;
     ``provenance`` of the synthesizer."""
 
     lines: Lines
@@ -108,8 +109,8 @@ def fit_lines(
     processes: int = 1,
     progress: Callable[[str], None] = lambda message: None,
 ) -> Result:
-    """Fit the lines of the recipe's windows to its reference stars. Syntheses stay in ``folder``, where a fit
-    that was stopped finds them.
+    """Fit the lines of the recipe's windows to its reference stars. Syntheses stay in ``folder``, so that a
+    fit that was stopped resumes.
 
     Raises ``ConfigError`` and ``ReadError`` for stars that cannot be used, ``SynthesisError`` where the code
     fails.
@@ -260,7 +261,8 @@ class _Fit:
         return (strength > _SEEN) | lines.empirical, strength
 
     def _derivatives(self, turn: int) -> None:
-        """One synthesis for each group of lines, of damping, and for each label that is fitted along."""
+        """One synthesis for each group of lines, of damping, and for each label that is fitted with the
+        lines."""
         use, strength = self._may_be_seen()
         group = self.lines.groups(use, self.method.groups)
         at = f"derivatives {turn + 1}"
@@ -339,8 +341,8 @@ class _Fit:
         }
 
     def _depth(self) -> np.ndarray:
-        """``(n,)`` how much a line takes from the continuum in the star that shows it best: what the flux
-        lacks at its centre, where it responds."""
+        """``(n,)`` the depth of a line in the star that shows it best: how far the flux is below the
+        continuum at its centre, where it responds."""
         depth = np.zeros(len(self.lines))
         for star in self.stars:
             for number, (arm, grid) in enumerate(self.arms.items()):
@@ -375,7 +377,7 @@ class _Fit:
             before = after
 
     def _step(self, stars: Sequence[_Star], part: float) -> None:
-        """One step of all lines, or a part of it, then of the labels that are fitted along."""
+        """One step of all lines, or a part of it, then of the labels that are fitted with them."""
         unknown, equations, sigma, value = self._equations(stars)
         normal = solve.normal_equations(equations, value, sigma, self.method.pixel_error, self.method.robust)
         moved = part * np.clip(solve.step(*normal), -0.6, 0.4)
@@ -554,7 +556,7 @@ class _Fit:
         return sigma
 
     def _shown(self) -> dict[str, np.ndarray]:
-        """By star, ``(n,)`` whether its spectrum has a say on a line."""
+        """By star, ``(n,)`` whether its spectrum constrains a line."""
         out = {}
         for star in self.stars:
             say = np.zeros(len(self.lines), bool)

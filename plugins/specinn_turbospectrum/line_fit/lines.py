@@ -17,10 +17,10 @@ _WIDE = 0.6  # dex, where the recipe has no prior for a line
 
 @attrs.frozen(eq=False)
 class Lines:
-    """Lines that differ, ``n`` of them: what stands in a list more than once counts once.
+    """Lines that differ, ``n`` of them: an entry that is in a list more than once counts once.
 
     ``code``, ``ion``, ``wavelength`` (Angstrom), ``chi`` (eV) and ``log_gf``, each ``(n,)``; ``segment (n,)``
-    is the number of the window. ``empirical (n,)`` marks lines that stand in no list.
+    is the number of the window. ``empirical (n,)`` marks lines that are in no list.
     """
 
     code: np.ndarray

@@ -33,7 +33,7 @@ _STYLE = (
 
 
 def write_page(result: Result, recipe: Recipe, table: Table, path: Path) -> None:
-    """One HTML file that needs nothing else, whole or not at all."""
+    """One self-contained HTML file, complete or not at all."""
     fitted = [star.name for star in recipe.stars]
     parts = [
         "<h1>Line data fitted to reference stars</h1>",

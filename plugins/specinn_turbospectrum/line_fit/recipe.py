@@ -20,8 +20,9 @@ FITTED_ALONG = ("vmic", *(name for name in abundances.LABELS if name.endswith("_
 @attrs.frozen
 class ReferenceStar:
     """A star whose parameters are known, and its spectrum. ``labels`` are those of the synthesizer; what is
-    left out is solar. ``fit`` names what is fitted along with the lines; broadening always is. ``excluded``
-    are ranges in Angstrom that the star has no say in; ``medium`` is for files that do not state theirs."""
+    left out is solar. ``fit`` names what is fitted together with the lines; broadening always is.
+    ``excluded`` are ranges in Angstrom that are ignored in the star; ``medium`` is for files
+    that do not state theirs."""
 
     name: str
     path: str
@@ -40,12 +41,12 @@ class ReferenceStar:
         if self.resolving_power < MIN_RESOLVING_POWER:
             raise ConfigError(
                 f"{source}: reference star {self.name} has a resolving power of {self.resolving_power:g}, "
-                f"expected at least {MIN_RESOLVING_POWER:g}: lines that merge cannot be told apart"
+                f"expected at least {MIN_RESOLVING_POWER:g}: blended lines cannot be separated"
             )
         if foreign := [name for name in self.fit if name not in FITTED_ALONG]:
             raise ConfigError(
-                f"{source}: reference star {self.name}: {foreign[0]} cannot be fitted along, expected vmic "
-                "or an abundance such as c_fe"
+                f"{source}: reference star {self.name}: {foreign[0]} cannot be fitted with the lines, "
+                "expected vmic or an abundance such as c_fe"
             )
         if not Path(self.path).expanduser().is_file():
             raise ConfigError(f"{source}: reference star {self.name}: {self.path} is not a file")
@@ -55,7 +56,7 @@ class ReferenceStar:
 class Prior:
     """How far the log gf of the lines of some ``species`` (``Fe``, ``Fe 2``, ``CN``) may move: one standard
     deviation ``sigma`` in dex. All species if none is named; with ``deeper``, only lines that take more than
-    that from the continuum of a reference star. The first table that fits a line is its prior."""
+    that from the continuum of a reference star. The first table that matches a line is its prior."""
 
     sigma: float
     species: list[str] = attrs.field(factory=list)
@@ -72,7 +73,7 @@ class Prior:
 @attrs.frozen
 class Empirical:
     """Features that the lists lack: at least ``deep`` in the residuals of ``stars`` reference stars, or
-    ``alone`` in those of one, where no star says the opposite; 0 adds none."""
+    ``alone`` in those of one, if no star contradicts it; 0 adds none."""
 
     deep: float = 0.02
     stars: int = 2
@@ -81,9 +82,9 @@ class Empirical:
 
 @attrs.frozen
 class Method:
-    """How the fit goes: ``groups`` of lines whose derivatives come from one synthesis, in which log gf is
+    """Options of the fit: ``groups`` of lines whose derivatives come from one synthesis, in which log gf is
     raised by ``boost`` dex; ``pixel_error`` of the normalised flux, and the residual ``robust`` from which a
-    pixel has less of a say; ``damping`` (dex) is the prior on the damping of lines that are deeper than
+    pixel has less weight; ``damping`` (dex) is the prior on the damping of lines that are deeper than
     ``strong``. Up to ``steps`` after each of ``jacobians``, until the residuals change by less than
     ``converged``."""
 
@@ -101,7 +102,7 @@ class Method:
 
 @attrs.frozen
 class Recipe:
-    """What the file says. ``validation`` stars are compared, and never fitted."""
+    """The contents of the file. ``validation`` stars are compared, but never fitted."""
 
     windows: dict[str, tuple[float, float]]
     stars: list[ReferenceStar]
@@ -114,7 +115,7 @@ class Recipe:
 
     @classmethod
     def read(cls, path: str | Path) -> Recipe:
-        """Raises ``ConfigError`` with the path to what is wrong."""
+        """Raises ``ConfigError`` with the path to the wrong value."""
         recipe = structure(read_toml(path), cls, str(path))
         if not recipe.stars:
             raise ConfigError(f"{path}: expected one [[stars]] or more")
@@ -124,7 +125,7 @@ class Recipe:
         if twice := [name for name in names if names.count(name) > 1]:
             raise ConfigError(f"{path}: two reference stars have the name {twice[0]}")
         if foreign := {"segments", "corrections", "nlte", "processes"} & set(recipe.synthesizer):
-            raise ConfigError(f"{path}: $.synthesizer.{min(foreign)} has no place here")
+            raise ConfigError(f"{path}: $.synthesizer.{min(foreign)} is not allowed here")
         for star in (*recipe.stars, *recipe.validation):
             star.check(str(path))
         for prior in recipe.priors:

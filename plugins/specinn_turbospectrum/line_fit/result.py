@@ -68,11 +68,11 @@ def as_table(result: Result, recipe: Recipe) -> Table:
         ("ion", "", "ionization stage, 1 neutral"),
         ("wavelength", "Angstrom", "in air"),
         ("chi", "eV", "excitation of the lower level"),
-        ("log_gf", "", "of the line list; not a number for lines that stand in no list"),
+        ("log_gf", "", "of the line list; not a number for lines that are in no list"),
         ("log_gf_corrected", "", "fitted to the reference stars"),
         ("sigma", "", "standard deviation of log_gf_corrected in dex, with the prior"),
         ("damping", "", "added to the logarithm of the damping by collisions, dex"),
-        ("stars", "", "reference stars that say more about the line than the prior"),
+        ("stars", "", "reference stars that constrain the line better than the prior"),
         ("verdict", "", "corrected, kept, not constrained, shown by no star, or added (an empirical line)"),
     ):
         table[name].description = description
@@ -108,7 +108,7 @@ def as_table(result: Result, recipe: Recipe) -> Table:
 
 
 def write(table: Table, path: Path) -> None:
-    """ECSV, whole or not at all; packed where the name ends in ``.gz``."""
+    """ECSV, complete or not at all; compressed if the name ends in ``.gz``."""
     import gzip
 
     text = io.StringIO()

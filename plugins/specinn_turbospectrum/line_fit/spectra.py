@@ -119,7 +119,7 @@ class ObservedStar:
 
     def aligned(self, synthetic: Arms) -> Arms:
         """Observed flux on the grid, at rest and over the continuum that makes it most like ``synthetic``
-        (broadened); NaN where the star has nothing to say."""
+        (broadened); NaN where the star has no data."""
         if self.velocity is None:
             self.velocity = self._search(synthetic)
         return {name: self._align(grid, synthetic[name], self.velocity) for name, grid in self.arms.items()}

@@ -1,5 +1,5 @@
-"""Synthetic spectra with line lists that change, computed in processes; what was computed once is found
-again."""
+"""Synthetic spectra with varying line lists, computed in processes; every result is kept and
+reused."""
 
 from __future__ import annotations
 
@@ -77,16 +77,14 @@ class Syntheses:
                 spread(_compute, str(self.folder), waiting, self.processes), start=1
             ):
                 if error is None or error:
-                    raise SynthesisError(
-                        error or f"a process died over job {number}: is there enough memory?"
-                    )
+                    raise SynthesisError(error or f"a process died on job {number}: is there enough memory?")
                 if done % 10 == 0 or done == len(waiting):
                     self.progress(f"{what}: {done} of {len(waiting)} spectra")
         return [np.load(file) for file in files]
 
 
 def _compute(folder: str, number: int) -> str:
-    """What a process does: "", or what went wrong."""
+    """The work of a process: "", or what went wrong."""
     job = json.loads((Path(folder) / _JOBS).read_text())[number]
     code = _code(folder)
     try:
