@@ -37,7 +37,7 @@ class Watch(Protocol):
 
 @contextlib.contextmanager
 def remarks(tell: Remark) -> Iterator[None]:
-    """While it lasts, every ``SpectrumWarning`` of this process is told; other warnings are shown as usual."""
+    """While it lasts, each ``SpectrumWarning`` of this process is told; others are shown as usual."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", SpectrumWarning)
         show = warnings.showwarning

@@ -231,9 +231,7 @@ def _schema(fields: tuple[catalogue.Field, ...]) -> Any:
 _ONE_AT_A_TIME = threading.Lock()
 
 
-def compute_elsewhere(
-    folder: str, shard: int, report: Report, progress: Progress, remark: Remark
-) -> None:
+def compute_elsewhere(folder: str, shard: int, report: Report, progress: Progress, remark: Remark) -> None:
     """Do a shard in a process that knows nothing but where the manifest is. The model stays loaded."""
     with _ONE_AT_A_TIME:
         plan, plugins, run = _opened(folder, time_of(Path(folder) / MANIFEST))

@@ -437,6 +437,19 @@ def test_the_command(capsys, toys, nights, tmp_path):
 
 
 @pytest.mark.slow
+def test_D5_combine_shows_no_escapes(capsys, nothing, tmp_path):
+    mean, covariance = posteriors(*likelihoods(4, 2))
+    write_samples(tmp_path / "a\x1b[31m.h5", ["\x1b[2Ja", "\x1b[2Ja", "b", "b"], mean, covariance)
+    for options in (("-o", tmp_path / "c\x1b[1m.ecsv"), ("-o", tmp_path / "d\x9b1m.ecsv", "--json")):
+        code, out, err = run(capsys, "combine", tmp_path / "a\x1b[31m.h5", *options, plugins=nothing)
+        assert code == 0, err
+        assert not set("\x1b\x9b") & set(out + err) and ("\\x1b[1m" in out or "\\u009b1m" in out)
+    args = ("combine", tmp_path / "none\x1b[31m.h5", "-o", tmp_path / "e.ecsv")
+    code, _, err = run(capsys, *args, plugins=nothing)
+    assert code == 1 and "\x1b" not in err and "none\\x1b[31m.h5" in err
+
+
+@pytest.mark.slow
 def test_the_command_says_when_posteriors_are_wider_than_the_scatter(capsys, tmp_path, nothing):
     ids = np.repeat(np.arange(12), 3).astype(str)
     mean, covariance = posteriors(*likelihoods(36, 2))

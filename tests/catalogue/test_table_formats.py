@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from specinn import catalogue
 from specinn.catalogue.table import CARRIED
 from specinn.errors import OutputError
 from specinn.flags import Flag
-from specinn.texts import native, path_of, plural, portable, shown
+from specinn.texts import in_json, native, path_of, plural, portable, shown
 
 FIELDS = catalogue.schema(LABELS, ["green"], corrected=True)
 
@@ -155,5 +156,8 @@ def test_B9_what_is_portable_is_printable_and_comes_back(text: str) -> None:
 def test_D5_what_a_terminal_is_shown() -> None:
     assert shown("a\x1b]0;title\x07b\n\tc") == "a\\x1b]0;title\\x07b\n\tc"
     assert shown("ξ Boo") == "ξ Boo"
+    text = in_json(json.dumps({"id": "a\x1b\x9b\udce9é"}, indent=2, ensure_ascii=False))
+    assert text == '{\n  "id": "a\\u001b\\u009b\\udce9é"\n}'
+    assert json.loads(text) == {"id": "a\x1b\x9b\udce9é"}
     assert (plural(1, "spectrum", "spectra"), plural(2, "spectrum", "spectra")) == ("1 spectrum", "2 spectra")
     assert plural(0, "file") == "0 files"
