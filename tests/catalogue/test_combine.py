@@ -437,6 +437,16 @@ def test_the_command(capsys, toys, nights, tmp_path):
 
 
 @pytest.mark.slow
+def test_D3_a_file_of_samples_given_twice_is_refused(nothing, tmp_path):
+    mean, covariance = posteriors(*likelihoods(4, 2))
+    write_samples(tmp_path / "a.h5", list("aabb"), mean, covariance)
+    (tmp_path / "b.h5").symlink_to(tmp_path / "a.h5")
+    for other in ("a.h5", "b.h5"):
+        with pytest.raises(ConfigError, match=f"{other} is given twice"):
+            combine([tmp_path / "a.h5", tmp_path / other], nothing)
+
+
+@pytest.mark.slow
 def test_D5_combine_shows_no_escapes(capsys, nothing, tmp_path):
     mean, covariance = posteriors(*likelihoods(4, 2))
     write_samples(tmp_path / "a\x1b[31m.h5", ["\x1b[2Ja", "\x1b[2Ja", "b", "b"], mean, covariance)

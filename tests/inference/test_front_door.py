@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from astropy import units as u
 from astropy.table import QTable, Table
 from commands import Command, sentence
+from specutils import Spectrum
 
 import specinn as package
 from specinn import catalogue
@@ -19,8 +22,10 @@ from specinn.inference.options import RunOptions
 from specinn.inference.sources import Item, expand, group, join_arms, listed
 from specinn.plugins import Plugins
 from specinn.spectra.readers import count, read, read_rows
+from specinn.spectra.specutils import to_batch
 from specinn.survey import shards
 from specinn.survey.manifest import BLOCK, Plan
+from specinn.texts import path_of
 
 TRUTH = np.array([[5772.0, 4.44, 0.0, 2.05], [4500.0, 2.0, -1.2, 2.0], [6500.0, 4.0, -0.5, 2.6]])
 
@@ -175,6 +180,60 @@ def test_B7_medium_is_heeded_for_files(plugins: Plugins, stars: list[Path]) -> N
     shift = plain["rv"][0].value - vacuum["rv"][0].value
     assert shift == pytest.approx(83, abs=3)
     assert (plain["medium"][0], vacuum["medium"][0], vacuum["medium_from"][0]) == ("air", "vacuum", "user")
+
+
+def test_A2_medium_is_heeded_for_spectra_in_memory(plugins: Plugins) -> None:
+    batch = fake_plugin.simulate(TRUTH[:1])
+    plain, vacuum = (infer(batch, plugins, rv="auto", medium=m).catalogue for m in (None, "VACUUM"))
+    assert plain["rv"][0].value - vacuum["rv"][0].value == pytest.approx(83, abs=3)
+    assert vacuum["medium"][0] == "vacuum" and vacuum["medium_from"][0] == "user"
+    flux = np.ones(40) * u.dimensionless_unscaled
+    axis = np.linspace(5000, 5100, 40) * u.AA
+    for said, medium in (("VACUUM", "vacuum"), ("Air", "air")):
+        one = to_batch(Spectrum(flux=flux, spectral_axis=axis, meta={"medium": said}))
+        assert one.medium == medium
+    with pytest.raises(package.errors.ReadError, match="medium is 'nonsense'"):
+        to_batch(Spectrum(flux=flux, spectral_axis=axis, meta={"medium": "nonsense"}))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "combine x.fits -o x.fits",
+        "report x.fits -o x.fits",
+        "resimulate x.fits -o x.fits",
+        "calibrate teff-bias x.fits -o x.fits",
+        "evaluate stars x.fits x.csv -o x.fits",
+        "evaluate robustness x.fits x.csv -o x.csv",
+        "evaluate grid x.fits x.h5 -o x.h5",
+        "evaluate ood x.fits x.h5 -o x.h5",
+        "saliency x.fits --grid x.h5 -o x.h5",
+        "plot x.fits -o x.fits",
+        "grid import x.h5 -o x.h5",
+        "grid make x.toml -o x.toml",
+        "train x.toml -o x.toml",
+    ],
+)
+def test_A5_no_command_writes_over_what_it_reads(specinn: Command, command: str) -> None:
+    for suffix in ("fits", "csv", "h5", "toml"):
+        Path(f"x.{suffix}").write_text("only here")
+    failed = specinn(*command.split(), "--overwrite")
+    assert failed.exit_code and "is an input of this command" in failed.stderr, failed.output
+    assert all(path.read_text() == "only here" for path in Path().glob("x.*"))
+
+
+@pytest.mark.slow
+def test_B9_a_name_that_is_no_utf8_costs_nothing(specinn: Command, stars: list[Path]) -> None:
+    names = [os.fsdecode(b"caf\xe9.txt"), "étoile.txt"]
+    for path, name in zip(stars, names, strict=False):
+        path.rename(name)
+    assert specinn("run", *OPTIONS, *names, stars[2], "-o", "a.fits").exit_code == 0
+    table = catalogue.read("a.fits")
+    assert not table["flag_bad"].any()
+    assert [path_of(path).exists() for path in table["path"]] == [True] * 3
+    assert table["path"][1] == "étoile.txt"
+    asked = specinn("run", *OPTIONS, *names, stars[2], "-o", "b.ecsv", "--json")
+    assert asked.exit_code == 0 and json.loads(asked.stdout)["spectra"] == 3
 
 
 @pytest.mark.slow

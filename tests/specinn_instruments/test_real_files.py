@@ -587,6 +587,22 @@ def test_B5_counts_and_order_numbers(tmp_path, read):
     assert batch.meta["merged_orders"][0] == 6 and np.isnan(batch.sigma).all()
 
 
+@pytest.mark.parametrize(
+    ("head", "wave"),
+    [
+        ("loglam,flux,err", np.log10(WAVE)),
+        ("log_wavelength,flux,err", np.log10(WAVE)),
+        ("wavelength [micron],flux,err", 1e-4 * WAVE),
+        ("wavelength [um],flux,err", 1e-4 * WAVE),
+    ],
+)
+def test_D14_text_in_micron_and_in_log_lambda(tmp_path, read, head, wave):
+    path = tmp_path / "a.csv"
+    np.savetxt(path, np.column_stack([wave, FLUX, SIGMA]), "%.14g", ",", header=head, comments="")
+    (batch,) = read(path)
+    assert batch.wavelength == pytest.approx(WAVE, rel=1e-10) and batch.flux[0] == pytest.approx(FLUX)
+
+
 # -- D2, D3 ----------------------------------------------------------------------------------------
 
 
