@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-__all__ = ["native", "path_of", "plural", "portable", "shown"]
+__all__ = ["in_json", "native", "path_of", "plural", "portable", "shown"]
 
 # C0 and C1 controls, which a terminal obeys and XML forbids; bytes that are not UTF-8, which Python holds as
 # lone surrogates; the marks that reverse the direction of a line; what XML does not allow besides
@@ -42,6 +42,11 @@ def shown(text: str) -> str:
     return (
         "".join(c if c in "\n\t" else _UNSAFE.sub(_escape, c) for c in text) if _UNSAFE.search(text) else text
     )
+
+
+def in_json(text: str) -> str:
+    """The JSON ``text`` with escapes for what JSON may hold and a terminal obeys or cannot print."""
+    return _UNSAFE.sub(lambda c: "\n" if c[0] == "\n" else f"\\u{ord(c[0]):04x}", text)
 
 
 def plural(n: int, one: str, many: str = "") -> str:

@@ -231,6 +231,9 @@ class SampleSource:
 
         if by != "id":
             raise ConfigError(f"a file of samples has no column {by!r}, only id: give the catalogue instead")
+        for number, path in enumerate(paths):
+            if any(path.samefile(other) for other in paths[:number]):
+                raise ConfigError(f"{path} is given twice, and its spectra would count twice: give it once")
         self.files = [stack.enter_context(h5py.File(path)) for path in paths]
         sets = [_labels_in(file) for file in self.files]
         self.labels = sets[0]

@@ -62,7 +62,9 @@ def bar(unit: str) -> Iterator[Callable[[int, int], None]]:
 
 def print_json(data: Any) -> None:
     """JSON as every reader takes it: what is no finite number is null."""
-    print(json.dumps(_plain(data), indent=2, ensure_ascii=False, allow_nan=False, default=str))
+    from specinn.texts import in_json
+
+    print(in_json(json.dumps(_plain(data), indent=2, ensure_ascii=False, allow_nan=False, default=str)))
 
 
 def _plain(value: Any) -> Any:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import re
 import time
-import warnings
-from typing import Any
 
 import typer
 
-from specinn.errors import SpectrumWarning
+from specinn.parallel.progress import remarks
 from specinn.texts import plural
 
 NAMED = 5  # of those with the same failure
@@ -38,19 +36,16 @@ class Watch:
         self._began = self._told = time.monotonic()
         self._said: str | None = None
         self._again: list[str] = []
-        self._remarks: dict[str, tuple[str, list[str]]] = {}
-        self._filters = warnings.catch_warnings()
+        self._remarks: dict[str, tuple[str, dict[str, None]]] = {}
+        self._listening = remarks(self.remark)
 
     def __enter__(self) -> Watch:
-        self._filters.__enter__()
-        warnings.simplefilter("always", SpectrumWarning)
-        self._shown = warnings.showwarning
-        warnings.showwarning = self._warned  # type: ignore[assignment]
+        self._listening.__enter__()
         self._bar.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._filters.__exit__(None, None, None)
+        self._listening.__exit__(None, None, None)
         stopped = kind is not None and issubclass(kind, KeyboardInterrupt)
         if stopped:
             self.say(f"stopped; {self._resume}")
@@ -59,24 +54,20 @@ class Watch:
             if len(files) > 1:
                 what = sentence if len(sentence) <= _LONGEST else sentence[: _LONGEST - 3] + "..."
                 more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
-                self.say(f"{len(files)} files: {what} ({', '.join(files[:NAMED])}{more})")
+                self.say(f"{len(files)} files: {what} ({', '.join(list(files)[:NAMED])}{more})")
         self._bar.stop()
         if stopped:
             raise typer.Exit(130) from None
 
-    def _warned(self, message: Warning | str, category: type[Warning], *others: Any) -> None:
+    def remark(self, text: str) -> None:
         """Say a remark on a file once, and at the end of how many files it holds: numbers apart."""
-        if not issubclass(category, SpectrumWarning):
-            return self._shown(message, category, *others)
-        path, _, sentence = str(message).partition(": ")
+        path, _, sentence = text.partition(": ")
         if not sentence:
             path, sentence = "", path
-        _, files = self._remarks.setdefault(re.sub(r"\d+(\.\d+)?", "N", sentence), (sentence, []))
+        _, files = self._remarks.setdefault(re.sub(r"\d+(\.\d+)?", "N", sentence), (sentence, {}))
         if not files:
-            self.say(str(message))
-        if path not in files[-1:]:
-            files.append(path)
-        return None
+            self.say(text)
+        files[path] = None  # once, though a worker that died may have told it before
 
     def start(self, files: int, done: int) -> None:
         """So many files, of which an earlier run did so many."""

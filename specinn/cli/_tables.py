@@ -20,8 +20,8 @@ def columns(left: Sequence[str], right: Sequence[str], last: Sequence[str] = ())
 
 
 def decimals(unit: str, more: int = 0) -> str:
-    """The decimals that the unit deserves, and some ``more``."""
-    return f".{ {'K': 0, 'km s-1': 1}.get(unit, 2) + more }f"
+    """The decimals that the unit deserves, and some ``more``; 0 never has a minus."""
+    return f"z.{ {'K': 0, 'km s-1': 1}.get(unit, 2) + more }f"
 
 
 def figure(value: float | None, style: str) -> str:

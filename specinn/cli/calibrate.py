@@ -69,7 +69,7 @@ def calibrate(
 
     import specinn
     from specinn import models
-    from specinn.cli._console import bar, plugins_of, print_json
+    from specinn.cli._console import bar, echo, plugins_of, print_json
     from specinn.errors import ConfigError
     from specinn.evaluation import corrections as work
     from specinn.evaluation.stars import read_benchmarks
@@ -149,7 +149,7 @@ def calibrate(
     if seen:
         _say(f"in the fit but not among these, as the training has seen them: {', '.join(seen)}")
     for path in (output, *figures):
-        print(path)
+        echo(path)
 
 
 def _terms(correction: Correction) -> dict[str, Any]:
@@ -168,7 +168,9 @@ def _tested(tested: Mapping[str, LeaveOneOut]) -> dict[str, Any]:
 def _say(text: str) -> None:
     import textwrap
 
-    print(textwrap.fill(text, 80, subsequent_indent="  ", break_on_hyphens=False))
+    from specinn.cli._console import echo
+
+    echo(textwrap.fill(text, 80, subsequent_indent="  ", break_on_hyphens=False))
 
 
 def _show(correction: Correction, tested: Mapping[str, LeaveOneOut], stars: BenchmarkStars) -> None:

@@ -71,7 +71,7 @@ def combine(
     from specinn import catalogue
     from specinn.catalogue.combine import combine as work
     from specinn.catalogue.formats import WRITERS
-    from specinn.cli._console import plugins_of, print_json
+    from specinn.cli._console import echo, plugins_of, print_json
     from specinn.files import check_output
     from specinn.texts import plural
 
@@ -85,14 +85,14 @@ def combine(
     if as_json:
         print_json({"catalogue": output, **found, "advice": advice})
         return
-    print(
+    echo(
         plural(found["stars"], "star")
         + ": {of_several_spectra} of several spectra, of which {disagree} disagree; "
         "{without_spectrum} without a usable spectrum".format(**found)
     )
     for line in (advice, output):
         if line:
-            print(line)
+            echo(line)
 
 
 def _several(table: Table) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from specinn.cli._console import print_json
+from specinn.cli._console import echo, print_json
 from specinn.cli._framework import Group, add
 from specinn.cli._options import AsJson, Cluster, Overwrite, Quiet, Scheduler, Workers, offered
 
@@ -88,13 +88,13 @@ def import_(
             progress=lambda done: bar.update(task, completed=done),
         )
     n_models = len(set(grid.ids.tolist()) - set(left_out))
-    console.print(f"{output}: {n_models} models, {len(grid.labels)} labels, {grid.wavelength.size} pixels")
+    echo(f"{output}: {n_models} models, {len(grid.labels)} labels, {grid.wavelength.size} pixels")
     missing = grid.provenance.get("missing", [])
     if missing:
-        console.print(f"{len(missing)} spectra of an interrupted run do not exist: {_some(missing, ', ')}")
+        echo(f"{len(missing)} spectra of an interrupted run do not exist: {_some(missing, ', ')}")
     if left_out:
         reasons = _some(list(left_out.values()), "\n  ")
-        console.print(f"{len(left_out)} spectra were left out:\n  {reasons}")
+        echo(f"{len(left_out)} spectra were left out:\n  {reasons}")
 
 
 def make(
@@ -149,7 +149,7 @@ def make(
     a_minute = 60 * made.computed / made.seconds if made.computed else 0.0
     rate = f", {a_minute:.{0 if a_minute >= 10 else 2}f} spectra a minute" if made.computed else ""
     failed = f", {made.failed} more failed and are listed in {made.table}" if made.failed else ""
-    print(f"{output}: {made.models} models{failed}{rate}")
+    echo(f"{output}: {made.models} models{failed}{rate}")
 
 
 def info(
@@ -175,8 +175,8 @@ def _tell(path: Path, about: dict[str, Any], as_json: bool) -> None:
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
     splits = ", ".join(f"{name} {count}" for name, count in about["splits"].items())
-    console.print(f"{path}: {about['n_models']} models ({splits}), hash {about['hash']}")
-    console.print(f"R = {about['resolving_power']}, {about['medium']} wavelengths")
+    echo(f"{path}: {about['n_models']} models ({splits}), hash {about['hash']}")
+    echo(f"R = {about['resolving_power']}, {about['medium']} wavelengths")
     arms = Table("arm", "from A", "to A", "step A", "pixels", box=None)
     for name, arm in about["arms"].items():
         arms.add_row(
@@ -189,9 +189,9 @@ def _tell(path: Path, about: dict[str, Any], as_json: bool) -> None:
     console.print(labels)
     for key, value in about["provenance"].items():
         shown = f"{len(value)}: {_some(value, ', ')}" if isinstance(value, list) and value else _plain(value)
-        console.print(f"{key}: {shown}")
+        echo(f"{key}: {shown}")
     for reason in about["defects"]:
-        console.print(f"defect: {reason}")
+        echo(f"defect: {reason}")
 
 
 def describe(grid: Grid) -> dict[str, Any]:

@@ -74,11 +74,11 @@ def _summary(model: Model) -> dict[str, Any]:
 
 def _card(model: Model) -> None:
     """Everything that the header says, the known parts first and in the field's own layout."""
-    from specinn.cli._console import print_rows
+    from specinn.cli._console import echo, print_rows
 
     header = model.header
-    print(f"{model.name}, run by the estimator {model.estimator}")
-    print(f"{model.path}, {model.size / 1e6:.1f} MB, SHA-256 {model.sha256()}")
+    echo(f"{model.name}, run by the estimator {model.estimator}")
+    echo(f"{model.path}, {model.size / 1e6:.1f} MB, SHA-256 {model.sha256()}")
     print("\nlabels, with the bounds of the training set")
     rows: list[tuple[str, ...]] = []
     for label in model.labels:
@@ -89,7 +89,7 @@ def _card(model: Model) -> None:
         )
     print_rows(rows, "  ")
     instrument = header.get("instrument", {})
-    print(f"\ninstrument: {model.instrument}, wavelengths in {instrument.get('medium', 'air')}")
+    echo(f"\ninstrument: {model.instrument}, wavelengths in {instrument.get('medium', 'air')}")
     rows = []
     for arm in instrument.get("arms", []):
         power = arm.get("resolving_power", "")
@@ -100,7 +100,7 @@ def _card(model: Model) -> None:
         step[0] if isinstance(step, (list, tuple)) else str(step) for step in header.get("preprocessing", [])
     ]
     if steps:
-        print(f"\npreprocessing: {', '.join(steps)}")
+        echo(f"\npreprocessing: {', '.join(steps)}")
     for key, value in header.items():
         if key not in _SHOWN:
             _section(key, value)
@@ -108,15 +108,15 @@ def _card(model: Model) -> None:
 
 def _section(title: str, value: Any, indent: str = "") -> None:
     """A part of the header: mappings with one set of keys as a table, the rest as key and value."""
-    from specinn.cli._console import print_rows
+    from specinn.cli._console import echo, print_rows
 
     heading = f"{indent}{title.replace('_', ' ')}"
     if not isinstance(value, Mapping):
-        print(f"\n{heading}: {_text(value)}" if not indent else f"{heading}: {_text(value)}")
+        echo(f"\n{heading}: {_text(value)}" if not indent else f"{heading}: {_text(value)}")
         return
     if not value:
         return
-    print(f"\n{heading}" if not indent else heading)
+    echo(f"\n{heading}" if not indent else heading)
     indent += "  "
     inner = list(value.values())
     if len(inner) > 1 and all(

@@ -44,7 +44,7 @@ def saliency(
     """
     import specinn
     from specinn import models
-    from specinn.cli._console import bar, plugins_of, print_json
+    from specinn.cli._console import bar, echo, plugins_of, print_json
     from specinn.errors import OutputError
     from specinn.evaluation import saliency as work
     from specinn.evaluation.tables import write
@@ -87,7 +87,7 @@ def saliency(
         return
     _show(rows, [label.name for label in found.labels], found.n_spectra, snr)
     for path in (*tables, *figures):
-        print(path)
+        echo(path)
 
 
 def _show(rows: Sequence[dict[str, Any]], labels: Sequence[str], n: int, snr: float) -> None:

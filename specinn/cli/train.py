@@ -44,7 +44,7 @@ def train(
     """
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    from specinn.cli._console import plugins_of, stderr_console
+    from specinn.cli._console import echo, plugins_of, stderr_console
     from specinn.config import read_toml
     from specinn.errors import ConfigError
     from specinn.files import check_output
@@ -72,7 +72,7 @@ def train(
         with contextlib.suppress(OSError):
             folder.rmdir()  # where no checkpoint was kept
     model.save(target)
-    print(f"wrote {target}" + (f"; see specinn models {target}" if what == "estimator" else ""))
+    echo(f"wrote {target}" + (f"; see specinn models {target}" if what == "estimator" else ""))
 
 
 def _watcher(bar: Progress, stack: contextlib.ExitStack) -> Callable[[dict[str, Any]], None]:

@@ -158,7 +158,7 @@ def value_with_errors(value: Any, low: Any, high: Any) -> str:
         return "-"
     below, above = float(low) - float(value), float(high) - float(value)
     n = decimals_for(below, above)
-    return f"{float(value):.{n}f} {below:+.{n}f} {above:+.{n}f}"
+    return f"{float(value):z.{n}f} {below:+.{n}f} {above:+.{n}f}"
 
 
 def decimals_for(*errors: float) -> int:

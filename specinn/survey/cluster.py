@@ -9,7 +9,7 @@ from typing import Any
 
 from specinn.errors import SpecinnError
 from specinn.parallel.cluster import spread
-from specinn.parallel.progress import Progress, Report
+from specinn.parallel.progress import Watch
 from specinn.survey.manifest import Plan
 from specinn.survey.shards import compute_elsewhere
 
@@ -20,11 +20,10 @@ def compute_there(
     plan: Plan,
     folder: Path,
     shards: Sequence[int],
+    watch: Watch,
     *,
     scheduler: str | None = None,
     cluster: str | Path | None = None,
-    report: Report,
-    progress: Progress,
 ) -> None:
     """Do ``shards`` on the workers of a cluster that see the same files. What Dask loses it does again.
 
@@ -40,19 +39,22 @@ def compute_there(
                     f"workers died one after another over {plan.describe(shard)}, most likely because "
                     f"memory ran out: {again}, on workers with more memory"
                 )
+            for text in told["remarks"]:
+                watch.remark(text)
             for said in told["reports"]:
-                report(*said)
-            progress(*told["done"])
+                watch.report(*said)
+            watch.progress(*told["done"])
 
 
 def task(folder: str, shard: int) -> dict[str, Any]:
     """What a worker of the cluster does; gives what there is to tell."""
     reports: list[tuple[str, str]] = []
+    remarks: list[str] = []
     done = [0, 0]
 
     def progress(spectra: int, files: int) -> None:
         done[0] += spectra
         done[1] += files
 
-    compute_elsewhere(folder, shard, lambda *said: reports.append(said), progress)
-    return {"reports": reports, "done": done}
+    compute_elsewhere(folder, shard, lambda *said: reports.append(said), progress, remarks.append)
+    return {"reports": reports, "remarks": remarks, "done": done}

@@ -28,7 +28,7 @@ from specinn.errors import OutputError, SpecinnError
 from specinn.files import replacing
 from specinn.inference.options import RunOptions
 from specinn.inference.run import AHEAD, Run, prepare
-from specinn.parallel.progress import Progress, Report
+from specinn.parallel.progress import Progress, Remark, Report, remarks
 from specinn.parallel.threads import ahead, behind
 from specinn.parallel.workdir import folder_of, time_of
 from specinn.survey.manifest import Plan, settings_of
@@ -231,11 +231,11 @@ def _schema(fields: tuple[catalogue.Field, ...]) -> Any:
 _ONE_AT_A_TIME = threading.Lock()
 
 
-def compute_elsewhere(folder: str, shard: int, report: Report, progress: Progress) -> None:
+def compute_elsewhere(folder: str, shard: int, report: Report, progress: Progress, remark: Remark) -> None:
     """Do a shard in a process that knows nothing but where the manifest is. The model stays loaded."""
     with _ONE_AT_A_TIME:
         plan, plugins, run = _opened(folder, time_of(Path(folder) / MANIFEST))
-        with contextlib.chdir(plan.settings["folder"]):
+        with contextlib.chdir(plan.settings["folder"]), remarks(remark):
             compute(plan, Path(folder), [shard], run, plugins, report, progress)
 
 

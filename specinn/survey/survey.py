@@ -87,12 +87,11 @@ def survey(
             if scheduler is not None or cluster is not None:
                 from specinn.survey.cluster import compute_there
 
-                compute_there(plan, folder, to_do, scheduler=scheduler, cluster=cluster,
-                              report=watch.report, progress=watch.progress)  # fmt: skip
+                compute_there(plan, folder, to_do, watch, scheduler=scheduler, cluster=cluster)
             elif workers > 1 and len(to_do) > 1:
                 from specinn.survey.workers import compute_here
 
-                compute_here(plan, folder, to_do, workers, watch.report, watch.progress)
+                compute_here(plan, folder, to_do, workers, watch)
             else:
                 shards.compute(plan, folder, to_do, run, plugins, watch.report, watch.progress)
             outcome = merge.finish(plan, folder, output, run, show=show, save_samples=save_samples)

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections import Counter, deque
 from collections.abc import Sequence
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import attrs
 
 from specinn.errors import SpecinnError
 from specinn.parallel.processes import THREADS, TRIES, Child, Children
-from specinn.parallel.progress import Progress, Report
+from specinn.parallel.progress import Watch
 from specinn.survey.manifest import Plan
 from specinn.survey.shards import compute_elsewhere
 
 __all__ = ["compute_here"]
 
 
-def compute_here(
-    plan: Plan, folder: Path, shards: Sequence[int], n_workers: int, report: Report, progress: Progress
-) -> None:
+def compute_here(plan: Plan, folder: Path, shards: Sequence[int], n_workers: int, watch: Watch) -> None:
     """Do ``shards`` in ``n_workers`` processes of one thread each.
 
     Raises ``SpecinnError`` where a worker reports an error, or where a shard kills its workers.
@@ -33,11 +34,13 @@ def compute_here(
             workers.start().give(waiting.popleft())
         for worker, word, values in workers.told():
             if word == "report":
-                report(*values)
+                watch.report(*values)
+            elif word == "remark":
+                watch.remark(*values)
             elif word == "progress":
                 worker.spectra += values[0]
                 worker.files += values[1]
-                progress(*values)
+                watch.progress(*values)
             elif word == "end":
                 shard = worker.task
                 deaths[shard] += 1
@@ -47,7 +50,7 @@ def compute_here(
                         f"({worker.death('killed', 'exit')}): what is done is kept, the same command with "
                         "--resume goes on, and fewer --workers need less memory"
                     )
-                progress(-worker.spectra, -worker.files)
+                watch.progress(-worker.spectra, -worker.files)
                 workers.start().give(shard)
             elif waiting:
                 worker.give(waiting.popleft())
@@ -70,6 +73,12 @@ class _Worker(Child):
 
 def _serve(connection: Connection, folder: str) -> None:
     """What a worker does, until nobody gives it anything more to do."""
+    one_at_a_time = threading.Lock()  # remarks come from the thread that reads
+
+    def tell(*words: Any) -> None:
+        with one_at_a_time:
+            connection.send(words)
+
     while True:
         try:
             shard = connection.recv()
@@ -79,11 +88,12 @@ def _serve(connection: Connection, folder: str) -> None:
             compute_elsewhere(
                 folder,
                 shard,
-                lambda name, message: connection.send(("report", name, message)),
-                lambda spectra, files: connection.send(("progress", spectra, files)),
+                partial(tell, "report"),
+                partial(tell, "progress"),
+                partial(tell, "remark"),
             )
         except (BrokenPipeError, ConnectionResetError, SpecinnError):
             raise
         except Exception as error:
             raise SpecinnError(f"unexpected {type(error).__name__} in a worker: {error}") from error
-        connection.send(("done",))
+        tell("done")

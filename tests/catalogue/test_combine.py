@@ -437,6 +437,29 @@ def test_the_command(capsys, toys, nights, tmp_path):
 
 
 @pytest.mark.slow
+def test_D3_a_file_of_samples_given_twice_is_refused(nothing, tmp_path):
+    mean, covariance = posteriors(*likelihoods(4, 2))
+    write_samples(tmp_path / "a.h5", list("aabb"), mean, covariance)
+    (tmp_path / "b.h5").symlink_to(tmp_path / "a.h5")
+    for other in ("a.h5", "b.h5"):
+        with pytest.raises(ConfigError, match=f"{other} is given twice"):
+            combine([tmp_path / "a.h5", tmp_path / other], nothing)
+
+
+@pytest.mark.slow
+def test_D5_combine_shows_no_escapes(capsys, nothing, tmp_path):
+    mean, covariance = posteriors(*likelihoods(4, 2))
+    write_samples(tmp_path / "a\x1b[31m.h5", ["\x1b[2Ja", "\x1b[2Ja", "b", "b"], mean, covariance)
+    for options in (("-o", tmp_path / "c\x1b[1m.ecsv"), ("-o", tmp_path / "d\x9b1m.ecsv", "--json")):
+        code, out, err = run(capsys, "combine", tmp_path / "a\x1b[31m.h5", *options, plugins=nothing)
+        assert code == 0, err
+        assert not set("\x1b\x9b") & set(out + err) and ("\\x1b[1m" in out or "\\u009b1m" in out)
+    args = ("combine", tmp_path / "none\x1b[31m.h5", "-o", tmp_path / "e.ecsv")
+    code, _, err = run(capsys, *args, plugins=nothing)
+    assert code == 1 and "\x1b" not in err and "none\\x1b[31m.h5" in err
+
+
+@pytest.mark.slow
 def test_the_command_says_when_posteriors_are_wider_than_the_scatter(capsys, tmp_path, nothing):
     ids = np.repeat(np.arange(12), 3).astype(str)
     mean, covariance = posteriors(*likelihoods(36, 2))

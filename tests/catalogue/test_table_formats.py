@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from specinn import catalogue
 from specinn.catalogue.table import CARRIED
 from specinn.errors import OutputError
 from specinn.flags import Flag
-from specinn.texts import native, path_of, plural, portable, shown
+from specinn.texts import in_json, native, path_of, plural, portable, shown
 
 FIELDS = catalogue.schema(LABELS, ["green"], corrected=True)
 
@@ -34,19 +35,19 @@ def table() -> Table:
     return catalogue.build(rows, catalogue.schema(LABELS, ["green"]), {"specinn": "0.1.0", "seed": 3})
 
 
-def test_d6_every_column_has_a_ucd_of_the_vocabulary() -> None:
+def test_D6_every_column_has_a_ucd_of_the_vocabulary() -> None:
     for field in FIELDS:
         assert parse_ucd(field.ucd, check_controlled_vocabulary=True), field.name
 
 
-def test_d6_flags_are_signed_and_every_flag_fits() -> None:
+def test_D6_flags_are_signed_and_every_flag_fits() -> None:
     assert np.dtype({f.name: f.dtype for f in FIELDS}["flags"]) == np.int32
     assert max(Flag) <= np.iinfo(np.int32).max
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".vot", ".xml"])
-def test_d6_votable_has_units_ucds_and_nulls(table: Table, tmp_path: Path, suffix: str) -> None:
+def test_D6_votable_has_units_ucds_and_nulls(table: Table, tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"stars{suffix}"
     catalogue.write(table, path)
     found = parse_single_table(path, verify="ignore")
@@ -61,7 +62,7 @@ def test_d6_votable_has_units_ucds_and_nulls(table: Table, tmp_path: Path, suffi
     assert plain["flag_bad"].tolist() == [False, False, True]
 
 
-def test_d6_votable_is_valid_but_for_the_unit_dex(table: Table, tmp_path: Path) -> None:
+def test_D6_votable_is_valid_but_for_the_unit_dex(table: Table, tmp_path: Path) -> None:
     import warnings
 
     catalogue.write(table, tmp_path / "stars.vot")
@@ -72,7 +73,7 @@ def test_d6_votable_is_valid_but_for_the_unit_dex(table: Table, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_d6_fits_tells_topcat_units_and_ucds(table: Table, tmp_path: Path) -> None:
+def test_D6_fits_tells_topcat_units_and_ucds(table: Table, tmp_path: Path) -> None:
     catalogue.write(table, tmp_path / "stars.fits")
     with fits.open(tmp_path / "stars.fits") as hdus:
         assert list(hdus[0].header)[:5] == ["SIMPLE", "BITPIX", "NAXIS", "NAXIS1", "VOTMETA"]
@@ -85,7 +86,7 @@ def test_d6_fits_tells_topcat_units_and_ucds(table: Table, tmp_path: Path) -> No
     assert f"TZERO{1 + names.index('flags')}" not in header  # no unsigned integers
 
 
-def test_d6_csv_and_parquet_in_pandas(table: Table, tmp_path: Path) -> None:
+def test_D6_csv_and_parquet_in_pandas(table: Table, tmp_path: Path) -> None:
     pandas = pytest.importorskip("pandas")
     for suffix, read in ((".csv", pandas.read_csv), (".parquet", pandas.read_parquet)):
         catalogue.write(table, tmp_path / f"stars{suffix}")
@@ -97,7 +98,7 @@ def test_d6_csv_and_parquet_in_pandas(table: Table, tmp_path: Path) -> None:
         assert frame["id"][1] == "spectrum é" and frame["ra"][0] == 10.123456789
 
 
-def test_d6_csv_is_not_read_back(table: Table, tmp_path: Path) -> None:
+def test_D6_csv_is_not_read_back(table: Table, tmp_path: Path) -> None:
     catalogue.write(table, tmp_path / "stars.csv")
     with pytest.raises(OutputError, match=r"'\.csv' names no format that can be read back"):
         catalogue.read(tmp_path / "stars.csv")
@@ -122,7 +123,7 @@ STRANGE = os.fsdecode(b"caf\xe9 \x1b[31m.fits")
 
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_b9_every_text_comes_back_from_every_format(tmp_path: Path, suffix: str) -> None:
+def test_B9_every_text_comes_back_from_every_format(tmp_path: Path, suffix: str) -> None:
     one = result()
     one.meta["path"] = [STRANGE, "ночь/звезда ☆.fits", 'a "b", <c> & d;\\.fits']
     rows = [catalogue.summarise(one, instrument="i", model="m")]
@@ -132,7 +133,7 @@ def test_b9_every_text_comes_back_from_every_format(tmp_path: Path, suffix: str)
     assert again["path"][1:].tolist() == one.meta["path"][1:].tolist()
 
 
-def test_b9_a_file_whose_name_is_no_utf8_is_found(tmp_path: Path) -> None:
+def test_B9_a_file_whose_name_is_no_utf8_is_found(tmp_path: Path) -> None:
     path = tmp_path / STRANGE
     path.touch()
     written = portable(str(path))
@@ -145,15 +146,18 @@ def test_b9_a_file_whose_name_is_no_utf8_is_found(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @given(st.text())
-def test_b9_what_is_portable_is_printable_and_comes_back(text: str) -> None:
+def test_B9_what_is_portable_is_printable_and_comes_back(text: str) -> None:
     out = portable(text)
     out.encode()
     assert "\x1b" not in out and "\n" not in out
     assert native(portable(text)) == text or "\\" in text
 
 
-def test_d5_what_a_terminal_is_shown() -> None:
+def test_D5_what_a_terminal_is_shown() -> None:
     assert shown("a\x1b]0;title\x07b\n\tc") == "a\\x1b]0;title\\x07b\n\tc"
     assert shown("ξ Boo") == "ξ Boo"
+    text = in_json(json.dumps({"id": "a\x1b\x9b\udce9é"}, indent=2, ensure_ascii=False))
+    assert text == '{\n  "id": "a\\u001b\\u009b\\udce9é"\n}'
+    assert json.loads(text) == {"id": "a\x1b\x9b\udce9é"}
     assert (plural(1, "spectrum", "spectra"), plural(2, "spectrum", "spectra")) == ("1 spectrum", "2 spectra")
     assert plural(0, "file") == "0 files"

@@ -82,7 +82,7 @@ def test_bad_files_among_good_ones(specinn: Command, stars: Path, tmp_path: Path
     assert "3 without values" in result.stdout and "not_read" in result.stdout
 
 
-def test_b8_nothing_readable_gives_status_1_and_leaves_nothing(specinn: Command) -> None:
+def test_B8_nothing_readable_gives_status_1_and_leaves_nothing(specinn: Command) -> None:
     result = specinn("run", "-i", "toy", "*.fits", "-o", "out.ecsv")
     assert result.exit_code == 1
     assert result.stderr.splitlines() == ["specinn: *.fits: no such file", "specinn: nothing could be read"]

@@ -10,7 +10,7 @@ from specinn.cli._progress import Watch
 from specinn.errors import SpectrumWarning
 
 
-def test_remarks_are_said_once_and_counted(capsys: pytest.CaptureFixture[str]) -> None:
+def test_D5_remarks_are_said_once_and_counted(capsys: pytest.CaptureFixture[str]) -> None:
     before = warnings.showwarning
     with Watch(quiet=True):
         for i in range(30):
@@ -20,7 +20,7 @@ def test_remarks_are_said_once_and_counted(capsys: pytest.CaptureFixture[str]) -
         warnings.warn(SpectrumWarning("night/7.fits: no\x1b[31m errors"), stacklevel=1)
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "specinn: night/0.fits: the columns SKY0 are not understood"
-    assert lines[1] == "specinn: night/7.fits: no\\x1b[31m errors"  # D5
+    assert lines[1] == "specinn: night/7.fits: no\\x1b[31m errors"
     assert lines[2] == (
         "specinn: 30 files: the columns SKY0 are not understood (night/0.fits, night/1.fits, night/2.fits, "
         "night/3.fits, night/4.fits and 25 more)"

@@ -94,6 +94,21 @@ def test_raw_corrected_and_literature(specinn: Command, options: tuple[Any, ...]
     assert summary["median"] < 0.1 < summary["raw"]["median"] and summary["n"] == 2
 
 
+@pytest.mark.parametrize("what", ["stars", "robustness"])
+def test_D5_names_and_messages_of_stars_are_shown_without_escapes(
+    specinn: Command, table: Path, what: str
+) -> None:
+    text = "".join(table.read_text().splitlines(keepends=True)[:2]).replace("Star 0", "St\x1b[31mar")
+    (table.parent / "esc.csv").write_text(text + "lost\x1b[2J.txt,Lo\x9bst,toy,,5000,4,0,,1,\n")
+    more = ("--seeds", 1) if what == "stars" else ()
+    result = specinn("evaluate", what, "toy-model", table.parent / "esc.csv", "--samples", 20, *more, "-o",
+                     "o\x1b[3m.ecsv")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert not set("\x1b\x9b") & set(result.output)
+    for words in ("St\\x1b[31mar", "Lo\\x9bst: ", "lost\\x1b[2J.txt", "o\\x1b[3m.ecsv"):
+        assert words in result.stdout, words
+
+
 def test_wrong_corrections(specinn: Command, options: tuple[Any, ...]) -> None:
     sentence(specinn(*options, "--correction", "by.txt"), "by.txt: no such file")
     sentence(

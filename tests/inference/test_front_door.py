@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from astropy import units as u
 from astropy.table import QTable, Table
 from commands import Command, sentence
+from specutils import Spectrum
 
 import specinn as package
 from specinn import catalogue
@@ -19,8 +22,10 @@ from specinn.inference.options import RunOptions
 from specinn.inference.sources import Item, expand, group, join_arms, listed
 from specinn.plugins import Plugins
 from specinn.spectra.readers import count, read, read_rows
+from specinn.spectra.specutils import to_batch
 from specinn.survey import shards
 from specinn.survey.manifest import BLOCK, Plan
+from specinn.texts import path_of
 
 TRUTH = np.array([[5772.0, 4.44, 0.0, 2.05], [4500.0, 2.0, -1.2, 2.0], [6500.0, 4.0, -0.5, 2.6]])
 
@@ -56,7 +61,7 @@ def infer(spectra: Any, plugins: Plugins, **options: Any) -> Any:
 
 
 @pytest.mark.slow
-def test_a5_an_output_is_never_an_input(specinn: Command, stars: list[Path], tmp_path: Path) -> None:
+def test_A5_an_output_is_never_an_input(specinn: Command, stars: list[Path], tmp_path: Path) -> None:
     spectrum = tmp_path / "star.ecsv"
     spectrum.write_bytes(stars[0].read_bytes())
     (tmp_path / "link.ecsv").symlink_to(spectrum)
@@ -77,7 +82,7 @@ def test_a5_an_output_is_never_an_input(specinn: Command, stars: list[Path], tmp
     assert (tmp_path / "a.fits").read_bytes() == before
 
 
-def test_a5_in_python(plugins: Plugins, stars: list[Path], tmp_path: Path) -> None:
+def test_A5_in_python(plugins: Plugins, stars: list[Path], tmp_path: Path) -> None:
     spectrum = stars[0].rename(tmp_path / "star.csv")
     result = infer(spectrum, plugins)
     before = spectrum.read_bytes()
@@ -87,7 +92,7 @@ def test_a5_in_python(plugins: Plugins, stars: list[Path], tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_a11_velocities_without_a_spectrum_are_named(
+def test_A11_velocities_without_a_spectrum_are_named(
     specinn: Command, stars: list[Path], tmp_path: Path
 ) -> None:
     (tmp_path / "rv.csv").write_text("id,rv\nstar-0,11\nstar-7,3\nstar-8,3\n")
@@ -99,7 +104,7 @@ def test_a11_velocities_without_a_spectrum_are_named(
 
 
 @pytest.mark.slow
-def test_b8_the_corrected_command_does_not_stop_at_what_the_wrong_one_left(
+def test_B8_the_corrected_command_does_not_stop_at_what_the_wrong_one_left(
     specinn: Command, stars: list[Path]
 ) -> None:
     for output in ("a.fits", "folder"):
@@ -113,7 +118,7 @@ def test_b8_the_corrected_command_does_not_stop_at_what_the_wrong_one_left(
 
 
 @pytest.mark.slow
-def test_b7_lists_tables_and_folders(specinn: Command, stars: list[Path], tmp_path: Path) -> None:
+def test_B7_lists_tables_and_folders(specinn: Command, stars: list[Path], tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("# the night\n" + "\n".join(f"night/{p.name}" for p in stars) + "\n\n")
     (tmp_path / "night" / "notes.md").write_text("clouds")
     (tmp_path / "night" / ".hidden.txt").write_text("x")
@@ -130,7 +135,7 @@ def test_b7_lists_tables_and_folders(specinn: Command, stars: list[Path], tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".csv", ".ecsv", ".fits", ".vot"])
-def test_b7_a_table_says_what_holds_of_each_file(
+def test_B7_a_table_says_what_holds_of_each_file(
     specinn: Command, stars: list[Path], tmp_path: Path, suffix: str
 ) -> None:
     table = QTable(
@@ -161,7 +166,7 @@ def test_b7_a_table_says_what_holds_of_each_file(
         ("path\na.txt\na.txt\n", "a.txt is listed twice"),
     ],
 )
-def test_b7_what_is_wrong_with_a_table(tmp_path: Path, text: str, words: str) -> None:
+def test_B7_what_is_wrong_with_a_table(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(ConfigError) as error:
         listed(tmp_path / "t.csv")
@@ -170,15 +175,69 @@ def test_b7_what_is_wrong_with_a_table(tmp_path: Path, text: str, words: str) ->
         expand([f"@{tmp_path}/none.txt"])
 
 
-def test_b7_medium_is_heeded_for_files(plugins: Plugins, stars: list[Path]) -> None:
+def test_B7_medium_is_heeded_for_files(plugins: Plugins, stars: list[Path]) -> None:
     plain, vacuum = (infer(stars[0], plugins, rv="auto", medium=m).catalogue for m in (None, "Vacuum"))
     shift = plain["rv"][0].value - vacuum["rv"][0].value
     assert shift == pytest.approx(83, abs=3)
     assert (plain["medium"][0], vacuum["medium"][0], vacuum["medium_from"][0]) == ("air", "vacuum", "user")
 
 
+def test_A2_medium_is_heeded_for_spectra_in_memory(plugins: Plugins) -> None:
+    batch = fake_plugin.simulate(TRUTH[:1])
+    plain, vacuum = (infer(batch, plugins, rv="auto", medium=m).catalogue for m in (None, "VACUUM"))
+    assert plain["rv"][0].value - vacuum["rv"][0].value == pytest.approx(83, abs=3)
+    assert vacuum["medium"][0] == "vacuum" and vacuum["medium_from"][0] == "user"
+    flux = np.ones(40) * u.dimensionless_unscaled
+    axis = np.linspace(5000, 5100, 40) * u.AA
+    for said, medium in (("VACUUM", "vacuum"), ("Air", "air")):
+        one = to_batch(Spectrum(flux=flux, spectral_axis=axis, meta={"medium": said}))
+        assert one.medium == medium
+    with pytest.raises(package.errors.ReadError, match="medium is 'nonsense'"):
+        to_batch(Spectrum(flux=flux, spectral_axis=axis, meta={"medium": "nonsense"}))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "combine x.fits -o x.fits",
+        "report x.fits -o x.fits",
+        "resimulate x.fits -o x.fits",
+        "calibrate teff-bias x.fits -o x.fits",
+        "evaluate stars x.fits x.csv -o x.fits",
+        "evaluate robustness x.fits x.csv -o x.csv",
+        "evaluate grid x.fits x.h5 -o x.h5",
+        "evaluate ood x.fits x.h5 -o x.h5",
+        "saliency x.fits --grid x.h5 -o x.h5",
+        "plot x.fits -o x.fits",
+        "grid import x.h5 -o x.h5",
+        "grid make x.toml -o x.toml",
+        "train x.toml -o x.toml",
+    ],
+)
+def test_A5_no_command_writes_over_what_it_reads(specinn: Command, command: str) -> None:
+    for suffix in ("fits", "csv", "h5", "toml"):
+        Path(f"x.{suffix}").write_text("only here")
+    failed = specinn(*command.split(), "--overwrite")
+    assert failed.exit_code and "is an input of this command" in failed.stderr, failed.output
+    assert all(path.read_text() == "only here" for path in Path().glob("x.*"))
+
+
 @pytest.mark.slow
-def test_d13_a_large_file_is_divided_by_rows(
+def test_B9_a_name_that_is_no_utf8_costs_nothing(specinn: Command, stars: list[Path]) -> None:
+    names = [os.fsdecode(b"caf\xe9.txt"), "étoile.txt"]
+    for path, name in zip(stars, names, strict=False):
+        path.rename(name)
+    assert specinn("run", *OPTIONS, *names, stars[2], "-o", "a.fits").exit_code == 0
+    table = catalogue.read("a.fits")
+    assert not table["flag_bad"].any()
+    assert [path_of(path).exists() for path in table["path"]] == [True] * 3
+    assert table["path"][1] == "étoile.txt"
+    asked = specinn("run", *OPTIONS, *names, stars[2], "-o", "b.ecsv", "--json")
+    assert asked.exit_code == 0 and json.loads(asked.stdout)["spectra"] == 3
+
+
+@pytest.mark.slow
+def test_D13_a_large_file_is_divided_by_rows(
     specinn: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plugins: Plugins
 ) -> None:
     truth = np.repeat(TRUTH, 30, axis=0)
@@ -200,7 +259,7 @@ def test_d13_a_large_file_is_divided_by_rows(
     assert Path("parts.fits").read_bytes() == Path("whole.fits").read_bytes()
 
 
-def test_d13_readers_of_4most_count_and_give_rows(tmp_path: Path) -> None:
+def test_D13_readers_of_4most_count_and_give_rows(tmp_path: Path) -> None:
     from spectrum_files import write_qmost_multi
 
     installed = Plugins()
@@ -215,7 +274,7 @@ def test_d13_readers_of_4most_count_and_give_rows(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_b11_files_of_one_exposure_are_one_star(specinn: Command, tmp_path: Path) -> None:
+def test_B11_files_of_one_exposure_are_one_star(specinn: Command, tmp_path: Path) -> None:
     """Two arms in two files, as GALAH has four, give what one file of both gives."""
     whole = fake_plugin.simulate(TRUTH[:1])
     fake_plugin.write_text(tmp_path / "whole.txt", whole)
@@ -244,7 +303,7 @@ def test_b11_files_of_one_exposure_are_one_star(specinn: Command, tmp_path: Path
     )
 
 
-def test_b11_the_headers_tell_object_and_night(tmp_path: Path) -> None:
+def test_B11_the_headers_tell_object_and_night(tmp_path: Path) -> None:
     from astropy.io import fits
 
     items = []
@@ -262,7 +321,7 @@ def test_b11_the_headers_tell_object_and_night(tmp_path: Path) -> None:
     assert order[0][1] == order[1][1] != order[3][1]
 
 
-def test_b11_arms_of_different_media_and_numbers() -> None:
+def test_B11_arms_of_different_media_and_numbers() -> None:
     one, two = fake_plugin.simulate(TRUTH[:1]), fake_plugin.simulate(TRUTH[:2])
     with pytest.raises(package.errors.ReadError, match="files of 1, 2 spectra cannot be one star"):
         join_arms([one, two], "x")
@@ -275,7 +334,7 @@ def test_b11_arms_of_different_media_and_numbers() -> None:
 
 
 @pytest.mark.slow
-def test_b10_units_lists_arrays_and_tables(plugins: Plugins, stars: list[Path]) -> None:
+def test_B10_units_lists_arrays_and_tables(plugins: Plugins, stars: list[Path]) -> None:
     batch = fake_plugin.simulate(TRUTH)
     table = Table({"id": ["star-1"], "rv": [7.0]})
     for rv, expected in (
@@ -321,13 +380,13 @@ def test_b10_units_lists_arrays_and_tables(plugins: Plugins, stars: list[Path]) 
         ({"degrade_snr": "high"}, "degrade_snr 'high': expected a positive S/N"),
     ],
 )
-def test_b10_one_sentence_names_the_argument(plugins: Plugins, options: dict[str, Any], words: str) -> None:
+def test_B10_one_sentence_names_the_argument(plugins: Plugins, options: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError) as error:
         infer(fake_plugin.simulate(TRUTH), plugins, **options)
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
-def test_b10_messages_in_python_name_arguments() -> None:
+def test_B10_messages_in_python_name_arguments() -> None:
     text = (
         "give one with --model FILE.safetensors, or --overwrite (overwrite=True), (--format NAME forces one)"
     )
@@ -336,7 +395,7 @@ def test_b10_messages_in_python_name_arguments() -> None:
     assert as_arguments("add --resolving-power, as in a--b -- c") == "add resolving_power, as in a--b -- c"
 
 
-def test_b10_options_come_back_from_the_manifest() -> None:
+def test_B10_options_come_back_from_the_manifest() -> None:
     import json
 
     options = RunOptions(rv=12.5, medium="AIR", corrections=["a.toml"], samples=np.int64(7))
@@ -344,7 +403,7 @@ def test_b10_options_come_back_from_the_manifest() -> None:
     assert again.plain() == options.plain() and again.medium == "air" and again.samples == 7
 
 
-def test_d1_one_bad_item_costs_its_own_row(plugins: Plugins) -> None:
+def test_D1_one_bad_item_costs_its_own_row(plugins: Plugins) -> None:
     good = fake_plugin.simulate(TRUTH[:1])
     table = infer([good, object(), good], plugins).catalogue
     assert table["flag_bad"].tolist() == [False, True, False]
@@ -352,7 +411,7 @@ def test_d1_one_bad_item_costs_its_own_row(plugins: Plugins) -> None:
     assert table["id"][1] == "spectrum-1"
 
 
-def test_d1_equal_failures_are_counted_and_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_D1_equal_failures_are_counted_and_named(capsys: pytest.CaptureFixture[str]) -> None:
     from specinn.cli._progress import Watch
 
     with Watch(quiet=False) as watch:
@@ -368,7 +427,7 @@ def test_d1_equal_failures_are_counted_and_named(capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.slow
-def test_d5_escapes_do_not_reach_the_terminal(specinn: Command, tmp_path: Path) -> None:
+def test_D5_escapes_do_not_reach_the_terminal(specinn: Command, tmp_path: Path) -> None:
     batch = fake_plugin.simulate(TRUTH[:1])
     batch.meta["id"] = ["\x1b[2Jstar"]
     path = fake_plugin.write_text(tmp_path / "s\x1b]0;x\x07.txt", batch)
@@ -390,7 +449,7 @@ def with_positions(path: Path, plugins: Plugins, files: list[Path], **columns: A
 
 
 @pytest.mark.slow
-def test_d3_stars_are_matched_by_object_position_or_table(
+def test_D3_stars_are_matched_by_object_position_or_table(
     specinn: Command, plugins: Plugins, stars: list[Path]
 ) -> None:
     positions = {"object": ["A", "B", "A"], "ra": [359.9999, 10.0, 0.0001], "dec": [5.0, 5.0, 5.0]}
@@ -409,7 +468,7 @@ def test_d3_stars_are_matched_by_object_position_or_table(
 
 
 @pytest.mark.slow
-def test_d3_names_of_files_in_two_folders_are_no_star(
+def test_D3_names_of_files_in_two_folders_are_no_star(
     specinn: Command, plugins: Plugins, tmp_path: Path
 ) -> None:
     files = []
@@ -423,12 +482,12 @@ def test_d3_names_of_files_in_two_folders_are_no_star(
 
 
 @pytest.mark.slow
-def test_d3_the_same_spectrum_twice_is_refused(specinn: Command, plugins: Plugins, stars: list[Path]) -> None:
+def test_D3_the_same_spectrum_twice_is_refused(specinn: Command, plugins: Plugins, stars: list[Path]) -> None:
     with_positions(Path("c.fits"), plugins, stars)
     sentence(specinn("combine", "c.fits", "c.fits", "-o", "d.fits"), "star-0", "is given twice")
 
 
-def test_d3_the_share_that_is_advised_is_allowed() -> None:
+def test_D3_the_share_that_is_advised_is_allowed() -> None:
     from specinn.cli.combine import shared_errors
 
     table = Table({"n_epochs": np.full(100, 2), "flags": np.zeros(100, int)})

@@ -111,7 +111,7 @@ def test_seeds(infer: Infer) -> None:
     assert (first["teff"] != other["teff"]).any()
 
 
-def test_velocities(infer: Infer, tmp_path: Path) -> None:
+def test_A11_velocities(infer: Infer, tmp_path: Path) -> None:
     batch = fake_plugin.simulate(TRUTH[:2], rv=40.0)
     stated = infer(batch).catalogue
     assert stated["rv"].value == pytest.approx([40, 40]) and not stated["flags"].any()
@@ -124,7 +124,7 @@ def test_velocities(infer: Infer, tmp_path: Path) -> None:
     assert forced["rv"].value == pytest.approx([38.5, 38.5]) and not forced["flags"].any()
     table = tmp_path / "rv.csv"
     table.write_text("id,rv\nstar-1,40.5\nsomebody,3\n")
-    with pytest.warns(UserWarning, match="1 of 2 velocities .* match no spectrum.*: somebody"):  # A11
+    with pytest.warns(UserWarning, match="1 of 2 velocities .* match no spectrum.*: somebody"):
         mixed = infer(batch, rv=table).catalogue
     assert mixed["rv"][1].value == pytest.approx(40.5)
     assert [names(f) for f in mixed["flags"]] == [["rv_measured"], []]

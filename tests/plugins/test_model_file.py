@@ -19,7 +19,7 @@ def toy() -> Estimator:
     return fake_plugin.Toy.train({"n": 8}, Path(), lambda state: None)
 
 
-def test_there_and_back(toy: Estimator, tmp_path: Path) -> None:
+def test_D10_a_model_goes_there_and_back(toy: Estimator, tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     save_model(path, toy, "toy", {"a": np.arange(3.0), "b": torch.ones(2, 2)}, width=7)
     with open_model(path) as m:

@@ -200,7 +200,7 @@ def test_ids_do_no_harm_and_nothing_is_fetched(tmp_path: Path) -> None:
     assert "default-src 'none'" in text
 
 
-def test_absent_labels_cost_a_diagram_and_the_page_says_so(tmp_path: Path) -> None:
+def test_D8_absent_labels_cost_a_diagram_and_the_page_says_so(tmp_path: Path) -> None:
     for labels, sentences in {
         ("teff", "fe_h"): [
             "no Kiel diagram: the catalogue has no logg",
@@ -281,7 +281,7 @@ def test_samples_of_one_spectrum_are_not_shown_for_several(real: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_page_without_spectra_says_why(tmp_path: Path) -> None:
+def test_D8_a_page_without_spectra_says_why(tmp_path: Path) -> None:
     catalogue.write(make_table(6), tmp_path / "c.ecsv")
     made = call("report", tmp_path / "c.ecsv", "-o", tmp_path / "p.html")
     assert made.exit_code == 0, made.output

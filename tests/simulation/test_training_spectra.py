@@ -41,7 +41,7 @@ def test_without_steps_they_are_the_observer_and_noise_of_the_stated_size(plugin
     assert (good == inside).all()
 
 
-def test_steps_after_the_pixels_are_taken(plugins: Plugins) -> None:
+def test_D10_steps_after_the_pixels_are_taken(plugins: Plugins) -> None:
     bent = attrs.evolve(QUIET, tilt=0.1)
     simulated = spectra(plugins, disturbances=bent)
     flux = simulated.model_flux(np.arange(20))

@@ -79,7 +79,7 @@ def table(path, *hdus, primary=None, names=(), **columns):
     ("share", "factor", "noisy"),
     [(0.02, 1e12, False), (0.001, 1e12, False), (0.02, 1e3, True), (0.3, 1e5, True)],
 )
-def test_a1_pixels_of_hopeless_error_are_masked(share, factor, noisy):
+def test_A1_pixels_of_hopeless_error_are_masked(share, factor, noisy):
     bad = RNG.random(N) < share
     sigma = np.where(bad, factor * SIGMA, SIGMA)
     flux = FLUX + np.where(bad & noisy, sigma, 0.0) * RNG.standard_normal(N)
@@ -87,7 +87,7 @@ def test_a1_pixels_of_hopeless_error_are_masked(share, factor, noisy):
     assert np.array_equal(batch.mask[0], bad)
 
 
-def test_a1_inverse_variance_and_stretches(tmp_path, read):
+def test_A1_inverse_variance_and_stretches(tmp_path, read):
     ivar = 1.0 / SIGMA**2
     ivar[1000:1900] = 1e-20
     (batch,) = read(table(tmp_path / "a.fits", WAVE=WAVE, FLUX=FLUX, IVAR=ivar))
@@ -95,7 +95,7 @@ def test_a1_inverse_variance_and_stretches(tmp_path, read):
 
 
 @pytest.mark.parametrize("errors", ["constant", "poisson", "relative", "unknown"])
-def test_a1_ordinary_errors_are_left_alone(errors):
+def test_A1_ordinary_errors_are_left_alone(errors):
     deep = model(WAVE) * np.where((WAVE > 5300) & (WAVE < 5340), 0.05, 1.0)  # a band
     slope = np.linspace(0.1, 10.0, N)
     flux = deep * slope
@@ -111,14 +111,14 @@ def test_a1_ordinary_errors_are_left_alone(errors):
 # -- A2, B2: medium ---------------------------------------------------------------------------------
 
 
-def test_a2_from_arrays_knows_air_and_vacuum_in_any_case():
+def test_A2_from_arrays_knows_air_and_vacuum_in_any_case():
     assert SpectrumBatch.from_arrays(WAVE, FLUX, medium="Air").medium == "air"
     assert SpectrumBatch.from_arrays(WAVE, FLUX, medium="VACUUM").medium == "vacuum"
     with pytest.raises(ReadError, match="medium is 'nonsense': expected 'air' or 'vacuum'"):
         SpectrumBatch.from_arrays(WAVE, FLUX, medium="nonsense")
 
 
-def test_a2_the_user_says_the_medium_of_a_file(tmp_path, plugins, read):
+def test_A2_the_user_says_the_medium_of_a_file(tmp_path, plugins, read):
     path = files.write_text(tmp_path / "a.txt", WAVE, FLUX, SIGMA)
     (batch,) = read(path)
     assert batch.medium == "air" and batch.meta["medium_from"][0] == "assumed"
@@ -128,7 +128,7 @@ def test_a2_the_user_says_the_medium_of_a_file(tmp_path, plugins, read):
         read(path, medium="water")
 
 
-def test_a2_vacuum_in_the_primary_header_of_an_image_in_an_extension(tmp_path, read):
+def test_A2_vacuum_in_the_primary_header_of_an_image_in_an_extension(tmp_path, read):
     primary = fits.PrimaryHDU(header=fits.Header({"VACUUM": True}))
     image = fits.ImageHDU(FLUX, fits.Header({"CRVAL1": WAVE[0], "CDELT1": WAVE[1] - WAVE[0]}), name="FLUX")
     fits.HDUList([primary, image]).writeto(tmp_path / "a.fits")
@@ -147,19 +147,19 @@ def test_a2_vacuum_in_the_primary_header_of_an_image_in_an_extension(tmp_path, r
         ("# the vacuum pump of the spectrograph failed; airmass 1.3", "air"),
     ],
 )
-def test_a2_header_lines_of_text(tmp_path, read, line, medium):
+def test_A2_header_lines_of_text(tmp_path, read, line, medium):
     path = files.write_text(tmp_path / "a.txt", WAVE, FLUX, SIGMA, header=line)
     assert read(path)[0].medium == medium
 
 
-def test_a2_contradictions_are_said(tmp_path, read):
+def test_A2_contradictions_are_said(tmp_path, read):
     path = files.write_linear_fits(tmp_path / "a.fits", WAVE, FLUX, ctype="AWAV", VACUUM=True)
     with pytest.warns(SpectrumWarning, match="in air by CTYPE1 AWAV, in vacuum by VACUUM"):
         (batch,) = read(path)
     assert batch.medium == "air" and "VACUUM" in batch.meta["remarks"][0]
 
 
-def test_b2_units_of_the_axis(tmp_path, read):
+def test_B2_units_of_the_axis(tmp_path, read):
     step = WAVE[1] - WAVE[0]
     for i, keys in enumerate(
         (
@@ -177,7 +177,7 @@ def test_b2_units_of_the_axis(tmp_path, read):
     assert read(tmp_path / "m.fits")[0].wavelength == pytest.approx(WAVE, rel=1e-9)
 
 
-def test_b6_a_wrong_unit_names_the_range():
+def test_B6_a_wrong_unit_names_the_range():
     with pytest.raises(
         ReadError, match=r"from 4800 to 6800 NM are 48000 to 68000 Angstrom.*look like Angstrom"
     ):
@@ -187,7 +187,7 @@ def test_b6_a_wrong_unit_names_the_range():
 # -- A3, A4: columns --------------------------------------------------------------------------------
 
 
-def test_a3_flux_and_its_own_error(tmp_path, read):
+def test_A3_flux_and_its_own_error(tmp_path, read):
     data = {"WAVE": WAVE, "FLUX": 1e16 * FLUX, "ERR_FLUX": 1e16 * SIGMA, "FLUX_NOR": FLUX, "ERR_NOR": SIGMA}
     (batch,) = read(table(tmp_path / "a.fits", **data))
     assert np.median(batch.flux / batch.sigma) == pytest.approx(np.median(FLUX / SIGMA))
@@ -196,7 +196,7 @@ def test_a3_flux_and_its_own_error(tmp_path, read):
     assert np.median(batch.flux / batch.sigma) == pytest.approx(np.median(FLUX / SIGMA))
 
 
-def test_a3_an_absurd_snr_warns(tmp_path, read):
+def test_A3_an_absurd_snr_warns(tmp_path, read):
     with pytest.warns(SpectrumWarning, match="S/N is 1e\\+10 a pixel"):
         read(table(tmp_path / "a.fits", WAVE=WAVE, FLUX=FLUX, ERR=1e-10 * np.ones(N)))
 
@@ -205,7 +205,7 @@ def test_a3_an_absurd_snr_warns(tmp_path, read):
     "name",
     ["DQ", "FLAGS", "MASK", "BADPIX", "QUAL", "QUALITY", "BPM", "AND_MASK", "bad_pixel_mask", "FLUX_MASK"],
 )
-def test_a4_names_of_quality(tmp_path, read, name):
+def test_A4_names_of_quality(tmp_path, read, name):
     quality = (RNG.random(N) < 0.1).astype(int)
     (batch,) = read(table(tmp_path / "a.fits", WAVE=WAVE, FLUX=FLUX, ERR=SIGMA, **{name: quality}))
     assert np.array_equal(batch.mask[0], quality != 0)
@@ -221,7 +221,7 @@ def test_a4_names_of_quality(tmp_path, read, name):
     ]
     + [("VAR", SIGMA**2), ("VARIANCE", SIGMA**2), ("FLUX_VAR", SIGMA**2), ("IVAR", SIGMA**-2.0)],
 )
-def test_a4_names_of_errors(tmp_path, read, name, stored):
+def test_A4_names_of_errors(tmp_path, read, name, stored):
     (batch,) = read(table(tmp_path / "a.fits", WAVE=WAVE, FLUX=FLUX, **{name: stored}))
     assert batch.sigma[0] == pytest.approx(SIGMA)
     path = tmp_path / "a.csv"
@@ -233,7 +233,7 @@ def test_a4_names_of_errors(tmp_path, read, name, stored):
     assert read(path)[0].sigma[0] == pytest.approx(SIGMA)
 
 
-def test_a4_what_is_not_understood_is_said(tmp_path, read):
+def test_A4_what_is_not_understood_is_said(tmp_path, read):
     with pytest.warns(SpectrumWarning, match="columns ZORK are not understood"):
         (batch,) = read(table(tmp_path / "a.fits", WAVE=WAVE, FLUX=FLUX, ERR=SIGMA, ZORK=SIGMA))
     assert "ZORK" in batch.meta["remarks"][0]
@@ -242,7 +242,7 @@ def test_a4_what_is_not_understood_is_said(tmp_path, read):
         read(path)
 
 
-def test_a4_roles_of_names():
+def test_A4_roles_of_names():
     assert role_of("GOODPIX")[0] is Role.GOOD and role_of("wave_err")[0] is Role.OTHER
     assert role_of("SKY_FLUX")[0] is Role.OTHER and role_of("teff")[0] is None
     found = Columns.identify(["w", "s", "serr"])
@@ -252,7 +252,7 @@ def test_a4_roles_of_names():
 # -- A6: several spectra, arms, planes --------------------------------------------------------------
 
 
-def test_a6_two_stars_in_two_tables(tmp_path, read):
+def test_A6_two_stars_in_two_tables(tmp_path, read):
     other = {"WAVE": WAVE, "FLUX": 2 * FLUX, "ERR": SIGMA}
     path = table(tmp_path / "a.fits", {"WAVE": WAVE, "FLUX": FLUX, "ERR": SIGMA}, other)
     found = read(path)
@@ -260,7 +260,7 @@ def test_a6_two_stars_in_two_tables(tmp_path, read):
     assert found[1].flux[0] == pytest.approx(2 * FLUX) and found[1].meta["id"][0] == "a#1"
 
 
-def test_a6_two_arms_in_two_tables(tmp_path, read):
+def test_A6_two_arms_in_two_tables(tmp_path, read):
     red = np.linspace(5600.0, 5800.0, N)
     path = table(
         tmp_path / "a.fits",
@@ -273,7 +273,7 @@ def test_a6_two_arms_in_two_tables(tmp_path, read):
     assert batch.flux[0] == pytest.approx(np.concatenate([FLUX, model(red)]))
 
 
-def test_a6_sky_before_flux_and_raw_in_the_primary(tmp_path, read):
+def test_A6_sky_before_flux_and_raw_in_the_primary(tmp_path, read):
     header = fits.Header({"CRVAL1": WAVE[0], "CDELT1": WAVE[1] - WAVE[0]})
     hdus = [fits.PrimaryHDU(50 + FLUX, header), fits.ImageHDU(7 * FLUX, header, name="SKY"),
             fits.ImageHDU(FLUX, header, name="FLUX"), fits.ImageHDU(SIGMA, header, name="ERR")]  # fmt: skip
@@ -283,7 +283,7 @@ def test_a6_sky_before_flux_and_raw_in_the_primary(tmp_path, read):
     assert batch.flux[0] == pytest.approx(FLUX) and batch.sigma[0] == pytest.approx(SIGMA)
 
 
-def test_a6_iraf_bands(tmp_path, read):
+def test_A6_iraf_bands(tmp_path, read):
     data = np.stack([FLUX, 100 + FLUX, 3 * FLUX, SIGMA])[:, None, :]
     header = fits.Header({"CRVAL1": WAVE[0], "CD1_1": WAVE[1] - WAVE[0], "CTYPE1": "LINEAR"})
     for i, band in enumerate(("spectrum - weights variance", "raw - weights none", "background", "sigma"), 1):
@@ -335,7 +335,7 @@ def check_merged(batch, found, tolerance=0.035):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["rows", "extensions", "esprit", "images", "polarbase"])
-def test_b3_orders_are_merged(tmp_path, read, layout):
+def test_B3_orders_are_merged(tmp_path, read, layout):
     found = orders()
     wave, flux, sigma = (np.array(each) for each in zip(*found, strict=True))
     path = tmp_path / "a.fits"
@@ -354,7 +354,7 @@ def test_b3_orders_are_merged(tmp_path, read, layout):
 
 
 @pytest.mark.slow
-def test_b3_one_image_an_order(tmp_path, read):
+def test_B3_one_image_an_order(tmp_path, read):
     hdus = []
     for i, (wave, flux, _) in enumerate(orders(blaze=False)):
         header = fits.Header(
@@ -369,7 +369,7 @@ def test_b3_one_image_an_order(tmp_path, read):
 
 
 @pytest.mark.slow
-def test_b3_broad_lines_survive_the_blaze(tmp_path, read):
+def test_B3_broad_lines_survive_the_blaze(tmp_path, read):
     """A line as broad as H alpha in one order is not taken for blaze."""
     found = []
     for wave, flux, sigma in orders():
@@ -420,7 +420,7 @@ def x(p):
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_b3_dispersions_of_iraf(name):
+def test_B3_dispersions_of_iraf(name):
     text, truth = SPECS[name]
     whole = f'wtype=multispec spec1 = "{text}"'
     header = fits.Header({"CTYPE1": "MULTISPE"})
@@ -430,7 +430,7 @@ def test_b3_dispersions_of_iraf(name):
     assert wave == pytest.approx(truth(np.arange(1.0, 1001.0)), rel=1e-9)
 
 
-def test_b3_a_damaged_dispersion_is_one_sentence(tmp_path, read):
+def test_B3_a_damaged_dispersion_is_one_sentence(tmp_path, read):
     header = fits.Header(
         {"CTYPE1": "MULTISPE", "WAT2_001": 'wtype=multispec spec1 = "1 90 2 5200. 0.05 10 0. 1."'}
     )
@@ -442,7 +442,7 @@ def test_b3_a_damaged_dispersion_is_one_sentence(tmp_path, read):
 # -- A7, A9, A10, A14 ------------------------------------------------------------------------------
 
 
-def test_a7_masks_and_units_of_arrays():
+def test_A7_masks_and_units_of_arrays():
     sigma = np.ma.array(SIGMA, mask=np.arange(N) == 5)
     wave = np.ma.array(WAVE, mask=np.arange(N) == 9)
     batch = SpectrumBatch.from_arrays(wave, FLUX, sigma)
@@ -454,7 +454,7 @@ def test_a7_masks_and_units_of_arrays():
 
 
 @pytest.mark.parametrize("value", [-999.0, 999.0, 9999.0, -9999.0])
-def test_a9_sentinel_velocities(tmp_path, read, value):
+def test_A9_sentinel_velocities(tmp_path, read, value):
     path = files.write_linear_fits(tmp_path / "a.fits", WAVE, FLUX, RV=value)
     with pytest.warns(
         SpectrumWarning, match=f"RV = {value:g} of the header is a placeholder for no velocity"
@@ -463,7 +463,7 @@ def test_a9_sentinel_velocities(tmp_path, read, value):
     assert "rv" not in batch.meta.colnames
 
 
-def test_a9_velocity_of_the_list_of_targets(tmp_path, read):
+def test_A9_velocity_of_the_list_of_targets(tmp_path, read):
     path = files.write_linear_fits(tmp_path / "a.fits", WAVE, FLUX, RADVEL=30.5, PMRA=0.1)
     with pytest.warns(SpectrumWarning, match=r"RADVEL = 30.5 .* not taken, as PMRA beside it"):
         (batch,) = read(path)
@@ -480,13 +480,13 @@ def test_a9_velocity_of_the_list_of_targets(tmp_path, read):
         ({"HEL_COR": -15.7}, "unknown"),
     ],
 )
-def test_a10_the_frame_is_known(tmp_path, read, keys, frame):
+def test_A10_the_frame_is_known(tmp_path, read, keys, frame):
     (batch,) = read(files.write_linear_fits(tmp_path / "a.fits", WAVE, FLUX, **keys))
     assert batch.meta["frame"][0] == frame
     assert all(key in batch.meta["frame_from"][0] for key in keys)
 
 
-def test_a14_a_gap_filled_with_a_constant(tmp_path, read):
+def test_A14_a_gap_filled_with_a_constant(tmp_path, read):
     flux = 750_000 * FLUX
     flux[1000:1200], flux[2000:2100] = 1.0, flux[1999]
     (batch,) = read(files.write_linear_fits(tmp_path / "a.fits", WAVE, flux))
@@ -494,7 +494,7 @@ def test_a14_a_gap_filled_with_a_constant(tmp_path, read):
 
 
 @pytest.mark.parametrize("decimals", [15, 4, 3, 2])
-def test_a14_the_continuum_of_a_synthetic_spectrum_is_no_gap(decimals):
+def test_A14_the_continuum_of_a_synthetic_spectrum_is_no_gap(decimals):
     wave = np.linspace(5200.0, 5400.0, 40000)
     sparse = 1.0 - 0.6 * np.exp(-0.5 * ((wave - 5300.0) / 0.1) ** 2)
     flux = np.round(sparse, decimals)[None]
@@ -506,7 +506,7 @@ def test_a14_the_continuum_of_a_synthetic_spectrum_is_no_gap(decimals):
 # -- B1, B4, B5 ------------------------------------------------------------------------------------
 
 
-def test_b1_integers_with_scale_and_blank(tmp_path, read):
+def test_B1_integers_with_scale_and_blank(tmp_path, read):
     stored = np.round(FLUX / 1e-4).astype(np.int16)
     hdu = fits.PrimaryHDU(stored)
     hdu.header.update({"CRVAL1": WAVE[0], "CDELT1": WAVE[1] - WAVE[0]})
@@ -528,7 +528,7 @@ def test_b1_integers_with_scale_and_blank(tmp_path, read):
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
-def test_b4_packed_files(tmp_path, read, pack):
+def test_B4_packed_files(tmp_path, read, pack):
     for plain in (
         files.write_linear_fits(tmp_path / "a.fits", WAVE, FLUX),
         files.write_text(tmp_path / "a.txt", WAVE, FLUX, SIGMA),
@@ -539,7 +539,7 @@ def test_b4_packed_files(tmp_path, read, pack):
         assert np.array_equal(read(packed)[0].flux, read(plain)[0].flux)
 
 
-def test_b4_columns_of_variable_length_and_ascii_tables(tmp_path, read):
+def test_B4_columns_of_variable_length_and_ascii_tables(tmp_path, read):
     columns = [fits.Column(k, "PD()", array=np.array([v, v], dtype=object)) for k, v in
                (("WAVE", WAVE), ("FLUX", FLUX), ("ERR", SIGMA))]  # fmt: skip
     fits.BinTableHDU.from_columns(columns).writeto(tmp_path / "a.fits")
@@ -550,7 +550,7 @@ def test_b4_columns_of_variable_length_and_ascii_tables(tmp_path, read):
     assert read(tmp_path / "b.fits")[0].flux[0] == pytest.approx(FLUX)
 
 
-def test_b5_decimal_commas(tmp_path, read):
+def test_B5_decimal_commas(tmp_path, read):
     lines = [f"{w:.4f};{f:.6f};{s:.4f}".replace(".", ",") for w, f, s in zip(WAVE, FLUX, SIGMA, strict=True)]
     (tmp_path / "a.csv").write_text("\n".join(lines))
     (batch,) = read(tmp_path / "a.csv")
@@ -560,13 +560,13 @@ def test_b5_decimal_commas(tmp_path, read):
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
-def test_b5_utf_16(tmp_path, read, encoding):
+def test_B5_utf_16(tmp_path, read, encoding):
     path = files.write_text(tmp_path / "a.txt", WAVE, FLUX, SIGMA)
     path.write_bytes(path.read_text().encode(encoding))
     assert read(path)[0].flux[0] == pytest.approx(FLUX, rel=1e-6)
 
 
-def test_b5_a_broken_line_costs_a_pixel(tmp_path, read):
+def test_B5_a_broken_line_costs_a_pixel(tmp_path, read):
     path = files.write_text(tmp_path / "a.txt", WAVE, FLUX, SIGMA)
     lines = path.read_text().splitlines()
     lines[2000] = "52x0.1 ***"
@@ -576,7 +576,7 @@ def test_b5_a_broken_line_costs_a_pixel(tmp_path, read):
     assert batch.wavelength.size == N - 1
 
 
-def test_b5_counts_and_order_numbers(tmp_path, read):
+def test_B5_counts_and_order_numbers(tmp_path, read):
     path = files.write_esprit(tmp_path / "a.s", [(WAVE, FLUX, SIGMA)], announced=N + 1)
     with pytest.warns(SpectrumWarning, match=f"announces {N + 1} pixels, there are {N}"):
         assert read(path)[0].wavelength.size == N
@@ -589,11 +589,27 @@ def test_b5_counts_and_order_numbers(tmp_path, read):
     assert batch.meta["merged_orders"][0] == 6 and np.isnan(batch.sigma).all()
 
 
+@pytest.mark.parametrize(
+    ("head", "wave"),
+    [
+        ("loglam,flux,err", np.log10(WAVE)),
+        ("log_wavelength,flux,err", np.log10(WAVE)),
+        ("wavelength [micron],flux,err", 1e-4 * WAVE),
+        ("wavelength [um],flux,err", 1e-4 * WAVE),
+    ],
+)
+def test_D14_text_in_micron_and_in_log_lambda(tmp_path, read, head, wave):
+    path = tmp_path / "a.csv"
+    np.savetxt(path, np.column_stack([wave, FLUX, SIGMA]), "%.14g", ",", header=head, comments="")
+    (batch,) = read(path)
+    assert batch.wavelength == pytest.approx(WAVE, rel=1e-10) and batch.flux[0] == pytest.approx(FLUX)
+
+
 # -- D2, D3 ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_d2_a_gzip_bomb_is_refused_before_it_takes_memory(tmp_path, read, monkeypatch):
+def test_D2_a_gzip_bomb_is_refused_before_it_takes_memory(tmp_path, read, monkeypatch):
     monkeypatch.setattr(readers, "MOST_BYTES", 2**24)
     path = tmp_path / "a.fits.gz"
     head = fits.Header(
@@ -608,7 +624,7 @@ def test_d2_a_gzip_bomb_is_refused_before_it_takes_memory(tmp_path, read, monkey
     assert peak < 2**26
 
 
-def test_d2_a_grid_that_declares_more_than_it_holds(tmp_path):
+def test_D2_a_grid_that_declares_more_than_it_holds(tmp_path):
     path = tmp_path / "grid.h5"
     with h5py.File(path, "w") as file:
         file.attrs.update({"format": "specinn grid", "version": 1, "labels": ["teff"]})
@@ -621,7 +637,7 @@ def test_d2_a_grid_that_declares_more_than_it_holds(tmp_path):
     assert peak < 2**24
 
 
-def test_d3_what_identifies_the_object_is_carried(tmp_path, read):
+def test_D3_what_identifies_the_object_is_carried(tmp_path, read):
     path = files.write_linear_fits(
         tmp_path / "a.fits", WAVE, FLUX, OBJECT="HD 1", RA="14:02:31.5", DEC="-09:41:12.8", EXPTIME=60.0,
         PROG_ID="266.D-5655(A)", OBJ_UID=7, **{"DATE-OBS": "2018-01-24T12:00:00"},

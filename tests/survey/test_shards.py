@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import fake_plugin
 import h5py
 import numpy as np
 import pytest
@@ -532,6 +533,21 @@ def test_workers_give_the_same(process: Start, reference: Path, tmp_path: Path) 
     assert lives.read_text() == ""
     assert same(tmp_path / "out.fits", reference / "out.fits")
     assert same_samples(tmp_path / "samples.h5", reference / "samples.h5")
+
+
+@pytest.mark.slow
+def test_remarks_on_files_are_counted_with_workers_too(process: Start, tmp_path: Path) -> None:
+    star = fake_plugin.from_unit(np.zeros((1, len(fake_plugin.LABELS))))
+    names = [f"bright{i}.txt" for i in range(7)]
+    for name in names:
+        fake_plugin.write_text(tmp_path / name, fake_plugin.simulate(star, snr=1e9))
+    child = process("-o", "out.fits", "--workers", "2", *names)
+    child.join()
+    lines = [line for line in said(tmp_path).splitlines() if "S/N" in line]
+    assert child.exitcode == 0 and len(lines) == 2, said(tmp_path)
+    first, last = lines
+    assert any(first.startswith(f"specinn: {name}: the S/N is ") for name in names), first
+    assert last.startswith("specinn: 7 files: the S/N is ") and "and 2 more)" in last, last
 
 
 @pytest.mark.slow

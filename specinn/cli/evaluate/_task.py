@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import attrs
 import typer
 
-from specinn.cli._console import plugins_of, print_json
+from specinn.cli._console import echo, plugins_of, print_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -96,7 +96,7 @@ class Task:
             return
         display()
         if self.path is not None:
-            print(self.path / page)
+            echo(self.path / page)
 
 
 def wide_console() -> Console:

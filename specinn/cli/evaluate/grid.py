@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from specinn.cli._console import bar
+from specinn.cli._console import bar, echo
 from specinn.cli._options import AsJson, Device, ModelName, Overwrite, Samples, Seed, Split
 from specinn.cli._tables import columns, decimals, figure
 from specinn.cli.evaluate._task import GridFiles, Output, Task
@@ -123,7 +123,7 @@ def _show_metrics(rows: Sequence[dict[str, Any]], split: str) -> None:
         notes = [f"{first['n']} stars", f"{100 * first['rejected_fraction']:.1f} % of samples rejected"]
         notes += [f"{first['failed']} without a posterior"] if first["failed"] else []
         notes += [f"{first['outside']} stars outside the training bounds"] if first["outside"] else []
-        console.print(f"S/N {snr:g} per Angstrom, {split} split, {scope}: {', '.join(notes)}")
+        echo(f"S/N {snr:g} per Angstrom, {split} split, {scope}: {', '.join(notes)}")
         heads = [
             "mean",
             "std",
@@ -143,11 +143,11 @@ def _show_metrics(rows: Sequence[dict[str, Any]], split: str) -> None:
             cells += [figure(row["published_std"], ".3g")] if published else []
             table.add_row(with_unit(row["label"], row["unit"]), *cells)
         console.print(table)
-        console.print()
-    console.print("mean, std, robust: of MAP minus truth; width: median standard deviation of the posteriors")
-    console.print("68 %, 95 %: fraction of truths within these intervals of the posterior")
+        echo("")
+    echo("mean, std, robust: of MAP minus truth; width: median standard deviation of the posteriors")
+    echo("68 %, 95 %: fraction of truths within these intervals of the posterior")
     if any(row["published_std"] is not None for row in rows):
-        console.print("published: standard deviation of Ksoll et al. 2026 (A&A 708, A118) on their test set")
+        echo("published: standard deviation of Ksoll et al. 2026 (A&A 708, A118) on their test set")
 
 
 def _show_information(rows: Sequence[dict[str, Any]], why: str) -> None:
@@ -158,13 +158,11 @@ def _show_information(rows: Sequence[dict[str, Any]], why: str) -> None:
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
     if not rows:
-        console.print(f"no information limit: {why}")
+        echo(f"no information limit: {why}")
         return
     scopes = list(dict.fromkeys(row["scope"] for row in rows))
     for snr in dict.fromkeys(row["snr"] for row in rows):
-        console.print(
-            f"\nS/N {snr:g} per Angstrom, errors and the information limit of {scopes[-1]}, and ratios"
-        )
+        echo(f"\nS/N {snr:g} per Angstrom, errors and the information limit of {scopes[-1]}, and ratios")
         table = columns([""], ["error", "bound", "ratio", *(f"ratio, {scope}" for scope in scopes[:-1])])
         for name in dict.fromkeys(row["label"] for row in rows):
             mine = {row["scope"]: row for row in rows if (row["snr"], row["label"]) == (snr, name)}
@@ -174,5 +172,5 @@ def _show_information(rows: Sequence[dict[str, Any]], why: str) -> None:
             cells += [figure(mine[scope]["ratio"], ".2f") for scope in (scopes[-1], *scopes[:-1])]
             table.add_row(with_unit(name, last["unit"]), *cells)
         console.print(table)
-    console.print("\nbound: median Cramer-Rao bound; error: median of |MAP - truth| over 0.6745")
-    console.print("ratio: median of |MAP - truth| / bound over 0.6745, 1 at the information limit")
+    echo("\nbound: median Cramer-Rao bound; error: median of |MAP - truth| over 0.6745")
+    echo("ratio: median of |MAP - truth| / bound over 0.6745, 1 at the information limit")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from specinn.cli._console import bar
+from specinn.cli._console import bar, echo
 from specinn.cli._options import AsJson, Device, ModelName, Overwrite, Samples, Seed, Split
 from specinn.cli._tables import columns, figure
 from specinn.cli.evaluate._task import GridFiles, Task
@@ -71,14 +71,14 @@ def _show(rows: Sequence[dict[str, Any]], split: str) -> None:
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for snr in dict.fromkeys(row["snr"] for row in rows):
-        console.print(f"S/N {snr:g} per Angstrom, {split} split")
+        echo(f"S/N {snr:g} per Angstrom, {split} split")
         table = columns([""], ["bad", "stranger", "score", "68 %", "95 %"])
         for row in (row for row in rows if row["snr"] == snr):
             fractions = [figure(row[name], ".3f") for name in ("bad", "stranger")]
             inside = [figure(row[name], ".2f") for name in ("score", "inside_68", "inside_95")]
             table.add_row(row["kind"], *fractions, *inside)
         console.print(table)
-    console.print("\nbad, stranger: fractions with these flags; 68 %, 95 %: truths inside these intervals")
+    echo("\nbad, stranger: fractions with these flags; 68 %, 95 %: truths inside these intervals")
 
 
 def _plain(value: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from specinn.cli._console import bar
+from specinn.cli._console import bar, echo
 from specinn.cli._options import AsJson, Device, ModelName, Overwrite, Samples, Seed
 from specinn.cli._tables import columns, figure
 from specinn.cli.evaluate._stars import Rows, fail_if_nothing_was_inferred, role, write_all
@@ -66,11 +66,10 @@ def _show(rows: Rows, labels: LabelSet, summary: Rows) -> None:
     from specinn.evaluation.robustness import RV, SCOPES
     from specinn.evaluation.variants import LEVELS
     from specinn.labels import with_derived_labels
+    from specinn.texts import shown
 
     console = wide_console()
-    console.print(
-        "velocity, largest |found - expected| in km/s of all shapes and shifts, by S/N per Angstrom"
-    )
+    echo("velocity, largest |found - expected| in km/s of all shapes and shifts, by S/N per Angstrom")
     table = columns(["star", ""], [f"{snr:g}" for snr in LEVELS], ["flagged bad"])
     for star, file in dict.fromkeys((row["star"], row["file"]) for row in rows):
         mine = [row for row in rows if (row["star"], row["file"]) == (star, file)]
@@ -78,11 +77,12 @@ def _show(rows: Rows, labels: LabelSet, summary: Rows) -> None:
         for snr in LEVELS:
             off = [row["rv_difference"] for row in mine if row["snr"] == snr]
             cells.append(figure(None if None in off else max(map(abs, off)), ".2f"))
-        table.add_row(star, role(mine[0]), *cells, f"{sum(row['flag_bad'] for row in mine)} of {len(mine)}")
+        bad = sum(row["flag_bad"] for row in mine)
+        table.add_row(shown(star), role(mine[0]), *cells, f"{bad} of {len(mine)}")
     console.print(table)
     said = {row["star"]: row["message"] for row in reversed(rows) if row["message"]}  # the first of each
     for star in reversed(said):
-        console.print(f"{star}: {said[star]}")
+        echo(f"{star}: {said[star]}")
     known = [
         x.name for x in with_derived_labels(labels) if any(f"{x.name}_literature" in row for row in rows)
     ]
@@ -93,7 +93,7 @@ def _show(rows: Rows, labels: LabelSet, summary: Rows) -> None:
                 cell = " ".join(figure(row[key], ".2f") for key in ("median", "maximum"))
                 line = (row["factor"], _comparison(row), row["snr"])
                 lines.setdefault(line, []).append(cell)
-        console.print(f"\n{words}: median and maximum change; rv in km/s, others in half widths")
+        echo(f"\n{words}: median and maximum change; rv in km/s, others in half widths")
         table = columns(["", "S/N"], ["rv", *known])
         before = ""
         for (factor, comparison, snr), cells in lines.items():
@@ -104,7 +104,7 @@ def _show(rows: Rows, labels: LabelSet, summary: Rows) -> None:
         console.print(table)
     lost = dict.fromkeys(star for row in summary for star in row["failed"])
     if lost:
-        console.print(f"not counted where they have no values: {', '.join(lost)}")
+        echo(f"not counted where they have no values: {', '.join(lost)}")
 
 
 def _comparison(row: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from specinn.cli._console import bar
+from specinn.cli._console import bar, echo
 from specinn.cli._options import AsJson, Corrections, Device, ModelName, Overwrite, Samples, Seed
 from specinn.cli._tables import columns, decimals, figure
 from specinn.cli.evaluate._stars import Rows, fail_if_nothing_was_inferred, role, write_all
@@ -76,44 +76,46 @@ def _show(rows: Rows, labels: LabelSet, summary: Mapping[str, Any]) -> None:
     from specinn.flags import names
     from specinn.labels import with_derived_labels
     from specinn.posterior.display import with_unit
+    from specinn.texts import shown
 
     labels = with_derived_labels(labels)
     corrected = any("raw" in found for found in summary.values())
     console = wide_console()
     # by heading, the column of the rows and whether it has a sign
-    shown = {"inferred": ("", ""), "std": ("_std", ""), "literature": ("_literature", ""),
+    heads = {"inferred": ("", ""), "std": ("_std", ""), "literature": ("_literature", ""),
              "difference": ("_difference", "+")}  # fmt: skip
     if corrected:
-        shown = {"raw": ("_raw", ""), "corrected": ("", ""), "std": ("_std", ""),
+        heads = {"raw": ("_raw", ""), "corrected": ("", ""), "std": ("_std", ""),
                  "literature": ("_literature", ""), "raw diff": ("_raw_difference", "+"),
                  "diff": ("_difference", "+")}  # fmt: skip
-    table = columns(["star", ""], list(shown), ["flags"])
+    table = columns(["star", ""], list(heads), ["flags"])
     for row in rows:
         cells = [
             [
                 label.name,
-                *(figure(row[label.name + end], sign + decimals(label.unit)) for end, sign in shown.values()),
+                *(figure(row[label.name + end], sign + decimals(label.unit)) for end, sign in heads.values()),
             ]
             for label in labels
             if f"{label.name}_literature" in row
         ]
-        empty = [""] * (1 + len(shown))
+        empty = [""] * (1 + len(heads))
         for left, middle, flag in zip_longest([row["star"], role(row)], cells, names(row["flags"])):
-            table.add_row(left or "", *(middle or empty), flag or "")
+            table.add_row(shown(left or ""), *(middle or empty), flag or "")
         table.add_row()
     console.print(table)
     for row in rows:
         if row["message"]:
-            console.print(f"{row['star']}: {row['message']}")
-    console.print("\nabsolute differences of the validation stars in range; calibrators are not counted")
+            echo(f"{row['star']}: {row['message']}")
+    echo("\nabsolute differences of the validation stars in range; calibrators are not counted")
     raw = ["raw median", "raw maximum"] if corrected else []
     table = columns([""], ["stars", *raw, "median", "maximum"], ["of"])
     for name, found in summary.items():
+        worst = shown(found["worst"] or "-")
         style = decimals(labels[name].unit)
         of = [found["raw"][key] for key in ("median", "maximum")] if corrected else []
         figures = (figure(value, style) for value in (*of, found["median"], found["maximum"]))
-        table.add_row(with_unit(name, labels[name].unit), str(found["n"]), *figures, found["worst"] or "-")
+        table.add_row(with_unit(name, labels[name].unit), str(found["n"]), *figures, worst)
     console.print(table)
     failed = list(dict.fromkeys(star for found in summary.values() for star in found["failed"]))
     if failed:
-        console.print(f"without values, and so not counted: {', '.join(failed)}")
+        echo(f"without values, and so not counted: {', '.join(failed)}")
