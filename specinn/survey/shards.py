@@ -26,8 +26,9 @@ from specinn.catalogue.formats import ParquetWriter, arrow_schema
 from specinn.catalogue.table import MANIFEST
 from specinn.errors import OutputError, SpecinnError
 from specinn.files import replacing
+from specinn.inference.batching import AHEAD
 from specinn.inference.options import RunOptions
-from specinn.inference.run import AHEAD, Run, prepare
+from specinn.inference.run import Run, prepare
 from specinn.parallel.progress import Progress, Report
 from specinn.parallel.threads import ahead, behind
 from specinn.parallel.workdir import folder_of, time_of
