@@ -22,8 +22,8 @@ import numpy as np
 
 from specinn import catalogue
 from specinn.catalogue import samples
+from specinn.catalogue.files import MANIFEST
 from specinn.catalogue.formats import ParquetWriter, arrow_schema
-from specinn.catalogue.table import MANIFEST
 from specinn.errors import OutputError, SpecinnError
 from specinn.files import replacing
 from specinn.inference.batching import AHEAD
