@@ -18,7 +18,7 @@ from layouts import layouts
 from settings import settings
 
 from specinn.catalogue import schema
-from specinn.catalogue.table import Field
+from specinn.catalogue.schema import Field
 from specinn.cli import app
 from specinn.flags import FLAGS
 from specinn.instruments import Instrument

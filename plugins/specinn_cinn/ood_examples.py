@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import torch
 
-from .simulator import Simulator
+from .simulator import TrainingSimulator
 
 _H_ALPHA = 6562.8  # Angstrom
 _H_ALPHA_WING = 25.0
@@ -22,7 +22,9 @@ class Alterations:
     ``wavelength (n_model,)`` is that of the model grid, in Angstrom.
     """
 
-    def __init__(self, simulator: Simulator, wavelength: torch.Tensor, generator: torch.Generator) -> None:
+    def __init__(
+        self, simulator: TrainingSimulator, wavelength: torch.Tensor, generator: torch.Generator
+    ) -> None:
         self.simulator, self.generator = simulator, generator
         self.model_wave = wavelength
         device = simulator.device

@@ -15,7 +15,7 @@ from specinn.simulation.disturbances import Noise
 from .ood import ALTERATIONS, FREEDOM, Sizes, Strangers
 from .ood_examples import Alterations
 from .recipe import BLOCK, StrangersPlan
-from .simulator import Simulator
+from .simulator import TrainingSimulator
 
 if TYPE_CHECKING:
     from .estimator import CINN
@@ -94,9 +94,10 @@ class _Simulation:
         often = attrs.evolve(self.simulator.disturbances, lost=_LOST)
         self.noise = Noise(self.simulator.observer.instrument, often, self.simulator.device)
         self.wider = copy.copy(setup.simulator)
-        physics = setup.simulator.physics
-        self.wider.physics = attrs.evolve(physics, amplitude=plan.wider * physics.amplitude,
-                                          line=plan.wider * physics.line)  # fmt: skip
+        usual = setup.simulator.errors
+        options = usual.options
+        wide = attrs.evolve(options, amplitude=plan.wider * options.amplitude, line=plan.wider * options.line)
+        self.wider.errors = attrs.evolve(usual, options=wide)
         wave = torch.as_tensor(setup.model_grid.wavelength, dtype=torch.float32, device=setup.config.device)
         self.alterations = Alterations(setup.simulator, wave, generator)
         self.done, self.total = 0, plan.decoder + plan.signs + plan.thresholds
@@ -140,10 +141,10 @@ class _Simulation:
                 family.append(torch.full((len(chosen),), number, device=device))
         return _Spectra.join(usual), _Spectra.join(odd), torch.cat(family)
 
-    def _stars(self, simulator: Simulator, n: int) -> tuple[torch.Tensor, ...]:
+    def _stars(self, simulator: TrainingSimulator, n: int) -> tuple[torch.Tensor, ...]:
         """Flux on the model grid, grid labels, vbroad, and which are without errors of the physics."""
         flux, values, vbroad = simulator.noiseless(n, self.generator)
-        flux, synthetic = simulator.disturb(flux, values, self.generator)
+        flux, synthetic = simulator.errors.disturb(flux, values, self.generator)
         return flux, values, vbroad, synthetic
 
     def _encode(self, spectra: torch.Tensor, synthetic: torch.Tensor) -> _Spectra:

@@ -20,8 +20,9 @@ from specinn.simulation.observer import ModelGrid, Observer
 from specinn.wavelengths import C_KMS
 
 from .model_errors import Residual, broaden, measure
+from .physics_errors import EmulatorErrors, MeasuredErrors, PhysicsErrors
 from .recipe import BACKWARD, Config, Masking, architecture
-from .simulator import MeasuredErrors, Simulator
+from .simulator import TrainingSimulator
 
 
 @attrs.define(eq=False)
@@ -37,7 +38,7 @@ class Setup:
     templates: Templates
     residuals: list[Residual]
     used: np.ndarray
-    simulator: Simulator
+    simulator: TrainingSimulator
     operator: Any
 
     def spectra(self, rows: np.ndarray) -> torch.Tensor:
@@ -52,11 +53,7 @@ def _spectra(grid: Grid, operator: Any, rows: np.ndarray) -> torch.Tensor:
 
 def prepare(config: Mapping[str, Any], plugins: Plugins | None = None) -> Setup:
     """Read grid, emulator and calibrators and build the simulator. Raises ``ConfigError`` for wrong keys."""
-    settings = structure(dict(config), Config, "training configuration")
-    architecture(settings)  # a wrong size is better known now than after the calibrators
-    if settings.schedule.backward is None:
-        schedule = attrs.evolve(settings.schedule, backward=BACKWARD[settings.preset])
-        settings = attrs.evolve(settings, schedule=schedule)
+    settings = _settings(config)
     plugins = plugins or Plugins()
     grid = load([Path(p) for p in settings.grid], plugins=plugins)
     instrument = plugins.instrument(settings.instrument).select(settings.arms)
@@ -66,16 +63,8 @@ def prepare(config: Mapping[str, Any], plugins: Plugins | None = None) -> Setup:
     if tuple(emulator.labels) != tuple(grid.labels):
         raise ConfigError("the emulator was trained on a grid with other labels: train it again on this grid")
     model_grid = ModelGrid.of(instrument, emulator.wavelength, emulator.arms)
-    operator = model_grid.operator(emulator.wavelength, emulator.arms, emulator.resolving_power)
-    fast = emulator.resampled(model_grid.wavelength, dict(model_grid.arms), operator).to(settings.device)
-
-    names = tuple(settings.labels)
-    rows = grid.split("train")
-    bounds = {n: (grid.column(n).min(), grid.column(n).max()) for n in names if n != "vbroad"}
-    bounds["vbroad"] = settings.prior.vbroad
-    labels = LabelSet(tuple(make_label(n, (float(bounds[n][0]), float(bounds[n][1]))) for n in names))
-
-    own = model_grid.operator(grid.wavelength, grid.arms, grid.resolving_power)
+    to_model_grid = model_grid.operator(emulator.wavelength, emulator.arms, emulator.resolving_power)
+    fast = emulator.resampled(model_grid.wavelength, dict(model_grid.arms), to_model_grid).to(settings.device)
     templates = make_templates(grid, fast, model_grid, instrument)
     residuals = [
         measure(
@@ -91,36 +80,79 @@ def prepare(config: Mapping[str, Any], plugins: Plugins | None = None) -> Setup:
         for star in settings.calibrators
     ]
     observer = Observer(instrument, model_grid, settings.device)
-    used = usable_pixels(instrument, observer.inside, model_grid, residuals, settings.masking)
-
-    validation = grid.split("validation")
-    real = _spectra(grid, own, validation)
-    with torch.no_grad():
-        errors = fast.to("cpu")(torch.as_tensor(grid.values[validation], dtype=torch.float32)) - real
-    where = torch.as_tensor(
-        grid.values[validation][:, [grid.labels.index(n) for n in grid.labels[:3]]], dtype=torch.float32
-    )
-    measured = _measured_errors(settings, model_grid, residuals) if residuals else None
-    simulator = Simulator(
-        names,
-        grid.labels,
-        grid.values[rows],
-        fast,
+    operator = model_grid.operator(grid.wavelength, grid.arms, grid.resolving_power)
+    return Setup(
+        settings,
+        grid,
+        instrument,
+        _labels(settings, grid),
         model_grid,
+        fast,
+        templates,
+        residuals,
+        usable_pixels(instrument, observer.inside, model_grid, residuals, settings.masking),
+        _simulator(settings, grid, operator, fast, observer, model_grid, residuals),
+        operator,
+    )
+
+
+def _settings(config: Mapping[str, Any]) -> Config:
+    """The configuration, checked, with the weight of the second loss that its preset has."""
+    settings = structure(dict(config), Config, "training configuration")
+    architecture(settings)  # a wrong size is better known now than after the calibrators
+    if settings.schedule.backward is None:
+        schedule = attrs.evolve(settings.schedule, backward=BACKWARD[settings.preset])
+        settings = attrs.evolve(settings, schedule=schedule)
+    return settings
+
+
+def _labels(settings: Config, grid: Grid) -> LabelSet:
+    """The labels to infer, within the bounds of the grid."""
+    bounds = {n: (grid.column(n).min(), grid.column(n).max()) for n in settings.labels if n != "vbroad"}
+    bounds["vbroad"] = settings.prior.vbroad
+    return LabelSet(tuple(make_label(n, (float(bounds[n][0]), float(bounds[n][1]))) for n in settings.labels))
+
+
+def _simulator(
+    settings: Config,
+    grid: Grid,
+    operator: Any,
+    emulator: Any,
+    observer: Observer,
+    model_grid: ModelGrid,
+    residuals: list[Residual],
+) -> TrainingSimulator:
+    """What draws the spectra of the training; ``operator`` takes those of the grid to the model grid."""
+    rows, device = grid.split("train"), settings.device
+    errors = PhysicsErrors(
+        settings.physics,
+        grid.labels,
+        torch.as_tensor(grid.values[rows], dtype=torch.float32, device=device),
+        emulator,
+        model_grid,
+        _measured_errors(settings, model_grid, residuals) if residuals else None,
+        _emulator_errors(grid, operator, emulator, device),
+    )
+    return TrainingSimulator(
+        tuple(settings.labels),
+        errors,
         observer,
         settings.disturbances,
         settings.prior,
-        settings.physics,
         settings.continuum,
-        spectra=_spectra(grid, own, rows).to(settings.device) if settings.real_fraction else None,
+        spectra=_spectra(grid, operator, rows).to(device) if settings.real_fraction else None,
         real_fraction=settings.real_fraction,
-        measured=measured,
-        emulator_errors=(where.to(settings.device), errors.to(settings.device)),
-        device=settings.device,
+        device=device,
     )
-    return Setup(
-        settings, grid, instrument, labels, model_grid, fast, templates, residuals, used, simulator, own
-    )
+
+
+def _emulator_errors(grid: Grid, operator: Any, emulator: Any, device: str) -> EmulatorErrors:
+    """How the emulator errs on spectra of the validation split, which it was not trained on."""
+    rows = grid.split("validation")
+    values = torch.as_tensor(grid.values[rows], dtype=torch.float32)
+    with torch.no_grad():
+        residual = emulator.to("cpu")(values) - _spectra(grid, operator, rows)
+    return EmulatorErrors(residual.to(device), values[:, :3].to(device))
 
 
 def make_templates(grid: Grid, emulator: Any, model_grid: ModelGrid, instrument: Instrument) -> Templates:
@@ -196,7 +228,7 @@ def validation_set(setup: Setup, repeats: int = 8) -> list[tuple[torch.Tensor, .
     out: list[tuple[torch.Tensor, ...]] = []
     for _ in range(repeats):
         vbroad = simulator.vbroad(len(rows), generator)
-        disturbed, synthetic = simulator.disturb(flux, values, generator)
+        disturbed, synthetic = simulator.errors.disturb(flux, values, generator)
         observed = simulator.observe(disturbed, vbroad, generator)
         out.append((*simulator.degrade(observed, generator), synthetic, simulator.targets(values, vbroad)))
     return out

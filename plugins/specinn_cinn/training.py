@@ -126,8 +126,8 @@ def _initial_projection(setup: Setup, encoding: Encoding, n: int) -> torch.Tenso
         for i in range(n - n_components):
             stars = simulator.labels(1, generator)[0].repeat(2, 1)
             column = setup.grid.labels.index(names[i % len(names)])
-            stars[0, column] -= 0.1 * simulator.spread[column]
-            stars[1, column] += 0.1 * simulator.spread[column]
+            stars[0, column] -= 0.1 * simulator.errors.spread[column]
+            stars[1, column] += 0.1 * simulator.errors.spread[column]
             low, high = encode(simulator.emulate(stars), torch.full((2,), 5.0, device=x.device))
             directions.append(((high - low) / (high - low).norm().clamp(min=1e-12))[None])
         all_directions = torch.cat(directions)
@@ -196,77 +196,114 @@ def loss_terms(
     return nll, backward
 
 
+@attrs.define(eq=False)
+class _State:
+    """What training carries from step to step, and a checkpoint from process to process.
+
+    ``average`` is the running mean of the weights; ``best`` holds that of the best validation with its
+    ``loss`` and ``step``. ``stale`` validations in a row brought no gain.
+    """
+
+    modules: torch.nn.ModuleDict
+    optimiser: torch.optim.Optimizer
+    average: dict[str, torch.Tensor]
+    best: dict[str, Any]
+    step: int = 0
+    stale: int = 0
+
+    @classmethod
+    def start(cls, model: CINN, plan: Schedule) -> _State:
+        modules = torch.nn.ModuleDict({"features": model.features, "flow": model.flow})
+        average = {k: v.clone() for k, v in modules.state_dict().items()}
+        optimiser = torch.optim.AdamW(
+            modules.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay
+        )
+        return cls(modules, optimiser, average, {"loss": math.inf, "step": 0, "weights": average})
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Continue where the checkpoint was left."""
+        self.modules.load_state_dict(saved["modules"])
+        self.optimiser.load_state_dict(saved["optimiser"])
+        self.average, self.best = saved["average"], saved["best"]
+        self.step, self.stale = saved["step"], saved["stale"]
+
+    def saved(self) -> dict[str, Any]:
+        """What :meth:`restore` takes."""
+        return {
+            "modules": self.modules.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "average": self.average,
+            "best": self.best,
+            "step": self.step,
+            "stale": self.stale,
+        }
+
+    def descend(self, loss: torch.Tensor, plan: Schedule) -> None:
+        """One step of the optimiser, and of the running mean. Raises ``ConfigError``."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = one_cycle(self.step / plan.steps, plan.learning_rate, warm=0.05)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.modules.parameters(), plan.clip)
+        if not torch.isfinite(loss):
+            raise ConfigError(f"the loss is not finite at step {self.step}: lower $.schedule.learning_rate")
+        self.optimiser.step()
+        self.step += 1
+        decay = min(plan.average, self.step / (self.step + 9))
+        for key, value in self.modules.state_dict().items():
+            if value.dtype.is_floating_point:
+                self.average[key].lerp_(value, 1.0 - decay)
+
+    def judge(self, loss: float) -> None:
+        """Keep the running mean, whose validation gave ``loss``, if it is the best so far."""
+        if loss < self.best["loss"]:
+            weights = {k: v.clone() for k, v in self.average.items()}
+            self.best, self.stale = {"loss": loss, "step": self.step, "weights": weights}, 0
+        else:
+            self.stale += 1
+
+
 def fit(setup: Setup, model: CINN, folder: Path, progress: Callable[[dict[str, Any]], None]) -> CINN:
     """The training loop."""
-    plan, device = setup.config.schedule, setup.config.device
-    modules = torch.nn.ModuleDict({"features": model.features, "flow": model.flow})
-    average = {k: v.clone() for k, v in modules.state_dict().items()}
-    best: dict[str, Any] = {"loss": math.inf, "step": 0, "weights": average}
-    optimiser = torch.optim.AdamW(modules.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
+    plan = setup.config.schedule
+    state = _State.start(model, plan)
     folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = folder / "cinn-checkpoint.safetensors"
     of_training = {k: v for k, v in attrs.asdict(setup.config).items() if k != "strangers"}  # they come after
-    checkpoint, of = (
-        folder / "cinn-checkpoint.safetensors",
-        fingerprint([of_training, setup.grid.hash]),
-    )
-    first, stale = 0, 0
-    if (state := load_checkpoint(checkpoint, of)) is not None:
-        modules.load_state_dict(state["modules"])
-        optimiser.load_state_dict(state["optimiser"])
-        average, best, first, stale = state["average"], state["best"], state["step"], state["stale"]
+    of = fingerprint([of_training, setup.grid.hash])
+    if (saved := load_checkpoint(checkpoint, of)) is not None:
+        state.restore(saved)
     validation = [(*model.encoding(*spectra[:4])[:2], spectra[4]) for spectra in validation_set(setup)]
-    generator = torch.Generator(device)
+    generator = torch.Generator(setup.config.device)
     started = time.monotonic()
-    for step in range(first, plan.steps):
+    for step in range(state.step, plan.steps):
         generator.manual_seed(plan.seed * 1_000_000_007 + step)
         *spectra, labels = setup.simulator(plan.batch // plan.repeats, plan.repeats, generator)
         x, context, _ = model.encoding(*spectra)
-        for group in optimiser.param_groups:
-            group["lr"] = one_cycle(step / plan.steps, plan.learning_rate, warm=0.05)
         nll, backward = loss_terms(model, x, context, labels, plan, generator)
-        loss = nll.mean() + (plan.backward or 0.0) * backward
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(modules.parameters(), plan.clip)
-        if not torch.isfinite(loss):
-            raise ConfigError(f"the loss is not finite at step {step}: lower $.schedule.learning_rate")
-        optimiser.step()
-        decay = min(plan.average, (step + 1) / (step + 10))
-        for key, value in modules.state_dict().items():
-            if value.dtype.is_floating_point:
-                average[key].lerp_(value, 1.0 - decay)
-        state = {"step": step + 1, "steps": plan.steps, "loss": float(nll.mean().detach())}
-        if (step + 1) % plan.validate_every == 0 or step + 1 == plan.steps:
-            state["validation"] = _validate(model, modules, average, validation, plan)
-            if state["validation"] < best["loss"]:
-                best = {
-                    "loss": state["validation"],
-                    "step": step + 1,
-                    "weights": {k: v.clone() for k, v in average.items()},
-                }
-                stale = 0
-            else:
-                stale += 1
-            whole = {
-                "modules": modules.state_dict(),
-                "optimiser": optimiser.state_dict(),
-                "average": average,
-                "best": best,
-                "step": step + 1,
-                "stale": stale,
-            }
-            save_checkpoint(checkpoint, whole, of)
-        progress(state)
-        if stale >= plan.patience:
+        loss = nll.mean()
+        state.descend(loss + (plan.backward or 0.0) * backward, plan)
+        seen = {"step": state.step, "steps": plan.steps, "loss": float(loss.detach())}
+        if state.step % plan.validate_every == 0 or state.step == plan.steps:
+            seen["validation"] = _validate(model, state.modules, state.average, validation, plan)
+            state.judge(seen["validation"])
+            save_checkpoint(checkpoint, state.saved(), of)
+        progress(seen)
+        if state.stale >= plan.patience:
             break
-    modules.load_state_dict(best["weights"])
-    modules.requires_grad_(False).eval()
-    if model.features.projection is not None:  # as it is saved, so that the model is the one in the file
-        weight = model.features.projection.weight
-        weight.copy_(weight.half())
-    model.header["training"] |= {"best_step": best["step"], "validation_loss": best["loss"],
+    _finish(model, state)
+    model.header["training"] |= {"best_step": state.best["step"], "validation_loss": state.best["loss"],
                                  "seconds": round(time.monotonic() - started)}  # fmt: skip
     return model
+
+
+def _finish(model: CINN, state: _State) -> None:
+    """Give the model the best weights, as they are saved."""
+    state.modules.load_state_dict(state.best["weights"])
+    state.modules.requires_grad_(False).eval()
+    if model.features.projection is not None:  # in half precision, so that it is the model in the file
+        weight = model.features.projection.weight
+        weight.copy_(weight.half())
 
 
 @torch.no_grad()

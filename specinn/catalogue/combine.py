@@ -20,7 +20,7 @@ from astropy.table import Table
 from specinn import catalogue
 from specinn.catalogue.epochs import PERCENTILES, CatalogueSource, SampleSource, Source, has_samples
 from specinn.catalogue.result import Result
-from specinn.catalogue.table import Field
+from specinn.catalogue.schema import Field
 from specinn.errors import ConfigError
 from specinn.flags import Flag, is_bad, names
 from specinn.labels import Label, LabelSet

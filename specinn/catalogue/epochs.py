@@ -12,7 +12,7 @@ import numpy as np
 from astropy.table import vstack
 
 from specinn import catalogue, models
-from specinn.catalogue.table import Field
+from specinn.catalogue.schema import Field
 from specinn.errors import ConfigError, ModelError, near
 from specinn.flags import is_bad, names
 from specinn.labels import Label, LabelSet, make_label

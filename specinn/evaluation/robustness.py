@@ -16,7 +16,8 @@ from specinn.evaluation.stars import Benchmark, calibrators_of, check_instrument
 from specinn.evaluation.tables import tabulate
 from specinn.evaluation.variants import BASE, BASE_SNR, LEVELS, SHAPES, VELOCITIES, Variant, VariedStar
 from specinn.flags import is_bad
-from specinn.inference.run import Piece, Run, file_sources, prepare
+from specinn.inference.batching import Piece
+from specinn.inference.run import Run, file_sources, prepare
 from specinn.labels import LabelSet, with_derived_labels
 from specinn.plugins import Plugins
 from specinn.wavelengths import C_KMS

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import metadata, resources
 from pathlib import Path
@@ -16,8 +15,10 @@ from astropy.table import Table
 import specinn
 from specinn import catalogue, models
 from specinn.catalogue.result import Result
-from specinn.errors import ConfigError, ModelError, ReadError, SpecinnError, near
+from specinn.errors import ConfigError, ModelError, ReadError, SpecinnError
 from specinn.flags import Flag
+from specinn.inference.batching import AHEAD, Piece, pieces
+from specinn.inference.corrections import load_correction
 from specinn.inference.options import RunOptions
 from specinn.inference.pipeline import Pipeline
 from specinn.inference.sources import (
@@ -39,42 +40,21 @@ from specinn.texts import plural, portable
 
 if TYPE_CHECKING:
     from specinn.plugins import Plugins
-    from specinn.plugins.interfaces import Correction, Estimator, Synthesizer
+    from specinn.plugins.interfaces import Estimator, Synthesizer
 
 __all__ = [
-    "AHEAD",
-    "CHUNK",
-    "Piece",
     "Run",
     "check_given",
     "example_files",
     "file_sources",
-    "load_correction",
     "prepare",
     "unmatched",
     "unmatched_message",
     "unread",
 ]
 
-log = logging.getLogger(__name__)
-
-
-CHUNK = 32  # spectra inferred at once: their arrays are 4 MB each, and fit the cache
-AHEAD = 1  # chunks that are read while one is inferred
 _NAMED = 5  # in a message
 _PACKAGES = ("numpy", "scipy", "astropy", "torch")  # those whose version may change the numbers
-
-
-@attrs.frozen(eq=False)
-class Piece:
-    """What goes through the pipeline at once: at most ``CHUNK`` spectra on one wavelength grid, or what could
-    not be read, as a row of ``meta`` and the reason. ``files`` is the number of sources that end with it.
-    """
-
-    batch: SpectrumBatch | None
-    files: int = 0
-    meta: Table | None = None
-    message: str = ""
 
 
 @attrs.frozen
@@ -104,42 +84,12 @@ class Run:
         )
 
     def pieces(self, sources: Iterable[Source]) -> Iterator[Piece]:
-        """The spectra of all sources in order. Neighbours on one grid travel together, those of different
-        sources too; a source that cannot be read is a piece of its own, after the spectra that it gave.
-        """
-        waiting: list[SpectrumBatch] = []
-        ended = 0
+        """The spectra of all sources in order, as :func:`specinn.inference.batching.pieces` gathers them."""
+        return pieces(sources, self._completed)
 
-        def together() -> Piece:
-            nonlocal waiting, ended
-            piece = Piece(waiting[0] if len(waiting) == 1 else SpectrumBatch.concatenate(waiting), ended)
-            waiting, ended = [], 0
-            return piece
-
-        for source in sources:
-            done = 0
-            for batch, message in _guarded(source):
-                if batch is None:
-                    if waiting:
-                        yield together()
-                    key = source.first_key + done
-                    meta = Table({"id": [source.name], "path": [source.name], "key": [key]})
-                    yield Piece(None, 1, meta, message)
-                    break
-                batch = self._as_stated(batch, source, done)
-                batch = self._with_keys(batch, source.first_key + done + np.arange(len(batch)))
-                done += len(batch)
-                start = 0
-                while start < len(batch):
-                    if waiting and not (_size(waiting) < CHUNK and waiting[-1].is_like(batch)):
-                        yield together()
-                    stop = start + CHUNK - _size(waiting)
-                    waiting.append(batch[start:stop])
-                    start = stop
-            else:
-                ended += 1
-        if waiting:
-            yield together()
+    def _completed(self, batch: SpectrumBatch, source: Source, start: int) -> SpectrumBatch:
+        """The batch, which begins with the spectrum ``start`` of its source, as the pipeline takes it."""
+        return self._with_keys(self._as_stated(batch, source, start), source.first_key + start)
 
     def _as_stated(self, batch: SpectrumBatch, source: Source, start: int) -> SpectrumBatch:
         """The batch, which begins with the spectrum ``start`` of its source, with what the user states."""
@@ -151,10 +101,10 @@ class Run:
             batch = with_stated(batch, stated, start, instrument)
         return by_instrument(batch, instrument or self.pipeline.instrument)
 
-    def _with_keys(self, batch: SpectrumBatch, keys: np.ndarray) -> SpectrumBatch:
+    def _with_keys(self, batch: SpectrumBatch, first: int) -> SpectrumBatch:
         """The batch with the keys of its spectra, and the velocities that the user gives."""
         batch = attrs.evolve(batch, meta=batch.meta.copy())
-        batch.meta["key"] = keys
+        batch.meta["key"] = first + np.arange(len(batch))
         rv = np.full(len(batch), np.nan)
         if "rv" in batch.meta.colnames:
             rv = np.ma.filled(np.ma.asarray(batch.meta["rv"], float), np.nan)
@@ -222,27 +172,6 @@ class Run:
         return catalogue.build(rows, self.fields, self.meta)
 
 
-def _size(batches: Sequence[SpectrumBatch]) -> int:
-    return sum(map(len, batches))
-
-
-def _guarded(source: Source) -> Iterator[tuple[SpectrumBatch | None, str]]:
-    """The batches of a source; a failure ends them with ``(None, sentence)``."""
-    empty = True
-    try:
-        for batch in source.open():
-            if len(batch):
-                empty = False
-                yield batch, ""
-        if empty:
-            yield None, f"{source.name} holds no spectra"
-    except SpecinnError as error:
-        yield None, str(error)
-    except Exception as error:
-        log.error("%s: unexpected error", source.name, exc_info=True)
-        yield None, f"{source.name} could not be read: {type(error).__name__}: {error}"
-
-
 def file_sources(files: Iterable[str | Path], plugins: Plugins, format: str = "auto") -> list[Source]:
     """A source for every file. Raises ``ConfigError`` where every one of them is a folder."""
     items = [Item(str(file)) for file in files]
@@ -276,49 +205,6 @@ def example_files() -> list[Path]:
     return files
 
 
-def load_correction(plugins: Plugins, given: str | Path, sha256: str | None = None) -> Correction:
-    """A correction from ``FILE``, of the kind that reads it, or from ``KIND:FILE``.
-
-    Raises ``ConfigError`` where no kind or more than one reads the file, and where the correction was fitted
-    for another model than that of the hash.
-    """
-    kinds = [offer.record.name for offer in plugins.offers("correction")]
-    kind, _, path = str(given).partition(":")
-    hint = ""
-    if kind in kinds:
-        kinds = [kind]
-    else:
-        hint = f"; no correction is called {kind!r}, {near(kind, kinds)}" if path else ""
-        path = str(given)
-    if not Path(path).is_file():
-        what = "is a folder: give a file" if Path(path).is_dir() else "no such file"
-        raise ConfigError(f"{path}: {what}{hint}")
-    read: dict[str, Correction] = {}
-    reasons = []
-    for name in kinds:
-        try:
-            read[name] = plugins.load("correction", name).load(Path(path))
-        except Exception as error:  # of a plugin, which may not know the file of another
-            if len(kinds) == 1:
-                raise
-            said = str(error) if isinstance(error, SpecinnError) else f"{type(error).__name__}: {error}"
-            reasons.append(f"{name} says: {said}")
-    if len(read) > 1:
-        first = next(iter(read))
-        raise ConfigError(f"{path} is read by {' and by '.join(read)}: say which, as in {first}:{path}")
-    if not read:
-        raise ConfigError(
-            f"{path} is of no correction that is installed ({'; '.join(reasons) or 'there is none'})"
-        )
-    (correction,) = read.values()
-    model = correction.model
-    if model and sha256 and not sha256.startswith(str(model)):
-        raise ConfigError(
-            f"{path} was fitted for the model {str(model)[:12]}, this is {sha256[:12]}: fit it again"
-        )
-    return correction
-
-
 def prepare(
     plugins: Plugins, options: RunOptions | None = None, *, keep_samples: bool = False, **fields: Any
 ) -> Run:
@@ -333,18 +219,9 @@ def prepare(
     if isinstance(velocity, (str, Mapping)):
         velocity, velocities = parse_velocity(velocity)
     spectrograph = load_instrument(plugins, options.instrument)
-    meta: dict[str, Any] = {"specinn": specinn.__version__}
-    sha256: str | None = None
-    if options.model is None or isinstance(options.model, str):
-        chosen = models.find(plugins, options.model, options.instrument)
-        sha256 = chosen.sha256()
-        estimator = models.load(plugins, chosen, options.device)
-        name = f"{chosen.name} {sha256[:12]}"
-        meta |= {"model": chosen.name, "sha256": sha256}
-    else:
-        estimator = options.model
-        name = str(estimator.header.get("name", type(estimator).__name__))
-        meta["model"] = name
+    estimator, about = _model(plugins, options)
+    sha256 = about.get("sha256")
+    name = f"{about['model']} {sha256[:12]}" if sha256 else about["model"]
     if not len(estimator.labels):
         raise ModelError(f"the model {name} infers no labels")
     # what is stated of the spectra, not of the pipeline, is put into them as they are read
@@ -362,13 +239,30 @@ def prepare(
         check=_emulator(plugins, estimator) if "model" in options.check else None,
     )
     instrument = spectrograph.name if options.instrument.endswith(".toml") else options.instrument
-    # names of eight characters, so that they are FITS keywords; nothing that changes from run to run
-    meta |= models.physics(estimator.header)
-    meta |= {"samples": options.samples, "seed": options.seed, "instrum": instrument}
+    meta = {"specinn": specinn.__version__, **about, **models.physics(estimator.header)}
+    meta |= _header(options, instrument)
+    return Run(pipeline, instrument, name, velocities, meta, stated, plugins)
+
+
+def _model(plugins: Plugins, options: RunOptions) -> tuple[Estimator, dict[str, str]]:
+    """The model, and what the header of the catalogue says of it: its name and, of a file, its hash."""
+    if options.model is None or isinstance(options.model, str):
+        chosen = models.find(plugins, options.model, options.instrument)
+        about = {"model": chosen.name, "sha256": chosen.sha256()}
+        return models.load(plugins, chosen, options.device), about
+    return options.model, {"model": str(options.model.header.get("name", type(options.model).__name__))}
+
+
+def _header(options: RunOptions, instrument: str) -> dict[str, Any]:
+    """What the header of the catalogue says of the options and of the packages that are used.
+
+    Names have at most eight characters, so that they are FITS keywords; nothing changes from run to run.
+    """
+    meta: dict[str, Any] = {"samples": options.samples, "seed": options.seed, "instrum": instrument}
     if options.degrade_snr is not None:
         meta["degraded"] = options.degrade_snr
-    if "resolving_power" in stated:
-        meta["resolvin"] = stated["resolving_power"]
+    if isinstance(options.resolving_power, float):
+        meta["resolvin"] = options.resolving_power
     if options.synthetic:
         meta["synthet"] = True
     if options.check:
@@ -380,7 +274,7 @@ def prepare(
     for package in _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             meta[package] = metadata.version(package)
-    return Run(pipeline, instrument, name, velocities, meta, stated, plugins)
+    return meta
 
 
 def _emulator(plugins: Plugins, estimator: Estimator) -> Synthesizer:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from specinn.catalogue.table import MANIFEST
+from specinn.catalogue.files import MANIFEST
 from specinn.errors import ConfigError, OutputError, ReadError
 from specinn.files import replacing
 from specinn.inference.sources import Item, Source, item_sources

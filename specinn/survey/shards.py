@@ -22,12 +22,13 @@ import numpy as np
 
 from specinn import catalogue
 from specinn.catalogue import samples
+from specinn.catalogue.files import MANIFEST
 from specinn.catalogue.formats import ParquetWriter, arrow_schema
-from specinn.catalogue.table import MANIFEST
 from specinn.errors import OutputError, SpecinnError
 from specinn.files import replacing
+from specinn.inference.batching import AHEAD
 from specinn.inference.options import RunOptions
-from specinn.inference.run import AHEAD, Run, prepare
+from specinn.inference.run import Run, prepare
 from specinn.parallel.progress import Progress, Remark, Report, remarks
 from specinn.parallel.threads import ahead, behind
 from specinn.parallel.workdir import folder_of, time_of

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from three_stars import LABELS, SUFFIXES, result
 
 from specinn import catalogue
-from specinn.catalogue.table import CARRIED
+from specinn.catalogue.schema import CARRIED
 from specinn.errors import OutputError
 from specinn.flags import Flag
 from specinn.texts import in_json, native, path_of, plural, portable, shown

@@ -19,9 +19,11 @@ import specinn
 from specinn import api, catalogue, models
 from specinn.errors import ConfigError, ModelError, PluginError, ReadError
 from specinn.flags import Flag, names
+from specinn.inference.batching import CHUNK
+from specinn.inference.corrections import load_correction
 from specinn.inference.options import RunOptions
 from specinn.inference.pipeline import Pipeline
-from specinn.inference.run import CHUNK, Source, file_sources, load_correction, prepare, unread
+from specinn.inference.run import Source, file_sources, prepare, unread
 from specinn.inference.velocities import parse_velocity
 from specinn.plugins import Plugins
 from specinn.plugins.interfaces import Correction

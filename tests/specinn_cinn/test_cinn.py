@@ -16,9 +16,9 @@ import torch
 from specinn_cinn.encoding import COVERAGE_BLOCKS, Encoding
 from specinn_cinn.estimator import CINN
 from specinn_cinn.network import AmortisedGaussian, Features, make_flow
+from specinn_cinn.physics_errors import MeasuredErrors
 from specinn_cinn.recipe import PRESETS, Architecture, Config, PhysicsError
 from specinn_cinn.setup import prepare, usable_pixels, validation_set
-from specinn_cinn.simulator import MeasuredErrors
 from specinn_cinn.training import _header, build, fit, loss_terms, train
 from specinn_emulator.training import Config as EmulatorConfig
 from specinn_emulator.training import train as train_emulator
@@ -444,19 +444,19 @@ def test_training_may_start_from_a_trained_model(trained, recipe, plugins, tmp_p
 
 
 def test_departures_grow_as_metals_get_rare(setup):
-    simulator = setup.simulator
+    errors = setup.simulator.errors
     values = torch.tensor((tiny_grid.LOW + tiny_grid.HIGH)[None] / 2, dtype=torch.float32).repeat(200, 1)
     iron, teff = tiny_grid.LABELS.index("fe_h"), tiny_grid.LABELS.index("teff")
     generator = torch.Generator().manual_seed(0)
 
     def change(fe_h, **physics):
         values[:, iron] = fe_h
-        simulator.physics = PhysicsError(**{"excitation": 0.0, "overionisation": 0.0, **physics})
+        errors.options = PhysicsError(**{"excitation": 0.0, "overionisation": 0.0, **physics})
         with torch.no_grad():
-            flux = simulator.emulate(values)
-            return simulator.departures(values, generator), flux
+            flux = errors.emulate(values)
+            return errors.departures(values, generator), flux
 
-    physics = simulator.physics
+    physics = errors.options
     try:
         poor, flux = change(-0.8, overionisation=0.08)
         assert poor.shape == flux.shape
@@ -467,20 +467,20 @@ def test_departures_grow_as_metals_get_rare(setup):
         colder = values.clone()
         colder[:, teff] -= 100.0
         with torch.no_grad():
-            expected = simulator.metallic * (simulator.emulate(colder) - flux)
+            expected = errors.metallic * (errors.emulate(colder) - flux)
         share = (cool * expected).sum(1) / expected.square().sum(1)  # as in a star cooler by 0 to 96 K
         assert (cool - share[:, None] * expected).abs().max() < 0.02 * expected.abs().max()
         assert float(share.min()) < 0.05 and 0.85 < float(share.max()) < 0.97
         assert not change(0.2, excitation=60.0, overionisation=0.08)[0].any()
         assert not change(-0.8)[0].any()
     finally:
-        simulator.physics = physics
+        errors.options = physics
 
 
 def test_errors_wander_along_the_spectrum(setup):
     """Standard normal everywhere, alike within the coherence and independent beyond it and between arms."""
-    simulator = setup.simulator
-    field = simulator._field(4000, 100.0, torch.Generator().manual_seed(5))
+    errors = setup.simulator.errors
+    field = errors._field(4000, 100.0, torch.Generator().manual_seed(5))
     assert field.shape == (4000, setup.model_grid.wavelength.size)
     assert (field.std(0) - 1.0).abs().max() < 0.06 and field.mean(0).abs().max() < 0.08
     first = next(iter(setup.model_grid.arms.values()))
@@ -496,22 +496,22 @@ def test_errors_wander_along_the_spectrum(setup):
 
 def test_errors_where_no_line_is_go_with_the_mean_depth(setup):
     """What a calibrator shows outside the models' lines is weaker in a star whose lines are weaker."""
-    simulator, n = setup.simulator, setup.model_grid.wavelength.size
+    errors, n = setup.simulator.errors, setup.model_grid.wavelength.size
     values = torch.tensor((tiny_grid.LOW + tiny_grid.HIGH)[None] / 2, dtype=torch.float32)
     flux = torch.full((1, n), 0.9)
     flux[:, ::4] = 0.5
     weak = 1.0 - 0.25 * (1.0 - flux)
     flux[:, 1], weak[:, 1] = 1.0, 1.0
     parameters = values[:, [setup.grid.labels.index(k) for k in ("teff", "logg", "fe_h")]]
-    before = simulator.measured, simulator.physics
-    simulator.measured = MeasuredErrors(torch.full((1, n), 0.01), flux, parameters, {})
-    simulator.physics = PhysicsError(amplitude=0.0, line=0.0)
+    before = errors.measured, errors.options
+    errors.measured = MeasuredErrors(torch.full((1, n), 0.01), flux, parameters, {})
+    errors.options = PhysicsError(amplitude=0.0, line=0.0)
     try:
         own, weaker = (
-            simulator._residual(star, values, torch.Generator().manual_seed(2)) for star in (flux, weak)
+            errors._residual(star, values, torch.Generator().manual_seed(2)) for star in (flux, weak)
         )
     finally:
-        simulator.measured, simulator.physics = before
+        errors.measured, errors.options = before
     ratio = weaker / own
     assert float(ratio[0, 1]) == pytest.approx(0.25**1.5, rel=0.01)
     assert 0.23 < float(ratio[0, 4]) < 0.25  # in a line nearly as its depth
@@ -520,11 +520,11 @@ def test_errors_where_no_line_is_go_with_the_mean_depth(setup):
 def test_errors_of_lines_alike_stars_show_are_taken_off(setup):
     """The star itself gets its own residual; a kept window errs with the blend, not with its line."""
     n = setup.model_grid.wavelength.size
-    simulator = setup.simulator
+    errors = setup.simulator.errors
     names = setup.grid.labels
     values = torch.tensor((tiny_grid.LOW + tiny_grid.HIGH)[None] / 2, dtype=torch.float32).repeat(3, 1)
     with torch.no_grad():
-        flux = simulator.emulate(values)
+        flux = errors.emulate(values)
     residual = torch.stack([torch.full((n,), 0.01), torch.full((n,), -0.02)])
     parameters = values[:1, [names.index(k) for k in ("teff", "logg", "fe_h")]].repeat(2, 1)
     parameters[1] += torch.tensor([3000.0, 2.0, 2.0])  # another kind of star
@@ -537,22 +537,22 @@ def test_errors_of_lines_alike_stars_show_are_taken_off(setup):
         overionisation=0.0,
         synthetic=0.0,
     )
-    before = simulator.measured, simulator.physics
-    simulator.measured = MeasuredErrors(residual, flux[:2], parameters, kept)
-    simulator.physics = exact
+    before = errors.measured, errors.options
+    errors.measured = MeasuredErrors(residual, flux[:2], parameters, kept)
+    errors.options = exact
     try:
         with torch.no_grad():
-            error = flux - simulator.disturb(flux, values, torch.Generator().manual_seed(2))[0]
+            error = flux - errors.disturb(flux, values, torch.Generator().manual_seed(2))[0]
             share = error[:, :1] / 0.01
             assert torch.allclose(error, share.expand(-1, n) * 0.01, atol=1e-5)
             assert (share > 0.5).all() and (share < 1.5).all() and share.std() > 0
             line = int((1.0 - flux[0]).argmax())
             kept["fe_h"][line] = True
-            blend = flux - simulator.disturb(flux, values, torch.Generator().manual_seed(2))[0]
+            blend = flux - errors.disturb(flux, values, torch.Generator().manual_seed(2))[0]
         assert (blend[:, line] < error[:, line]).all()  # without iron the line is shallow
         assert torch.equal(blend[:, ~kept["fe_h"]], error[:, ~kept["fe_h"]])
     finally:
-        simulator.measured, simulator.physics = before
+        errors.measured, errors.options = before
 
 
 @pytest.mark.parametrize(
@@ -679,17 +679,18 @@ def test_calibrators_disturb_the_simulation(recipe, calibrated, setup):
     flux, values, _ = setup.simulator.noiseless(20, torch.Generator().manual_seed(0))
     wave = setup.model_grid.wavelength
     at, away = np.abs(wave - 5200.0) < 0.2, np.abs(wave - 5200.0) > 5
-    disturbed, synthetic = with_star.simulator.disturb(flux, values, torch.Generator().manual_seed(1))
+    disturbed, synthetic = with_star.simulator.errors.disturb(flux, values, torch.Generator().manual_seed(1))
     difference = (disturbed - flux).numpy()
     assert difference[:, at].std() > 3 * difference[:, away].std() > 0
     assert np.array_equal((difference == 0).all(axis=1), synthetic.numpy())
     assert 0 < synthetic.sum() < 14  # 30 % of them
-    without = attrs.evolve(setup.simulator.physics, excitation=0.0, overionisation=0.0)
-    setup.simulator.physics, before = without, setup.simulator.physics
+    errors = setup.simulator.errors
+    without = attrs.evolve(errors.options, excitation=0.0, overionisation=0.0)
+    errors.options, before = without, errors.options
     try:
-        assert torch.equal(setup.simulator.disturb(flux, values, torch.Generator().manual_seed(1))[0], flux)
+        assert torch.equal(errors.disturb(flux, values, torch.Generator().manual_seed(1))[0], flux)
     finally:
-        setup.simulator.physics = before
+        errors.options = before
 
 
 @pytest.mark.parametrize(

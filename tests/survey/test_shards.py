@@ -24,7 +24,7 @@ from processes import processes, said
 from typer.testing import CliRunner, Result
 
 from specinn import api, catalogue
-from specinn.catalogue.table import MANIFEST
+from specinn.catalogue.files import MANIFEST
 from specinn.cli import app
 from specinn.cli._progress import Watch
 from specinn.errors import OutputError

@@ -46,7 +46,7 @@ def stars(
     from specinn.evaluation import star_figures
     from specinn.evaluation import stars as work
     from specinn.evaluation.ksoll2026 import PUBLISHED_SNR
-    from specinn.inference.run import load_correction
+    from specinn.inference.corrections import load_correction
 
     if snr and len(snr) > 1:
         raise ConfigError("specinn evaluate stars takes one --snr: call it once for each")
