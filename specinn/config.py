@@ -29,7 +29,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     except IsADirectoryError:
         raise ConfigError(f"{path} is a folder: give a TOML file") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"{path} is not valid TOML: it is no text in UTF-8") from None
+        raise ConfigError(f"{path} is not valid TOML: it is not text in UTF-8") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
     except OSError as error:

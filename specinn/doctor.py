@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 __all__ = ["Finding", "State", "examine"]
 
 State = Literal["ok", "missing", "broken"]
-_OF_DEVELOPERS = ("test", "docs")  # extras that nobody needs who runs specinn
+_OF_DEVELOPERS = ("test", "docs")  # extras for developers, not for users
 _AGAIN = "install {} again"
 
 
 @attrs.frozen
 class Finding:
-    """One thing that was looked at; ``remedy`` is what to do where it is not in order ("" for nothing).
+    """One thing that was looked at; ``remedy`` is what to do where something is wrong ("" for nothing).
 
-    ``missing`` is what one may do without, ``broken`` what needs mending.
+    ``missing`` is optional, ``broken`` needs fixing.
     """
 
     group: str
@@ -67,7 +67,7 @@ def _versions(plugins: Plugins) -> list[Finding]:
     try:
         stated = [Requirement(line) for line in metadata.requires("specinn") or ()]
     except metadata.PackageNotFoundError:
-        found = "there is only its source, so that nothing says which versions it needs"
+        found = "only its source is there, so that the versions it needs are not known"
         return [*out, Finding("versions", "package specinn", "broken", found, "pip install . in its folder")]
     out += [_library(needed, "") for needed in stated if needed.marker is None]
     extras = metadata.metadata("specinn").get_all("Provides-Extra") or ()
@@ -113,7 +113,7 @@ def _device(plugins: Plugins) -> list[Finding]:
     if not found:
         detail = "torch sees no GPU: everything runs on the CPU"
         if torch.version.cuda is None:
-            detail = "this torch is built for the CPU, on which everything runs"
+            detail = "this torch is built without GPU support: everything runs on the CPU"
         detail += "".join(f" ({str(warning.message).splitlines()[0]})" for warning in said[:1])
         out.append(Finding("device", "cuda", "missing", detail))
     return out

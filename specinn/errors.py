@@ -27,7 +27,7 @@ _BEGINNING = 3  # letters of a name that may stand for it
 
 
 class SpecinnError(Exception):
-    """Base of every error that is the user's to mend; the command line prints it without a traceback."""
+    """Base of every error that the user can fix; the command line prints it without a traceback."""
 
 
 class ReadError(SpecinnError):
@@ -35,7 +35,7 @@ class ReadError(SpecinnError):
 
 
 class SpectrumWarning(UserWarning):
-    """A spectrum that can be used, of which something was not understood, left out, or looks wrong."""
+    """A usable spectrum in which something was not understood, was left out, or looks wrong."""
 
 
 class GridError(SpecinnError):

@@ -37,7 +37,7 @@ def check_output(path: str | Path, suffixes: Collection[str], *, overwrite: bool
     path = Path(path)
     if path.suffix.lower() not in suffixes:
         raise OutputError(
-            f"{path}: the suffix {path.suffix!r} names no format; use one of {', '.join(suffixes)}"
+            f"{path}: the suffix {path.suffix!r} is not a known format; use one of {', '.join(suffixes)}"
         )
     if path.is_dir():
         raise OutputError(f"{path} is a folder: give the name of a file")
@@ -76,7 +76,7 @@ def write_error(path: Path, error: Exception) -> OutputError:
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     if full or "no space left" in str(error).lower() or "not enough space" in str(error).lower():
         return OutputError(
-            f"{path} could not be written, the disk is full: free some space or write elsewhere"
+            f"{path} could not be written: the disk is full; free some space or write elsewhere"
         )
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return OutputError(f"{path} could not be written: {reason}")

@@ -170,9 +170,7 @@ def make_label(name: str, bounds: tuple[float, float]) -> Label:
         return Label(name, unit, bounds, transform, text)  # type: ignore[arg-type]
     element, _, reference = name.partition("_")
     if reference != "fe" or not element.isalpha():
-        raise ConfigError(
-            f"unknown label {name!r}, which is no abundance such as mg_fe either; {near(name, _FIXED)}"
-        )
+        raise ConfigError(f"unknown label {name!r}, and not an abundance such as mg_fe; {near(name, _FIXED)}")
     learnt: Transform = "probit" if name in _BOUNDED else "linear"
     return Label(name, "dex", bounds, learnt, f"Abundance ratio [{element.capitalize()}/Fe]")
 

@@ -78,8 +78,8 @@ def read_header(path: str | Path) -> dict[str, Any]:
         raise ModelError(f"{path} is not a model of specinn: its header says format {found!r}")
     if header.get("version") != VERSION:
         raise ModelError(
-            f"{path} has version {header.get('version')} of the model format, this specinn reads {VERSION}: "
-            "upgrade specinn or train again"
+            f"{path} has version {header.get('version')} of the model format, but this specinn reads "
+            f"{VERSION}: upgrade specinn or train again"
         )
     return header
 
@@ -113,7 +113,7 @@ def _line(value: Any) -> str:
 
 
 def installed(plugins: Plugins) -> list[Model]:
-    """The models that come with the estimator plugins, by name. Files that are no models are left out."""
+    """The models that come with the estimator plugins, by name. Other files are left out."""
     models = []
     for offer in plugins.offers("estimator"):
         for name, path in offer.record.models.items():

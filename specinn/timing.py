@@ -379,7 +379,7 @@ def measure_stages(
         with clock("write"):
             rows.append(job.rows(result))
     if watched.batch is None:
-        raise ModelError("the model takes none of the simulated spectra, so there is nothing to measure")
+        raise ModelError("the model accepts none of the simulated spectra, so there is nothing to measure")
     with clock("write"):
         table = catalogue.build(rows, job.fields, job.meta)
         catalogue.write(table, folder / "stages.parquet", overwrite=True)

@@ -221,7 +221,7 @@ def test_figures_that_cannot_be_drawn_say_why(monkeypatch: pytest.MonkeyPatch) -
     for draw in (rejected().plot, rejected().corner, rejected().to_arviz):
         with pytest.raises(ModelError, match="sun has no posterior to show: none of its 600 samples was acc"):
             draw("sun")
-    with pytest.raises(ModelError, match="only 36 samples of sun were accepted, and a corner plot needs 50"):
+    with pytest.raises(ModelError, match="only 36 samples of sun were accepted, but a corner plot needs 50"):
         make(n_samples=40).corner()
     with pytest.raises(ConfigError, match="no label 'mas'"):
         posterior.corner(truths={"mas": 1.0})

@@ -82,7 +82,7 @@ class CatalogueSource:
         for path, table in zip(paths, tables, strict=True):
             for name in (column, "id", "flags", "model", "message"):
                 if name not in table.colnames:
-                    hint = ": is it a catalogue of specinn run?"
+                    hint = ": was it written by specinn run?"
                     if name == column:
                         hint = f"; {near(name, table.colnames)}"
                     raise ConfigError(f"{path} has no column {name!r}{hint}")
@@ -242,7 +242,9 @@ class SampleSource:
         self.meta = {"model": str(self.files[0].attrs.get("model", ""))}
         few, needed = min(file["samples"].shape[1] for file in self.files), 2 * len(self.labels) + 2
         if few < needed:
-            raise ConfigError(f"{few} samples a spectrum: at least {needed} are needed for their covariance")
+            raise ConfigError(
+                f"{few} samples per spectrum: at least {needed} are needed for their covariance"
+            )
 
     def _at(self, row: int) -> tuple[Any, int]:
         number = int(np.searchsorted(self.first, row, side="right")) - 1

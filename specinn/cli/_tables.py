@@ -20,7 +20,7 @@ def columns(left: Sequence[str], right: Sequence[str], last: Sequence[str] = ())
 
 
 def decimals(unit: str, more: int = 0) -> str:
-    """The decimals that the unit deserves, and some ``more``."""
+    """The format with the decimals that suit the unit, plus ``more``."""
     return f".{ {'K': 0, 'km s-1': 1}.get(unit, 2) + more }f"
 
 

@@ -22,9 +22,9 @@ _TITLES = {
 }
 _NOTES = (
     "ms: of one spectrum by the clock, the best of all rounds; CPU ms: processor time of all threads",
-    "x paper: times faster than the network of the paper by FrEIA, of which only sampling (training) counts;",
-    "the smaller of what clock and processor time say",
-    "stages: nothing overlaps; summaries are what inference takes beyond features and samples",
+    "x paper: times faster than the network of the paper in FrEIA, counting only sampling (training);",
+    "the smaller of the ratios of clock and of processor time",
+    "stages: one after the other; summaries: the time of inference beyond features and samples",
 )
 _CHANGED = 1.2  # what busy machines make of equal code stays below this factor, most of the time
 _BUSY = 1.3  # clock over processor time of a run, above which the machine had other work
@@ -56,8 +56,8 @@ def benchmark(
 ) -> None:
     """Measure how fast this machine is.
 
-    Sampling, training, the stages of a run and the whole run take turns on simulated spectra, and the best of
-    each counts. Nothing is left on the disk.
+    Sampling, training, the stages of a run and the whole run are timed in turn on simulated spectra, and the
+    best of each counts. Nothing is left on the disk.
     """
     import sys
     import tempfile

@@ -49,7 +49,7 @@ def models(ctx: typer.Context, name: ModelNameOrNone = None, as_json: AsJson = F
     if as_json:
         print_json([_summary(model) for model in found])
     elif not found:
-        print("no model is installed; a file is used with specinn run --model FILE.safetensors")
+        print("no model is installed; use a file with specinn run --model FILE.safetensors")
     else:
         rows = [("name", "estimator", "instrument", "arms", "size", "labels")]
         for model in found:

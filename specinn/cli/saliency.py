@@ -30,17 +30,17 @@ def saliency(
     split: Split = "test",
     spectra: Annotated[int, typer.Option(metavar="N", help="Spectra at most.", min=1)] = 500,
     samples: Annotated[int, typer.Option(metavar="N", help="Samples in the mean.", min=1)] = 64,
-    features: Annotated[int, typer.Option(metavar="N", help="Named for each label.", min=1)] = 10,
+    features: Annotated[int, typer.Option(metavar="N", help="Features named per label.", min=1)] = 10,
     seed: Seed = 0,
     device: Device = "cpu",
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show by which pixels a model tells each label.
+    """Show which pixels a model uses for each label.
 
-    The gradient of the label with respect to their flux, the median over simulated spectra of grid models,
-    goes to DIR: saliency.ecsv (all pixels), features.ecsv (the strongest, with the spectral lines they belong
-    to), and the figure as saliency.pdf and saliency.png.
+    DIR gets the gradient of each label with respect to the flux, as the median over simulated spectra of grid
+    models: saliency.ecsv (all pixels), features.ecsv (the strongest, with the spectral lines they belong to),
+    and the figure as saliency.pdf and saliency.png.
     """
     import specinn
     from specinn import models

@@ -108,10 +108,10 @@ def compare(
     plugins = Plugins() if plugins is None else plugins
     snr = [float(value) for value in snr]
     if not snr or not all(0 < value < math.inf for value in snr) or len(set(snr)) < len(snr):
-        raise ConfigError(f"snr {snr}: expected different positive numbers, S/N per Angstrom")
+        raise ConfigError(f"snr {snr}: expected distinct positive numbers, S/N per Angstrom")
     if n_samples < 2 or seed < 0:
         raise ConfigError(
-            f"samples {n_samples}, seed {seed}: at least 2 samples and a seed from 0 on are needed"
+            f"samples {n_samples}, seed {seed}: expected at least 2 samples and a seed of at least 0"
         )
     rows = grid.split(split)
     if not rows.size:

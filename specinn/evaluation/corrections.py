@@ -61,8 +61,8 @@ def pair(
         strange += [] if pairs else [path.name]
     if not found:
         raise ConfigError(
-            f"none of the {len(spectra)} spectra is of a star of the table: its column file has their names, "
-            "or file or star their ids"
+            f"none of the {len(spectra)} spectra belongs to a star of the table: expected their names "
+            "in its column file, or their ids in file or star"
         )
     return found, strange
 
@@ -135,7 +135,7 @@ def choose(
         fe_h = float(best[i, labels.index("fe_h")]) if "fe_h" in labels else np.inf
         reasons = {
             "calibrator of the training": stars.seen[i] and not with_calibrators,
-            "out of range, says the table": not star.in_range and not with_out_of_range,
+            "out of range according to the table": not star.in_range and not with_out_of_range,
             f"inferred [Fe/H] below {stars.fe_h_min}": stars.fe_h_min is not None and fe_h < stars.fe_h_min,
         }
         for reason in (reason for reason, holds in reasons.items() if holds):
@@ -154,8 +154,8 @@ def calibrate(kind: type[Correction], stars: BenchmarkStars) -> tuple[Correction
     labels = [name for name, n in count.items() if n >= LEAST]
     if not labels:
         raise ConfigError(
-            f"{max(count.values(), default=0)} stars with literature values are left for the fit, at least "
-            f"{LEAST} are needed: give more, or see why the others are left out"
+            f"{max(count.values(), default=0)} stars with literature values are left for the fit, but at "
+            f"least {LEAST} are needed: give more, or see why the others are left out"
         )
     stars = attrs.evolve(stars, literature={name: stars.literature[name] for name in labels})
     tested = leave_one_out(kind, stars)
@@ -192,19 +192,19 @@ def leave_one_out(kind: type[Correction], stars: BenchmarkStars) -> dict[str, Le
 def verdict(tested: Mapping[str, LeaveOneOut]) -> str:
     """One sentence: whether the correction helps stars that it was not fitted on."""
     if not tested:
-        return "No star outside the training takes part: nothing says whether the correction helps."
+        return "All stars of the fit were seen in the training: whether the correction helps is not known."
     better = [name for name, found in tested.items() if found.helps]
     worse = [name for name in tested if name not in better]
     n = max(found.n_stars for found in tested.values())
-    few = f" ({n} stars are few: more may say otherwise)" if n < 10 else ""
+    few = f" (only {n} stars: more may change this)" if n < 10 else ""
     if not better:
-        return f"Stars left out come out better in no label: do not use this correction{few}."
+        return f"The correction improves no label of the stars left out of the fit: do not use it{few}."
     if worse:
         return (
-            f"Stars left out come out better in {', '.join(better)} but not in {', '.join(worse)}: fit only "
-            f"the former, with --label{few}."
+            f"For stars left out of the fit, it improves {', '.join(better)} but not {', '.join(worse)}: fit "
+            f"only the former, with --label{few}."
         )
-    return f"Stars left out come out better in every label: the correction helps{few}."
+    return f"The correction improves every label of the stars left out of the fit: it helps{few}."
 
 
 def draw(correction: Correction, stars: BenchmarkStars, chosen: np.ndarray) -> Figure:

@@ -1,4 +1,5 @@
-"""How much of what is inferred of a star hangs on how its spectrum comes: normalised or not, moved, noisy."""
+"""How much the inferred labels of a star depend on the form of its spectrum: normalised or not, shifted,
+noisy."""
 
 from __future__ import annotations
 
@@ -95,7 +96,7 @@ def _inferred(
     pieces = list(job.pieces(file_sources([star.file], plugins)))
     n_spectra = sum(1 if piece.batch is None else len(piece.batch) for piece in pieces)
     if n_spectra != 1:
-        raise ConfigError(f"{star.file} holds {n_spectra} spectra: a benchmark star is one spectrum")
+        raise ConfigError(f"{star.file} holds {n_spectra} spectra: expected one spectrum per benchmark star")
     given, message, rv = _prepared(job, pieces[0], star, seed)
     meta = pieces[0].meta if pieces[0].batch is None else pieces[0].batch.meta
     assert meta is not None

@@ -118,7 +118,7 @@ def saliency(
     if not 0 < snr < np.inf or n_spectra < 1 or n_samples < 1 or seed < 0:
         raise ConfigError(
             f"snr {snr}, spectra {n_spectra}, samples {n_samples}, seed {seed}: expected a positive S/N, "
-            "at least one spectrum and sample, and a seed from 0 on"
+            "at least one spectrum and sample, and a seed of at least 0"
         )
     plugins = Plugins() if plugins is None else plugins
     rows = grid.split(split)

@@ -63,8 +63,9 @@ class Simulation:
             self.operator = model_grid.operator(wavelength, grid.arms, grid.resolving_power)
         except ReadError:
             raise GridError(
-                f"the grid has resolving power {grid.resolving_power:.0f}, spectra of {instrument.name} are "
-                f"simulated from {model_grid.resolving_power.max():.0f} or more: use a grid that has it"
+                f"the grid has resolving power {grid.resolving_power:.0f}, but spectra of {instrument.name} "
+                f"are simulated from {model_grid.resolving_power.max():.0f} or more: use a grid of higher "
+                "resolving power"
             ) from None
         self.observer = Observer(instrument, model_grid)
         self.plan = _disturbances(estimator, disturbed)
@@ -157,7 +158,7 @@ def _disturbances(estimator: Estimator, disturbed: bool) -> Disturbances:
     given = estimator.header.get("training", {}).get("disturbances")
     if given is None:
         raise ConfigError(
-            "the model does not say by what its training spectra were disturbed: leave --disturbed out"
+            "the model does not state how its training spectra were disturbed: remove --disturbed"
         )
     return structure(given, Disturbances, "the model's training.disturbances")
 

@@ -78,7 +78,7 @@ def read_benchmarks(path: str | Path, labels: LabelSet) -> list[Benchmark]:
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror.lower() if error.strerror else error}") from None
     except (UnicodeDecodeError, csv.Error):
-        raise ConfigError(f"{path} is no CSV table: expected the columns {', '.join(_REQUIRED)}") from None
+        raise ConfigError(f"{path} is not a CSV table: expected the columns {', '.join(_REQUIRED)}") from None
     missing = [name for name in _REQUIRED if name not in columns]
     if missing:
         raise ConfigError(
@@ -86,7 +86,7 @@ def read_benchmarks(path: str | Path, labels: LabelSet) -> list[Benchmark]:
             f"{', '.join(columns) or 'nothing'}"
         )
     if not rows:
-        raise ConfigError(f"{path}: there are no stars in it")
+        raise ConfigError(f"{path}: it lists no stars")
     names = with_derived_labels(labels).names
     known = [name for name in (*names, *(f"e_{name}" for name in names)) if name in columns]
     return [_benchmark(row, path, known) for row in rows]
@@ -142,7 +142,9 @@ def of_one_spectrum(job: Run, source: Source) -> Result:
     """What the run finds for a star. Raises ``ConfigError`` where the source does not hold one spectrum."""
     result = Result.join(list(job.results([source])))
     if len(result) != 1:
-        raise ConfigError(f"{source.name} holds {len(result)} spectra: a benchmark star is one spectrum")
+        raise ConfigError(
+            f"{source.name} holds {len(result)} spectra: expected one spectrum per benchmark star"
+        )
     return result
 
 

@@ -43,8 +43,8 @@ def degrade(
     target = grid.resolving_power if resolving_power is None else float(resolving_power)
     if target > grid.resolving_power:
         raise GridError(
-            f"the grid has resolving power {grid.resolving_power:g}, {target:g} was asked for: a spectrum "
-            "can be degraded but not sharpened"
+            f"the grid has resolving power {grid.resolving_power:g}, but {target:g} was requested: a "
+            "spectrum can be degraded but not sharpened"
         )
     names, waves, pieces = [], [], []
     for low, high, name, given in _pieces(grid, ranges):
@@ -62,8 +62,8 @@ def degrade(
         first, last = native[0] + edge, native[-1] - edge
         if given and (low < first or high > last):
             raise GridError(
-                f"the range {low:g}-{high:g} needs model spectra {edge:.2f} Angstrom beyond its ends, the "
-                f"grid covers {native[0]:g}-{native[-1]:g}: ask for {first:.2f} to {last:.2f} at most"
+                f"the range {low:g}-{high:g} needs model spectra {edge:.2f} Angstrom beyond its ends, but "
+                f"the grid covers {native[0]:g}-{native[-1]:g}: ask for {first:.2f} to {last:.2f} at most"
             )
         low, high = max(low, first), min(high, last)
         wave = low + pixel * np.arange(int((high - low) / pixel + 1e-9) + 1)

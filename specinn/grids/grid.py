@@ -247,7 +247,7 @@ class Grid:
         if self.defects and not skip_bad:
             others = f" ({len(self.defects) - 1} more like it)" if len(self.defects) > 1 else ""
             raise GridError(
-                f"{next(iter(self.defects.values()))}{others}: mend it, or leave it out with --skip-bad"
+                f"{next(iter(self.defects.values()))}{others}: fix it, or leave it out with --skip-bad"
             )
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
@@ -351,8 +351,8 @@ class Grid:
                 raise GridError(f"{path} is not a specinn grid: import it first with specinn grid import")
             if file.attrs.get("version", 0) > VERSION:
                 raise GridError(
-                    f"{path} has version {file.attrs['version']} of the grid layout, this specinn reads up "
-                    f"to {VERSION}: upgrade specinn"
+                    f"{path} has version {file.attrs['version']} of the grid layout, but this specinn reads "
+                    f"up to {VERSION}: upgrade specinn"
                 )
             try:
                 check_declared(file, path)
@@ -399,10 +399,10 @@ def _loader_for(path: Path, name: str | None, plugins: Plugins) -> Any:
     if len(takers) == 1:
         return loaders[takers[0]]
     if takers:
-        raise GridError(f"{path} could be {' or '.join(takers)}: say which with --loader")
+        raise GridError(f"{path} could be {' or '.join(takers)}: choose one with --loader")
     raise GridError(
-        f"{path} is in no layout of synthetic spectra known here ({', '.join(loaders) or 'no loader'}): "
-        f"specinn grid import --loader NAME says what one of them misses{broken}"
+        f"{path} does not have a known layout of synthetic spectra ({', '.join(loaders) or 'no loader'}): "
+        f"specinn grid import --loader NAME says what one of them lacks{broken}"
     )
 
 
@@ -411,18 +411,19 @@ def _check_alike(one: Grid, first: str, two: Grid, second: str) -> None:
         a, b = getattr(one, what), getattr(two, what)
         if a != b:
             raise GridError(
-                f"{first} has {what} {a}, {second} has {b}: they are not one grid, import them apart"
+                f"{first} has {what} {a}, {second} has {b}: they are not one grid, so import them separately"
             )
     if not np.array_equal(one.wavelength, two.wavelength) or dict(one.arms) != dict(two.arms):
         raise GridError(
-            f"{first} and {second} are on different wavelengths: import apart, or bring them to the same "
-            "with --step and --range"
+            f"{first} and {second} have different wavelengths: import them separately, or "
+            "resample them to common ones with --step and --range"
         )
     for key in sorted({*one.provenance, *two.provenance}):
         a, b = one.provenance.get(key), two.provenance.get(key)
         if a != b and not (isinstance(a, list) or isinstance(b, list)):
             raise GridError(
-                f"{first} has {key} {a!r}, {second} has {b!r}: they are not one grid, import them apart"
+                f"{first} has {key} {a!r}, {second} has {b!r}: they are not one grid, so import them "
+                "separately"
             )
 
 
@@ -448,7 +449,7 @@ def check_declared(file: h5py.File, path: Path) -> None:
         stored = item.id.get_storage_size()
         if declared > 2**20 and (declared > _MOST_PACKED * stored or stored > size):
             raise GridError(
-                f"{path}: {name} declares {declared:.3g} bytes, and {stored} are stored in a file "
+                f"{path}: {name} declares {declared:.3g} bytes, but stores {stored} in a file "
                 f"of {size}: the file "
                 "is incomplete or damaged"
             )

@@ -135,7 +135,7 @@ class Draw(Distribution):
             )
         if self.region is not None:
             if n != 2 or self.trend:
-                raise ConfigError(f"{where}.region: it is of two labels, without a trend")
+                raise ConfigError(f"{where}.region: expected two labels and no trend")
             Polygon.of(self.region, f"{where}.region")
         if self.trend is not None:
             x = [point[0] for point in self.trend.points]

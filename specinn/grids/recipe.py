@@ -124,7 +124,7 @@ class Recipe:
             i = int(beyond.sum(axis=0).argmax())
             raise ConfigError(
                 f"the prior draws {synthesizer.labels[i]} from {values[:, i].min():.5g} to "
-                f"{values[:, i].max():.5g}, the synthesizer {self.synthesizer['kind']!r} takes "
+                f"{values[:, i].max():.5g}, but the synthesizer {self.synthesizer['kind']!r} takes "
                 f"{low[i]:.5g} to {high[i]:.5g}: {int(beyond.any(axis=1).sum())} of {len(values)} models "
                 "are outside; narrow [[prior]]"
             )

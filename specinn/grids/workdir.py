@@ -30,7 +30,7 @@ __all__ = ["AGAIN", "FORMAT", "MANIFEST", "VERSION", "Work", "described", "diffe
 
 FORMAT, VERSION = "specinn grid in the making", 1
 MANIFEST = "_manifest.json"
-AGAIN = "what is done is kept, the same command goes on"
+AGAIN = "what is done is kept, and the same command resumes"
 _OURS = re.compile(rf"{MANIFEST}|grid\.h5|(flux|failed)-\d+\.(npy|json)|\..+\.(partial|tmp)(\.\w+)?")
 
 
@@ -59,7 +59,7 @@ class Work:
         try:
             return np.asarray(np.load(path, allow_pickle=False))
         except (OSError, ValueError, EOFError) as error:
-            raise GridError(f"{path} is damaged ({error}): delete it, and {AGAIN}") from None
+            raise GridError(f"{path} is damaged ({error}): delete it; {AGAIN}") from None
 
     def done(self) -> set[int]:
         return {int(path.stem[5:]) for path in self.folder.glob("flux-*.npy")}
@@ -71,7 +71,7 @@ class Work:
             try:
                 out[int(path.stem[7:])] = str(json.loads(path.read_text(encoding="utf-8"))["message"])
             except (OSError, ValueError, KeyError) as error:
-                raise GridError(f"{path} is damaged ({error}): delete it, and {AGAIN}") from None
+                raise GridError(f"{path} is damaged ({error}): delete it; {AGAIN}") from None
         return out
 
     def is_over(self, output: Path) -> bool:
@@ -89,7 +89,7 @@ class Work:
         if then is not None and (different := difference(then, now)):
             if not anew:
                 raise ConfigError(
-                    f"{self.folder} holds spectra of another recipe: {different}; give it back what it had, "
+                    f"{self.folder} holds spectra of another recipe: {different}; restore that recipe, "
                     "give another --output, or start anew with --overwrite"
                 )
             then = None
@@ -115,7 +115,9 @@ class Work:
         names = sorted(path.name for path in self.folder.iterdir())
         foreign = [name for name in names if not _OURS.fullmatch(name)]
         if foreign:
-            raise OutputError(f"{self.folder} holds {foreign[0]}, which is not of specinn: move it elsewhere")
+            raise OutputError(
+                f"{self.folder} holds {foreign[0]}, which specinn did not write: move it elsewhere"
+            )
         for name in sorted(names, key=lambda name: name == MANIFEST):  # last: it may be killed meanwhile
             (self.folder / name).unlink(missing_ok=True)
         if not but_folder:

@@ -1,4 +1,5 @@
-"""What may be said of a run, whoever says it: every value is checked here, once, and named in the message."""
+"""The options of a run, wherever they come from: every value is checked here, once, and named in the
+message."""
 
 from __future__ import annotations
 
@@ -95,7 +96,7 @@ def _rv(value: Any) -> Rv:
         key = next((name for name in ("id", "path") if name in columns), None)
         if key is None or "rv" not in columns:
             raise ConfigError(
-                f"rv: a table of the columns {', '.join(columns)}: expected id (or path) and rv"
+                f"rv: a table with the columns {', '.join(columns)}: expected id (or path) and rv"
             )
         pairs = zip(value[key], values("rv", value["rv"], expected, "km/s"), strict=True)
         return {str(name): rv for name, rv in pairs if math.isfinite(rv)}
@@ -211,7 +212,7 @@ def _model(value: Any) -> Any:
     if value is None or isinstance(value, (str, Path)):
         return None if value is None else str(value)
     if not all(hasattr(value, name) for name in ("labels", "sample", "preprocessing")):
-        raise _wrong("model", value, "the name or file of a model, or what load_model gives")
+        raise _wrong("model", value, "the name or file of a model, or the result of load_model")
     return value
 
 

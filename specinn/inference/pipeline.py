@@ -352,7 +352,7 @@ def _normaliser(steps: Sequence[tuple[str, Preprocessor]]) -> Preprocessor:
     if number is None:
         raise ConfigError(
             "this model has no step that divides by the continuum, so its spectra cannot be compared with "
-            "model spectra: leave check out"
+            "model spectra: remove --check"
         )
     return steps[number][1]
 

@@ -110,12 +110,12 @@ def _below(folder: Path, say: Callable[[str], None]) -> list[Item]:
                 (out if _suffix(name) in SUFFIXES else left).append(os.path.join(at, name))
     if left:
         say(
-            f"{plural(len(left), 'file')} below {folder} left out, whose names are not those of spectra: "
-            f"{left[0]}"
+            f"{plural(len(left), 'file')} below {folder} left out, because their names are not those of "
+            f"spectra: {left[0]}"
         )
     if not out:
         raise ConfigError(
-            f"{folder} holds no file that is called like a spectrum ({', '.join(SUFFIXES[:6])}, ...)"
+            f"{folder} holds no file with the suffix of a spectrum ({', '.join(SUFFIXES[:6])}, ...)"
         )
     return [Item(path) for path in out]
 
@@ -147,7 +147,7 @@ def listed(path: Path) -> list[Item]:
         items = [Item(line) for line in lines if line and not line.startswith("#")]
         if any("\0" in item.path for item in items):
             raise ConfigError(
-                f"@{path} is no text: expected a path a line, or a table ({', '.join(_TABLES)})"
+                f"@{path} is not text: expected one path per line, or a table ({', '.join(_TABLES)})"
             )
     if not items:
         raise ConfigError(f"@{path} names no files")
@@ -244,7 +244,8 @@ def group(items: Sequence[Item], by: str) -> list[Item]:
         known = sorted({name for item in items for name in item.others})
         hint = near(by, known) if known else "for example object"
         raise ConfigError(
-            f"--group-by {by}: no column of a table and no FITS keyword of the files is called so; {hint}"
+            f"--group-by {by}: neither a column of a table nor a FITS keyword of the files has this name; "
+            f"{hint}"
         )
     first: dict[str, int] = {}
     places = [first.setdefault(key, i) if key else i for i, key in enumerate(keys)]
@@ -298,7 +299,7 @@ def join_arms(batches: Sequence[SpectrumBatch], name: str) -> SpectrumBatch:
     first = batches[0]
     if any(len(batch) != len(first) for batch in batches):
         counts = ", ".join(str(len(batch)) for batch in batches)
-        raise ReadError(f"{name}: files of {counts} spectra cannot be one star")
+        raise ReadError(f"{name}: files of {counts} spectra cannot be joined: expected equal numbers")
     batches = [batch.in_medium(first.medium) for batch in batches]
     arms: dict[str, slice] = {}
     start = 0

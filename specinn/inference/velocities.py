@@ -24,7 +24,7 @@ def read_velocities(path: str | Path) -> dict[str, float]:
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"{path} is no text: expected a CSV table with the columns id and rv") from None
+        raise ConfigError(f"{path} is not text: expected a CSV table with the columns id and rv") from None
     space = bool(lines) and "," not in lines[0]
     rows = list(csv.DictReader(lines, delimiter=" " if space else ",", skipinitialspace=True))
     key = next((name for name in ("id", "path") if rows and name in rows[0]), None)

@@ -56,7 +56,7 @@ def check(scheduler: str | None, cluster: str | Path | None) -> None:
     if scheduler is None and cluster is None:
         return
     if scheduler is not None and cluster is not None:
-        raise ConfigError("--scheduler names a cluster that runs, --cluster starts one: give one of them")
+        raise ConfigError("--scheduler names a running cluster, --cluster starts one: give only one of them")
     packages = ["distributed"]
     if cluster is not None and ClusterFile.read(cluster).kind != "local":
         packages.append("dask_jobqueue")
@@ -65,7 +65,7 @@ def check(scheduler: str | None, cluster: str | Path | None) -> None:
             __import__(package)
         except ImportError as error:
             raise ConfigError(
-                f"{package} is not installed, which clusters need: pip install 'specinn[cluster]'"
+                f"{package}, which clusters need, is not installed: pip install 'specinn[cluster]'"
             ) from error
 
 
@@ -140,13 +140,13 @@ def _wait_for_an_answer(address: str) -> None:
     protocol, _, place = address.rpartition("://")
     host, _, port = place.rpartition(":")
     if protocol not in ("", "tcp") or not host or not port.isdigit():
-        return  # with TLS the client speaks first; what is no address the Client says
+        return  # with TLS the client speaks first; the Client reports what is not an address
     with socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE) as connection:
         try:
             if not connection.recv(1):
                 raise ConnectionError("it closes the connection")
         except TimeoutError:
-            raise TimeoutError(f"it accepts connections and says nothing for {_PATIENCE:g} s") from None
+            raise TimeoutError(f"it accepts connections but does not answer for {_PATIENCE:g} s") from None
 
 
 def _close(client: Any) -> None:

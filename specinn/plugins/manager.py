@@ -128,7 +128,7 @@ class Plugins:
                 if offer.record.api_version > API_VERSION:
                     raise PluginError(
                         f"{offer.record.name} needs version {offer.record.api_version} of specinn's plugin "
-                        f"interface, this specinn has {API_VERSION}: upgrade specinn"
+                        f"interface, but this specinn has {API_VERSION}: upgrade specinn"
                     )
         except (Exception, SystemExit) as cause:  # a plugin may do anything on import
             self.failures.append(Failure(name, distribution, cause))

@@ -73,7 +73,7 @@ def write(name: str, kinds: Sequence[str], folder: Path) -> list[Path]:
             raise ConfigError(f"no kind of plugin is called {kind!r}; {near(kind, KINDS)}")
     module, target = name.replace("-", "_"), folder / name
     if not re.fullmatch("[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
-        raise ConfigError(f"{name!r} is no name for a plugin: use small letters, digits and hyphens")
+        raise ConfigError(f"{name!r} is not a name for a plugin: use small letters, digits and hyphens")
     if importlib.util.find_spec(module) is not None:
         raise ConfigError(f"a package {module} is installed: choose another name than {name!r}")
     if target.exists():

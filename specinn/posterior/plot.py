@@ -100,8 +100,8 @@ def corner(
     n = len(found.labels)
     if len(found.values) < _FEWEST:
         raise ModelError(
-            f"only {len(found.values)} samples of {found.name} were accepted, and a corner plot needs "
-            f"{_FEWEST}: plot shows them, or draw more"
+            f"only {len(found.values)} samples of {found.name} were accepted, but a corner plot needs "
+            f"{_FEWEST}: use plot, or draw more"
         )
     marked = _truths(posterior, truths, found.labels)
     room = 0.05 * (found.high - found.low)  # a truth far off is in the picture, too

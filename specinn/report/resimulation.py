@@ -55,12 +55,12 @@ def check(folder: Path, *, overwrite: bool = False) -> Path:
     check_new(folder, overwrite=overwrite)
     if folder.exists():
         if not folder.is_dir():
-            raise OutputError(f"{folder} is a file, and what is written is a folder: give another name")
+            raise OutputError(f"{folder} is a file, but a folder is written: give another name")
         others = sorted({each.name for each in folder.iterdir()} - {TABLE, FIGURES, SPECTRA})
         if others:
             raise OutputError(
-                f"{folder} is not of specinn resimulate (it holds {others[0]}), so it is not replaced: give "
-                "another name"
+                f"{folder} was not written by specinn resimulate (it holds {others[0]}), so it is not "
+                "replaced: give another name"
             )
     return folder
 

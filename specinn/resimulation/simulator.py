@@ -255,7 +255,7 @@ class Resimulator(Simulator):
     ) -> None:
         plugins = Plugins() if plugins is None else plugins
         if missing := sorted({"id", "path", "instrument", "rv", "flags", "model"} - set(catalogue.colnames)):
-            raise ConfigError(f"the catalogue lacks {', '.join(missing)}: is it one of specinn run?")
+            raise ConfigError(f"the catalogue lacks {', '.join(missing)}: was it written by specinn run?")
         meta = {str(key).lower(): value for key, value in catalogue.meta.items()}
         self.model = _model_of(catalogue, plugins, model)
         run = prepare(
@@ -349,7 +349,10 @@ class _Files:
         """The row of the ``nth`` spectrum of that name in a file; -1, and why, where there is none."""
         known = self._known(path)
         if len(known) > 1:
-            return -1, f"the catalogue has {len(known)} files called {path.name}: give the path as it has it"
+            return (
+                -1,
+                f"the catalogue has {len(known)} files called {path.name}: give the path as in the catalogue",
+            )
         rows = self._rows[known[0]].get(name, []) if known else []
         return (rows[nth], "") if nth < len(rows) else (-1, "the catalogue has no row for this spectrum")
 
@@ -381,8 +384,8 @@ def _model_of(catalogue: Table, plugins: Plugins, given: str | Path | None) -> m
         ) from error
     if sha256 and not found.sha256().startswith(sha256):
         raise ConfigError(
-            f"the catalogue was made with the model {named[0]}, {found.path} is {found.sha256()[:12]}: give "
-            "the right file with --model"
+            f"the catalogue was made with the model {named[0]}, but {found.path} is {found.sha256()[:12]}: "
+            "give the right file with --model"
         )
     return found
 
@@ -399,7 +402,7 @@ def _samples_file(path: Path, catalogue: Table, labels: LabelSet) -> Path:
             names = [str(name) for name in file.attrs["labels"]]
             complete = len(file["samples"]) == len(file["inside"]) == len(ids)
     except (OSError, KeyError) as error:
-        raise ConfigError(f"{path} is no file of specinn run --save-samples ({error})") from None
+        raise ConfigError(f"{path} is not a file of specinn run --save-samples ({error})") from None
     if not complete or ids != [str(name) for name in catalogue["id"]] or names != list(labels.names):
         raise ConfigError(f"{path} holds {len(ids)} stars that are not those of the catalogue, row by row")
     return path

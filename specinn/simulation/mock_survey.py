@@ -140,8 +140,8 @@ class SimulatedSurvey:
         free = shutil.disk_usage(folder).free
         if needed > free:
             raise OutputError(
-                f"{folder}: the survey takes {needed / 1e9:.1f} GB more, the disk has {free / 1e9:.1f} GB: "
-                "free some space or choose another folder"
+                f"{folder}: the survey takes {needed / 1e9:.1f} GB more, but the disk has {free / 1e9:.1f} "
+                "GB: free some space or choose another folder"
             )
         done = n - sum(size for *_, size in missing)
         for path, first, size in missing:
@@ -160,7 +160,7 @@ class SimulatedSurvey:
             header = fits.Header()
         if header.get("SURVEY") is None:
             raise OutputError(
-                f"{path} is no file of a simulated survey: move it away or choose another folder"
+                f"{path} is not a file of a simulated survey: move it away or choose another folder"
             )
         found = tuple(header.get(key) for key in ("SURVEY", "FIRST", "SPECTRA", "BYTES"))
         return found == (self.identity, first, size, path.stat().st_size)

@@ -65,7 +65,7 @@ class Models:
                 column[:] = np.mean(alpha, axis=0)
             elif not name.endswith("_fe"):
                 raise ConfigError(
-                    f"the synthesizer needs {name}, and the model infers {', '.join(names)}: use another one"
+                    f"the synthesizer needs {name}, but the model infers {', '.join(names)}: use another one"
                 )
         low, high = self.bounds.T
         margin = _ROUNDING * (high - low)

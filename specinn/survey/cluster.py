@@ -31,7 +31,7 @@ def compute_there(
     Raises ``SpecinnError`` for a scheduler that cannot be reached or vanishes, an error of a worker, and for
     a shard that kills its workers.
     """
-    again = "what is done is kept, the same command with --resume goes on"
+    again = "what is done is kept, and the same command with --resume continues"
     there = spread(task, str(folder.resolve()), shards, scheduler=scheduler, cluster=cluster, again=again)
     with contextlib.closing(there) as answers:
         for shard, told in answers:

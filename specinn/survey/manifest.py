@@ -72,7 +72,7 @@ class File:
         if now.state != self.state:
             what = "vanished" if now.size < 0 else "changed"
             raise ReadError(
-                f"{self.path} {what} during the run: the same command with --resume goes on with the files "
+                f"{self.path} {what} during the run: the same command with --resume continues with the files "
                 "as they are then"
             )
 
@@ -183,7 +183,7 @@ class Plan:
             if content["version"] != VERSION:
                 raise OutputError(
                     f"{folder} was begun by another specinn (its manifest has version {content['version']}, "
-                    f"expected {VERSION}): go on with that one, or start anew with --overwrite"
+                    f"expected {VERSION}): continue with that version, or start anew with --overwrite"
                 )
             if content.pop("hash") != _hash(content):
                 raise ValueError("it was edited or cut")

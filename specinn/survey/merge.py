@@ -54,7 +54,7 @@ def finish(
         if time.monotonic() > patience:
             raise OutputError(
                 f"{plan.describe(lost[0])} was computed, but {part_of(folder, lost[0])} is not seen here: do "
-                "all machines share that folder? The same command with --resume goes on"
+                "all machines share that folder? The same command with --resume continues"
             )
         time.sleep(1.0)
     parts = [part_of(folder, shard) for shard in range(len(plan.counts))]

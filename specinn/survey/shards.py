@@ -81,7 +81,7 @@ def begin(
     else:
         if any(folder.glob("part-*")) and not overwrite:
             raise OutputError(
-                f"{folder} holds a run that is not finished: the same command with --resume goes on with it, "
+                f"{folder} holds an unfinished run: the same command with --resume continues it, "
                 "with --overwrite it starts anew"
             )
         _empty(folder)
@@ -105,7 +105,7 @@ def check_ours(folder: Path) -> None:
     names = sorted(path.name for path in folder.iterdir())
     foreign = [name for name in names if not any(fnmatch.fnmatch(name, ours) for ours in _OURS)]
     if foreign:
-        raise OutputError(f"{folder} holds {foreign[0]}, which is not of specinn: move it elsewhere")
+        raise OutputError(f"{folder} holds {foreign[0]}, which specinn did not write: move it elsewhere")
 
 
 def clear(folder: Path) -> None:
@@ -149,7 +149,9 @@ def resumable() -> Iterator[None]:
     try:
         yield
     except OutputError as error:
-        raise OutputError(f"{error}; what is done is kept, the same command with --resume goes on") from error
+        raise OutputError(
+            f"{error}; what is done is kept, and the same command with --resume continues"
+        ) from error
 
 
 # Computing --------------------------------------------------------------------------------------------------

@@ -44,8 +44,8 @@ def compute_here(
                 if deaths[shard] == TRIES:
                     raise SpecinnError(
                         f"{TRIES} workers died one after another over {plan.describe(shard)} "
-                        f"({worker.death('killed', 'exit')}): what is done is kept, the same command with "
-                        "--resume goes on, and fewer --workers need less memory"
+                        f"({worker.death('killed', 'exit')}): what is done is kept, and the same command "
+                        "with --resume continues; fewer --workers need less memory"
                     )
                 progress(-worker.spectra, -worker.files)
                 workers.start().give(shard)

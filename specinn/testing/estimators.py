@@ -82,7 +82,7 @@ def check_estimator(estimator: Estimator, batch: SpectrumBatch, n_samples: int =
         _require(np.array_equal(copy, posterior.samples), "samples differ after save and load")
         path.write_bytes(path.read_bytes()[:1000])
         error = failure(lambda: type(estimator).load(path))
-        _require(isinstance(error, SpecinnError), f"a truncated model raised {error!r}, no ModelError")
+        _require(isinstance(error, SpecinnError), f"a truncated model raised {error!r}, not a ModelError")
     if hasattr(estimator, "to_latent"):
         check_flow(estimator, batch[:1], posterior.samples[0][usable[0]])
     return posterior
@@ -109,7 +109,7 @@ def check_training(
 
     ``trainer`` is the function that the record names, or an estimator of before with a method ``train``.
 
-    What a wrong key gives, what ``progress`` hears, and that an interrupted training goes on. It is
+    What a wrong key gives, what ``progress`` hears, and that an interrupted training resumes. It is
     interrupted when three quarters are done, so a checkpoint should come before. Checkpoints are left in
     ``folder``, which should be empty. Returns the model.
     """
@@ -119,7 +119,7 @@ def check_training(
     folder = Path(folder)
     error = failure(lambda: train({**config, "no_such_key": 1}, folder, lambda state: None))
     named = isinstance(error, ConfigError) and "no_such_key" in str(error)
-    _require(named, f"an unknown key raised {error!r}, no ConfigError that names it")
+    _require(named, f"an unknown key raised {error!r}, not a ConfigError that names it")
 
     def run(until: float) -> tuple[Estimator | None, list[int]]:
         heard: list[int] = []
@@ -138,9 +138,9 @@ def check_training(
             return None, heard
 
     model, before = run(0.75)
-    _require(model is None and before, "progress was not called, or an interruption went unheard")
+    _require(model is None and before, "progress was not called, or an interruption was swallowed")
     model, after = run(np.inf)
-    _require(isinstance(model, kind), f"train gave {type(model).__name__}, no {kind.__name__}")
+    _require(isinstance(model, kind), f"train gave {type(model).__name__}, not {kind.__name__}")
     _require(after and after[0] > before[0], "an interrupted training began anew")
     assert model is not None
     return model

@@ -60,7 +60,7 @@ def _check_factory(record: Any, kind: str, what: str) -> None:
     interface = INTERFACES[kind]
     require = section(f"{kind.replace(' ', '-')}s")
     good = isinstance(factory, type) and issubclass(factory, interface)
-    require(good, f"{what}: {record.factory} is no specinn.plugins.interfaces.{interface.__name__}")
+    require(good, f"{what}: {record.factory} is not a specinn.plugins.interfaces.{interface.__name__}")
     missing = ", ".join(sorted(getattr(factory, "__abstractmethods__", ())))
     require(not missing, f"{what}: {record.factory} lacks {missing}")
     if kind in _CALLED_WITH:

@@ -1,4 +1,4 @@
-"""A search in several processes of this machine: one that dies is replaced, and its trial goes on."""
+"""A search in several processes of this machine: one that dies is replaced, and its trial resumes."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class Range:
             try:
                 words = [json.dumps(value) for value in self.choice]
             except TypeError as error:
-                raise ConfigError(f"{where}.choice: such a value cannot be chosen ({error})") from None
+                raise ConfigError(f"{where}.choice: this value cannot be used ({error})") from None
             if len(words) < 2 or len(set(words)) < len(words) or self.log:
                 raise ConfigError(f"{where}: a choice needs at least two different values, and has no log")
             return
@@ -215,6 +215,6 @@ def begin(search: Search, folder: Path) -> None:
     if differ:
         names = ", ".join({"what": "recipe", "kind": "recipe", "table": "recipe"}.get(n, n) for n in differ)
         raise ConfigError(
-            f"{folder} holds another search ({names} differ): give another folder with --output, or go on "
-            f"with that one by specinn tune {folder}"
+            f"{folder} holds another search ({names} differ): give another folder with --output, or resume "
+            f"that one with specinn tune {folder}"
         )

@@ -116,7 +116,7 @@ def work(search: Search, folder: Path, plugins: Plugins, report: Report) -> None
         if failed == FRUITLESS:
             raise SpecinnError(
                 f"the first {FRUITLESS} trials of this process all failed, the last one because {sentence}: "
-                f"mend the search or its recipe, and begin in another folder than {folder}"
+                f"fix the search or its recipe, and begin in a folder other than {folder}"
             )
 
 
@@ -176,7 +176,7 @@ class _Worker:
         losses: dict[int, float] = dict(self.study.get_trials(deepcopy=False)[number].intermediate_values)
         folder = trial_folder(self.folder, number)
         words = ", ".join(f"{name} {_word(value)}" for name, value in values.items())
-        self.report(number, f"goes on after step {max(losses)}" if losses else words)
+        self.report(number, f"resumes after step {max(losses)}" if losses else words)
 
         def progress(state: dict[str, Any]) -> None:
             loss = state.get("validation")
@@ -213,7 +213,7 @@ class _Worker:
             self.study.tell(trial, state=TrialState.PRUNED)
             self.report(number, f"stopped at step {max(losses)}")
         except _TakenOver:
-            self.report(number, "is worked at by another machine now")
+            self.report(number, "is now trained by another machine")
             return ""
         except (OutputError, PluginError):
             raise  # not for want of a better configuration

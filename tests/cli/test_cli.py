@@ -416,7 +416,7 @@ def test_doctor(specinn: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         "Old GPU, 2 GiB: no kernel;",
     ):
         assert words in " ".join(result.stdout.split()), words
-    assert "to be mended: numpy, no-such-thing, cuda:0, correction lost, clumsy, cut" in result.stdout
+    assert "to be fixed: numpy, no-such-thing, cuda:0, correction lost, clumsy, cut" in result.stdout
     assert "cache folder" in result.stdout.splitlines()[-1]
 
 

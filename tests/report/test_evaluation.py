@@ -443,7 +443,7 @@ def test_command_that_fails_early(specinn: Command, tmp_path: Path) -> None:
     for arguments, words in (
         (("-o", "mine"), "mine exists"),
         (("-o", "mine/", "--overwrite"), "mine is not a report (it holds notes)"),
-        (("-o", "m.csv"), "'.csv' names no format; use one of .ecsv"),
+        (("-o", "m.csv"), "'.csv' is not a known format; use one of .ecsv"),
         (("-o", "none/report"), "there is no folder none"),
     ):
         result = specinn(*arguments)

@@ -232,7 +232,7 @@ def test_what_does_not_go_together(table: Table, plugins: Plugins, made: Path, t
     fails("was made with the model knows 0123456789ab, .* is [0-9a-f]{12}: give the right file", two)
     fails("holds 4 stars that are not those of the catalogue", table[:3], samples=made / "samples.h5")
     (tmp_path / "letter.h5").write_text("dear friend")
-    fails("letter.h5 is no file of specinn run --save-samples", samples=tmp_path / "letter.h5")
+    fails("letter.h5 is not a file of specinn run --save-samples", samples=tmp_path / "letter.h5")
 
 
 # Windows and numbers

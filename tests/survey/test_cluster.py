@@ -257,4 +257,4 @@ def test_without_dask(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.exit_code == 1
     assert "pip install 'specinn[cluster]'" in result.stderr and len(result.stderr.splitlines()) == 1
     both = run("-o", "none.fits", "--scheduler", "tcp://127.0.0.1:9", "--cluster", "c.toml")
-    assert "give one of them" in both.stderr
+    assert "give only one of them" in both.stderr

@@ -40,7 +40,7 @@ def grid(
         bool,
         typer.Option(
             "--disturbed",
-            help="With the errors of velocity, resolution and continuum and the gaps that the training drew.",
+            help="Add gaps and errors of velocity, resolution and continuum as in the training.",
         ),
     ] = False,
     samples: Samples = 4096,
@@ -49,7 +49,7 @@ def grid(
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compare what a model infers of held-out grid spectra with the truth.
+    """Compare what a model infers from held-out grid spectra with the truth.
 
     They are observed with the model's instrument, rotation and noise.
     """

@@ -1,4 +1,4 @@
-"""``specinn evaluate robustness``: what of a model's answers depends on continuum, velocity and S/N."""
+"""``specinn evaluate robustness``: how much a model's answers depend on continuum, velocity and S/N."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def robustness(
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Infer every reference star in 60 ways, and compare the answers.
+    """Infer every reference star from 60 variants of its spectrum, and compare.
 
-    Three shapes of the continuum, five velocities, four S/N.
+    The variants combine three shapes of the continuum, five velocities and four S/N.
     """
     from specinn.evaluation import robustness as work
     from specinn.evaluation import star_figures
@@ -69,7 +69,7 @@ def _show(rows: Rows, labels: LabelSet, summary: Rows) -> None:
 
     console = wide_console()
     console.print(
-        "velocity, largest |found - expected| in km/s of all shapes and shifts, by S/N per Angstrom"
+        "velocity: largest |measured - expected| in km/s over all shapes and shifts, by S/N per Angstrom"
     )
     table = columns(["star", ""], [f"{snr:g}" for snr in LEVELS], ["flagged bad"])
     for star, file in dict.fromkeys((row["star"], row["file"]) for row in rows):

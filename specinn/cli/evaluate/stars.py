@@ -30,7 +30,7 @@ def stars(
     snr: Annotated[
         list[float] | None, typer.Option(metavar="SNR", help="Per Angstrom.  [default: 250]")
     ] = None,
-    seeds: Annotated[int, typer.Option(metavar="N", help="Draws of the noise a star.", min=1)] = 3,
+    seeds: Annotated[int, typer.Option(metavar="N", help="Draws of the noise per star.", min=1)] = 3,
     correction: Corrections = None,
     samples: Samples = 4096,
     seed: Seed = 0,
@@ -38,7 +38,7 @@ def stars(
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compare what a model infers of reference stars with the literature.
+    """Compare what a model infers from reference stars with the literature.
 
     Noise is added to their spectra down to the S/N. Calibrators do not count.
     """
@@ -49,7 +49,7 @@ def stars(
     from specinn.inference.run import load_correction
 
     if snr and len(snr) > 1:
-        raise ConfigError("specinn evaluate stars takes one --snr: call it once for each")
+        raise ConfigError("specinn evaluate stars takes one --snr: run it once for each S/N")
     task = Task.begin(
         ctx, model, output, device=device, samples=samples, seed=seed, overwrite=overwrite, as_json=as_json
     )

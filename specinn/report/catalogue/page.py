@@ -45,7 +45,9 @@ def choose(table: Table, stars: Sequence[str] = (), most: int = 24) -> list[int]
     from one another in Teff, logg and [Fe/H]. Raises ``ConfigError`` for an id that the catalogue lacks.
     """
     if absent := sorted({"id", "flags"} - set(table.colnames)):
-        raise ConfigError(f"the catalogue lacks the columns {', '.join(absent)}: is it one of specinn run?")
+        raise ConfigError(
+            f"the catalogue lacks the columns {', '.join(absent)}: was it written by specinn run?"
+        )
     ids = [str(name) for name in table["id"]]
     if unknown := sorted(set(stars) - set(ids)):
         close = nearest(unknown[0], ids)

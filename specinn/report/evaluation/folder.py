@@ -28,7 +28,7 @@ def check(folder: Path, *, overwrite: bool = False) -> Path:
     """
     check_folder(folder.parent if folder.name else folder.resolve().parent, folder)
     if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder} is a file, and a report is a folder: give another name")
+        raise OutputError(f"{folder} is a file, but a report is a folder: give another name")
     check_new(folder, overwrite=overwrite)
     if folder.exists():
         others = sorted({each.name for each in folder.iterdir()} - {PAGE, TABLES, FIGURES})
