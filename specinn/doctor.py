@@ -30,7 +30,7 @@ _AGAIN = "install {} again"
 
 @attrs.frozen
 class Finding:
-    """One thing that was looked at; ``remedy`` is what to do where something is wrong ("" for nothing).
+    """One thing that was checked; ``remedy`` is what to do where something is wrong ("" for nothing).
 
     ``missing`` is optional, ``broken`` needs fixing.
     """
@@ -43,8 +43,8 @@ class Finding:
 
 
 def examine(plugins: Plugins) -> list[Finding]:
-    """Versions, device, plugins, models, write access and synthesis codes, in this order. Raises nothing:
-    what cannot be looked at is a finding."""
+    """Versions, device, plugins, models, write access and synthesis codes, in this order. Never raises: what
+    cannot be checked is a finding."""
     out: list[Finding] = []
     for group, look in _GROUPS.items():
         try:
@@ -120,7 +120,7 @@ def _device(plugins: Plugins) -> list[Finding]:
 
 
 def _plugins(plugins: Plugins) -> list[Finding]:
-    """Names by kind, and what is offered but cannot be had."""
+    """Names by kind, and offers that cannot be loaded."""
     names: dict[str, list[str]] = {}
     broken = []
     for offer in plugins.offers():

@@ -1,4 +1,4 @@
-"""Trained models: found by name or path, their headers read without the library that runs them."""
+"""Trained models: found by name or path; their headers are read without the library that runs them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _COMMON_INSTRUMENT = "4most-hr"  # spectra of every archive are degraded to its 
 
 @attrs.frozen
 class Model:
-    """A trained model on disk: ``header`` is what its training wrote down (JSON values)."""
+    """A trained model on disk: ``header`` holds what its training recorded (JSON values)."""
 
     name: str
     path: Path
@@ -92,11 +92,12 @@ _PHYSICS = {  # names of the provenance of grids, and FITS keywords
     "line_lists": "linelist",
     "solar_scale": "solar",
 }
-_DIGITS = 12  # of a checksum in the header of a catalogue; those of the grid and the model are whole
+_DIGITS = 12  # of a checksum in the header of a catalogue; those of the grid and the model are complete
 
 
 def physics(header: Mapping[str, Any]) -> dict[str, str]:
-    """What the header of a model says about the physics of its grid, a line each, for that of a catalogue."""
+    """What the header of a model says about the physics of its grid, one line each, for the header of a
+    catalogue."""
     grid = header.get("grid")
     told = grid.get("provenance", grid) if isinstance(grid, Mapping) else {}
     return {key: line for name, key in _PHYSICS.items() if name in told and (line := _line(told[name]))}
@@ -152,7 +153,7 @@ def find(plugins: Plugins, name: str | Path | None, instrument: str = _COMMON_IN
 
 
 def check_device(device: str) -> None:
-    """Raises ``ModelError`` for a device that is not there; ``cpu``, ``cuda`` and ``cuda:N`` may be."""
+    """Raises ``ModelError`` for a device that is not available; ``cpu``, ``cuda`` and ``cuda:N`` may be."""
     import torch
 
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):

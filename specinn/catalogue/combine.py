@@ -1,9 +1,9 @@
 """Several spectra of one star as one row: the product of their posteriors, the prior counted once.
 
-p(labels | d_1, ..., d_k) is proportional to the product of p(labels | d_i) over prior^(k - 1). Everything is
-Gaussian, in the variables of the network, where posteriors come closest to that; there, the prior of labels
-that are learnt as probits is a standard normal distribution, and that of the others is taken as flat. Labels
-that are not detected, whose likelihoods have one flank only, are combined by themselves.
+p(labels | d_1, ..., d_k) is proportional to the product of p(labels | d_i) over prior^(k - 1). Posteriors are
+approximated as Gaussian in the variables of the network, where they come closest to it; there the prior of
+labels learnt as probits is a standard normal distribution, and that of the others is taken as flat. Labels
+that are not detected, whose likelihoods have only one flank, are combined separately.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ __all__ = [
     "stars_of",
 ]
 
-P_DISAGREE = 1e-3  # of the chi-square, below which spectra are said to disagree
+P_DISAGREE = 1e-3  # of the chi-square, below which spectra are flagged as disagreeing
 _DRAWS = 4096  # of a combined posterior, from which its columns are read
 _KNOWN = 0.1  # information in units of the prior's, from which it counts in the chi-square
 _MASSES = np.diff([0.0, *(QUANTILES[name] for name in PERCENTILES), 1.0])
-_GRID = 4000  # places between the bounds of a label
-_BLOCK = 1024  # stars whose columns are made together
+_GRID = 4000  # points between the bounds of a label
+_BLOCK = 1024  # stars whose columns are computed together
 _OF_POSTERIORS = int(Flag.MANY_REJECTED | Flag.ALL_REJECTED | Flag.AT_BOUNDS | Flag.UPPER_LIMIT)
 
 
@@ -85,7 +85,7 @@ def combine_gaussians(
 ) -> Combination:
     """The product of Gaussian posteriors over the prior to the power of their number less one.
 
-    Where a posterior is wider than the prior it counts as knowing nothing.
+    A posterior that is wider than the prior counts as uninformative.
 
     Parameters
     ----------
@@ -96,9 +96,9 @@ def combine_gaussians(
     prior : ndarray
         ``(n_labels,)`` precision of the prior, whose mean is 0; 0 where it is flat.
     common : float
-        Share of the variances that all k have together, and that does not average out: likelihoods then
-        enter with the power 1 / (1 + (k - 1) common), and k equal ones give the variance common + (1 -
-        common) / k of one.
+        Share of the variances that is common to all k and does not average out: likelihoods then enter with
+        the power 1 / (1 + (k - 1) common), and k equal ones give the variance common + (1 - common) / k of
+        one.
 
     Returns
     -------
@@ -124,7 +124,7 @@ def combine_gaussians(
     scale = np.where(prior > 0, 1.0 / np.sqrt(np.where(prior > 0, prior, 1.0)), typical)
     unit = np.diag(prior * scale**2)
     precision = np.linalg.inv(covariance / np.outer(scale, scale))
-    value, vector = np.linalg.eigh(precision - unit)  # the likelihood: directions, and what is known there
+    value, vector = np.linalg.eigh(precision - unit)  # the likelihood: directions, and its precision there
     weighted = np.einsum("kji,kjl,kl->ki", vector, precision, mean / scale)
 
     def pool(known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -200,9 +200,9 @@ def combine(
     common: float = 0.0,
     seed: int = 0,
 ) -> Table:
-    """A catalogue with one row for each star, in the order in which stars first appear.
+    """A catalogue with one row per star, in the order in which stars first appear.
 
-    Rows with a bad flag take no part; single ones pass unchanged. Samples are read star by star.
+    Rows with a bad flag are left out; single spectra pass unchanged. Samples are read star by star.
 
     Parameters
     ----------
@@ -218,7 +218,7 @@ def combine(
     model_files : sequence of Path
         Models that catalogues name and that are not installed.
     common : float
-        Share of the variances that spectra of a star have together (:func:`combine_gaussians`).
+        Share of the variances that is common to spectra of a star (:func:`combine_gaussians`).
     seed : int
         Of the draws from which columns are read.
 
@@ -230,7 +230,7 @@ def combine(
     Raises
     ------
     ConfigError, ModelError, ReadError, OutputError
-        For arguments that cannot be used, and files that do not go together or are damaged.
+        For arguments that cannot be used, and files that do not match or are damaged.
     """
     if not 0.0 <= common < 1.0:
         raise ConfigError(f"common {common:g}: expected a share from 0 (nothing) to below 1")
@@ -264,7 +264,7 @@ def combine(
 
 
 def fields_of(source: Source) -> tuple[Field, ...]:
-    """The columns that there are for one spectrum, then those of the combination."""
+    """The columns of a single spectrum, then those of the combination."""
     return (
         *source.fields(),
         Field("n_epochs", np.int64, "", "Spectra that were combined: those without a bad flag"),
@@ -304,7 +304,7 @@ def _columns(
             y = found[i].mean + z @ np.linalg.cholesky(found[i].covariance).T
             values = np.ascontiguousarray(labels.from_network(y).T)
             for j in np.flatnonzero(each.undetected.any(axis=0)):
-                # the draws keep their ranks, and so what hangs together
+                # the draws keep their ranks, and so their correlations
                 place = (np.argsort(np.argsort(y[:, j])) + 0.5) / len(y)
                 known, chance = combine_limits(each.percentiles[:, :, j], labels[j], common)
                 values[j] = np.interp(place, chance, known)

@@ -223,7 +223,7 @@ def _stars_in(path: Path) -> dict[str, str]:
 class SampleSource:
     """Files of samples: Gaussians with the mean and covariance of all samples, read star by star.
 
-    Samples outside the bounds count, because the network's density goes on there; the product is cut off.
+    Samples outside the bounds count, because the network's density extends there; the product is truncated.
     """
 
     def __init__(self, paths: Sequence[Path], by: str, stack: contextlib.ExitStack) -> None:
@@ -281,7 +281,7 @@ class SampleSource:
         return ", ".join(names(self.flags[row])) if is_bad(self.flags[row]) else ""
 
     def others(self, stars: Sequence[np.ndarray], columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        """The model, which is all that the file knows beside posteriors."""
+        """The model, which is all that the file holds besides posteriors."""
         of = [[str(self._at(row)[0].attrs.get("model", "")) for row in rows] for rows in stars]
         return {"model": [";".join(dict.fromkeys(part)) for part in of]}
 
@@ -290,7 +290,7 @@ Source = CatalogueSource | SampleSource
 
 
 def _labels_in(file: Any) -> LabelSet:
-    """The labels of a file of samples; one that is of no known kind is taken as learnt as it is."""
+    """The labels of a file of samples; one of an unknown kind is taken as linear."""
     out = []
     for name, unit, bounds in zip(*(file.attrs[key] for key in ("labels", "units", "bounds")), strict=True):
         try:
@@ -324,7 +324,7 @@ def labels_of(names: set[str], plugins: Plugins, files: Sequence[Path]) -> Label
 
 
 def _check_same(one: LabelSet, other: LabelSet, first: str, second: str) -> None:
-    """Models may differ, but not in what their labels mean: then their priors are not the same."""
+    """Models may differ, but not in the meaning of their labels, or their priors would differ."""
 
     def essence(labels: LabelSet) -> list[tuple[Any, ...]]:
         return [(label.name, *label.bounds, label.transform) for label in labels]

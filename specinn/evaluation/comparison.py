@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 
 __all__ = ["METAL_RICH", "Comparison", "compare", "grid_metrics"]
 
-METAL_RICH = -1.5  # [Fe/H] above which stars are counted once more, by themselves
+METAL_RICH = -1.5  # [Fe/H] above which stars are also counted separately
 
 
 @attrs.frozen(eq=False)
 class Comparison:
-    """What a model infers of held-out grid spectra, beside the truth.
+    """What a model infers from held-out grid spectra, with the truth.
 
     ``labels`` are the model's and the derived ones after them; ``rows (n_stars,)`` are those of the
     simulation's grid; ``snr`` are S/N per Angstrom; ``truth (n_stars, n_labels)``; ``found`` has a summary of
-    all stars for each S/N. Where calibration was asked for, ``ranks (n_snr, n_stars, n_labels)`` are the
-    places of the truth among the samples and ``tarp (n_snr, n_stars)`` those of its distance from a random
-    point (:mod:`specinn.evaluation.coverage`); NaN for stars all of whose samples were rejected.
+    all stars for each S/N. If coverage was requested, ``ranks (n_snr, n_stars, n_labels)`` are the ranks of
+    the truth among the samples and ``tarp (n_snr, n_stars)`` those of its distance from a random point
+    (:mod:`specinn.evaluation.coverage`); NaN for stars all of whose samples were rejected.
     """
 
     simulation: Simulation
@@ -60,7 +60,8 @@ class Comparison:
 
     @property
     def scopes(self) -> dict[str, np.ndarray]:
-        """Stars looked at together, ``(n_stars,)`` by name: all, and, where there are, metal-rich ones."""
+        """Masks ``(n_stars,)`` of stars considered together, by name: all, and metal-rich ones if there are
+        any."""
         scopes = {"all": np.ones(len(self), bool)}
         if "fe_h" in self.labels:
             rich = self.truth[:, self.labels.index("fe_h")] > METAL_RICH
@@ -141,9 +142,9 @@ def _places(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ranks ``(n_stars, n_labels)`` of the truth, derived labels included, and TARP's ``(n_stars,)``.
 
-    The reference point of a star is uniform within 3 standard deviations of its posterior mean, and
-    distances are in these standard deviations, in the variables of the network: every label weighs alike,
-    and the balls are small enough to feel the posterior's width. (References all over the training range see
+    The reference point of a star is uniform within 3 standard deviations of its posterior mean, and distances
+    are in these standard deviations, in the variables of the network: every label weighs alike, and the balls
+    are small enough to be sensitive to the posterior's width. (References all over the training range test
     little but the labels that spectra do not constrain.)
     """
     own, n_own = posterior.labels, len(posterior.labels)

@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 __all__ = ["LEAST", "calibrate", "choose", "draw", "infer", "leave_one_out", "pair", "verdict"]
 
-LEAST = 3  # stars in a fit: two would leave nothing to tell its errors by
+LEAST = 3  # stars in a fit: two would leave no degree of freedom for its errors
 _NAMED = 40  # spectra in a figure; of more the names would hide the points
 
 
 def pair(
     stars: Sequence[Benchmark], spectra: Sequence[Path], plugins: Plugins
 ) -> tuple[list[tuple[Benchmark, Source]], list[str]]:
-    """The stars with their spectra, and the names of files that are of no star.
+    """The stars with their spectra, and the names of files that match no star.
 
     Without ``spectra`` they are the files of the table. Otherwise a file belongs to the star that has its
     name (with or without folder and suffix), and a spectrum of any other file to the one that has its ``id``.
@@ -81,8 +81,8 @@ def infer(
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[list[Benchmark], BenchmarkStars, dict[str, str]]:
-    """Send the spectra through the pipeline: the stars that gave samples, row by row; what was found for
-    them; and by name why others gave none.
+    """Send the spectra through the pipeline: the stars that gave samples, row by row; their results; and by
+    name why others gave none.
 
     Raises ``ConfigError`` for a file with several spectra, ``PluginError`` for an unknown instrument.
     """
@@ -210,8 +210,8 @@ def verdict(tested: Mapping[str, LeaveOneOut]) -> str:
 def draw(correction: Correction, stars: BenchmarkStars, chosen: np.ndarray) -> Figure:
     """Residuals against the inferred Teff, a panel for each label of the correction with literature values.
 
-    Dots are posterior samples, markers with errors (posterior and reference) the MAP, open ones of stars that
-    have no say in the fit; the line is what the correction subtracts, with bands of one and two standard
+    Dots are posterior samples, markers with errors (posterior and reference) the MAP, open ones for stars
+    that are not in the fit; the line is what the correction subtracts, with bands of one and two standard
     errors.
     """
     from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-"""The figures of an evaluation, a panel for each label: for papers (PDF), slides (PNG) and the page (SVG)."""
+"""The figures of an evaluation, one panel per label: for papers (PDF), slides (PNG) and the page (SVG)."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ FIGURES_OF = {
 
 
 def scope_name(scope: str) -> str:
-    """A scope of stars in the words and signs of a legend."""
+    """A scope of stars as text for a legend."""
     return "all stars" if scope == "all" else scope.replace("-", "−")
 
 

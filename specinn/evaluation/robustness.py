@@ -58,10 +58,10 @@ def robustness(
 ) -> list[dict[str, Any]]:
     """A row (of JSON values) for each star and each combination of shape, velocity and S/N.
 
-    Velocities are always measured; expected is what is measured of the spectrum as delivered, without more
+    Velocities are always measured; expected is what is measured from the spectrum as delivered, without added
     noise, plus (relativistically) that of the variant. ``NAME_change`` is MAP minus that of the base variant
     (as delivered, not moved, at S/N 100) in units of the wider one of the two half widths of the 68 %
-    interval. What does not exist is None, and ``message`` says why: a bad spectrum never ends the run.
+    interval. Missing values are None, and ``message`` says why: a bad spectrum never ends the run.
 
     Raises ``ConfigError`` for a file with several spectra, ``PluginError`` for an unknown instrument.
     """
@@ -101,7 +101,7 @@ def _inferred(
     meta = pieces[0].meta if pieces[0].batch is None else pieces[0].batch.meta
     assert meta is not None
     none = meta[[0] * len(SHAPES)]
-    none["rv"] = np.full(len(SHAPES), np.nan)  # whatever the file states: nothing was measured
+    none["rv"] = np.full(len(SHAPES), np.nan)  # even if the file states one: nothing was measured
     for velocity in VELOCITIES:
         for snr in LEVELS:
             if given is not None:
@@ -128,7 +128,7 @@ def _prepared(job: Run, piece: Piece, star: Benchmark, seed: int) -> tuple[Varie
         given = VariedStar.of(piece.batch, job.pipeline, native, teff, draws)
     except SpecinnError as error:
         return None, str(error), np.nan
-    except Exception as error:  # as in the pipeline: one star must not take the others with it
+    except Exception as error:  # as in the pipeline: one star must not stop the others
         log.error("%s: unexpected error", star.file, exc_info=True)
         return None, f"could not be varied: {type(error).__name__}: {error}", np.nan
     return given, "", _velocity({name: found[name][0] for name in found.colnames})
@@ -183,7 +183,7 @@ def _compare(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
 
 
 def variant_of(row: Mapping[str, Any]) -> Variant:
-    """The variant that a row is of."""
+    """The variant of a row."""
     return Variant(row["shape"], row["velocity"], row["snr"])
 
 
@@ -223,10 +223,10 @@ def comparisons() -> list[Comparison]:
 def robustness_summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Median and maximum over stars by factor, label and scope (``SCOPES``).
 
-    Of the label ``rv`` they are of |found - expected| in km/s, of others of the change against the other
-    variant in half widths; ``literature_median`` and ``literature_maximum`` of |MAP - literature|. Where a
-    comparison has several pairs it is each star's largest. ``worst`` is the star of the maximum, ``failed``
-    are those without a value for one of the variants.
+    For the label ``rv`` they are those of |measured - expected| in km/s, for others those of the change
+    against the other variant in half widths; ``literature_median`` and ``literature_maximum`` of |MAP -
+    literature|. Where a comparison has several pairs it is each star's largest. ``worst`` is the star of the
+    maximum, ``failed`` are those without a value for one of the variants.
     """
     stars: dict[tuple[str, str], dict[Variant, Mapping[str, Any]]] = {}
     for row in rows:

@@ -1,4 +1,4 @@
-"""Which pixels a model looks at: the gradient of each label with respect to the flux, and the lines there."""
+"""Which pixels a model uses: the gradient of each label with respect to the flux, and the lines there."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Saliency:
 
     ``strength (n_labels, n_pix)`` is the median over spectra of the absolute gradient, ``signed`` that of the
     gradient itself. The gradient of a label in a spectrum is a vector over pixels, normalised to length 1
-    before. ``used (n_pix,)`` tells the pixels that the model looks at; ``n_spectra`` have a gradient.
+    before. ``used (n_pix,)`` marks the pixels that the model uses; ``n_spectra`` have a gradient.
     """
 
     labels: LabelSet
@@ -108,7 +108,7 @@ def saliency(
 
     Spectra are simulated as for ``specinn evaluate grid`` at one S/N per Angstrom, of at most ``n_spectra``
     models, evenly from the split. The gradient is that of the mean of ``n_samples`` posterior samples, whose
-    latent draws do not depend on the flux, with respect to the flux that the network is given. Gradients are
+    latent draws do not depend on the flux, with respect to the flux that the network receives. Gradients are
     normalised to length 1 for every spectrum and label, then the median is taken over spectra. A spectrum
     whose gradient is zero or not finite does not count.
 
@@ -127,7 +127,7 @@ def saliency(
     rows = rows[np.unique(np.linspace(0, rows.size - 1, min(n_spectra, rows.size)).round().astype(int))]
     used = estimator.used_pixels
     simulation = Simulation(estimator, grid, plugins, seed)
-    simulation.truth(rows[:1], estimator.labels)  # that the labels are those of the grid
+    simulation.truth(rows[:1], estimator.labels)  # checks that the grid has the labels
     found = np.empty((len(rows), len(estimator.labels), int(used.sum())), np.float32)
     done = 0
     for part, _, batch in simulation.batches(rows, [snr]):
@@ -178,7 +178,7 @@ def feature_table(rows: Sequence[dict[str, Any]], meta: dict[str, Any]) -> Table
 
 
 def pixel_table(found: Saliency, meta: dict[str, Any]) -> Table:
-    """One row a pixel: wavelength, arm, whether it is used, and for each label strength and sign."""
+    """One row per pixel: wavelength, arm, whether it is used, and for each label strength and sign."""
     table = Table(meta=dict(meta))
     table["wavelength"] = Column(found.wavelength, unit="Angstrom", description="Pixel centre")
     arms = np.empty(found.used.size, dtype=object)
@@ -198,7 +198,8 @@ def pixel_table(found: Saliency, meta: dict[str, Any]) -> Table:
 
 
 def draw(found: Saliency, rows: Sequence[dict[str, Any]], named: int = 6) -> Any:
-    """A matplotlib figure: a panel a label and arm, strong pixels in black, the strongest features named."""
+    """A matplotlib figure: one panel per label and arm, strong pixels in black, the strongest features
+    named."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -26,20 +26,20 @@ if TYPE_CHECKING:
 __all__ = ["BLOCK", "Simulation"]
 
 
-BLOCK = 32  # stars at once: 4096 samples of 14 labels are 7 MB then
+BLOCK = 32  # stars at a time: 4096 samples of 14 labels are 7 MB then
 
 
 class Simulation:
     """Grid spectra as the model's instrument observes them: rotation, line-spread function, pixels and noise.
 
     Nothing else happens to them (no gaps, no slope, no error of velocity or resolving power), so what
-    is measured is the model, and not the disturbances of its training; or, if ``disturbed``, all that the
-    training drew: only then can posteriors, which allow for it, be found to be neither too wide nor too
-    narrow. ``vbroad (n_models,)`` in km/s is
-    log-uniform between the bounds of the model; it is 0 for models without that label, and for grids that
-    have it: their spectra are taken to be broadened already. ``masked (n_pix,)`` are pixels that the model
-    is never given, since they lie outside the arms, in a telluric band or at a line of the night sky.
-    The estimator is told that the spectra are synthetic, unless ``as_observed``.
+    is measured is the model, and not the disturbances of its training; or, if ``disturbed``, everything that
+    the training drew: only then can posteriors, which allow for it, turn out neither too wide nor too narrow.
+    ``vbroad (n_models,)`` in km/s is log-uniform between the bounds of the model; it is 0 for models without
+    that label, and for grids that have it: their spectra are taken to be broadened already. ``masked
+    (n_pix,)`` are pixels that the model never receives, since they lie outside the arms, in a telluric band
+    or at a line of the night sky. The spectra are marked as synthetic for the estimator, unless
+    ``as_observed``.
     """
 
     def __init__(

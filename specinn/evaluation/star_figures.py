@@ -20,7 +20,7 @@ __all__ = ["Rows", "against_literature", "robustness"]
 
 Rows = Sequence[Mapping[str, Any]]
 
-_NAMED = 12  # stars whose names a figure has; those of more would hide it
+_NAMED = 12  # stars up to which a figure shows names; more would hide it
 _COLUMNS = 3
 # marker and whether it is filled, by what a star is
 _KINDS = {"validation": ("o", True), "calibrator of the training": ("s", False), "out of range": ("^", False)}

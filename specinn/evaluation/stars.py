@@ -67,7 +67,7 @@ def read_benchmarks(path: str | Path, labels: LabelSet) -> list[Benchmark]:
 
     Columns: file, star, instrument, resolving_power, teff, logg, fe_h, and optionally role (calibrator or
     validation), in_range (1 or 0), the name of any other label of the model and, for standard errors, e_NAME.
-    An empty resolving power is what file or instrument say, an empty parameter is not known. Raises
+    An empty resolving power means that of the file or instrument, an empty parameter is unknown. Raises
     ``ConfigError`` with the row.
     """
     path = Path(path)
@@ -133,13 +133,14 @@ def calibrators_of(estimator: Estimator) -> set[str]:
 
 
 def check_instruments(stars: Iterable[Benchmark], plugins: Plugins) -> None:
-    """Raises ``PluginError`` for an instrument that is not known: now, and not after an hour of others."""
+    """Raises ``PluginError`` for an unknown instrument: now, and not after an hour of work on others."""
     for name in dict.fromkeys(star.instrument for star in stars):
         load_instrument(plugins, name)
 
 
 def of_one_spectrum(job: Run, source: Source) -> Result:
-    """What the run finds for a star. Raises ``ConfigError`` where the source does not hold one spectrum."""
+    """The result of the run for a star. Raises ``ConfigError`` where the source does not hold one
+    spectrum."""
     result = Result.join(list(job.results([source])))
     if len(result) != 1:
         raise ConfigError(
@@ -164,8 +165,8 @@ def star_metrics(
 
     ``snr`` is per Angstrom. Values are means over ``seeds`` draws of the noise, from ``seed`` on; ``flags``
     has the bits of all. With ``corrections`` they are corrected, and ``NAME_raw`` has them before. A star
-    that the model's header lists among its calibrators is one, whatever the table says. What does not exist
-    is None, and ``message`` says why.
+    that the model's header lists among its calibrators is one, whatever the table says. Missing values are
+    None, and ``message`` says why.
 
     Raises ``ConfigError`` for a file with several spectra, ``PluginError`` for an unknown instrument.
     """
@@ -237,7 +238,7 @@ def star_summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]
     """Median and maximum absolute difference by label, over validation stars in range.
 
     ``n`` is their number and ``worst`` the star of the maximum; ``failed`` are those that count but have no
-    value. Calibrators, which the training has seen, never count. Of corrected values ``raw`` has the same
+    value. Calibrators, which the training has seen, never count. For corrected values ``raw`` has the same
     before the correction.
     """
     counted = [row for row in rows if row["role"] == "validation" and row["in_range"]]
@@ -258,7 +259,7 @@ def star_summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]
 
 
 def over_stars(sizes: Sequence[tuple[str, float | None]]) -> dict[str, Any]:
-    """Number, median and maximum of what stars have, the star of the maximum, and those that have nothing."""
+    """Number, median and maximum of the values, the star of the maximum, and the stars without a value."""
     known = [(star, size) for star, size in sizes if size is not None]
     worst, largest = max(known, key=lambda pair: pair[1], default=(None, None))
     return {

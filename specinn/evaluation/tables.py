@@ -96,13 +96,13 @@ COLUMNS: Mapping[str, Columns] = {
         "ratio": ("", "Median of |MAP - truth| / bound over 0.6745: 1 is the information limit"),
     },
 }  # fmt: skip
-SLOW = 15.0  # km/s: of slower rotators the information limit says most
+SLOW = 15.0  # km/s: slower rotators have the most telling information limit
 _OF_GAUSSIAN = 0.6745  # median of |x| of a standard normal
 TARP = "all (TARP)"
 
 
 def some_levels(snr: Sequence[float]) -> list[float]:
-    """At most four S/N for pictures that cannot show all: 20, 50, 100 and 250 where there are such."""
+    """At most four S/N for figures that cannot show all: 20, 50, 100 and 250 if available."""
     usual = [value for value in (20.0, 50.0, 100.0, 250.0) if value in snr]
     if len(usual) >= 2 or len(snr) <= len(usual):
         return usual
@@ -253,7 +253,7 @@ def information(comparison: Comparison, bounds: np.ndarray) -> Rows:
 
 
 def predictions(comparison: Comparison, meta: Mapping[str, Any]) -> Table:
-    """Everything that was found, a row for each star and S/N; six significant digits."""
+    """All results, one row per star and S/N; six significant digits."""
     n = len(comparison.snr)
     ids = [str(name) for name in comparison.simulation.grid.ids[comparison.rows]]
     table = Table(meta=dict(meta))

@@ -1,4 +1,5 @@
-"""The ways in which the spectrum of a star may come: normalised or not, moved, noisy; made of one that is."""
+"""The forms in which the spectrum of a star may come, made from an actual one: normalised or not, shifted,
+noisy."""
 
 from __future__ import annotations
 
@@ -35,7 +36,7 @@ BASE_SNR = 100.0
 
 _MARGIN = 30.0  # Angstrom beyond an arm in which the continuum is fitted, for stars that move
 _CLIP = (1.5, 3.0)  # scatters below and above the continuum beyond which pixels are left out of its fit
-_LOWEST = 0.05  # of the median flux, below which no continuum goes
+_LOWEST = 0.05  # of the median flux, lower limit of any continuum
 _PIVOT = 5500.0  # Angstrom, where the black body is 1
 _HC_OVER_K = 1.438777e8  # Angstrom K
 _BLAZE = 0.8  # of the arm's half width to the first zero: 70 to 45 % of the light is left at the ends
@@ -60,7 +61,7 @@ class VariedStar:
     """The spectrum of a star and all that its variants need.
 
     ``batch`` holds it as it was delivered; ``continuum``, ``response`` and ``native (n_pix,)`` are its
-    continuum, what turns it into one that is not normalised, and the S/N per Angstrom that it has. ``normal
+    continuum, what turns it into one that is not normalised, and its S/N per Angstrom. ``normal
     (n_pix,)`` are standard normal numbers, one for each pixel.
     """
 
@@ -82,7 +83,7 @@ class VariedStar:
         """The only spectrum of ``batch``, of S/N ``native`` in the arms of the pipeline's model.
 
         What the steps before that to rest hide (telluric bands, sky lines, cosmic rays) stays hidden: pixels
-        that are moved take the lines of the atmosphere along, out of the windows in which they are masked.
+        that are shifted carry the telluric lines with them, out of the windows in which they are masked.
         """
         instrument = pipeline.estimator.instrument
         hidden = batch = batch.in_medium(instrument.medium)
@@ -167,7 +168,7 @@ def fit_continuum(batch: SpectrumBatch, instrument: Instrument) -> np.ndarray:
 
 
 def response(wavelength: np.ndarray, instrument: Instrument, teff: float) -> np.ndarray:
-    """``(n_pix,)`` what an observer finds who does not normalise: a black body of ``teff`` K, times the light
+    """``(n_pix,)`` what a spectrum shows that is not normalised: a black body of ``teff`` K, times the light
     that the spectrograph lets through: sinc^2 0.8 (u - u0) in each arm, with u from -1/2 to 1/2 and u0 = 0.1
     and -0.1 in turn, and in every arm 0.6 of that of the arm before.
     """

@@ -1,4 +1,4 @@
-"""Grids at lower resolving power and coarser steps: what makes a grid of perfect resolution small."""
+"""Grids at lower resolving power and coarser steps: this makes a grid of infinite resolution small."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def degrade(
 ) -> Grid:
     """The grid at ``resolving_power`` (default: its own), pixels of ``step`` and over ``ranges`` (Angstrom).
 
-    One sparse operator an arm (Gaussian line-spread function, integration over pixels) is applied as spectra
+    One sparse operator per arm (Gaussian line-spread function, integration over pixels) is applied as spectra
     are read. Without ``ranges`` every arm is kept, less the edges where the kernel lacks input; without
     ``step`` there are four pixels to the FWHM at the blue end, or the grid's own pixels where neither the
     resolving power changes.
@@ -102,7 +102,7 @@ def degrade(
 
 
 def _pieces(grid: Grid, ranges: Sequence[tuple[float, float]]) -> list[tuple[float, float, str, bool]]:
-    """Low, high, the arm that holds them, and whether the range was asked for."""
+    """Low, high, the arm that holds them, and whether the range was requested."""
     ends = {
         name: (float(grid.wavelength[arm][0]), float(grid.wavelength[arm][-1]))
         for name, arm in grid.arms.items()

@@ -1,7 +1,7 @@
-"""Priors that labels of a grid are drawn from: each of the distributions is a map of uniform numbers.
+"""Priors from which the labels of a grid are drawn: each distribution is a map of uniform numbers.
 
 The uniform numbers are a scrambled Sobol sequence, so every leading part of a grid fills the space evenly,
-and a grid goes on by drawing on: the first n of 2n models are the n.
+and a grid is extended by drawing further: the first n of 2n models are the same n.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Pair = tuple[float, float]
 
 _DISTRIBUTIONS = ("uniform", "normal", "mixture", "region", "value")
 _BITS = 30  # of scipy's Sobol numbers
-_LEAST = 1e-6  # probability that bounds must leave of a normal distribution
+_LEAST = 1e-6  # least probability of a normal distribution within its bounds
 
 
 @attrs.frozen(kw_only=True)
@@ -84,8 +84,8 @@ class Share(Distribution):
 
 @attrs.frozen(kw_only=True)
 class Trend:
-    """What is added: linear between ``points``, each a value of ``label`` and what is added there; constant
-    beyond."""
+    """An added trend: linear between ``points``, each a value of ``label`` and the amount added there;
+    constant beyond."""
 
     label: str
     points: list[Pair]
@@ -144,7 +144,7 @@ class Draw(Distribution):
 
     @property
     def dimensions(self) -> int:
-        """How many uniform numbers it takes for one model."""
+        """The number of uniform numbers that one model takes."""
         return 0 if self.value is not None else len(self.labels)
 
     def __call__(self, u: np.ndarray, shift: Any = 0.0) -> np.ndarray:
@@ -157,7 +157,7 @@ class Draw(Distribution):
             matrix = np.full((len(self.labels),) * 2, self.correlation)
             np.fill_diagonal(matrix, 1.0)
             pairs = zip(ndtri(u).T, np.linalg.cholesky(matrix).T, strict=True)
-            # not a matrix product, whose last bit hangs on the number of rows
+            # not a matrix product, whose last bit depends on the number of rows
             u = ndtr(sum(np.multiply.outer(scores, factors) for scores, factors in pairs))
         return np.column_stack([self._one(column, shift) for column in u.T])
 
@@ -178,7 +178,7 @@ class Draw(Distribution):
 
 @attrs.frozen(eq=False)
 class Polygon:
-    """A map of the unit square onto a polygon that keeps areas: the first number goes along x.
+    """A map of the unit square onto a polygon that keeps areas: the first number runs along x.
 
     Between two neighbouring ``x (n_slabs + 1,)`` of corners the polygon is a pile of trapezoids: ``ends`` has
     for each of these slabs the ordinates ``(2, n_edges)`` of its edges at both sides, from bottom to top.
@@ -280,6 +280,6 @@ def sobol(dimensions: int, n: int, *, seed: int, first: int = 0) -> np.ndarray:
     last = first + n
     if last > 1 << _BITS:
         raise ConfigError(f"a Sobol sequence has {1 << _BITS} models, {last} are asked for")
-    size = 1 << max(0, math.ceil(math.log2(last)))  # scipy warns of other numbers
+    size = 1 << max(0, math.ceil(math.log2(last)))  # scipy warns about other numbers
     u: np.ndarray = qmc.Sobol(dimensions, scramble=True, bits=_BITS, seed=seed).random(size)[first:last]
     return u + 2.0 ** -(_BITS + 1)

@@ -2,8 +2,8 @@
 
 A process that is killed while it writes HDF5 may leave a file that nobody can open, and only one can write to
 it at a time. So each spectrum is a small file of its own in the folder ``GRID.h5.run``, which gets its name
-when it is whole: what is done is what is there, whoever was killed, and processes on any machine need no
-word with one another. A spectrum that failed has a file, too, with the reason. When all are there one process
+when it is whole: the files there are what is done, whichever process was killed, and processes on any machine
+need not communicate. A spectrum that failed has a file, too, with the reason. When all are there one process
 writes the grid, in the order of the sequence, and the folder goes. Until then a pixel takes four bytes.
 """
 
@@ -80,7 +80,7 @@ class Work:
         return then is not None and output.exists() and _mark(output) != then["replaces"]
 
     def begin(self, recipe: Recipe, grid: Grid, output: Path, *, anew: bool) -> None:
-        """Begin, or go on where the recipe is that of the folder; more models may be asked for than then.
+        """Begin, or resume where the recipe is that of the folder; more models may be requested than before.
 
         Raises ``ConfigError`` that names what differs; with ``anew`` the folder is emptied then.
         """
@@ -128,7 +128,7 @@ class Work:
 
 
 def described(recipe: Recipe, grid: Grid) -> dict[str, Any]:
-    """What spectra hang on, for the manifest; labels are rounded, as machines differ in the last digit."""
+    """What spectra depend on, for the manifest; labels are rounded, as machines differ in the last digit."""
     physics = {key: value for key, value in grid.provenance.items() if key != "recipe"}
     first = {name: f"{value:.9g}" for name, value in zip(grid.labels, grid.values[0], strict=True)}
     wavelength = hashlib.sha256(np.round(grid.wavelength, 6).tobytes()).hexdigest()[:16]
@@ -144,7 +144,7 @@ def described(recipe: Recipe, grid: Grid) -> dict[str, Any]:
 
 
 def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """The first key in which two manifests differ, but for the number of models; "" for none."""
+    """The first key in which two manifests differ, other than the number of models; "" for none."""
     same = {"recipe": {"grid": {"n": 0}}, "replaces": None}
     a, b = (dict(_flat(merged(told, same))) for told in (then, now))
     for key in sorted(a.keys() | b.keys(), key=lambda key: (not key.startswith("recipe"), key)):
@@ -154,7 +154,7 @@ def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def _mark(path: Path) -> list[int] | None:
-    """What tells a file from the one that takes its place; None for no file."""
+    """What distinguishes a file from one that replaces it; None for no file."""
     try:
         found = path.stat()
     except FileNotFoundError:

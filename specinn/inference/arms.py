@@ -1,4 +1,4 @@
-"""Whether the arms of a spectrum agree: each arm's own posterior against the one of all arms."""
+"""Whether the arms of a spectrum agree: the posterior of each arm against that of all arms."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["LIMIT", "arm_disagreement"]
 
 LIMIT = 4.0  # sigma; false alarms: docs/method.md
 _SAMPLES = 1024  # of the posterior of one arm: its median is then good to 0.04 sigma
-_FEWEST = 0.1  # of the pixels that the model uses in an arm: with fewer the arm has no say
+_FEWEST = 0.1  # of the pixels that the model uses in an arm: an arm with fewer is ignored
 
 
 def arm_disagreement(

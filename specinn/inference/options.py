@@ -110,7 +110,7 @@ def _rv(value: Any) -> Rv:
         try:
             float(value)
         except ValueError:
-            return value  # a table, which is read when the run begins
+            return value  # a table, read when the run begins
     return _velocity("rv", value)
 
 
@@ -193,7 +193,7 @@ def as_frame(value: Any) -> Frame | None:
 
 
 def _one_of(name: str, value: Any, words: Sequence[str]) -> Any:
-    """One of the ``words``, whatever its capitals, or None."""
+    """One of the ``words``, in any case of letters, or None."""
     if value is None:
         return None
     if isinstance(value, str) and value.strip().lower() in words:
@@ -250,14 +250,14 @@ class RunOptions:
     model
         Name or file of a trained model, or a loaded one; None for the one that suits the instrument.
     device
-        Of torch: ``cpu``, ``cuda`` or ``cuda:N``.
+        Torch device: ``cpu``, ``cuda`` or ``cuda:N``.
     samples, seed
         Posterior samples of each spectrum, and the seed of the random numbers.
     rv
         In km/s: a number for all; ``"auto"`` measures all; a mapping or a table (file) by id or path; a
         number for each spectrum (NaN: measure); None takes what the spectra state and measures the rest.
     resolving_power
-        Of the spectra, whatever they say: a number, or one for each spectrum.
+        Of the spectra, overriding them: a number, or one for each spectrum.
     degrade_snr
         Noise is added down to this S/N per Angstrom.
     synthetic
@@ -267,7 +267,7 @@ class RunOptions:
     format
         Name of the reader of files; ``auto`` recognises the format.
     medium
-        ``air`` or ``vacuum``: of the wavelengths, whatever the spectra say.
+        ``air`` or ``vacuum``: of the wavelengths, overriding the spectra.
     frame
         ``barycentric``, ``heliocentric``, ``topocentric`` or ``rest``: of the wavelengths, likewise.
     check

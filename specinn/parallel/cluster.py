@@ -32,7 +32,7 @@ _PATIENCE = 30.0  # seconds without a scheduler until the run stops
 @attrs.frozen
 class ClusterFile:
     """``--cluster FILE.toml``: ``jobs`` of the batch system ``kind``; ``options`` are keyword arguments of
-    its class in dask-jobqueue. ``local`` is a cluster of processes on this machine, to try things out.
+    its class in dask-jobqueue. ``local`` is a cluster of processes on this machine, for trials.
     """
 
     kind: str
@@ -51,7 +51,7 @@ class ClusterFile:
 
 
 def check(scheduler: str | None, cluster: str | Path | None) -> None:
-    """Raises ``ConfigError`` where the options, if there are any, cannot be used; asked before the work
+    """Raises ``ConfigError`` where the options, if there are any, cannot be used; checked before the work
     starts."""
     if scheduler is None and cluster is None:
         return
@@ -79,9 +79,9 @@ def spread(
     again: str,
 ) -> Generator[tuple[int, Any]]:
     """Each of ``numbers``, as it is done, with ``function(folder, number)`` of a worker of the cluster, or
-    with None where workers died one after another over it. What is left when this is closed is cancelled.
+    with None where workers died one after another over it. What remains when this is closed is cancelled.
 
-    ``again`` says how to go on after an error. Raises ``SpecinnError``.
+    ``again`` says how to continue after an error. Raises ``SpecinnError``.
     """
     from dask.distributed import CancelledError, as_completed
     from distributed.comm.core import CommClosedError
@@ -108,7 +108,7 @@ def spread(
                     yield futures[future], future.result()
                     future.release()
         except BaseException as error:
-            with contextlib.suppress(Exception):  # there may be nobody left to tell
+            with contextlib.suppress(Exception):  # there may be no recipient left
                 client.cancel(list(futures), force=True)
             if isinstance(error, (CommClosedError, CancelledError)):
                 raise SpecinnError(gone) from error
@@ -134,8 +134,8 @@ def _client(scheduler: str | None, path: str | Path | None) -> Iterator[Any]:
 
 
 def _wait_for_an_answer(address: str) -> None:
-    """Raises ``OSError`` where nobody speaks at ``tcp://HOST:PORT``. A scheduler speaks first, at once;
-    on one that accepts connections and is silent (stopped, or another service) a ``Client`` waits for ever.
+    """Raises ``OSError`` if nothing answers at ``tcp://HOST:PORT``. A scheduler speaks first, at once; on one
+    that accepts connections and is silent (stopped, or another service) a ``Client`` waits for ever.
     """
     protocol, _, place = address.rpartition("://")
     host, _, port = place.rpartition(":")
@@ -150,7 +150,7 @@ def _wait_for_an_answer(address: str) -> None:
 
 
 def _close(client: Any) -> None:
-    with contextlib.suppress(Exception):  # there may be nobody left to say goodbye to
+    with contextlib.suppress(Exception):  # there may be no peer left
         client.close(timeout=5)
 
 

@@ -1,4 +1,4 @@
-"""Who is told how far a long work is, and what failed."""
+"""The callbacks that receive the progress of long work, and its failures."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Progress = Callable[[int, int], None]  # how many more spectra, and how many mor
 
 
 class Watch(Protocol):
-    """Who is told how a run goes on."""
+    """Receives the progress of a run."""
 
     def start(self, files: int, done: int) -> None:
-        """So many files, of which so many were done by an earlier run."""
+        """The number of files, and how many of them were done by an earlier run."""
 
     def report(self, name: str, message: str) -> None:
         """A spectrum or a file failed."""
@@ -24,4 +24,4 @@ class Watch(Protocol):
         """More spectra and files are done; fewer, where a worker died."""
 
     def say(self, sentence: str) -> None:
-        """What else the user should know."""
+        """Anything else the user should know."""

@@ -44,7 +44,7 @@ KINDS = {
 EXPECTED: dict[str, Any] = {
     "specinn_instruments": (InstrumentRecord, ReaderRecord),
     "specinn_estimators": EstimatorRecord,
-}  # where a plain Record does not do
+}  # where a plain Record does not suffice
 
 
 @attrs.frozen
@@ -77,7 +77,7 @@ class Failure:
 
 
 class Plugins:
-    """The plugins of one process or one test: build as many as you like, there is no global state.
+    """The plugins of one process or one test: there may be any number, since there is no global state.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ class Plugins:
             self._load(name, name, lambda plugin=plugin: plugin)
 
     def _load(self, name: str, distribution: str, load: Any) -> None:
-        """One plugin through a manager of its own, so that its mistakes are its own."""
+        """Load one plugin through its own manager, so that its mistakes affect no other."""
         try:
             manager = pluggy.PluginManager(PROJECT)
             manager.add_hookspecs(hookspecs)
@@ -145,7 +145,7 @@ class Plugins:
             )
 
     def offers(self, kind: str | None = None) -> list[Offer]:
-        """What is offered, of one kind or of all, sorted by kind and name."""
+        """The offers of one kind or of all, sorted by kind and name."""
         chosen = [offer for offer in self._offers if kind in (None, offer.kind)]
         return sorted(chosen, key=lambda offer: (list(KINDS).index(offer.kind), offer.record.name))
 
@@ -177,7 +177,7 @@ class Plugins:
     def load(self, kind: str, name: str) -> Any:
         """The class that the factory of the record of that ``kind`` names, imported now. Raises
         ``PluginError``, also where it is not a subclass of the interface of that kind."""
-        from specinn.plugins.interfaces import INTERFACES  # numpy, which a list of plugins does not need
+        from specinn.plugins.interfaces import INTERFACES  # needs numpy, which a list of plugins does not
 
         record, interface = self.record(kind, name), INTERFACES[kind]
         factory = load_factory(record)
@@ -190,14 +190,14 @@ class Plugins:
 
     def trainer(self, kind: str, name: str) -> Trainer:
         """The function that trains the estimator or synthesizer (``kind``) of that ``name``: called with the
-        table of a recipe, a folder for checkpoints, and a function that hears of the progress.
+        table of a recipe, a folder for checkpoints, and a function that receives the progress.
 
         Raises ``PluginError`` where it cannot be imported.
         """
         record = self.record(kind, name)
         if isinstance(record, (EstimatorRecord, SynthesizerRecord)) and record.trainer:
             trainer: Trainer = load_factory(attrs.evolve(record, factory=record.trainer))
-        else:  # of before there were trainers; by default an error that says so
+        else:  # older records without a trainer; by default an error that says so
             trainer = self.load(kind, name).train
         return trainer
 

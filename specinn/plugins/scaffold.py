@@ -1,4 +1,4 @@
-"""The skeleton of a plugin: a package that passes its own tests, and that its author then fills with life.
+"""The skeleton of a plugin: a package that passes its own tests, for its author to fill in.
 
 The folder ``template`` holds a small working part of each kind, with its test, in which ``plugin_name`` and
 ``plugin-name`` stand for the names of the module and of the package.
@@ -90,7 +90,7 @@ def write(name: str, kinds: Sequence[str], folder: Path) -> list[Path]:
 
 
 def _files(kinds: Sequence[str]) -> dict[str, str]:
-    """Text by path; names are still to be put in."""
+    """Text by path; names are still to be inserted."""
     template = resources.files("specinn.plugins") / "template"
     files = {"pyproject.toml": _PROJECT, "README.md": _README, "src/plugin_name/__init__.py": _hooks(kinds)}
     chosen = {"tests/test_plugin.py": "test_plugin.py"}

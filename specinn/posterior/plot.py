@@ -1,4 +1,4 @@
-"""Figures of the posterior of one star: a histogram a label, and each label against each other one."""
+"""Figures of the posterior of one star: one histogram per label, and all pairs of labels."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _COLUMNS = 4
 _BINS = 36
 _FEWEST = 50  # samples that a corner plot needs
 _INSIDE = (0.68, 0.95)  # shares of the samples within the contours
-_EDGES = (0.002, 0.998)  # quantiles beyond which little is shown
+_EDGES = (0.002, 0.998)  # quantiles that limit the plotted range
 
 
 @attrs.frozen(eq=False)
 class _Star:
     """Chosen labels of one star: ``values (n, n_labels)`` accepted samples, MAP ``best``, percentiles, upper
-    limits (NaN where something is detected), and the range to be shown ``low`` to ``high``."""
+    limits (NaN for detections), and the plotted range ``low`` to ``high``."""
 
     name: str
     labels: list[Label]
@@ -104,7 +104,7 @@ def corner(
             f"{_FEWEST}: use plot, or draw more"
         )
     marked = _truths(posterior, truths, found.labels)
-    room = 0.05 * (found.high - found.low)  # a truth far off is in the picture, too
+    room = 0.05 * (found.high - found.low)  # includes a truth that is far off
     low, high = np.fmin(found.low, marked - room), np.fmax(found.high, marked + room)
     panel = 1.9 if n < 6 else 1.35  # inches
     if figure is None:
@@ -153,7 +153,7 @@ def _find(posterior: Posterior, star: int | str, labels: Sequence[str] | str | N
 
 
 def _truths(posterior: Posterior, truths: Any, labels: Sequence[Label]) -> np.ndarray:
-    """A value a label, NaN for those of which no truth is given."""
+    """One value per label, NaN for those without a given truth."""
     if truths is None:
         return np.full(len(labels), np.nan)
     if isinstance(truths, Mapping):
@@ -164,7 +164,7 @@ def _truths(posterior: Posterior, truths: Any, labels: Sequence[Label]) -> np.nd
     values = np.asarray(truths, dtype=float)
     if values.shape != (len(labels),):
         names = ", ".join(label.name for label in labels)
-        raise ConfigError(f"truths have shape {values.shape}: expected a value for each of {names}")
+        raise ConfigError(f"truths have shape {values.shape}: expected one value for each of {names}")
     return values
 
 

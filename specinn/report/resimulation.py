@@ -1,4 +1,4 @@
-"""The folder of ``specinn resimulate``: a table of all stars, figures, and spectra where asked for."""
+"""The folder of ``specinn resimulate``: a table of all stars, figures, and spectra if requested."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ COLUMNS = {
 
 @attrs.frozen
 class Outcome:
-    """``rows``: one a star, of :data:`COLUMNS`; ``total``: :func:`specinn.resimulation.result.overall` of
+    """``rows``: one per star, of :data:`COLUMNS`; ``total``: :func:`specinn.resimulation.result.overall` of
     them; ``failed``: stars without a model spectrum; ``interrupted``: whether the user stopped it half-way.
     """
 
@@ -80,8 +80,8 @@ def write(
 ) -> Outcome:
     """Write the folder, one star in memory at a time; the first ``drawn`` have figures of their own.
 
-    ``instrument`` and ``used (n_pix,)`` are those of the model. ``report`` hears the name and the sentence of
-    every star that has one, ``progress`` the number of stars done. Raises ``OutputError``.
+    ``instrument`` and ``used (n_pix,)`` are those of the model. ``report`` is called with the name and the
+    message of every star that has one, ``progress`` with the number of stars done. Raises ``OutputError``.
     """
     folder = check(folder, overwrite=overwrite).resolve()
     rows: list[dict[str, Any]] = []

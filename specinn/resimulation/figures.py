@@ -1,4 +1,4 @@
-"""Figures of observed spectra and the model spectra of what was inferred from them."""
+"""Figures of observed spectra and the model spectra of the labels inferred from them."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def spectrum(read: SpectrumBatch, star: Resimulation) -> Figure:
 
 
 def _as_read(axes: Axes, read: SpectrumBatch, instrument: Instrument) -> None:
-    """The flux of the file at the wavelengths of the file, every piece of them by itself."""
+    """The flux of the file at the wavelengths of the file, every piece separately."""
     wave, flux, bad = read.wavelength, read.flux[0], read.mask[0]
     shown = np.where(bad, np.nan, flux)
     for piece in read.arms.values() or [slice(0, wave.size)]:
@@ -94,7 +94,7 @@ def _as_read(axes: Axes, read: SpectrumBatch, instrument: Instrument) -> None:
         axes.axvspan(*arm.range, color=BLUE, alpha=0.08, linewidth=0, zorder=0)
     axes.set_xlim(float(wave.min()), float(wave.max()))
     good = flux[~bad]
-    if good.size:  # a few wild pixels do not squeeze the others
+    if good.size:  # a few outliers do not compress the others
         low, high = np.percentile(good, (0.2, 99.8))
         margin = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
         axes.set_ylim(min(low - margin, 0.0) if low < 0.5 * high else low - margin, high + margin)
@@ -110,7 +110,7 @@ def _as_read(axes: Axes, read: SpectrumBatch, instrument: Instrument) -> None:
 
 
 def lines(star: Resimulation, columns: int = 4) -> Figure:
-    """Windows around the lines of every element that the model infers, an element a row."""
+    """Windows around the lines of every element that the model infers, one element per row."""
     found = windows(star, each=columns)
     elements = list(dict.fromkeys(window.element for window in found))
     figure, grid = _grid(max(len(elements), 1), columns, 1.45, head=0.95)
@@ -132,7 +132,7 @@ def lines(star: Resimulation, columns: int = 4) -> Figure:
 
 
 def examples(stars: Sequence[Resimulation]) -> Figure:
-    """Several stars, a row each: the line of Mg, Ca, Li and Fe that tells most in each."""
+    """Several stars, one per row: the most informative lines of Mg, Ca, Li and Fe."""
     figure, grid = _grid(len(stars), len(_EXAMPLES), 1.65, head=0.5)
     key: Any = None
     for row, star in enumerate(stars):
@@ -229,7 +229,7 @@ def _window(flux: Axes, residual: Axes, star: Resimulation, window: Window) -> N
 
 
 def _shade(axes: Axes, wave: np.ndarray, where: np.ndarray) -> None:
-    """Grey behind pixels at which the trained model does not look."""
+    """Grey behind pixels that the trained model does not use."""
     axes.fill_between(wave, 0, 1, where=where.tolist(), transform=axes.get_xaxis_transform(), color=FAINT,
                       alpha=0.28, linewidth=0, step="mid", zorder=0, label=_UNUSED)  # fmt: skip
 

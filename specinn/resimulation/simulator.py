@@ -1,4 +1,5 @@
-"""Observed spectra, and model spectra of what was inferred: at the MAP, with bands from posterior samples."""
+"""Observed spectra, and model spectra of the inferred labels: at the MAP, with bands from posterior
+samples."""
 
 from __future__ import annotations
 
@@ -33,8 +34,8 @@ __all__ = ["DRAWS", "STEP", "Resimulator", "Simulator"]
 
 log = logging.getLogger(__name__)
 
-DRAWS = 300  # posterior samples a star: the edge of the 95 % band is then good to a tenth of its width
-STEP = 0.1  # dex by which an abundance is raised to see which pixels answer
+DRAWS = 300  # posterior samples per star: the edge of the 95 % band is then good to a tenth of its width
+STEP = 0.1  # dex by which an abundance is raised to see which pixels respond
 _BLOCK = 50  # model spectra at once: 12 000 pixels in float64 and what the continuum makes of them
 _REALISATIONS = 32  # of the noise, over which the continuum of the MAP spectrum is averaged
 _SHIFT = 0.5  # standard deviations of the posterior by which samples drawn again may be off the catalogue
@@ -59,12 +60,12 @@ class Simulator:
     draws
         Posterior samples that make the bands; 0 for none.
     respond
-        Compute ``response``, by which :func:`~specinn.resimulation.result.windows` finds telling lines.
+        Compute ``response``, by which :func:`~specinn.resimulation.result.windows` finds informative lines.
 
     Raises
     ------
     ConfigError, ModelError, PluginError
-        Where they do not go together.
+        If they do not match.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class Simulator:
             raise ConfigError(f"the catalogue lacks {', '.join(absent)}, which {run.model.split()[0]} infers")
         code = plugins.load("synthesizer", synthesizer).load()
         self.models = Models(code, self.estimator.instrument)
-        self.models.complete(np.zeros((1, len(self.labels))), self.labels.names)  # that the labels suffice
+        self.models.complete(np.zeros((1, len(self.labels))), self.labels.names)  # the labels must suffice
         if isinstance(samples, (str, Path)):
             samples = _samples_file(Path(samples), catalogue, self.labels)
         self._samples: Posterior | Path | None = samples
@@ -142,7 +143,7 @@ class Simulator:
         )  # fmt: skip
 
     def _observe(self, star: SpectrumBatch, entry: Any) -> SpectrumBatch:
-        """The spectrum through the steps of the model, at the velocity that the catalogue says."""
+        """The spectrum through the steps of the model, at the velocity in the catalogue."""
         star = attrs.evolve(star, meta=star.meta.copy())
         star.meta["rv"] = np.array([_number(entry["rv"])])
         if star.resolving_power is None:
@@ -154,7 +155,7 @@ class Simulator:
         return self._run.pipeline.preprocess(star)
 
     def _draw(self, observed: SpectrumBatch, row: int, draws: int) -> tuple[np.ndarray, str]:
-        """The accepted samples ``(n, n_labels)``, and what is wrong with them, if anything is."""
+        """The accepted samples ``(n, n_labels)``, and a remark if anything is wrong with them."""
         if not draws:
             return np.empty((0, len(self.labels))), ""
         if isinstance(self._samples, Posterior):
@@ -171,7 +172,7 @@ class Simulator:
         return values, "" if self._samples is not None else self._check(values, row)
 
     def _check(self, values: np.ndarray, row: int) -> str:
-        """Whether samples drawn again are those of the catalogue."""
+        """Whether samples drawn again match the catalogue."""
         entry, off = self.catalogue[row], []
         for name, column in zip(self.labels.names, values.T, strict=True):
             known = all(f"{name}_{end}" in entry.colnames for end in ("median", "std"))
@@ -190,7 +191,7 @@ class Simulator:
         """Flux ``(n, n_pix)`` over the continuum that the model's own steps fit, NaN where masked.
 
         The fit sees the flux with the noise of the observed spectrum, a draw of it for each, because noise
-        shifts an upper envelope; it is taken off again afterwards.
+        shifts an upper envelope; it is subtracted again afterwards.
         """
         n, bad = len(flux), observed.mask[0]
         sigma = np.where(bad, 0.0, observed.sigma[0])
@@ -237,7 +238,7 @@ class Resimulator(Simulator):
     Raises
     ------
     ConfigError, ModelError, PluginError
-        Where they do not go together.
+        If they do not match.
     """
 
     def __init__(
@@ -322,7 +323,7 @@ class Resimulator(Simulator):
 
 
 class _Files:
-    """Which row of a catalogue is that of a spectrum in a file."""
+    """Finds the row of a catalogue for a spectrum in a file."""
 
     def __init__(self, catalogue: Table) -> None:
         self._rows: dict[str, dict[str, list[int]]] = {}
@@ -337,7 +338,7 @@ class _Files:
         ]
 
     def number(self, path: Path) -> int:
-        """The place of the file in the run: on it hang the random draws of its spectra."""
+        """The position of the file in the run, on which the random draws of its spectra depend."""
         known = self._known(path)
         return self._numbers[known[0]] if known else len(self._numbers)
 
@@ -351,7 +352,7 @@ class _Files:
         if len(known) > 1:
             return (
                 -1,
-                f"the catalogue has {len(known)} files called {path.name}: give the path as in the catalogue",
+                f"the catalogue has {len(known)} files called {path.name}: give the path in it",
             )
         rows = self._rows[known[0]].get(name, []) if known else []
         return (rows[nth], "") if nth < len(rows) else (-1, "the catalogue has no row for this spectrum")

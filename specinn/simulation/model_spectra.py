@@ -44,12 +44,12 @@ class Models:
         self.observer = Observer(instrument, grid)
 
     def complete(self, values: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
-        """The synthesizer's labels ``(n, n_labels)`` for values ``(n, n_names)``, and the names of those that
-        lay beyond its bounds and were taken at the bound.
+        """The synthesizer's labels ``(n, n_labels)`` for values ``(n, n_names)``, and the names of those
+        beyond its bounds, which were set to the bound.
 
-        What was not inferred is what the grid has on average for such a star: [O/Fe] the mean of the alpha
-        elements, all other [X/Fe] 0. A(Li) and [Li/Fe] come from each other. Raises ``ConfigError`` for a
-        label that can be had from none of these.
+        Labels that were not inferred have the average values of the grid for such a star: [O/Fe] the mean of
+        the alpha elements, all other [X/Fe] 0. A(Li) and [Li/Fe] come from each other. Raises ``ConfigError``
+        for a label that none of these provides.
         """
         known = dict(zip(names, np.asarray(values, float).T, strict=True))
         if {"a_li", "fe_h"} <= set(known):
@@ -78,7 +78,7 @@ class Models:
 
         completed = self.complete(values, names)[0]
         vbroad = values[:, list(names).index("vbroad")] if "vbroad" in names else np.zeros(len(values))
-        if "vbroad" in self.labels:  # then the synthesizer has broadened already
+        if "vbroad" in self.labels:  # the synthesizer has then already broadened
             vbroad = np.zeros(len(values))
         flux = torch.as_tensor(np.ascontiguousarray(self.synthesise(completed)), dtype=torch.float32)
         with torch.no_grad():
@@ -86,7 +86,7 @@ class Models:
 
 
 def _needed(instrument: Instrument, medium: str) -> dict[str, tuple[float, float]]:
-    """The wavelengths of each arm that model spectra must reach over, in the medium of the synthesizer."""
+    """The wavelengths of each arm that model spectra must cover, in the medium of the synthesizer."""
     out = {}
     for arm in instrument.arms:
         ends = to_medium(np.array(arm.range, float), instrument.medium, medium)

@@ -26,7 +26,7 @@ def compute_there(
     report: Report,
     progress: Progress,
 ) -> None:
-    """Do ``shards`` on the workers of a cluster that see the same files. What Dask loses it does again.
+    """Do ``shards`` on the workers of a cluster that see the same files. Dask repeats what it loses.
 
     Raises ``SpecinnError`` for a scheduler that cannot be reached or vanishes, an error of a worker, and for
     a shard that kills its workers.
@@ -46,7 +46,7 @@ def compute_there(
 
 
 def task(folder: str, shard: int) -> dict[str, Any]:
-    """What a worker of the cluster does; gives what there is to tell."""
+    """The work of one worker of the cluster; returns its messages."""
     reports: list[tuple[str, str]] = []
     done = [0, 0]
 

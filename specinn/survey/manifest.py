@@ -28,7 +28,7 @@ __all__ = ["BLOCK", "FORMAT", "LARGEST", "SMALLEST", "USUAL", "VERSION", "File",
 
 FORMAT, VERSION = "specinn run", 2
 SMALLEST, LARGEST = 1 << 24, 1 << 28  # bytes of a shard's files: 100 to 1600 spectra of 4MOST HR
-BLOCK = 32  # spectra, by which files are divided: what is inferred at once
+BLOCK = 32  # spectra in the units in which files are divided: those inferred together
 USUAL = 200  # shards, where that gives a size between the two
 
 
@@ -38,10 +38,10 @@ def _rows(given: Any) -> tuple[int, int] | None:
 
 @attrs.frozen
 class File:
-    """A file as it was when the run was planned; ``size`` is -1 for what was none.
+    """A file as it was when the run was planned; ``size`` is -1 if there was none.
 
     ``stated`` and ``group`` are those of its :class:`~specinn.inference.sources.Item`; of a file of many
-    spectra only those from number ``rows[0]`` to before ``rows[1]`` are meant.
+    spectra only those from ``rows[0]`` to before ``rows[1]`` are included.
     """
 
     path: str
@@ -53,7 +53,7 @@ class File:
 
     @property
     def state(self) -> tuple[str, int, int]:
-        """By which it is seen that a file has changed."""
+        """The properties that show whether a file has changed."""
         return self.path, self.size, self.mtime_ns
 
     @classmethod
@@ -67,7 +67,7 @@ class File:
         return cls(str(path), found.st_size, found.st_mtime_ns)
 
     def check(self) -> None:
-        """Raises ``ReadError`` where the file is not what it was."""
+        """Raises ``ReadError`` if the file has changed."""
         now = File.of(self.path)
         if now.state != self.state:
             what = "vanished" if now.size < 0 else "changed"
@@ -94,7 +94,7 @@ class Plan:
     ) -> Plan:
         """Shards of about equal size on disk, by the files alone: the same on every machine.
 
-        ``count`` tells the number of spectra of a file, if it can: one that is larger than a shard is then
+        ``count`` gives the number of spectra of a file, if known: one that is larger than a shard is then
         divided. Files of one group stay together.
         """
         items = [file if isinstance(file, Item) else Item(str(file)) for file in files]
@@ -127,7 +127,7 @@ class Plan:
 
     @cached_property
     def _numbers(self) -> list[int]:
-        """Of each entry in ``files`` the number of its file, on which the random draws depend."""
+        """For each entry in ``files`` the number of its file, on which the random draws depend."""
         begins = [file.rows is None or file.rows[0] == 0 for file in self.files]
         return [number - 1 for number in itertools.accumulate(map(int, begins))]
 
@@ -201,7 +201,7 @@ class Plan:
         return None
 
     def check_same(self, new: Plan, folder: Path) -> None:
-        """Raises ``ConfigError`` that names the first difference to a plan of now."""
+        """Raises ``ConfigError`` that names the first difference from the present plan."""
         anew = "give what was given then, or start anew with --overwrite"
         different = self.difference(new)
         if different:
@@ -240,7 +240,7 @@ _SETTINGS = {
 
 
 def settings_of(run: Run, options: RunOptions, *, keep: int = 0) -> dict[str, Any]:
-    """What a run depends on besides its files: its options, and what they stood for."""
+    """What a run depends on besides its files: its options, and the files that they name."""
     inputs = {}
     for given in map(str, [options.rv, options.instrument, *options.corrections]):
         for path in Path(given), Path(given.partition(":")[2]):  # a correction may be KIND:FILE

@@ -1,8 +1,8 @@
 """A run in shards: consecutive files whose rows are written together, whole or not at all.
 
 The folder of a run holds a manifest, which says what is to be done, and a Parquet file for every shard that
-is done. Shards know nothing of one another, so they can be computed anywhere and in any order; what they
-become in the end is said in :mod:`.merge`.
+is done. Shards are independent of one another, so they can be computed anywhere and in any order;
+:mod:`.merge` joins them in the end.
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ _OURS = (MANIFEST, "part-*.parquet", "part-*.h5", ".part-*.partial*", f".{Path(M
 def begin(
     output: Path, plan: Plan, *, resume: bool, overwrite: bool, say: Callable[[str], None]
 ) -> tuple[Plan, Path]:
-    """Begin in the folder of a run, which is :func:`held`, or go on with what an interrupted one left there.
+    """Begin in the folder of a run, which is :func:`held`, or resume what an interrupted one left there.
 
-    The plan is then that of the manifest.
-    ``say`` is told what is kept and what is done again. Raises ``OutputError`` or ``ConfigError``.
+    The plan is then that of the manifest. ``say`` is called with what is kept and what is repeated. Raises
+    ``OutputError`` or ``ConfigError``.
     """
     folder = folder_of(output)
     if output.is_dir():  # to be replaced, in the end
@@ -145,7 +145,7 @@ def missing(plan: Plan, folder: Path) -> list[int]:
 
 @contextlib.contextmanager
 def resumable() -> Iterator[None]:
-    """Says of an error of writing that nothing is lost."""
+    """Adds to an error of writing that nothing is lost."""
     try:
         yield
     except OutputError as error:
@@ -170,7 +170,7 @@ def compute(
     if plan.settings["options"]["device"] == "cpu":
         import torch
 
-        torch.set_num_threads(1)  # the matrices are small: a second thread costs more than it brings
+        torch.set_num_threads(1)  # the matrices are small: a second thread costs more than it saves
 
     def read() -> Iterator[tuple[int, Any]]:
         for shard in shards:
@@ -234,7 +234,7 @@ _ONE_AT_A_TIME = threading.Lock()
 
 
 def compute_elsewhere(folder: str, shard: int, report: Report, progress: Progress) -> None:
-    """Do a shard in a process that knows nothing but where the manifest is. The model stays loaded."""
+    """Do a shard in a process that knows only where the manifest is. The model stays loaded."""
     with _ONE_AT_A_TIME:
         plan, plugins, run = _opened(folder, time_of(Path(folder) / MANIFEST))
         with contextlib.chdir(plan.settings["folder"]):

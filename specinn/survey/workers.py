@@ -1,4 +1,4 @@
-"""Shards in processes of this machine: one that dies costs the shard that it was at, which is done again."""
+"""Shards in processes of this machine: one that dies costs only its current shard, which is repeated."""
 
 from __future__ import annotations
 
@@ -57,19 +57,19 @@ def compute_here(
 
 @attrs.define(eq=False)
 class _Worker(Child):
-    """``task`` is its shard; ``spectra`` and ``files`` are how far it has come with it."""
+    """``task`` is its shard; ``spectra`` and ``files`` count what it has done of it."""
 
     spectra: int = 0
     files: int = 0
 
     def give(self, shard: int) -> None:
         self.task, self.spectra, self.files = shard, 0, 0
-        with contextlib.suppress(OSError):  # it has died: that is seen when it should answer
+        with contextlib.suppress(OSError):  # it has died, which shows when it should answer
             self.connection.send(shard)
 
 
 def _serve(connection: Connection, folder: str) -> None:
-    """What a worker does, until nobody gives it anything more to do."""
+    """What a worker does, until it receives no more shards."""
     while True:
         try:
             shard = connection.recv()

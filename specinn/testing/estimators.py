@@ -1,4 +1,4 @@
-"""The contract of estimators: what they draw, what they keep, and how they train."""
+"""The contract of estimators: what they draw, what they store, and how they train."""
 
 from __future__ import annotations
 
@@ -107,10 +107,10 @@ def check_training(
 ) -> Estimator:
     """A training by ``config``, the ``[estimator]`` table of a recipe without its ``kind``.
 
-    ``trainer`` is the function that the record names, or an estimator of before with a method ``train``.
+    ``trainer`` is the function that the record names, or an older estimator with a method ``train``.
 
-    What a wrong key gives, what ``progress`` hears, and that an interrupted training resumes. It is
-    interrupted when three quarters are done, so a checkpoint should come before. Checkpoints are left in
+    Checks what a wrong key raises, what ``progress`` receives, and that an interrupted training resumes. It
+    is interrupted when three quarters are done, so a checkpoint should come before. Checkpoints are left in
     ``folder``, which should be empty. Returns the model.
     """
     is_class = isinstance(trainer, type)

@@ -60,7 +60,7 @@ def check_log_density(
 def check_flow(estimator: Any, batch: SpectrumBatch, values: np.ndarray) -> None:
     """The density at a few of the accepted samples ``values (n, n_labels)`` of one spectrum."""
     labels = estimator.labels
-    _require(len(values) > 1, "too few accepted samples for a look at the density: give better spectra")
+    _require(len(values) > 1, "too few accepted samples to check the density: give better spectra")
     y = labels.to_network(values)
 
     def physical(y: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The contract of plugins as a whole: every record leads to what it names."""
+"""The contract of plugins as a whole: every record refers to something that exists."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _CALLED_WITH: dict[str, tuple[str, ...]] = {
 
 
 def check_plugin(plugin: Any) -> list[Offer]:
-    """A plugin, by its module (or object) with the hooks: it loads, and every record of it leads to what it
-    names. Imports all that the records name. Returns the offers.
+    """A plugin, by its module (or object) with the hooks: it loads, and everything that its records name
+    exists. Imports all that the records name. Returns the offers.
     """
     plugins = Plugins(entry=[], extra={"plugin": plugin})
     for broken in plugins.failures:

@@ -48,7 +48,7 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def with_values(table: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of ``table`` with values by dotted names, such as ``schedule.learning_rate``.
 
-    Raises ``ConfigError`` where a name leads through something that is no table.
+    Raises ``ConfigError`` where a name leads through something that is not a table.
     """
     out = copy.deepcopy(dict(table))
     for name, value in values.items():
@@ -71,7 +71,8 @@ def value_at(table: Mapping[str, Any], name: str) -> Any:
 
 
 def to_toml(table: Mapping[str, Any], comment: str = "") -> str:
-    """TOML text that reads back as ``table``, below a comment. None has no TOML, and is a ``ConfigError``."""
+    """TOML text that reads back as ``table``, below a comment. None cannot be written, and raises
+    ``ConfigError``."""
     head = [f"# {line}".rstrip() for line in comment.splitlines()]
     body = "\n".join(_lines(table, ())).strip("\n")
     return "\n".join([*head, *([""] if head else []), body]) + "\n"

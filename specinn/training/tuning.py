@@ -1,8 +1,8 @@
 """The search for the best configuration of a training: Hyperband (Li et al. 2018, JMLR 18, 185) with Optuna.
 
-A search lives in a folder: ``search.toml`` (all that it needs), ``journal.log`` (all that happened, lines of
-JSON), ``claims`` (who works at which trial), and a folder for every trial. Any number of processes, also of
-several machines, work on one folder at once; a trial whose process died is taken up by the next that is free.
+A search is a folder: ``search.toml`` (complete), ``journal.log`` (its history, lines of JSON), ``claims``
+(which process works on which trial), and a folder for every trial. Any number of processes, also on several
+machines, may share it; a trial whose process died is resumed by the next free one.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def open_study(search: Search, folder: Path) -> Study:
 
 
 class _JournalLock(Lock):
-    """Whoever gets it removes the line that a process left unfinished when it was killed."""
+    """Acquiring it removes a line that a killed process left unfinished."""
 
     def __init__(self, journal: Path) -> None:
         super().__init__(journal.with_name(f"{journal.name}.lock"))
@@ -135,7 +135,7 @@ def _check_where(study: Study, folder: Path) -> None:
 
 
 class _TakenOver(Exception):
-    """Another machine thought this process dead and works at its trial."""
+    """Another machine took this process for dead and works on its trial."""
 
 
 @attrs.frozen(eq=False)
@@ -166,7 +166,7 @@ class _Worker:
                     return trial, claim
 
     def attempt(self, trial: Trial, claim: Claim) -> str:
-        """Train one configuration, from its checkpoint if it has one. Gives the sentence of a failure."""
+        """Train one configuration, from its checkpoint if it has one. Returns the message of a failure."""
         import optuna
         from optuna.trial import TrialState
 
@@ -216,7 +216,7 @@ class _Worker:
             self.report(number, "is now trained by another machine")
             return ""
         except (OutputError, PluginError):
-            raise  # not for want of a better configuration
+            raise  # not due to a bad configuration
         except Exception as error:
             log.debug("trial %d failed", number, exc_info=True)
             sentence = str(error) if isinstance(error, SpecinnError) else f"{type(error).__name__}: {error}"
@@ -231,7 +231,7 @@ class _Worker:
         return sentence
 
     def _sampler(self, number: int) -> Any:
-        """A fresh one for every trial: processes that begin with one seed would all draw the same."""
+        """A new one for every trial: processes with the same seed would all draw the same."""
         import optuna
 
         kinds = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
@@ -254,12 +254,12 @@ def _word(value: Any) -> str:
 
 
 def trial_folder(folder: Path, number: int) -> Path:
-    """Where a trial has its checkpoint, and when it is complete its model."""
+    """The folder of the checkpoint of a trial and, when it is complete, of its model."""
     return folder / f"trial-{number:04d}"
 
 
 def trial_of(study: Study, number: int) -> Trial:
-    """The trial of that number, to work at it."""
+    """The trial of that number, to work on it."""
     import optuna
 
     return optuna.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)

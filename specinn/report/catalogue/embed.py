@@ -1,4 +1,4 @@
-"""What a page shows of one star: spectra, bands and the corner plot, coded to take little room."""
+"""What a page shows of one star: spectra, bands and the corner plot, encoded compactly."""
 
 from __future__ import annotations
 

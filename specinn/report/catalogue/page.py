@@ -24,7 +24,7 @@ __all__ = ["PLOTS", "check", "choose", "data", "labels_of", "render", "write"]
 
 PLOTS = (("Kiel diagram", "teff", "logg", True), ("[Mg/Fe] against [Fe/H]", "fe_h", "mg_fe", False))
 _STATISTICS = ("std", "raw", "upper", *QUANTILES)
-_SPREAD = ("teff", "logg", "fe_h")  # over which the stars that are opened are spread
+_SPREAD = ("teff", "logg", "fe_h")  # over which the stars with spectra are spread
 
 
 def check(path: Path, *, overwrite: bool = False) -> Path:
@@ -87,8 +87,8 @@ def write(
 ) -> None:
     """Write the page of a catalogue called ``name``, whole or not at all.
 
-    ``opened`` and ``pixels`` are what :mod:`specinn.report.catalogue.embed` makes of stars; where there is
-    nothing, ``why`` says the reason on the page. Raises ``OutputError``.
+    ``opened`` and ``pixels`` are what :mod:`specinn.report.catalogue.embed` makes of stars; if there is
+    nothing, the page gives the reason ``why``. Raises ``OutputError``.
     """
     path = check(path, overwrite=overwrite)
     if not len(table):
@@ -101,7 +101,7 @@ def write(
 def render(
     table: Table, name: str, opened: Mapping[int, Mapping[str, Any]], pixels: Mapping[str, Any], why: str
 ) -> str:
-    """The page as one HTML document that needs nothing else."""
+    """The page as one self-contained HTML document."""
     from plotly.offline import get_plotlyjs
 
     flags, known = _flags(table), [label.name for label in labels_of(table)]
@@ -127,7 +127,7 @@ def render(
 
 
 def data(table: Table, opened: Sequence[int], pixels: Mapping[str, Any]) -> dict[str, Any]:
-    """What the page knows of all stars: numbers as float32 in base64, repeated texts once."""
+    """The data of all stars on the page: numbers as float32 in base64, repeated texts once."""
     labels = labels_of(table)
     of_labels = {f"{label.name}_{end}" for label in labels for end in _STATISTICS}
     columns: dict[str, str] = {}

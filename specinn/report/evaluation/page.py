@@ -1,4 +1,4 @@
-"""The page of an evaluation: numbers as people read them, sentences, and the template."""
+"""The page of an evaluation: formatted numbers, sentences, and the template."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def name_of(label: Label) -> str:
 
 
 def number(value: float | None, unit: str = "", *, sign: bool = False, more: int = 0) -> str:
-    """With the decimals that the unit deserves, and ``more``; a dash where there is no value."""
+    """With the decimals that suit the unit, and ``more``; a dash where there is no value."""
     if value is None or not np.isfinite(value):
         return "–"
     decimals = _DECIMALS.get(unit, 3) + more
@@ -59,7 +59,7 @@ def render(
     meta: Mapping[str, Any],
     why_no_bounds: str,
 ) -> str:
-    """The page as one HTML document that needs nothing else; ``drawn`` are SVG elements by name."""
+    """The page as one self-contained HTML document; ``drawn`` are SVG elements by name."""
     at = reference_level(comparison.snr)
     return template("evaluation/page.html").render(
         meta=meta,
@@ -153,7 +153,7 @@ def _uniformity(comparison: Comparison, rows: Mapping[str, Rows]) -> list[dict[s
 
 
 def _rejected(comparison: Comparison, at: float) -> str:
-    """What is to be said of rejected samples."""
+    """A sentence about rejected samples."""
     found = comparison.found[comparison.snr.index(at)]
     failed = int(np.isnan(found.map).all(axis=1).sum())
     outside = int((~comparison.labels.inside(comparison.truth)).sum())
@@ -165,7 +165,7 @@ def _rejected(comparison: Comparison, at: float) -> str:
 
 
 def _provenance(comparison: Comparison) -> list[tuple[str, str]]:
-    """What the grid says of itself, short enough for a page."""
+    """The provenance of the grid, short enough for a page."""
     given = comparison.simulation.grid.provenance.items()
     return [
         (key, str(value))
@@ -175,7 +175,7 @@ def _provenance(comparison: Comparison) -> list[tuple[str, str]]:
 
 
 def findings(comparison: Comparison, rows: Mapping[str, Rows]) -> list[str]:
-    """What the figures say, in sentences (HTML)."""
+    """The results of the figures, in sentences (HTML)."""
     labels, at = comparison.labels, reference_level(comparison.snr)
     found = [
         _against_published(labels, rows["metrics"], at),
