@@ -77,9 +77,9 @@ class _Origin:
         for piece in self.run.pieces([source]):
             if piece.batch is None:
                 raise ReadError(piece.message)
-            here = np.flatnonzero(piece.batch.meta["key"] == key)
-            if here.size:
-                return piece.batch[here]
+            index = np.flatnonzero(piece.batch.meta["key"] == key)
+            if index.size:
+                return piece.batch[index]
         raise ReadError(f"{self.table['id'][row]} is no longer in {source.name}")
 
 
@@ -195,8 +195,8 @@ class Inference:
             raise ConfigError(f"what {what!r}: expected 'model', 'observed' or 'bands'")
         if what == "bands" and draws < 1:
             raise ConfigError(f"draws {draws}: bands need some, {DRAWS} are usual")
-        found = self.resimulate(star, synthesizer=synthesizer, draws=draws if what == "bands" else 0)
-        return _arms(found, what, float(self._begun.table["rv"][found.row]))
+        resimulated = self.resimulate(star, synthesizer=synthesizer, draws=draws if what == "bands" else 0)
+        return _arms(resimulated, what, float(self._begun.table["rv"][resimulated.row]))
 
     def plot(
         self,
@@ -231,9 +231,9 @@ class Inference:
         from specinn import plotting
         from specinn.resimulation import figures
 
-        found = self._resimulate(star, synthesizer, draws, True)
+        resimulated = self._resimulate(star, synthesizer, draws, True)
         with plotting.style():
-            return (figures.lines if lines else figures.whole)(found)
+            return (figures.lines if lines else figures.whole)(resimulated)
 
     def resimulate(
         self,
@@ -277,9 +277,9 @@ class Inference:
                     begun.run, begun.table, begun.plugins, synthesizer=synthesizer, samples=self.posterior
                 )
             simulator = self._models[synthesizer]
-            found = simulator.star(begun.spectrum(row), row, draws=draws, respond=respond)
+            resimulated = simulator.star(begun.spectrum(row), row, draws=draws, respond=respond)
             self._last.clear()
-            kept = self._last[row, synthesizer] = (draws, respond, found)
+            kept = self._last[row, synthesizer] = (draws, respond, resimulated)
         return kept[2]
 
     @property

@@ -67,8 +67,8 @@ def _versions(plugins: Plugins) -> list[Finding]:
     try:
         stated = [Requirement(line) for line in metadata.requires("specinn") or ()]
     except metadata.PackageNotFoundError:
-        found = "only its source is there, so that the versions it needs are not known"
-        return [*out, Finding("versions", "package specinn", "broken", found, "pip install . in its folder")]
+        remark = "only its source is there, so that the versions it needs are not known"
+        return [*out, Finding("versions", "package specinn", "broken", remark, "pip install . in its folder")]
     out += [_library(needed, "") for needed in stated if needed.marker is None]
     extras = metadata.metadata("specinn").get_all("Provides-Extra") or ()
     for extra in (extra for extra in extras if extra not in _OF_DEVELOPERS):
@@ -100,8 +100,8 @@ def _device(plugins: Plugins) -> list[Finding]:
     out = [Finding("device", "cpu", "ok", f"{cores} cores for this process, {threads} threads of torch")]
     with warnings.catch_warnings(record=True) as said:  # a driver that is too old is a warning
         warnings.simplefilter("always")
-        found = range(torch.cuda.device_count()) if torch.cuda.is_available() else range(0)
-    for number in found:
+        gpus = range(torch.cuda.device_count()) if torch.cuda.is_available() else range(0)
+    for number in gpus:
         about = torch.cuda.get_device_properties(number)
         detail = f"{about.name}, {about.total_memory / 2**30:.0f} GiB"
         try:
@@ -110,7 +110,7 @@ def _device(plugins: Plugins) -> list[Finding]:
         except (RuntimeError, AssertionError) as error:  # the latter where torch has no CUDA
             detail += f": {str(error).splitlines()[0]}"
             out.append(Finding("device", f"cuda:{number}", "broken", detail, "run on --device cpu"))
-    if not found:
+    if not gpus:
         detail = "torch sees no GPU: everything runs on the CPU"
         if torch.version.cuda is None:
             detail = "this torch is built without GPU support: everything runs on the CPU"

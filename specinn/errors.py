@@ -72,9 +72,9 @@ def in_python() -> Iterator[None]:
         yield
     except SpecinnError as error:
         text = str(error)
-        if (told := as_arguments(text)) == text:
+        if (translated := as_arguments(text)) == text:
             raise
-        raise type(error)(told) from error
+        raise type(error)(translated) from error
 
 
 def as_arguments(text: str) -> str:

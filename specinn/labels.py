@@ -125,8 +125,8 @@ class Label:
             return x.log10() if hasattr(x, "log10") else np.log10(x)
         if self.transform == "probit":
             low, high = self.bounds
-            place = ((x - low) / (high - low)).clip(_PROBIT_MARGIN, 1.0 - _PROBIT_MARGIN)
-            return _special(x).ndtri(place)
+            position = ((x - low) / (high - low)).clip(_PROBIT_MARGIN, 1.0 - _PROBIT_MARGIN)
+            return _special(x).ndtri(position)
         return x
 
     def from_network(self, y: Any) -> Any:

@@ -74,8 +74,8 @@ def read_header(path: str | Path) -> dict[str, Any]:
     """The header of a model file, without its tensors and without torch. Raises ``ModelError``."""
     header = weights.read_header(Path(path))
     if not isinstance(header, dict) or header.get("format") != FORMAT or "estimator" not in header:
-        found = header.get("format") if isinstance(header, dict) else header
-        raise ModelError(f"{path} is not a model of specinn: its header says format {found!r}")
+        kind = header.get("format") if isinstance(header, dict) else header
+        raise ModelError(f"{path} is not a model of specinn: its header says format {kind!r}")
     if header.get("version") != VERSION:
         raise ModelError(
             f"{path} has version {header.get('version')} of the model format, but this specinn reads "
@@ -99,8 +99,12 @@ def physics(header: Mapping[str, Any]) -> dict[str, str]:
     """What the header of a model says about the physics of its grid, one line each, for the header of a
     catalogue."""
     grid = header.get("grid")
-    told = grid.get("provenance", grid) if isinstance(grid, Mapping) else {}
-    return {key: line for name, key in _PHYSICS.items() if name in told and (line := _line(told[name]))}
+    provenance = grid.get("provenance", grid) if isinstance(grid, Mapping) else {}
+    return {
+        key: line
+        for name, key in _PHYSICS.items()
+        if name in provenance and (line := _line(provenance[name]))
+    }
 
 
 def _line(value: Any) -> str:
@@ -141,14 +145,14 @@ def find(plugins: Plugins, name: str | Path | None, instrument: str = _COMMON_IN
             header = read_header(path)
             return Model(str(header.get("name") or path.stem), path, header)
     models = installed(plugins)
-    known = [model.name for model in models]
+    names = [model.name for model in models]
     if name is not None:
-        raise ModelError(f"no model or file is called {str(name)!r}; {near(str(name), known)}")
+        raise ModelError(f"no model or file is called {str(name)!r}; {near(str(name), names)}")
     for wanted in (instrument, _COMMON_INSTRUMENT):
         for model in models:
             if model.instrument == wanted:
                 return model
-    raise ModelError(f"no installed model suits {instrument!r} (installed are {', '.join(known) or 'none'}): "
+    raise ModelError(f"no installed model suits {instrument!r} (installed are {', '.join(names) or 'none'}): "
                      "give one with --model FILE.safetensors")  # fmt: skip
 
 

@@ -158,17 +158,17 @@ def machine(threads: int, devices: Sequence[str]) -> dict[str, Any]:
     """The conditions of the measurement: processor, threads, versions, load."""
     import torch
 
-    found: dict[str, Any] = {"cpu": _cpu_model(), "cores": os.cpu_count(), "threads": threads}
+    conditions: dict[str, Any] = {"cpu": _cpu_model(), "cores": os.cpu_count(), "threads": threads}
     for device in devices:
         if device.startswith("cuda"):
-            found["gpu"] = torch.cuda.get_device_name(device)
-    found["load"] = round(os.getloadavg()[0], 2)
-    found["python"] = platform.python_version()
-    found["torch"] = str(torch.__version__)  # with the build, which its metadata omit
+            conditions["gpu"] = torch.cuda.get_device_name(device)
+    conditions["load"] = round(os.getloadavg()[0], 2)
+    conditions["python"] = platform.python_version()
+    conditions["torch"] = str(torch.__version__)  # with the build, which its metadata omit
     for package in _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[package] = metadata.version(package)
-    return found
+            conditions[package] = metadata.version(package)
+    return conditions
 
 
 def _cpu_model() -> str:
@@ -233,16 +233,16 @@ def benchmark(
                 into[name] = cost.best(into.get(name, cost))
 
         calls: dict[str, int] = {}
-        place = folder / device.replace(":", "-")
-        place.mkdir()
-        whole(files[:1], place / "warm-up.parquet", device)
+        subfolder = folder / device.replace(":", "-")
+        subfolder.mkdir()
+        whole(files[:1], subfolder / "warm-up.parquet", device)
         for number in range(1, repeats + 1):
             progress(f"{device}: round {number} of {repeats}")
             keep(best, {f"{way.part}: {way.name}": _time(way, device, calls) for way in ways})
             keep(stages, measure_stages(job, files, plugins, folder)[0])
             for name, some in (("quarter", files[:1]), ("all", files)):
                 start = Cost.now()
-                whole(some, place / f"{name}-{number}.parquet", device)
+                whole(some, subfolder / f"{name}-{number}.parquet", device)
                 keep(best, {name: Cost.now() - start})
         rows += _report(device, ways, best, stages, spectra, quarter)
     return rows
@@ -413,9 +413,9 @@ def _report(
         total += cost
         if name == "inference" and inference:
             for part in inference:
-                known = best[f"inference: {part}"]
-                rows.append(Row(device, "stages", part, known))
-                cost -= known
+                costs = best[f"inference: {part}"]
+                rows.append(Row(device, "stages", part, costs))
+                cost -= costs
             name = "summaries"
         rows.append(Row(device, "stages", name, cost))
     rows.append(Row(device, "stages", "all stages", total, reference))

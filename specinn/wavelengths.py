@@ -32,8 +32,8 @@ def to_angstrom(values: np.ndarray, unit: str) -> np.ndarray:
     try:
         return np.asarray(values, dtype=float) * _ANGSTROM_PER[unit.strip().lower()]
     except KeyError:
-        known = "Angstrom, nm, um, m"
-        raise ReadError(f"unknown wavelength unit {unit!r}: expected one of {known}") from None
+        units = "Angstrom, nm, um, m"
+        raise ReadError(f"unknown wavelength unit {unit!r}: expected one of {units}") from None
 
 
 def refractive_index(vacuum: np.ndarray) -> np.ndarray:

@@ -127,24 +127,24 @@ def combine_gaussians(
     value, vector = np.linalg.eigh(precision - unit)  # the likelihood: directions, and its precision there
     weighted = np.einsum("kji,kjl,kl->ki", vector, precision, mean / scale)
 
-    def pool(known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def pool(informative: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The sum of the likelihoods' precisions, and of precision times mean."""
         return (
-            np.einsum("kij,kj,klj->il", vector, np.where(known, value, 0.0), vector),
-            np.einsum("kij,kj->i", vector, np.where(known, weighted, 0.0)),
+            np.einsum("kij,kj,klj->il", vector, np.where(informative, value, 0.0), vector),
+            np.einsum("kij,kj->i", vector, np.where(informative, weighted, 0.0)),
         )
 
     power = 1.0 / (1.0 + (k - 1) * common)
-    total, given = pool(value > 0.0)
+    total, product = pool(value > 0.0)
     combined = np.linalg.inv(power * total + unit)
 
-    known = value > _KNOWN
-    total, where = pool(known)
+    informative = value > _KNOWN
+    total, where = pool(informative)
     best = where @ np.linalg.pinv(total, rcond=1e-10, hermitian=True) @ where
-    chi2 = np.sum(weighted[known] ** 2 / value[known]) - best
-    dof = int(known.sum()) - int(np.linalg.matrix_rank(total, tol=1e-6, hermitian=True))
+    chi2 = np.sum(weighted[informative] ** 2 / value[informative]) - best
+    dof = int(informative.sum()) - int(np.linalg.matrix_rank(total, tol=1e-6, hermitian=True))
     return Combination(
-        combined @ (power * given) * scale,
+        combined @ (power * product) * scale,
         combined * np.outer(scale, scale),
         float(max(chi2, 0.0)) / (1.0 - common),
         dof,
@@ -155,11 +155,11 @@ def combine_gaussians(
 def _by_label(mean: np.ndarray, variance: np.ndarray, prior: np.ndarray) -> np.ndarray:
     """Chi-squares of single labels, whatever the others are; NaN where a posterior is that of the prior."""
     precision = 1.0 / variance - prior
-    known = (precision > _KNOWN).all(axis=0)
-    precision = np.where(known, precision, 1.0)
+    informative = (precision > _KNOWN).all(axis=0)
+    precision = np.where(informative, precision, 1.0)
     each = mean / variance / precision
     centre = (precision * each).sum(axis=0) / precision.sum(axis=0)
-    return np.where(known, (precision * (each - centre) ** 2).sum(axis=0), np.nan)
+    return np.where(informative, (precision * (each - centre) ** 2).sum(axis=0), np.nan)
 
 
 def combine_limits(
@@ -293,24 +293,24 @@ def _columns(
     labels, n = source.labels, len(stars)
     summary = Summary.empty(labels, n)
     used = [rows[~is_bad(source.flags[rows])] for rows in stars]
-    told = [part if len(part) else rows for part, rows in zip(used, stars, strict=True)]
-    found: dict[int, Combination] = {}
+    combined_rows = [part if len(part) else rows for part, rows in zip(used, stars, strict=True)]
+    combinations: dict[int, Combination] = {}
     for i, rows in enumerate(used):
         if len(rows) == 1:
             source.alone(summary, i, rows[0])
         elif len(rows) > 1:
             each = source.spectra(rows)
-            found[i] = combine_gaussians(each.mean, each.covariance, prior_precision(labels), common)
-            y = found[i].mean + z @ np.linalg.cholesky(found[i].covariance).T
+            combinations[i] = combine_gaussians(each.mean, each.covariance, prior_precision(labels), common)
+            y = combinations[i].mean + z @ np.linalg.cholesky(combinations[i].covariance).T
             values = np.ascontiguousarray(labels.from_network(y).T)
             for j in np.flatnonzero(each.undetected.any(axis=0)):
                 # the draws keep their ranks, and so their correlations
-                place = (np.argsort(np.argsort(y[:, j])) + 0.5) / len(y)
-                known, chance = combine_limits(each.percentiles[:, :, j], labels[j], common)
-                values[j] = np.interp(place, chance, known)
+                rank = (np.argsort(np.argsort(y[:, j])) + 0.5) / len(y)
+                limit_values, chance = combine_limits(each.percentiles[:, :, j], labels[j], common)
+                values[j] = np.interp(rank, chance, limit_values)
             summary.put_star(i, values, -0.5 * (z**2).sum(axis=1), labels.inside(values.T))
-    flags = np.array([np.bitwise_or.reduce(source.flags[rows]) for rows in told])
-    several = list(found)
+    flags = np.array([np.bitwise_or.reduce(source.flags[rows]) for rows in combined_rows])
+    several = list(combinations)
     flags[several] &= ~np.uint32(_OF_POSTERIORS)
     flags[several] |= posterior_flags(summary, labels)[several]
     new = {
@@ -320,8 +320,8 @@ def _columns(
         "n_epochs": np.array([len(rows) for rows in used]),
         **{f"{name}_chi2": np.full(n, np.nan) for name in labels.names},
     }
-    messages = np.array([source.message(rows[0]) for rows in told], dtype=object)
-    for i, one in found.items():
+    messages = np.array([source.message(rows[0]) for rows in combined_rows], dtype=object)
+    for i, one in combinations.items():
         new["chi2"][i], new["dof"][i], new["p_value"][i] = one.chi2, one.dof, one.p_value
         for name, value in zip(labels.names, one.label_chi2, strict=True):
             new[f"{name}_chi2"][i] = value
@@ -337,4 +337,4 @@ def _columns(
     keys = np.where(source.keys[first] == "", source.ids[first], source.keys[first])
     meta = Table({"id": keys, "flags": flags, "message": messages})
     columns = catalogue.summarise(Result(meta, summary), instrument="", model="") | new
-    return columns | source.others(told, columns)
+    return columns | source.others(combined_rows, columns)

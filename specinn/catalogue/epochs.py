@@ -177,8 +177,8 @@ class CatalogueSource:
         first, single = np.array([rows[0] for rows in stars]), columns["n_epochs"] < 2
         for name in [field.name for field in self.fields() if np.issubdtype(field.dtype, np.floating)]:
             values, pool = self._of(name), _POOLED.get(name.split("_")[0] if name[:4] == "snr_" else name)
-            found = columns.get(name) if pool is None else np.array([pool(values[rows]) for rows in stars])
-            out[name] = np.where(single, values[first], found)
+            column = columns.get(name) if pool is None else np.array([pool(values[rows]) for rows in stars])
+            out[name] = np.where(single, values[first], column)
         return out
 
 
@@ -189,17 +189,17 @@ def same_position(ra: np.ndarray, dec: np.ndarray, radius: float) -> np.ndarray:
     from scipy.sparse.csgraph import connected_components
     from scipy.spatial import KDTree
 
-    known = np.flatnonzero(np.isfinite(ra) & np.isfinite(dec))
-    if not known.size:
+    located = np.flatnonzero(np.isfinite(ra) & np.isfinite(dec))
+    if not located.size:
         raise ConfigError("no row has a position (columns ra and dec), so --radius cannot match any")
-    lon, lat = np.radians(ra[known]), np.radians(dec[known])
-    place = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1)
-    pairs = KDTree(place).query_pairs(2 * np.sin(np.radians(radius / 3600.0) / 2), output_type="ndarray")
-    graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(known.size, known.size))
+    lon, lat = np.radians(ra[located]), np.radians(dec[located])
+    direction = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1)
+    pairs = KDTree(direction).query_pairs(2 * np.sin(np.radians(radius / 3600.0) / 2), output_type="ndarray")
+    graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(located.size, located.size))
     star = connected_components(graph, directed=False)[1]
     keys = np.full(len(ra), "", "U24")
     for number in range(star.max() + 1):
-        members = known[star == number]
+        members = located[star == number]
         keys[members] = f"{ra[members[0]]:010.6f}{dec[members[0]]:+010.6f}"
     return keys
 
@@ -305,11 +305,11 @@ def labels_of(names: set[str], plugins: Plugins, files: Sequence[Path]) -> Label
 
     Raises ``ModelError`` where one is not found, or where their labels differ.
     """
-    given = [models.find(plugins, path) for path in files]
+    listed = [models.find(plugins, path) for path in files]
     sets: dict[str, LabelSet] = {}
     for name in sorted(names):
         short, _, digest = name.rpartition(" ")
-        candidates = list(given)
+        candidates = list(listed)
         with contextlib.suppress(ModelError):
             candidates.append(models.find(plugins, short or name))
         fitting = [m for m in candidates if (m.sha256().startswith(digest) if short else m.name == name)]

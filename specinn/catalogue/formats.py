@@ -372,9 +372,9 @@ def _read_votable(path: Path) -> Table:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = parse_single_table(path, verify="ignore")
-        table = found.to_table(use_names_over_ids=True)
-    table.meta = {param.name: _number_or_text(str(param.value)) for param in found.params}
+        votable = parse_single_table(path, verify="ignore")
+        table = votable.to_table(use_names_over_ids=True)
+    table.meta = {param.name: _number_or_text(str(param.value)) for param in votable.params}
     for name in table.colnames:
         column = table[name]
         missing = np.ma.getmaskarray(np.ma.asarray(column))

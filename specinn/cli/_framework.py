@@ -179,9 +179,11 @@ def _usage(error: Any, at: Any) -> str:
         text = f"no option {error.option_name}" + (f"; did you mean {close}?" if close else "")
     elif param is not None:
         name = _name(param) if param.param_type_name == "argument" else max(param.opts, key=len)
-        found: Any = getattr(error.__cause__, "errors", list)()  # of pydantic, which keeps what it was given
-        if found:
-            name = f"{name} {found[0].get('input')!r}"
+        details: Any = getattr(
+            error.__cause__, "errors", list
+        )()  # of pydantic, which keeps what it was given
+        if details:
+            name = f"{name} {details[0].get('input')!r}"
         message = error.message.rstrip(".")
         text = f"{name}: {message[0].lower()}{message[1:]}" if message else f"{name} is missing"
     else:

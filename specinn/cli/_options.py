@@ -27,8 +27,8 @@ def _models(ctx: typer.Context) -> Names:
     from specinn import models
     from specinn.cli._console import plugins_of
 
-    found = models.installed(plugins_of(ctx, report=False))
-    return [(model.name, f"{model.estimator}, {model.instrument}") for model in found]
+    available = models.installed(plugins_of(ctx, report=False))
+    return [(model.name, f"{model.estimator}, {model.instrument}") for model in available]
 
 
 def labels(ctx: typer.Context) -> Names:
@@ -36,8 +36,8 @@ def labels(ctx: typer.Context) -> Names:
     from specinn import models
     from specinn.cli._console import plugins_of
 
-    found = models.installed(plugins_of(ctx, report=False))
-    return list({label["name"]: label["unit"] for model in found for label in model.labels}.items())
+    available = models.installed(plugins_of(ctx, report=False))
+    return list({label["name"]: label["unit"] for model in available for label in model.labels}.items())
 
 
 def flags() -> Names:

@@ -132,11 +132,11 @@ def _show(rows: Sequence[Row], machine: dict[str, Any], samples: int) -> None:
         for title in ("ms", "CPU ms", "spectra/s", "x paper", "hours for 4e6"):
             table.add_column(title, justify="right")
         for part, title in _TITLES.items():
-            mine = [row for row in rows if row.device == device and row.part == part]
-            if mine:
+            shown = [row for row in rows if row.device == device and row.part == part]
+            if shown:
                 table.add_row()
                 table.add_row(title.format(samples=samples))
-            for row in mine:
+            for row in shown:
                 table.add_row(f"  {row.name}", *_cells(row))
         console.print()
         console.print(table)

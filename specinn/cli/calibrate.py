@@ -167,7 +167,7 @@ def _terms(correction: Correction) -> dict[str, Any]:
 def _tested(tested: Mapping[str, LeaveOneOut]) -> dict[str, Any]:
     import attrs
 
-    return {label: {**attrs.asdict(found), "helps": found.helps} for label, found in tested.items()}
+    return {label: {**attrs.asdict(errors), "helps": errors.helps} for label, errors in tested.items()}
 
 
 def _say(text: str) -> None:

@@ -81,15 +81,15 @@ def combine(
         files, plugins_of(ctx), by=by, radius=radius, model_files=model or (), common=common, seed=seed
     )
     catalogue.write(table, output, overwrite=overwrite)
-    found = counts(table)
+    numbers = counts(table)
     advice = shared_errors(table, common)
     if as_json:
-        print_json({"catalogue": output, **found, "advice": advice})
+        print_json({"catalogue": output, **numbers, "advice": advice})
         return
     print(
-        plural(found["stars"], "star")
+        plural(numbers["stars"], "star")
         + ": {of_several_spectra} of several spectra, of which {disagree} disagree; "
-        "{without_spectrum} without a usable spectrum".format(**found)
+        "{without_spectrum} without a usable spectrum".format(**numbers)
     )
     for line in (advice, output):
         if line:

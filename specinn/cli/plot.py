@@ -79,12 +79,12 @@ def plot(
     check_output(path, SUFFIXES, overwrite=overwrite)
     check_not_input(path, [file])
     chosen = _choose(read(file, plugins, format, options.medium), star, file)
-    as_read, found = follow(prepare(plugins, options), chosen, plugins, synthesizer=synthesizer)
+    as_read, resimulated = follow(prepare(plugins, options), chosen, plugins, synthesizer=synthesizer)
     kind = path.suffix.lower().lstrip(".")
     with plotting.style(), replacing(path) as temporary:
-        plotting.save_as(figures.spectrum(as_read, found), temporary, kind)
-    if found.note:
-        note(found.note)
+        plotting.save_as(figures.spectrum(as_read, resimulated), temporary, kind)
+    if resimulated.note:
+        note(resimulated.note)
     echo(path)
 
 

@@ -66,11 +66,11 @@ def report(
     page.check(output, overwrite=overwrite)
     table = tables.read(catalogue)
     rows = page.choose(table, stars or (), most)
-    given = [*(spectra or []), *(files or [])]
-    asked = bool(given or samples or stars or model or resolving_power) or device != "cpu"
+    paths = [*(spectra or []), *(files or [])]
+    asked = bool(paths or samples or stars or model or resolving_power) or device != "cpu"
     plugins = plugins_of(ctx)
     plugins.record("synthesizer", synthesizer)
-    check_given(given, format, plugins)
+    check_given(paths, format, plugins)
     opened: dict[int, Any] = {}
     pixels: dict[str, Any] = {}
     why = "" if most or stars else "No spectra were asked for."
@@ -84,7 +84,7 @@ def report(
                 resolving_power=resolving_power, device=device,
             )  # fmt: skip
             with bar("spectra") as progress:
-                opened = open_stars(simulator, rows, given or None, format=format, progress=progress)
+                opened = open_stars(simulator, rows, paths or None, format=format, progress=progress)
             pixels = arms(simulator)
         except SpecinnError as error:
             if asked:

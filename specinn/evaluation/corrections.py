@@ -42,12 +42,16 @@ def pair(
     """
     if not spectra:
         return [(star, file_source(star.file, i, plugins)) for i, star in enumerate(stars)], []
-    found, strange = [], []
-    known = [{star.star.casefold(), star.file.name.casefold(), star.file.stem.casefold()} for star in stars]
+    matched, strange = [], []
+    star_names = [
+        {star.star.casefold(), star.file.name.casefold(), star.file.stem.casefold()} for star in stars
+    ]
 
     def named(*wanted: str) -> list[Benchmark]:
         return [
-            star for star, of in zip(stars, known, strict=True) if of & {name.casefold() for name in wanted}
+            star
+            for star, of in zip(stars, star_names, strict=True)
+            if of & {name.casefold() for name in wanted}
         ]
 
     for i, path in enumerate(spectra):
@@ -57,14 +61,14 @@ def pair(
                 for row, name in enumerate(map(str, batch.meta["id"])):
                     one = Source(f"{name} of {path}", partial(_only, batch[row]), (i << 32) + row)
                     pairs += [(star, one) for star in named(name)]
-        found += pairs
+        matched += pairs
         strange += [] if pairs else [path.name]
-    if not found:
+    if not matched:
         raise ConfigError(
             f"none of the {len(spectra)} spectra belongs to a star of the table: expected their names "
             "in its column file, or their ids in file or star"
         )
-    return found, strange
+    return matched, strange
 
 
 def _only(batch: SpectrumBatch) -> list[SpectrumBatch]:
@@ -106,12 +110,12 @@ def infer(
     if not rows:
         raise ReadError("none of the stars gave values: " + "; ".join(dict.fromkeys(lost.values())))
     calibrators = calibrators_of(estimator)
-    known = [n for n in estimator.labels.names if any(n in star.literature for star in rows)]
+    with_literature = [n for n in estimator.labels.names if any(n in star.literature for star in rows)]
     stars = BenchmarkStars(
         np.array([star.star for star in rows]),
         Posterior.join(posteriors),
-        {name: np.array([star.literature.get(name, np.nan) for star in rows]) for name in known},
-        {name: np.array([star.errors.get(name, 0.0) for star in rows]) for name in known},
+        {name: np.array([star.literature.get(name, np.nan) for star in rows]) for name in with_literature},
+        {name: np.array([star.errors.get(name, 0.0) for star in rows]) for name in with_literature},
         np.array([star.role == "calibrator" or star.star.casefold() in calibrators for star in rows]),
     )
     return rows, stars, lost
@@ -171,14 +175,14 @@ def leave_one_out(kind: type[Correction], stars: BenchmarkStars) -> dict[str, Le
     before: dict[str, list[float]] = {name: [] for name in stars.literature}
     after: dict[str, list[float]] = {name: [] for name in stars.literature}
     for star in dict.fromkeys(stars.star[~stars.seen].tolist()):
-        mine = stars.star == star
-        raw = stars.posterior[mine]
-        corrected = kind.fit(stars, ~mine).apply(raw)[0]
-        for name, known in stars.literature.items():
-            if np.isfinite(known[mine]).any():
+        of_star = stars.star == star
+        raw = stars.posterior[of_star]
+        corrected = kind.fit(stars, ~of_star).apply(raw)[0]
+        for name, literature in stars.literature.items():
+            if np.isfinite(literature[of_star]).any():
                 k = raw.labels.index(name)
-                for errors, found in ((before, raw), (after, corrected)):
-                    errors[name].append(float(np.nanmean(found.map[:, k] - known[mine])))
+                for errors, estimates in ((before, raw), (after, corrected)):
+                    errors[name].append(float(np.nanmean(estimates.map[:, k] - literature[of_star])))
 
     def summary(name: str) -> LeaveOneOut:
         sizes = np.abs([before[name], after[name]])
@@ -193,9 +197,9 @@ def verdict(tested: Mapping[str, LeaveOneOut]) -> str:
     """One sentence: whether the correction helps stars that it was not fitted on."""
     if not tested:
         return "All stars of the fit were seen in the training: whether the correction helps is not known."
-    better = [name for name, found in tested.items() if found.helps]
+    better = [name for name, errors in tested.items() if errors.helps]
     worse = [name for name in tested if name not in better]
-    n = max(found.n_stars for found in tested.values())
+    n = max(errors.n_stars for errors in tested.values())
     few = f" (only {n} stars: more may change this)" if n < 10 else ""
     if not better:
         return f"The correction improves no label of the stars left out of the fit: do not use it{few}."
@@ -228,12 +232,12 @@ def draw(correction: Correction, stars: BenchmarkStars, chosen: np.ndarray) -> F
     teff = best[:, k_teff].astype(float)
     grid = np.linspace(teff[chosen].min(), teff[chosen].max(), 100)
     for axes, name in zip(panels, drawn, strict=False):
-        k, known = labels.index(name), stars.literature[name]
-        off = best[:, k] - known
-        for i in np.flatnonzero(np.isfinite(known)):
+        k, literature = labels.index(name), stars.literature[name]
+        off = best[:, k] - literature
+        for i in np.flatnonzero(np.isfinite(literature)):
             samples = stars.posterior.samples[i, stars.posterior.inside[i]][:300]
             axes.plot(
-                samples[:, k_teff], samples[:, k] - known[i], ",", color=FAINT, rasterized=True, zorder=1
+                samples[:, k_teff], samples[:, k] - literature[i], ",", color=FAINT, rasterized=True, zorder=1
             )
             error = np.hypot(std[i, k], stars.errors[name][i])
             colour, fill = (BLUE, BLUE) if chosen[i] else (FAINT, "white")

@@ -77,15 +77,15 @@ def robustness(
             plugins, instrument=star.instrument, model=estimator, samples=n_samples, seed=seed, rv="auto",
             resolving_power=star.resolving_power,
         )  # fmt: skip
-        mine = []
+        of_star = []
         for variants, columns, expected in _inferred(job, star, plugins, seed):
-            mine += [
+            of_star += [
                 _row(star, variant, {key: values[k] for key, values in columns.items()}, expected, estimator)
                 for k, variant in enumerate(variants)
             ]
-            progress((len(rows) + len(mine)) // len(SHAPES), total)
-        _compare(mine, with_derived_labels(estimator.labels).names)
-        rows += mine
+            progress((len(rows) + len(of_star)) // len(SHAPES), total)
+        _compare(of_star, with_derived_labels(estimator.labels).names)
+        rows += of_star
     return rows
 
 
@@ -97,15 +97,15 @@ def _inferred(
     n_spectra = sum(1 if piece.batch is None else len(piece.batch) for piece in pieces)
     if n_spectra != 1:
         raise ConfigError(f"{star.file} holds {n_spectra} spectra: expected one spectrum per benchmark star")
-    given, message, rv = _prepared(job, pieces[0], star, seed)
+    varied, message, rv = _prepared(job, pieces[0], star, seed)
     meta = pieces[0].meta if pieces[0].batch is None else pieces[0].batch.meta
     assert meta is not None
     none = meta[[0] * len(SHAPES)]
     none["rv"] = np.full(len(SHAPES), np.nan)  # even if the file states one: nothing was measured
     for velocity in VELOCITIES:
         for snr in LEVELS:
-            if given is not None:
-                result = job.pipeline(given.variants(velocity, snr))
+            if varied is not None:
+                result = job.pipeline(varied.variants(velocity, snr))
             else:
                 result = job.pipeline.failed(none, message)
             columns = summarise(result, instrument=job.instrument, model=job.model)
@@ -117,21 +117,21 @@ def _prepared(job: Run, piece: Piece, star: Benchmark, seed: int) -> tuple[Varie
     """The star, or why there is none; and the velocity of its spectrum as delivered, NaN if not measured."""
     if piece.batch is None:
         return None, piece.message, np.nan
-    found = job.pipeline(piece.batch).meta
+    measured = job.pipeline(piece.batch).meta
     piece.batch.meta["flags"] = np.zeros(1, np.uint32)  # on which steps rely
     arms = [arm.name for arm in job.pipeline.estimator.instrument.arms]
-    native = {arm: float(found[f"snr_{arm}"][0]) for arm in arms if f"snr_{arm}" in found.colnames}
+    native = {arm: float(measured[f"snr_{arm}"][0]) for arm in arms if f"snr_{arm}" in measured.colnames}
     try:
         teff = star.literature.get("teff", _SUN)
         # on the name, so that the noise of a star does not depend on the other stars of the table
         draws = (seed, zlib.crc32(star.file.name.encode()))
-        given = VariedStar.of(piece.batch, job.pipeline, native, teff, draws)
+        varied = VariedStar.of(piece.batch, job.pipeline, native, teff, draws)
     except SpecinnError as error:
         return None, str(error), np.nan
     except Exception as error:  # as in the pipeline: one star must not stop the others
         log.error("%s: unexpected error", star.file, exc_info=True)
         return None, f"could not be varied: {type(error).__name__}: {error}", np.nan
-    return given, "", _velocity({name: found[name][0] for name in found.colnames})
+    return varied, "", _velocity({name: measured[name][0] for name in measured.colnames})
 
 
 def _velocity(columns: Mapping[str, Any]) -> float:
@@ -163,8 +163,11 @@ def _row(
         low, high = (float(columns[f"{name}_{end}"]) for end in ("p16", "p84"))
         row |= {name: number(columns[name]), f"{name}_half_width": number(0.5 * (high - low))}
         if name in star.literature:
-            known = star.literature[name]
-            row |= {f"{name}_literature": known, f"{name}_difference": number(columns[name] - known)}
+            literature = star.literature[name]
+            row |= {
+                f"{name}_literature": literature,
+                f"{name}_difference": number(columns[name] - literature),
+            }
     return row | {
         "stranger": number(columns.get("stranger", np.nan)),
         "rejected_fraction": number(columns["rejected_fraction"]),
@@ -189,11 +192,11 @@ def variant_of(row: Mapping[str, Any]) -> Variant:
 
 def change(row: Mapping[str, Any], against: Mapping[str, Any], name: str) -> float | None:
     """Difference of the MAPs of two rows in units of the wider of their half widths."""
-    here, there = row[name], against[name]
+    value, reference = row[name], against[name]
     widths = [row[f"{name}_half_width"], against[f"{name}_half_width"]]
-    if here is None or there is None or None in widths or not max(widths) > 0:
+    if value is None or reference is None or None in widths or not max(widths) > 0:
         return None
-    return float((here - there) / max(widths))
+    return float((value - reference) / max(widths))
 
 
 # factor, variant, what it is compared with (in words), S/N, and the pairs of variants
@@ -252,18 +255,18 @@ def robustness_summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
                     sizes.append((star, _largest([change(of[a], of[b], name) for a, b in pairs])))
                     if f"{name}_difference" in of[BASE]:
                         off.append((star, _largest([of[one][f"{name}_difference"] for one, _ in pairs])))
-                found, known = over_stars(sizes), over_stars(off)
+                changes, residuals = over_stars(sizes), over_stars(off)
                 out.append({
                     "factor": factor, "variant": variant, "against": against, "snr": snr, "scope": scope,
-                    "label": name, **found, "worst": found["worst"] or "",
-                    "literature_median": known["median"], "literature_maximum": known["maximum"],
+                    "label": name, **changes, "worst": changes["worst"] or "",
+                    "literature_median": residuals["median"], "literature_maximum": residuals["maximum"],
                 })  # fmt: skip
     return out
 
 
 def _largest(values: Sequence[float | None]) -> float | None:
-    known = [abs(value) for value in values if value is not None]
-    return max(known) if len(known) == len(values) else None
+    sizes = [abs(value) for value in values if value is not None]
+    return max(sizes) if len(sizes) == len(values) else None
 
 
 def robustness_table(rows: Sequence[Mapping[str, Any]], labels: LabelSet, meta: Mapping[str, Any]) -> Table:

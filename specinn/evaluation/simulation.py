@@ -87,19 +87,19 @@ class Simulation:
 
     def truth(self, rows: np.ndarray, labels: LabelSet) -> np.ndarray:
         """``(n_rows, n_labels)`` true values. Raises ``GridError`` for a label not in the grid."""
-        known = {name: self.grid.column(name)[rows] for name in self.grid.labels}
-        known.setdefault("vbroad", self.vbroad[rows])
-        if {"a_li", "fe_h"} <= set(known):
-            known.setdefault("li_fe", li_fe(known["a_li"], known["fe_h"]))
-        elif {"li_fe", "fe_h"} <= set(known):
-            known["a_li"] = known["li_fe"] + SOLAR_LOG_EPS["Li"] + known["fe_h"]
-        missing = [name for name in self.estimator.labels.names if name not in known]
+        columns = {name: self.grid.column(name)[rows] for name in self.grid.labels}
+        columns.setdefault("vbroad", self.vbroad[rows])
+        if {"a_li", "fe_h"} <= set(columns):
+            columns.setdefault("li_fe", li_fe(columns["a_li"], columns["fe_h"]))
+        elif {"li_fe", "fe_h"} <= set(columns):
+            columns["a_li"] = columns["li_fe"] + SOLAR_LOG_EPS["Li"] + columns["fe_h"]
+        missing = [name for name in self.estimator.labels.names if name not in columns]
         if missing:
             raise GridError(
                 f"the model infers {', '.join(missing)}, which the grid does not have; it has "
                 f"{', '.join(self.grid.labels)}: evaluate on the grid that the model was trained on"
             )
-        return np.stack([known[name] for name in labels.names], axis=1)
+        return np.stack([columns[name] for name in labels.names], axis=1)
 
     def batches(
         self, rows: np.ndarray, snr: Sequence[float]
@@ -155,12 +155,12 @@ def _disturbances(estimator: Estimator, disturbed: bool) -> Disturbances:
             snr_arm_scatter=0.0, noise_power=0.0, velocity=0.0, resolution=0.0, tilt=0.0, wave=0.0, gaps=0,
             arm_loss=0.0,
         )  # fmt: skip
-    given = estimator.header.get("training", {}).get("disturbances")
-    if given is None:
+    table = estimator.header.get("training", {}).get("disturbances")
+    if table is None:
         raise ConfigError(
             "the model does not state how its training spectra were disturbed: remove --disturbed"
         )
-    return structure(given, Disturbances, "the model's training.disturbances")
+    return structure(table, Disturbances, "the model's training.disturbances")
 
 
 def _steps_on_pixels(steps: Sequence[Preprocessor]) -> list[Preprocessor]:

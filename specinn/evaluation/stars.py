@@ -88,11 +88,11 @@ def read_benchmarks(path: str | Path, labels: LabelSet) -> list[Benchmark]:
     if not rows:
         raise ConfigError(f"{path}: it lists no stars")
     names = with_derived_labels(labels).names
-    known = [name for name in (*names, *(f"e_{name}" for name in names)) if name in columns]
-    return [_benchmark(row, path, known) for row in rows]
+    label_columns = [name for name in (*names, *(f"e_{name}" for name in names)) if name in columns]
+    return [_benchmark(row, path, label_columns) for row in rows]
 
 
-def _benchmark(row: Mapping[str, str | None], path: Path, known: Sequence[str]) -> Benchmark:
+def _benchmark(row: Mapping[str, str | None], path: Path, label_columns: Sequence[str]) -> Benchmark:
     text = {key: (value or "").strip() for key, value in row.items() if isinstance(key, str)}
     star = text["star"] or text["file"]
     if not text["file"] or not text["instrument"]:
@@ -114,10 +114,10 @@ def _benchmark(row: Mapping[str, str | None], path: Path, known: Sequence[str]) 
         raise ConfigError(f"{path}: role {role!r} of {star}: expected {' or '.join(_ROLES)}")
     if in_range not in ("0", "1"):
         raise ConfigError(f"{path}: in_range {in_range!r} of {star}: expected 1 or 0")
-    values = {name: number(name) for name in known}
-    given = {name: value for name, value in values.items() if value is not None}
-    literature = {name: value for name, value in given.items() if not name.startswith("e_")}
-    errors = {name[2:]: value for name, value in given.items() if name.startswith("e_")}
+    values = {name: number(name) for name in label_columns}
+    stated = {name: value for name, value in values.items() if value is not None}
+    literature = {name: value for name, value in stated.items() if not name.startswith("e_")}
+    errors = {name[2:]: value for name, value in stated.items() if name.startswith("e_")}
     if any(error < 0 for error in errors.values()):
         raise ConfigError(f"{path}: a standard error of {star} is negative")
     power = number("resolving_power")
@@ -218,13 +218,13 @@ def _star_row(
         if any(f"{name}_raw" in draw for draw in draws):
             row[f"{name}_raw"] = mean(f"{name}_raw")
         if name in star.literature:
-            known = star.literature[name]
-            row[f"{name}_literature"] = known
+            literature = star.literature[name]
+            row[f"{name}_literature"] = literature
             if name in star.errors:
                 row[f"{name}_literature_error"] = star.errors[name]
-            for found in (name, f"{name}_raw"):
-                if found in row:
-                    row[f"{found}_difference"] = None if row[found] is None else row[found] - known
+            for column in (name, f"{name}_raw"):
+                if column in row:
+                    row[f"{column}_difference"] = None if row[column] is None else row[column] - literature
     row |= {
         "rejected_fraction": mean("rejected_fraction"),
         "flags": flags,
@@ -250,21 +250,21 @@ def star_summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]
         values = [(row["star"], row[key]) for row in counted if key in row]
         return [(star, None if value is None else abs(value)) for star, value in values]
 
-    found = {name: over_stars(sizes(f"{name}_difference")) for name in names}
+    overall = {name: over_stars(sizes(f"{name}_difference")) for name in names}
     return {
-        name: {**summary, "raw": found[f"{name}_raw"]} if f"{name}_raw" in found else summary
-        for name, summary in found.items()
+        name: {**summary, "raw": overall[f"{name}_raw"]} if f"{name}_raw" in overall else summary
+        for name, summary in overall.items()
         if not name.endswith("_raw")
     }
 
 
 def over_stars(sizes: Sequence[tuple[str, float | None]]) -> dict[str, Any]:
     """Number, median and maximum of the values, the star of the maximum, and the stars without a value."""
-    known = [(star, size) for star, size in sizes if size is not None]
-    worst, largest = max(known, key=lambda pair: pair[1], default=(None, None))
+    valid = [(star, size) for star, size in sizes if size is not None]
+    worst, largest = max(valid, key=lambda pair: pair[1], default=(None, None))
     return {
-        "n": len(known),
-        "median": float(np.median([size for _, size in known])) if known else None,
+        "n": len(valid),
+        "median": float(np.median([size for _, size in valid])) if valid else None,
         "maximum": largest,
         "worst": worst,
         "failed": [star for star, size in sizes if size is None],

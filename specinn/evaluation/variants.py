@@ -151,19 +151,19 @@ def fit_continuum(batch: SpectrumBatch, instrument: Instrument) -> np.ndarray:
     nearest = _nearest(wavelength, instrument)
     for number, arm in enumerate(instrument.arms):
         for piece in batch.arms.values():
-            mine = np.arange(piece.start, piece.stop)
-            mine = mine[nearest[mine] == number]
-            near = np.abs(wavelength[mine] - np.mean(arm.range)) < 0.5 * np.ptp(arm.range) + _MARGIN
-            used = mine[near & ~batch.mask[0, mine] & (flux[mine] > 0)]
+            in_arm = np.arange(piece.start, piece.stop)
+            in_arm = in_arm[nearest[in_arm] == number]
+            near = np.abs(wavelength[in_arm] - np.mean(arm.range)) < 0.5 * np.ptp(arm.range) + _MARGIN
+            used = in_arm[near & ~batch.mask[0, in_arm] & (flux[in_arm] > 0)]
             if not used.size:
                 continue
             level, (low, high) = np.median(flux[used]), wavelength[used[[0, -1]]]
             degree = max(2, round((high - low) / 100.0))
             if used.size < 10 * degree:
-                out[mine] = level
+                out[in_arm] = level
                 continue
             fitted, _ = fit(Chebyshev1D(degree, domain=(low, high)), wavelength[used], flux[used] / level)
-            out[mine] = level * np.maximum(fitted(wavelength[mine].clip(low, high)), _LOWEST)
+            out[in_arm] = level * np.maximum(fitted(wavelength[in_arm].clip(low, high)), _LOWEST)
     return out
 
 
@@ -179,7 +179,7 @@ def response(wavelength: np.ndarray, instrument: Instrument, teff: float) -> np.
     out = planck(wavelength) / planck(np.array(_PIVOT))
     nearest = _nearest(wavelength, instrument)
     for number, arm in enumerate(instrument.arms):
-        mine = nearest == number
-        u = (wavelength[mine] - np.mean(arm.range)) / np.ptp(arm.range)
-        out[mine] *= _STEP**number * np.sinc(_BLAZE * (u.clip(-0.55, 0.55) - _PEAK * (-1) ** number)) ** 2
+        in_arm = nearest == number
+        u = (wavelength[in_arm] - np.mean(arm.range)) / np.ptp(arm.range)
+        out[in_arm] *= _STEP**number * np.sinc(_BLAZE * (u.clip(-0.55, 0.55) - _PEAK * (-1) ** number)) ** 2
     return out

@@ -47,7 +47,7 @@ def degrade(
             "spectrum can be degraded but not sharpened"
         )
     names, waves, pieces = [], [], []
-    for low, high, name, given in _pieces(grid, ranges):
+    for low, high, name, requested in _pieces(grid, ranges):
         arm = grid.arms[name]
         native = grid.wavelength[arm]
         limit = low / target / 2.0
@@ -60,7 +60,7 @@ def degrade(
         width = high * float(np.nan_to_num(lsf_sigma_kms(target, grid.resolving_power))) / C_KMS
         edge = 3.5 * width + 0.5 * pixel
         first, last = native[0] + edge, native[-1] - edge
-        if given and (low < first or high > last):
+        if requested and (low < first or high > last):
             raise GridError(
                 f"the range {low:g}-{high:g} needs model spectra {edge:.2f} Angstrom beyond its ends, but "
                 f"the grid covers {native[0]:g}-{native[-1]:g}: ask for {first:.2f} to {last:.2f} at most"

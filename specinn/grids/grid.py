@@ -206,8 +206,8 @@ class Grid:
             out = np.empty((len(rows), grids[0].wavelength.size), np.float32)
             shard = np.searchsorted(starts, rows, side="right") - 1
             for i in np.unique(shard):
-                here = shard == i
-                out[here] = grids[i].flux_of(rows[here] - starts[i])
+                in_part = shard == i
+                out[in_part] = grids[i].flux_of(rows[in_part] - starts[i])
             return out
 
         lists = {key for grid in grids for key, value in grid.provenance.items() if isinstance(value, list)}
@@ -483,14 +483,14 @@ class HDF5Flux:
         out = np.empty((len(rows), n_pix), np.float32)
         if not len(rows):
             return out
-        wanted, place = np.unique(rows, return_inverse=True)
+        wanted, inverse = np.unique(rows, return_inverse=True)
         low, high = int(wanted[0]), int(wanted[-1]) + 1
         with open_hdf5(self.path) as file:
             for name, arm in self.arms.items():
                 data = file[f"segments/{name}/flux"]
                 try:  # reading a contiguous run and selecting is far faster than fancy indexing
                     out[:, arm] = (
-                        data[low:high][rows - low] if high - low <= 4 * len(rows) else data[wanted][place]
+                        data[low:high][rows - low] if high - low <= 4 * len(rows) else data[wanted][inverse]
                     )
                 except OSError as error:
                     raise GridError(f"{self.path} is damaged ({error}): copy or import it again") from None

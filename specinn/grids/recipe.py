@@ -66,8 +66,8 @@ class Recipe:
     @cached_property
     def tables(self) -> dict[str, Any]:
         """As JSON values, without unset ones."""
-        told = attrs.asdict(self, filter=lambda _, value: value not in (None, []))
-        plain: dict[str, Any] = json.loads(json.dumps(told, default=str))
+        tables = attrs.asdict(self, filter=lambda _, value: value not in (None, []))
+        plain: dict[str, Any] = json.loads(json.dumps(tables, default=str))
         return plain
 
     @property

@@ -101,10 +101,10 @@ class Work:
 
     def manifest(self) -> dict[str, Any] | None:
         try:
-            found = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
-            if (found["format"], found["version"]) != (FORMAT, VERSION):
-                raise ValueError(f"it has format {found['format']!r}, version {found['version']}")
-            return dict(found)
+            content = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
+            if (content["format"], content["version"]) != (FORMAT, VERSION):
+                raise ValueError(f"it has format {content['format']!r}, version {content['version']}")
+            return dict(content)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -146,7 +146,7 @@ def described(recipe: Recipe, grid: Grid) -> dict[str, Any]:
 def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """The first key in which two manifests differ, other than the number of models; "" for none."""
     same = {"recipe": {"grid": {"n": 0}}, "replaces": None}
-    a, b = (dict(_flat(merged(told, same))) for told in (then, now))
+    a, b = (dict(_flat(merged(manifest, same))) for manifest in (then, now))
     for key in sorted(a.keys() | b.keys(), key=lambda key: (not key.startswith("recipe"), key)):
         if a.get(key) != b.get(key):
             return f"{key.replace('recipe', '$', 1)} was {a.get(key)!r}, is {b.get(key)!r}"
@@ -156,10 +156,10 @@ def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 def _mark(path: Path) -> list[int] | None:
     """What distinguishes a file from one that replaces it; None for no file."""
     try:
-        found = path.stat()
+        status = path.stat()
     except FileNotFoundError:
         return None
-    return [found.st_ino, found.st_mtime_ns, found.st_size]
+    return [status.st_ino, status.st_mtime_ns, status.st_size]
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

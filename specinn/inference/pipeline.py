@@ -139,9 +139,11 @@ class Pipeline:
     def _resolution_low(self, batch: SpectrumBatch) -> bool:
         """Whether the spectra have lower resolution than the model needs, anywhere that both cover."""
         for arm in self.estimator.instrument.arms:
-            here = arm.contains(batch.wavelength)
-            given = np.broadcast_to(np.asarray(batch.resolving_power, float), here.shape)[here]
-            if (given < R_TOLERANCE * arm.resolving_power.at(batch.wavelength[here])).any():
+            covered = arm.contains(batch.wavelength)
+            resolving_power = np.broadcast_to(np.asarray(batch.resolving_power, float), covered.shape)[
+                covered
+            ]
+            if (resolving_power < R_TOLERANCE * arm.resolving_power.at(batch.wavelength[covered])).any():
                 return True
         return False
 
@@ -167,24 +169,24 @@ class Pipeline:
             encoded = _rows(encoded, np.flatnonzero(usual))
         if good.size and not self.keep_samples and not self.corrections:
             with _blame(self._name):
-                own = self.estimator.summarise(encoded, self.n_samples, self.seed)
-                summary.put(good, _whole(own, good.size))
+                fitted = self.estimator.summarise(encoded, self.n_samples, self.seed)
+                summary.put(good, _whole(fitted, good.size))
             flags |= posterior_flags(summary, labels)
         elif good.size:
             with _blame(self._name):
-                found = self.estimator.sample(encoded, self.n_samples, self.seed)
-                summary.put(good, _whole(found.summary(), good.size))
+                drawn = self.estimator.sample(encoded, self.n_samples, self.seed)
+                summary.put(good, _whole(drawn.summary(), good.size))
             flags |= posterior_flags(summary, labels)
             if raw is not None:
                 raw.put(good, summary[good])
                 for correction in self.corrections:
                     with _blame(f"the correction {type(correction).__name__!r}"):
-                        found, within = correction.apply(found)
-                        corrected = _whole(found.summary(), good.size)
+                        drawn, within = correction.apply(drawn)
+                        corrected = _whole(drawn.summary(), good.size)
                     raise_flag(flags, good[~within], Flag.CORRECTION_OUT_OF_RANGE)
                 summary.put(good, corrected)
             if posterior is not None:
-                posterior.put(good, found)
+                posterior.put(good, drawn)
         if "arms" in self.checks:
             self._compare_arms(batch, meta, flags, reasons, good, summary if raw is None else raw)
         if self._misfit is not None:
@@ -251,10 +253,10 @@ class Pipeline:
         above 1."""
         score, reasons = np.full(n, np.nan), [""] * n
         with _blame(self._name):
-            found = self.estimator.strangeness(encoded) if rows.size else None
-        if found is not None:
-            score[rows] = found.score
-            for row, reason in zip(rows, found.reasons, strict=True):
+            strangeness = self.estimator.strangeness(encoded) if rows.size else None
+        if strangeness is not None:
+            score[rows] = strangeness.score
+            for row, reason in zip(rows, strangeness.reasons, strict=True):
                 if score[row] > 1.0:
                     reasons[row] = f"unlike the spectra of the training (score {score[row]:.2f}): {reason}"
         return score, reasons
@@ -361,8 +363,8 @@ def _complete(meta: Table) -> Table:
     """A copy of ``meta`` with every column that the steps rely on."""
     meta = meta.copy()
     n = len(meta)
-    given = meta["rv"] if "rv" in meta.colnames else np.full(n, np.nan)
-    meta["rv"] = np.ma.filled(np.ma.asarray(given, float), np.nan)
+    velocity = meta["rv"] if "rv" in meta.colnames else np.full(n, np.nan)
+    meta["rv"] = np.ma.filled(np.ma.asarray(velocity, float), np.nan)
     meta["flags"] = (
         np.asarray(meta["flags"], np.uint32) if "flags" in meta.colnames else np.zeros(n, np.uint32)
     )

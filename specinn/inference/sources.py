@@ -166,17 +166,18 @@ def from_table(table: Any, name: str = "the table") -> list[Item]:
     columns = {
         str(column).strip().lower(): column for column in getattr(table, "colnames", None) or table.columns
     }
-    known = {
+    recognised = {
         key: next(columns[word] for word in (key, *words) if word in columns)
         for key, words in _COLUMNS.items()
         if any(word in columns for word in (key, *words))
     }
-    if "path" not in known:
+    if "path" not in recognised:
         raise ConfigError(f"{name}: expected a column path, found {', '.join(map(str, columns.values()))}")
     values = {
-        key: _plain(table[column], _UNITS.get(key, ""), f"{name}: {key}") for key, column in known.items()
+        key: _plain(table[column], _UNITS.get(key, ""), f"{name}: {key}")
+        for key, column in recognised.items()
     }
-    others = {str(c): _plain(table[c], "", "") for c in columns.values() if c not in known.values()}
+    others = {str(c): _plain(table[c], "", "") for c in columns.values() if c not in recognised.values()}
     items = []
     seen: set[str] = set()
     for i, path in enumerate(values.pop("path")):
@@ -242,8 +243,8 @@ def group(items: Sequence[Item], by: str) -> list[Item]:
         value = item.others.get(by) or item.stated.get(by)
         keys.append(str(value) if value else _header_key(item.path, by))
     if not any(keys):
-        known = sorted({name for item in items for name in item.others})
-        hint = near(by, known) if known else "for example object"
+        columns = sorted({name for item in items for name in item.others})
+        hint = near(by, columns) if columns else "for example object"
         raise ConfigError(
             f"--group-by {by}: neither a column of a table nor a FITS keyword of the files has this name; "
             f"{hint}"
@@ -313,9 +314,9 @@ def join_arms(batches: Sequence[SpectrumBatch], name: str) -> SpectrumBatch:
     if any(batch.resolving_power is not None for batch in batches):
         lost = [batch for batch in batches if batch.resolving_power is None]
         if lost:
-            path, known = lost[0].meta["path"][0], plural(len(batches) - len(lost), "other file")
+            path, others = lost[0].meta["path"][0], plural(len(batches) - len(lost), "other file")
             raise ReadError(
-                f"{path} states no resolving power, but {known} of {name} do: give it with --resolving-power"
+                f"{path} states no resolving power, but {others} of {name} do: give it with --resolving-power"
             )
         power = np.concatenate(
             [np.broadcast_to(np.asarray(b.resolving_power, float), b.wavelength.shape) for b in batches]

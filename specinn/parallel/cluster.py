@@ -42,12 +42,12 @@ class ClusterFile:
     @classmethod
     def read(cls, path: str | Path) -> ClusterFile:
         """Raises ``ConfigError``."""
-        found = structure(read_toml(path), cls, str(path))
-        if found.kind not in KINDS:
-            raise ConfigError(f"{path}: no kind {found.kind!r}; {near(found.kind, KINDS)}")
-        if found.jobs < 1:
-            raise ConfigError(f"{path}: jobs {found.jobs}: at least 1 is needed")
-        return found
+        settings = structure(read_toml(path), cls, str(path))
+        if settings.kind not in KINDS:
+            raise ConfigError(f"{path}: no kind {settings.kind!r}; {near(settings.kind, KINDS)}")
+        if settings.jobs < 1:
+            raise ConfigError(f"{path}: jobs {settings.jobs}: at least 1 is needed")
+        return settings
 
 
 def check(scheduler: str | None, cluster: str | Path | None) -> None:
@@ -137,8 +137,8 @@ def _wait_for_an_answer(address: str) -> None:
     """Raises ``OSError`` if nothing answers at ``tcp://HOST:PORT``. A scheduler speaks first, at once; on one
     that accepts connections and is silent (stopped, or another service) a ``Client`` waits for ever.
     """
-    protocol, _, place = address.rpartition("://")
-    host, _, port = place.rpartition(":")
+    protocol, _, endpoint = address.rpartition("://")
+    host, _, port = endpoint.rpartition(":")
     if protocol not in ("", "tcp") or not host or not port.isdigit():
         return  # with TLS the client speaks first; the Client reports what is not an address
     with socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE) as connection:

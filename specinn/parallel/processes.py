@@ -53,12 +53,12 @@ class Children(Generic[C]):
     def start(self) -> C:
         """One more of them."""
         context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-        here, there = context.Pipe()
-        process = context.Process(target=_run, args=(there, *self._target), daemon=True)
+        connection, remote = context.Pipe()
+        process = context.Process(target=_run, args=(remote, *self._target), daemon=True)
         with _environment(self._environment):  # of libraries that are imported before anything is called
             process.start()
-        there.close()  # so that the death of the process is the end of what can be received
-        self._living.append(child := self._kind(process, here))
+        remote.close()  # so that the death of the process is the end of what can be received
+        self._living.append(child := self._kind(process, connection))
         return child
 
     def told(self) -> Iterator[tuple[C, str, tuple[Any, ...]]]:

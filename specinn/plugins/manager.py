@@ -107,8 +107,8 @@ class Plugins:
     ) -> None:
         self.failures: list[Failure] = []
         self._offers: list[Offer] = []
-        found = entry_points(group=PROJECT) if entry is None else entry
-        for point in sorted(found, key=lambda p: p.name):
+        entries = entry_points(group=PROJECT) if entry is None else entry
+        for point in sorted(entries, key=lambda p: p.name):
             self._load(point.name, _distribution(point), point.load)
         for name, plugin in (extra or {}).items():
             self._load(name, name, lambda plugin=plugin: plugin)
@@ -160,8 +160,8 @@ class Plugins:
             raise PluginError(f"the {kind} {name!r} is claimed twice, by {sources}: uninstall one of them")
         if claims:
             return claims[0].record
-        known = [offer.record.name for offer in self.offers(kind)]
-        hint = f"; {near(name, known)}"
+        names = [offer.record.name for offer in self.offers(kind)]
+        hint = f"; {near(name, names)}"
         broken = [f for f in self.failures if name in (f.plugin, f.distribution)] or self.failures
         if broken:
             first = broken[0]

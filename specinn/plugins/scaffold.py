@@ -110,9 +110,9 @@ def _hooks(kinds: Sequence[str]) -> str:
         lines = "".join(f"            {field},\n" for field in fields)
         hooks[hook] = hooks.get(hook, "") + f"        {record}(\n{lines}        ),\n"
     records = ", ".join(sorted({KINDS[kind][1] for kind in kinds}))
-    here = "instrument" in kinds
-    head = '"""A plugin of specinn."""\n\n' + ("from pathlib import Path\n\n" if here else "")
+    with_file = "instrument" in kinds
+    head = '"""A plugin of specinn."""\n\n' + ("from pathlib import Path\n\n" if with_file else "")
     head += f"from specinn.plugins import {records}, hookimpl\n"
-    head += "\nHERE = Path(__file__).parent\n" if here else ""
+    head += "\nHERE = Path(__file__).parent\n" if with_file else ""
     bodies = (f"\n\n@hookimpl\ndef {hook}():\n    return [\n{each}    ]\n" for hook, each in hooks.items())
     return head + "".join(bodies)

@@ -101,17 +101,17 @@ def _star(one: Posterior, name: str) -> Small:
     title = f"Posterior of {name}: {accepted} of {n_samples} samples accepted"
     if not accepted:
         return Small(title, notes=["no sample lies within the bounds of the training set: no values"])
-    found = one.summary()
-    undetected = found.undetected[0]
+    summary = one.summary()
+    undetected = summary.undetected[0]
     rows = []
-    for i, label in enumerate(found.labels):
-        low, median, high = (found.quantiles[_LEVELS.index(at), 0, i] for at in ("p16", "median", "p84"))
+    for i, label in enumerate(summary.labels):
+        low, median, high = (summary.quantiles[_LEVELS.index(at), 0, i] for at in ("p16", "median", "p84"))
         style = f".{decimals_for(high - median, median - low)}f"
         if undetected[i]:
-            limit = found.quantiles[_LEVELS.index("upper"), 0, i]
+            limit = summary.quantiles[_LEVELS.index("upper"), 0, i]
             cells = ["-", "-", f"< {limit:.2f} (95 %)"]
         else:
-            cells = [f"{found.map[0, i]:{style}}", f"{median:{style}}", f"{low:{style}} to {high:{style}}"]
+            cells = [f"{summary.map[0, i]:{style}}", f"{median:{style}}", f"{low:{style}} to {high:{style}}"]
         rows.append([label.name, label.printed_unit, *cells])
     return Small(title, ["label", "unit", "MAP", "median", "16 to 84 %"], rows, words=2)
 

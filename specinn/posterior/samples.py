@@ -147,8 +147,8 @@ class Posterior:
                 return rows[0]
             if rows:
                 raise ConfigError(f"{len(rows)} spectra are called {star!r}: give one of the numbers {rows}")
-            known = f"there are {', '.join(self.ids[:8])}{', ...' if n > 8 else ''}" if self.ids else ""
-            raise ConfigError(f"no spectrum is called {star!r}; {known or 'give its number'}")
+            hint = f"there are {', '.join(self.ids[:8])}{', ...' if n > 8 else ''}" if self.ids else ""
+            raise ConfigError(f"no spectrum is called {star!r}; {hint or 'give its number'}")
         if not -n <= star < n:
             raise ConfigError(f"there is no spectrum {star}: they are numbered from 0 to {n - 1}")
         return int(star) % n
@@ -179,13 +179,13 @@ class Posterior:
         ConfigError
             For a star or a label that does not exist.
         """
-        row, known = self.row(star), with_derived_labels(self.labels)
+        row, label_set = self.row(star), with_derived_labels(self.labels)
         values: np.ndarray = self.samples[row, self.inside[row]].astype(np.float64)
-        if len(known) > len(self.labels):
+        if len(label_set) > len(self.labels):
             a_li, fe_h = (values[:, self.labels.index(name)] for name in ("a_li", "fe_h"))
             values = np.column_stack([values, li_fe(a_li, fe_h)])
         names = self.labels.names if labels is None else (labels,) if isinstance(labels, str) else labels
-        chosen: np.ndarray = values[:, [known.index(name) for name in names]]
+        chosen: np.ndarray = values[:, [label_set.index(name) for name in names]]
         return chosen
 
     def plot(

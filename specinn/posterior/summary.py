@@ -89,15 +89,15 @@ class Summary:
         if not accepted:
             return
         ordered = np.empty((len(self.labels), accepted), values.dtype)
-        own, derived = ordered[: len(values)], ordered[len(values) :]
+        inferred, derived = ordered[: len(values)], ordered[len(values) :]
         if accepted < inside.size:
-            np.compress(inside, values, axis=1, out=own)
+            np.compress(inside, values, axis=1, out=inferred)
             log_prob = log_prob[inside]
         else:
-            own[:] = values
+            inferred[:] = values
         if len(derived):
             names = self.labels.names
-            derived[0] = li_fe(own[names.index("a_li")], own[names.index("fe_h")])
+            derived[0] = li_fe(inferred[names.index("a_li")], inferred[names.index("fe_h")])
         self.map[row] = ordered[:, log_prob.argmax()]
         # a vectorised sort takes 20 us per label of 4096 samples, a partition at one index 7, at twelve 90
         ordered.sort(axis=1)
@@ -105,11 +105,11 @@ class Summary:
         mean = off.mean(axis=1, dtype=off.dtype)
         off -= mean[:, None]
         self.std[row] = np.sqrt(np.square(off, out=off).mean(axis=1))
-        place = np.array(list(QUANTILES.values())) * (accepted - 1)
-        below = place.astype(int)
+        position = np.array(list(QUANTILES.values())) * (accepted - 1)
+        below = position.astype(int)
         low = ordered[:, below].astype(np.float64)
         high = ordered[:, np.minimum(below + 1, accepted - 1)]
-        self.quantiles[:, row] = (low + (high - low) * (place - below)).T
+        self.quantiles[:, row] = (low + (high - low) * (position - below)).T
 
     @property
     def undetected(self) -> np.ndarray:

@@ -111,12 +111,12 @@ def overall(stars: Sequence[Mapping[str, float | None]]) -> dict[str, float | No
     """:meth:`Resimulation.numbers` of all pixels of many stars, from those of each."""
     out: dict[str, float | None] = {}
     for end in ("", "_used"):
-        known = [star for star in stars if star[f"n_pixels{end}"]]
-        column = {name: np.array([star[f"{name}{end}"] for star in known], float) for name in NUMBERS}
+        with_pixels = [star for star in stars if star[f"n_pixels{end}"]]
+        column = {name: np.array([star[f"{name}{end}"] for star in with_pixels], float) for name in NUMBERS}
         weight = column["n_pixels"]
         out |= {f"{name}{end}": None for name in NUMBERS}
         out[f"n_pixels{end}"] = int(weight.sum())
-        if not known:
+        if not with_pixels:
             continue
         for name in ("mean", "mean_abs", "noise", "chi2"):
             out[name + end] = float(np.average(column[name], weights=weight))
@@ -135,7 +135,7 @@ def windows(star: Resimulation, each: int = 4, lines: Sequence[Line] | None = No
     vacuum = star.instrument.medium == "vacuum"
     flat = np.full(star.wavelength.shape, np.inf)
     elements = {**({"H": flat} if "teff" in star.labels else {}), **star.response}
-    found: list[Window] = []
+    chosen: list[Window] = []
     lines = read_lines() if lines is None else lines
     for element, response in elements.items():
         ranked = []
@@ -143,15 +143,15 @@ def windows(star: Resimulation, each: int = 4, lines: Sequence[Line] | None = No
             if _MOLECULES.get(line.species, line.species.split()[0]) != element:
                 continue
             centre = float(air_to_vacuum(np.array([line.wavelength]))[0]) if vacuum else line.wavelength
-            here = np.abs(star.wavelength - centre) < 0.2
-            answer = float(np.abs(response[here & star.good]).max(initial=0.0))
-            if (here & star.good).any() and (line.diagnostic or answer > _ANSWER):
-                ranked.append((not line.diagnostic, not (here & star.used).any(), -answer, centre, line))
-        mine: list[Window] = []
+            nearby = np.abs(star.wavelength - centre) < 0.2
+            answer = float(np.abs(response[nearby & star.good]).max(initial=0.0))
+            if (nearby & star.good).any() and (line.diagnostic or answer > _ANSWER):
+                ranked.append((not line.diagnostic, not (nearby & star.used).any(), -answer, centre, line))
+        of_element: list[Window] = []
         for *_, centre, line in sorted(ranked, key=lambda item: item[:4]):
             half = max(_HALF_WIDTH, 1.6 * line.reach, 1.8 * star.labels.get("vbroad", 0.0) / C_KMS * centre)
-            near = [w for w in mine if abs(centre - 0.5 * (w.low + w.high)) < _HALF_WIDTH]
-            if not near and len(mine) < each:
-                mine.append(Window(element, line, centre - half, centre + half))
-        found += sorted(mine, key=lambda window: window.low)
-    return found
+            near = [w for w in of_element if abs(centre - 0.5 * (w.low + w.high)) < _HALF_WIDTH]
+            if not near and len(of_element) < each:
+                of_element.append(Window(element, line, centre - half, centre + half))
+        chosen += sorted(of_element, key=lambda window: window.low)
+    return chosen

@@ -166,8 +166,8 @@ class Simulator:
             with h5py.File(self._samples) as file:
                 values, inside = file["samples"][row], file["inside"][row]
         else:
-            found = self.estimator.sample(observed, self._run.pipeline.n_samples, self._seed)
-            values, inside = found.samples[0], found.inside[0]
+            posterior = self.estimator.sample(observed, self._run.pipeline.n_samples, self._seed)
+            values, inside = posterior.samples[0], posterior.inside[0]
         values = np.asarray(values[inside], float)
         return values, "" if self._samples is not None else self._check(values, row)
 
@@ -175,8 +175,8 @@ class Simulator:
         """Whether samples drawn again match the catalogue."""
         entry, off = self.catalogue[row], []
         for name, column in zip(self.labels.names, values.T, strict=True):
-            known = all(f"{name}_{end}" in entry.colnames for end in ("median", "std"))
-            if known and f"{name}_raw" not in entry.colnames and column.size:
+            comparable = all(f"{name}_{end}" in entry.colnames for end in ("median", "std"))
+            if comparable and f"{name}_raw" not in entry.colnames and column.size:
                 shift = abs(np.median(column) - _number(entry[f"{name}_median"]))
                 if shift > _SHIFT * _number(entry[f"{name}_std"]):
                     off.append(name)
@@ -339,8 +339,8 @@ class _Files:
 
     def number(self, path: Path) -> int:
         """The position of the file in the run, on which the random draws of its spectra depend."""
-        known = self._known(path)
-        return self._numbers[known[0]] if known else len(self._numbers)
+        paths = self._known(path)
+        return self._numbers[paths[0]] if paths else len(self._numbers)
 
     def rows(self, path: Path) -> set[int]:
         """All rows of a file."""
@@ -348,13 +348,13 @@ class _Files:
 
     def row(self, path: Path, name: str, nth: int) -> tuple[int, str]:
         """The row of the ``nth`` spectrum of that name in a file; -1, and why, where there is none."""
-        known = self._known(path)
-        if len(known) > 1:
+        paths = self._known(path)
+        if len(paths) > 1:
             return (
                 -1,
-                f"the catalogue has {len(known)} files called {path.name}: give the path in it",
+                f"the catalogue has {len(paths)} files called {path.name}: give the path in it",
             )
-        rows = self._rows[known[0]].get(name, []) if known else []
+        rows = self._rows[paths[0]].get(name, []) if paths else []
         return (rows[nth], "") if nth < len(rows) else (-1, "the catalogue has no row for this spectrum")
 
     def _known(self, path: Path) -> list[str]:
@@ -375,7 +375,7 @@ def _model_of(catalogue: Table, plugins: Plugins, given: str | Path | None) -> m
         )
     name, _, sha256 = named[0].partition(" ")
     try:
-        found = models.find(plugins, name if given is None else given)
+        model = models.find(plugins, name if given is None else given)
     except ModelError as error:
         if given is not None:
             raise
@@ -383,12 +383,12 @@ def _model_of(catalogue: Table, plugins: Plugins, given: str | Path | None) -> m
             f"the catalogue was made with the model {named[0]}, which is not installed here: "
             "give its file with --model FILE.safetensors"
         ) from error
-    if sha256 and not found.sha256().startswith(sha256):
+    if sha256 and not model.sha256().startswith(sha256):
         raise ConfigError(
-            f"the catalogue was made with the model {named[0]}, but {found.path} is {found.sha256()[:12]}: "
+            f"the catalogue was made with the model {named[0]}, but {model.path} is {model.sha256()[:12]}: "
             "give the right file with --model"
         )
-    return found
+    return model
 
 
 def _samples_file(path: Path, catalogue: Table, labels: LabelSet) -> Path:

@@ -163,8 +163,8 @@ class SimulatedSurvey:
             raise OutputError(
                 f"{path} is not a file of a simulated survey: move it away or choose another folder"
             )
-        found = tuple(header.get(key) for key in ("SURVEY", "FIRST", "SPECTRA", "BYTES"))
-        return found == (self.identity, first, size, path.stat().st_size)
+        values = tuple(header.get(key) for key in ("SURVEY", "FIRST", "SPECTRA", "BYTES"))
+        return values == (self.identity, first, size, path.stat().st_size)
 
     def _write(self, file: BinaryIO, first: int, size: int) -> None:
         primary = fits.PrimaryHDU()

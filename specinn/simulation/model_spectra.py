@@ -51,16 +51,16 @@ class Models:
         the alpha elements, all other [X/Fe] 0. A(Li) and [Li/Fe] come from each other. Raises ``ConfigError``
         for a label that none of these provides.
         """
-        known = dict(zip(names, np.asarray(values, float).T, strict=True))
-        if {"a_li", "fe_h"} <= set(known):
-            known.setdefault("li_fe", li_fe(known["a_li"], known["fe_h"]))
-        elif {"li_fe", "fe_h"} <= set(known):
-            known["a_li"] = known["li_fe"] - li_fe(0.0, known["fe_h"])
-        alpha = [known[name] for name in _ALPHA if name in known]
+        by_name = dict(zip(names, np.asarray(values, float).T, strict=True))
+        if {"a_li", "fe_h"} <= set(by_name):
+            by_name.setdefault("li_fe", li_fe(by_name["a_li"], by_name["fe_h"]))
+        elif {"li_fe", "fe_h"} <= set(by_name):
+            by_name["a_li"] = by_name["li_fe"] - li_fe(0.0, by_name["fe_h"])
+        alpha = [by_name[name] for name in _ALPHA if name in by_name]
         out = np.zeros((len(values), len(self.labels)))
         for column, name in zip(out.T, self.labels, strict=True):
-            if name in known:
-                column[:] = known[name]
+            if name in by_name:
+                column[:] = by_name[name]
             elif name == "o_fe" and alpha:
                 column[:] = np.mean(alpha, axis=0)
             elif not name.endswith("_fe"):
@@ -70,7 +70,9 @@ class Models:
         low, high = self.bounds.T
         margin = _ROUNDING * (high - low)
         beyond = ((out < low - margin) | (out > high + margin)).any(axis=0)
-        return out.clip(low, high), [n for n, b in zip(self.labels, beyond, strict=True) if b and n in known]
+        return out.clip(low, high), [
+            n for n, b in zip(self.labels, beyond, strict=True) if b and n in by_name
+        ]
 
     def __call__(self, values: np.ndarray, names: Sequence[str]) -> np.ndarray:
         """Noiseless flux ``(n, n_pix)`` over the true continuum for values ``(n, n_names)``."""

@@ -75,10 +75,10 @@ class ModelGrid:
         for arm in instrument.arms:
             covering = [(lo, hi) for lo, hi in ranges if lo <= arm.range[0] and hi >= arm.range[1]]
             if not covering:
-                found = ", ".join(f"{lo:.0f}-{hi:.0f}" for lo, hi in ranges)
+                covered = ", ".join(f"{lo:.0f}-{hi:.0f}" for lo, hi in ranges)
                 raise ModelError(
                     f"arm {arm.name} needs model spectra over {arm.range[0]:.0f}-{arm.range[1]:.0f} "
-                    f"Angstrom, there are {found}"
+                    f"Angstrom, there are {covered}"
                 )
             lo, hi = covering[0]
             lo, hi = max(lo + 0.1, arm.range[0] - 25.0), min(hi - 0.1, arm.range[1] + 25.0)

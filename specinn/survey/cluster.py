@@ -34,15 +34,15 @@ def compute_there(
     again = "what is done is kept, and the same command with --resume continues"
     there = spread(task, str(folder.resolve()), shards, scheduler=scheduler, cluster=cluster, again=again)
     with contextlib.closing(there) as answers:
-        for shard, told in answers:
-            if told is None:
+        for shard, messages in answers:
+            if messages is None:
                 raise SpecinnError(
                     f"workers died one after another over {plan.describe(shard)}, most likely because "
                     f"memory ran out: {again}, on workers with more memory"
                 )
-            for said in told["reports"]:
+            for said in messages["reports"]:
                 report(*said)
-            progress(*told["done"])
+            progress(*messages["done"])
 
 
 def task(folder: str, shard: int) -> dict[str, Any]:

@@ -59,12 +59,12 @@ class File:
     @classmethod
     def of(cls, path: str | Path) -> File:
         try:
-            found = os.stat(path)
+            status = os.stat(path)
         except OSError:
             return cls(str(path), -1, 0)
-        if not stat.S_ISREG(found.st_mode):
+        if not stat.S_ISREG(status.st_mode):
             return cls(str(path), -1, 0)
-        return cls(str(path), found.st_size, found.st_mtime_ns)
+        return cls(str(path), status.st_size, status.st_mtime_ns)
 
     def check(self) -> None:
         """Raises ``ReadError`` if the file has changed."""
@@ -98,14 +98,14 @@ class Plan:
         divided. Files of one group stay together.
         """
         items = [file if isinstance(file, Item) else Item(str(file)) for file in files]
-        known = [
+        sizes = [
             attrs.evolve(File.of(item.path), stated=dict(item.stated), group=item.group) for item in items
         ]
-        wanted = min(max(sum(max(0, file.size) for file in known) // USUAL, SMALLEST), LARGEST)
+        wanted = min(max(sum(max(0, file.size) for file in sizes) // USUAL, SMALLEST), LARGEST)
         parts: list[File] = []
         counts: list[int] = []
         filled = 0
-        for _, members in itertools.groupby(enumerate(known), key=lambda pair: pair[1].group or pair[0]):
+        for _, members in itertools.groupby(enumerate(sizes), key=lambda pair: pair[1].group or pair[0]):
             together = [file for _, file in members]
             size = sum(max(0, file.size) for file in together)
             pieces = [together]
@@ -194,10 +194,10 @@ class Plan:
 
     def difference(self, other: Plan) -> tuple[str, Any, Any] | None:
         """The first setting in which another plan differs, in words, with the two values."""
-        mine, its = dict(_flat(self.settings)), dict(_flat(json.loads(json.dumps(other.settings))))
-        for key in {**mine, **its}:
-            if mine.get(key) != its.get(key):
-                return _SETTINGS.get(key, key.rpartition("/")[2]), mine.get(key), its.get(key)
+        settings, its = dict(_flat(self.settings)), dict(_flat(json.loads(json.dumps(other.settings))))
+        for key in {**settings, **its}:
+            if settings.get(key) != its.get(key):
+                return _SETTINGS.get(key, key.rpartition("/")[2]), settings.get(key), its.get(key)
         return None
 
     def check_same(self, new: Plan, folder: Path) -> None:
@@ -207,16 +207,16 @@ class Plan:
         if different:
             what, then, now = different
             raise ConfigError(f"{folder} is a run with another {what}: {then} then, {now} now; {anew}")
-        for file, given in itertools.zip_longest(self.files, new.files):
-            if file is None or given is None or file.path != given.path:
-                names = [repr(f.path) if f else "no more" for f in (file, given)]
+        for file, present in itertools.zip_longest(self.files, new.files):
+            if file is None or present is None or file.path != present.path:
+                names = [repr(f.path) if f else "no more" for f in (file, present)]
                 raise ConfigError(
                     f"{folder} is a run over other files: {names[0]} then, {names[1]} now; {anew}"
                 )
-            if (file.stated, file.group) != (given.stated, given.group):
+            if (file.stated, file.group) != (present.stated, present.group):
                 raise ConfigError(
                     f"{folder} is a run in which other things were stated of {file.path}: "
-                    f"{_said(file)} then, {_said(given)} now; {anew}"
+                    f"{_said(file)} then, {_said(present)} now; {anew}"
                 )
 
 
@@ -228,8 +228,8 @@ def _divided(file: File, n: int, size: int) -> list[File]:
 
 
 def _said(file: File) -> str:
-    told = [f"{key} {value}" for key, value in file.stated.items()]
-    return ", ".join(told + ([f"group {file.group.partition(':')[2]}"] if file.group else [])) or "nothing"
+    stated = [f"{key} {value}" for key, value in file.stated.items()]
+    return ", ".join(stated + ([f"group {file.group.partition(':')[2]}"] if file.group else [])) or "nothing"
 
 
 _SETTINGS = {
@@ -242,10 +242,10 @@ _SETTINGS = {
 def settings_of(run: Run, options: RunOptions, *, keep: int = 0) -> dict[str, Any]:
     """What a run depends on besides its files: its options, and the files that they name."""
     inputs = {}
-    for given in map(str, [options.rv, options.instrument, *options.corrections]):
-        for path in Path(given), Path(given.partition(":")[2]):  # a correction may be KIND:FILE
+    for text in map(str, [options.rv, options.instrument, *options.corrections]):
+        for path in Path(text), Path(text.partition(":")[2]):  # a correction may be KIND:FILE
             if path.is_file():
-                inputs[given] = hashlib.sha256(path.read_bytes()).hexdigest()
+                inputs[text] = hashlib.sha256(path.read_bytes()).hexdigest()
     return {
         "options": options.plain(),
         "catalogue": dict(run.meta),

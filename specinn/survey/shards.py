@@ -132,10 +132,10 @@ def is_done(plan: Plan, folder: Path, shard: int) -> bool:
     from pyarrow import ArrowException, parquet
 
     try:
-        found = parquet.read_schema(part).metadata
+        metadata = parquet.read_schema(part).metadata
     except (OSError, ArrowException):
         return False
-    return (found or {}).get(SHARD_ID) == plan.id_of(shard).encode()
+    return (metadata or {}).get(SHARD_ID) == plan.id_of(shard).encode()
 
 
 def missing(plan: Plan, folder: Path) -> list[int]:
@@ -250,8 +250,8 @@ def _opened(folder: str, _mtime: int) -> tuple[Plan, Plugins, Run]:
     with contextlib.chdir(settings["folder"]):
         options = RunOptions(**settings["options"])
         run = prepare(plugins, options, keep_samples=bool(settings["keep"]))
-        here = settings_of(run, options, keep=settings["keep"])
-    different = plan.difference(attrs.evolve(plan, settings=here))
+        present = settings_of(run, options, keep=settings["keep"])
+    different = plan.difference(attrs.evolve(plan, settings=present))
     if different:
         raise SpecinnError(
             "the worker on {} has another {}: {} here, {} there".format(socket.gethostname(), *different)

@@ -23,8 +23,8 @@ def check_correction(correction: Correction, posterior: Posterior) -> Posterior:
     same = all(close(x, y, 0) for x, y in zip((posterior.samples, posterior.log_prob), kept, strict=False))
     _require(same and np.array_equal(posterior.inside, kept[2]), "the correction changed its input")
     _require(out.labels == posterior.labels, "the correction changed the labels")
-    found, shape = out.samples.shape, posterior.samples.shape
-    _require(found == shape, f"samples have shape {found}: expected {shape}")
+    actual, shape = out.samples.shape, posterior.samples.shape
+    _require(actual == shape, f"samples have shape {actual}: expected {shape}")
     ok = np.shape(applied) == (len(posterior),) and np.asarray(applied).dtype == bool
     _require(ok, "the second result is not one boolean per star")
     _require(np.array_equal(out.inside, posterior.inside), "the correction accepts or rejects samples")

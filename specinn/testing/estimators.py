@@ -90,8 +90,8 @@ def check_estimator(estimator: Estimator, batch: SpectrumBatch, n_samples: int =
 
 def _check_posterior(posterior: Posterior, estimator: Estimator, n_spec: int, n_samples: int) -> None:
     shape = (n_spec, n_samples, len(estimator.labels))
-    found = posterior.samples.shape
-    _require(found == shape, f"samples have shape {found}: expected {shape}")
+    actual = posterior.samples.shape
+    _require(actual == shape, f"samples have shape {actual}: expected {shape}")
     _require(posterior.labels == estimator.labels, "the labels of the posterior are not the estimator's")
     inside = posterior.inside
     _require(np.isfinite(posterior.samples[inside]).all(), "accepted samples are not finite")

@@ -33,8 +33,8 @@ def check_reader(reader: Reader, path: str | Path) -> list[SpectrumBatch]:
             steps = np.diff(batch.wavelength[arm])
             _require((steps > 0).all(), f"the wavelengths of {name!r} do not increase")
         _require(np.isfinite(batch.flux[~batch.mask]).all(), "flux that is not finite was not masked")
-        known = np.isfinite(batch.sigma).any(axis=1)
-        good = batch.sigma[known][~batch.mask[known]]
+        with_errors = np.isfinite(batch.sigma).any(axis=1)
+        good = batch.sigma[with_errors][~batch.mask[with_errors]]
         _require((np.isfinite(good) & (good > 0)).all(), "errors that are not positive were not masked")
         _require(batch.medium in ("air", "vacuum"), f"medium is {batch.medium!r}")
     again = list(reader.read(path))

@@ -64,9 +64,9 @@ def _check_factory(record: Any, kind: str, what: str) -> None:
     missing = ", ".join(sorted(getattr(factory, "__abstractmethods__", ())))
     require(not missing, f"{what}: {record.factory} lacks {missing}")
     if kind in _CALLED_WITH:
-        given = _CALLED_WITH[kind]
-        error = failure(lambda: inspect.signature(factory).bind(**dict.fromkeys(given)))
-        names = " and ".join(given) or "no arguments"
+        arguments = _CALLED_WITH[kind]
+        error = failure(lambda: inspect.signature(factory).bind(**dict.fromkeys(arguments)))
+        names = " and ".join(arguments) or "no arguments"
         require(error is None, f"{what}: {record.factory} cannot be called with {names} ({error})")
     if isinstance(record, (EstimatorRecord, SynthesizerRecord)) and record.trainer:
         try:

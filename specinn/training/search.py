@@ -41,11 +41,11 @@ class Range:
 
     def check(self, where: str) -> None:
         """Raises ``ConfigError`` for an empty range."""
-        given = [name for name in ("int", "float", "choice") if getattr(self, name) is not None]
-        if len(given) != 1:
+        specified = [name for name in ("int", "float", "choice") if getattr(self, name) is not None]
+        if len(specified) != 1:
             raise ConfigError(
                 f"{where}: expected one of int = [low, high], float = [low, high] and choice = [values], "
-                f"found {' and '.join(given) or 'none of them'}"
+                f"found {' and '.join(specified) or 'none of them'}"
             )
         if self.choice is not None:
             try:
@@ -58,7 +58,7 @@ class Range:
         low, high = self.int or self.float or (0, 0)
         if not low < high or (self.log and not low > 0):
             ends = "two ends, 0 < low < high" if self.log else "two ends, low < high"
-            raise ConfigError(f"{where}.{given[0]}: expected {ends}, found {low} and {high}")
+            raise ConfigError(f"{where}.{specified[0]}: expected {ends}, found {low} and {high}")
 
     def suggest(self, trial: Trial, name: str) -> Any:
         """A value for the trial, always the same for that trial."""
@@ -127,8 +127,8 @@ class Search:
             data["vary"] = dict(_by_dotted_name(data["vary"]))
         file = structure(data, _File, str(path))
         base = read_toml(path.parent / file.recipe) if file.recipe else {}
-        own = {name: getattr(file, name) for name in recipes.TRAINED if name in data}
-        what, kind, table = recipes.parts(recipes.merged(base, own), path)
+        tables = {name: getattr(file, name) for name in recipes.TRAINED if name in data}
+        what, kind, table = recipes.parts(recipes.merged(base, tables), path)
         budget = _budget(file.budget, table, path)
         search = cls(what, kind, table, file.vary, budget, file.trials, file.sampler, file.seed)
         search._check(path)
@@ -198,8 +198,8 @@ def begin(search: Search, folder: Path) -> None:
     one."""
     path = folder / SEARCH
     if not path.is_file():
-        found = folder.is_dir() and any(not inside.name.startswith(".") for inside in folder.iterdir())
-        if found and not path.is_file():  # another command may have begun it just now
+        occupied = folder.is_dir() and any(not inside.name.startswith(".") for inside in folder.iterdir())
+        if occupied and not path.is_file():  # another command may have begun it just now
             raise ConfigError(f"{folder} is not empty and holds no search: give another folder with --output")
         try:
             folder.mkdir(parents=True, exist_ok=True)

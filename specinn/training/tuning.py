@@ -122,11 +122,11 @@ def work(search: Search, folder: Path, plugins: Plugins, report: Report) -> None
 
 def _check_where(study: Study, folder: Path) -> None:
     """Paths in recipes are relative to where the command runs, which machines may know by several names."""
-    here = os.path.relpath(Path.cwd(), folder.resolve())
+    current = os.path.relpath(Path.cwd(), folder.resolve())
     then = study.user_attrs.get("began_in")
     if then is None:
-        study.set_user_attr("began_in", here)
-    elif then != here:
+        study.set_user_attr("began_in", current)
+    elif then != current:
         began = os.path.normpath(folder.resolve() / then)
         raise ConfigError(
             f"the search in {folder} began in the folder {began}, to which the paths of its recipe are "

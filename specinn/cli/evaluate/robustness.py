@@ -73,28 +73,30 @@ def _show(rows: Rows, labels: LabelSet, summary: Rows) -> None:
     )
     table = columns(["star", ""], [f"{snr:g}" for snr in LEVELS], ["flagged bad"])
     for star, file in dict.fromkeys((row["star"], row["file"]) for row in rows):
-        mine = [row for row in rows if (row["star"], row["file"]) == (star, file)]
+        of_star = [row for row in rows if (row["star"], row["file"]) == (star, file)]
         cells = []
         for snr in LEVELS:
-            off = [row["rv_difference"] for row in mine if row["snr"] == snr]
+            off = [row["rv_difference"] for row in of_star if row["snr"] == snr]
             cells.append(figure(None if None in off else max(map(abs, off)), ".2f"))
-        table.add_row(star, role(mine[0]), *cells, f"{sum(row['flag_bad'] for row in mine)} of {len(mine)}")
+        table.add_row(
+            star, role(of_star[0]), *cells, f"{sum(row['flag_bad'] for row in of_star)} of {len(of_star)}"
+        )
     console.print(table)
     said = {row["star"]: row["message"] for row in reversed(rows) if row["message"]}  # the first of each
     for star in reversed(said):
         console.print(f"{star}: {said[star]}")
-    known = [
+    measured = [
         x.name for x in with_derived_labels(labels) if any(f"{x.name}_literature" in row for row in rows)
     ]
     for scope, words in SCOPES.items():
         lines: dict[tuple[str, str, float], list[str]] = {}
         for row in summary:
-            if row["scope"] == scope and row["label"] in (RV, *known):
+            if row["scope"] == scope and row["label"] in (RV, *measured):
                 cell = " ".join(figure(row[key], ".2f") for key in ("median", "maximum"))
                 line = (row["factor"], _comparison(row), row["snr"])
                 lines.setdefault(line, []).append(cell)
         console.print(f"\n{words}: median and maximum change; rv in km/s, others in half widths")
-        table = columns(["", "S/N"], ["rv", *known])
+        table = columns(["", "S/N"], ["rv", *measured])
         before = ""
         for (factor, comparison, snr), cells in lines.items():
             if before and factor != before:

@@ -78,7 +78,7 @@ def _show(rows: Rows, labels: LabelSet, summary: Mapping[str, Any]) -> None:
     from specinn.posterior.display import with_unit
 
     labels = with_derived_labels(labels)
-    corrected = any("raw" in found for found in summary.values())
+    corrected = any("raw" in errors for errors in summary.values())
     console = wide_console()
     # by heading, the column of the rows and whether it has a sign
     shown = {"inferred": ("", ""), "std": ("_std", ""), "literature": ("_literature", ""),
@@ -108,12 +108,12 @@ def _show(rows: Rows, labels: LabelSet, summary: Mapping[str, Any]) -> None:
     console.print("\nabsolute differences of the validation stars in range; calibrators are not counted")
     raw = ["raw median", "raw maximum"] if corrected else []
     table = columns([""], ["stars", *raw, "median", "maximum"], ["of"])
-    for name, found in summary.items():
+    for name, errors in summary.items():
         style = decimals(labels[name].unit)
-        of = [found["raw"][key] for key in ("median", "maximum")] if corrected else []
-        figures = (figure(value, style) for value in (*of, found["median"], found["maximum"]))
-        table.add_row(with_unit(name, labels[name].unit), str(found["n"]), *figures, found["worst"] or "-")
+        of = [errors["raw"][key] for key in ("median", "maximum")] if corrected else []
+        figures = (figure(value, style) for value in (*of, errors["median"], errors["maximum"]))
+        table.add_row(with_unit(name, labels[name].unit), str(errors["n"]), *figures, errors["worst"] or "-")
     console.print(table)
-    failed = list(dict.fromkeys(star for found in summary.values() for star in found["failed"]))
+    failed = list(dict.fromkeys(star for errors in summary.values() for star in errors["failed"]))
     if failed:
         console.print(f"without values, and so not counted: {', '.join(failed)}")

@@ -62,16 +62,16 @@ def choose(table: Table, stars: Sequence[str] = (), most: int = 24) -> list[int]
     warnings = sum((flags[rows] & int(i.flag) != 0).astype(int) for i in FLAGS if i.severity == "warn")
     gravest = rows[np.argsort(-np.asarray(warnings), kind="stable")][: most // 2]
     chosen: list[int] = gravest[is_warn(flags[gravest])].tolist()
-    place = np.array([_numbers(table, name)[rows] for name in _SPREAD if name in table.colnames])
-    place = np.nan_to_num(place) if len(place) else np.arange(len(rows))[None]
-    place = (place / np.maximum(np.ptp(place, axis=1), 1e-9)[:, None]).T
+    position = np.array([_numbers(table, name)[rows] for name in _SPREAD if name in table.colnames])
+    position = np.nan_to_num(position) if len(position) else np.arange(len(rows))[None]
+    position = (position / np.maximum(np.ptp(position, axis=1), 1e-9)[:, None]).T
     distance = np.full(len(rows), np.inf)
     for row in chosen or [int(rows[0])]:
-        distance = np.minimum(distance, np.linalg.norm(place - place[rows == row], axis=1))
+        distance = np.minimum(distance, np.linalg.norm(position - position[rows == row], axis=1))
     while len(chosen) < most:
         furthest = int(distance.argmax())
         chosen.append(int(rows[furthest]))
-        distance = np.minimum(distance, np.linalg.norm(place - place[furthest], axis=1))
+        distance = np.minimum(distance, np.linalg.norm(position - position[furthest], axis=1))
     return sorted(set(chosen))
 
 
@@ -104,9 +104,9 @@ def render(
     """The page as one self-contained HTML document."""
     from plotly.offline import get_plotlyjs
 
-    flags, known = _flags(table), [label.name for label in labels_of(table)]
-    drawn = [(title, {"x": x, "y": y, "flip": flip}) for title, x, y, flip in PLOTS if {x, y} <= set(known)]
-    absent = [(t, [n for n in (x, y) if n not in known]) for t, x, y, _ in PLOTS if not {x, y} <= set(known)]
+    flags, names = _flags(table), [label.name for label in labels_of(table)]
+    drawn = [(title, {"x": x, "y": y, "flip": flip}) for title, x, y, flip in PLOTS if {x, y} <= set(names)]
+    absent = [(t, [n for n in (x, y) if n not in names]) for t, x, y, _ in PLOTS if not {x, y} <= set(names)]
     rows = {row: {**star, "numbers": _statistics(table, row)} for row, star in opened.items()}
     return template("catalogue/page.html").render(
         name=name,
@@ -142,8 +142,8 @@ def data(table: Table, opened: Sequence[int], pixels: Mapping[str, Any]) -> dict
                       "decimals": 0 if unit == "K" else 2,
                       "about": table[label.name].description or ""})  # fmt: skip
     for name in table.colnames:
-        known = {*(label.name for label in labels), *of_labels, "flags", "row"}
-        if name in known or not _has(table, name):
+        used = {*(label.name for label in labels), *of_labels, "flags", "row"}
+        if name in used or not _has(table, name):
             continue
         columns[name] = _column(table, name)
         unit = str(table[name].unit or "").replace("km / s", "km/s")

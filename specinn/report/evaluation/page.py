@@ -116,14 +116,14 @@ def _glance(comparison: Comparison, rows: Mapping[str, Rows], snr: float, scope:
 
 def _information(labels: LabelSet, rows: Mapping[str, Rows], at: float) -> list[dict[str, Any]]:
     """Bound, error and ratio of every label in every scope, at one S/N; nothing where there are no bounds."""
-    found = [row for row in rows.get("information", []) if row["snr"] == at]
-    if not found:
+    selected = [row for row in rows.get("information", []) if row["snr"] == at]
+    if not selected:
         return []
     table = []
     for label in labels:
         unit = label.printed_unit
         cells = []
-        for row in found:
+        for row in selected:
             if row["label"] == label.name:
                 more = 1 if unit in _DECIMALS else 0
                 cells += [number(row["bound"], unit, more=more), number(row["error"], unit, more=more)]
@@ -154,10 +154,10 @@ def _uniformity(comparison: Comparison, rows: Mapping[str, Rows]) -> list[dict[s
 
 def _rejected(comparison: Comparison, at: float) -> str:
     """A sentence about rejected samples."""
-    found = comparison.found[comparison.snr.index(at)]
-    failed = int(np.isnan(found.map).all(axis=1).sum())
+    summary = comparison.found[comparison.snr.index(at)]
+    failed = int(np.isnan(summary.map).all(axis=1).sum())
     outside = int((~comparison.labels.inside(comparison.truth)).sum())
-    text = f"At S/N {at:g}, {100 * np.nanmean(found.rejected_fraction):.1f} % of the samples were rejected"
+    text = f"At S/N {at:g}, {100 * np.nanmean(summary.rejected_fraction):.1f} % of the samples were rejected"
     text += f"; {failed} stars lost all of theirs and do not count." if failed else "."
     return text + (
         f" The true labels of {outside} stars are not all within the training bounds." if outside else ""
@@ -166,10 +166,10 @@ def _rejected(comparison: Comparison, at: float) -> str:
 
 def _provenance(comparison: Comparison) -> list[tuple[str, str]]:
     """The provenance of the grid, short enough for a page."""
-    given = comparison.simulation.grid.provenance.items()
+    items = comparison.simulation.grid.provenance.items()
     return [
         (key, str(value))
-        for key, value in given
+        for key, value in items
         if not isinstance(value, (list, dict)) and len(str(value)) < 200
     ]
 
@@ -177,13 +177,13 @@ def _provenance(comparison: Comparison) -> list[tuple[str, str]]:
 def findings(comparison: Comparison, rows: Mapping[str, Rows]) -> list[str]:
     """The results of the figures, in sentences (HTML)."""
     labels, at = comparison.labels, reference_level(comparison.snr)
-    found = [
+    sentences = [
         _against_published(labels, rows["metrics"], at),
         _of_coverage(labels, rows["coverage"], some_levels(comparison.snr)),
         _of_ranks(labels, rows["uniformity"], some_levels(comparison.snr)),
         _of_bounds(labels, rows.get("information", []), at),
     ]
-    return [text for text in found if text]
+    return [text for text in sentences if text]
 
 
 def _against_published(labels: LabelSet, metrics: Rows, at: float) -> str:
