@@ -376,7 +376,7 @@ def test_a_report_replaces_only_a_report(written: tuple[Path, dict[str, Any]], t
     (home / "thesis.tex").write_text("")
     with pytest.raises(OutputError, match=r"is not a report \(it holds thesis.tex\), so it is not replaced"):
         report.check(home, overwrite=True)
-    with pytest.raises(OutputError, match="is a file, and a report is a folder"):
+    with pytest.raises(OutputError, match="is a file, but a report is a folder"):
         report.check(home / "thesis.tex", overwrite=True)
 
 

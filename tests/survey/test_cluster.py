@@ -208,7 +208,7 @@ def test_D4_a_scheduler_that_never_answers(run: Command, monkeypatch: pytest.Mon
     assert result.exit_code == 1
     said = result.stderr.splitlines()[-1]
     assert said == (
-        f"specinn: no scheduler answers at {address}: it accepts connections and says nothing for 0.3 s"
+        f"specinn: no scheduler answers at {address}: it accepts connections but does not answer for 0.3 s"
     )
 
 
