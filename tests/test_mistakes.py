@@ -164,7 +164,11 @@ MISTAKES: list[tuple[str, tuple[str, ...], int]] = [
     ("evaluate ood toy-model lost.h5", ("lost.h5: no such file or folder",), 1),
     ("evaluate grid toy-modle x.h5", ("did you mean 'toy-model'?",), 1),
     ("evaluate grid toy-model lost.h5", ("lost.h5: no such file or folder",), 1),
-    ("evaluate grid toy-model junk.h5", ("junk.h5 does not have a known layout", "specinn grid import --loader"), 1),
+    (
+        "evaluate grid toy-model junk.h5",
+        ("junk.h5 does not have a known layout of synthetic spectra", "specinn grid import --loader"),
+        1,
+    ),
     ("evaluate grid toy-model junk.h5 -o x.txt", ("'.txt' is not a known format",), 1),
     ("evaluate stars toy-model lost.csvv", ("lost.csvv: no such file",), 1),
     ("evaluate stars toy-model junk.csv", ("junk.csv is not a CSV table",), 1),

@@ -89,7 +89,7 @@ def test_the_command(specinn: Command, table: Path, plugins: Plugins) -> None:
     assert lines[0] == "left out: Star 1, Star 2 (calibrator of the training)"
     assert lines[1] == "left out: Star 7 (inferred [Fe/H] below -1.5)"
     assert max(map(len, lines)) <= 80
-    assert re.search(r"better in (\w+, )?logg(, \w+)?\s+(but not|in every)", result.stdout)
+    assert re.search(r"(it improves (\w+, )?logg(, \w+)?\s+but not|improves\s+every\s+label)", result.stdout)
     assert {p.name for p in Path().iterdir() if "correction" in p.name} == {
         "correction.toml", "correction.pdf", "correction.png",
     }  # fmt: skip
@@ -266,10 +266,14 @@ def test_labels_with_too_few_stars_are_not_fitted() -> None:
 @pytest.mark.parametrize(
     ("after", "n", "words"),
     [
-        (((1, 1), (1, 1)), 20, "in every label: the correction helps."),
-        (((1, 1), (1, 3)), 20, r"better in teff but not in logg: fit only the former, with --label\."),
-        (((3, 1), (2, 2)), 20, r"in no label: do not use this correction\."),
-        (((1, 1), (1, 1)), 4, r"helps \(4 stars are few"),
+        (((1, 1), (1, 1)), 20, "improves every label of the stars left out of the fit: it helps."),
+        (((1, 1), (1, 3)), 20, r"it improves teff but not logg: fit only the former, with --label\."),
+        (
+            ((3, 1), (2, 2)),
+            20,
+            r"The correction improves no label of the stars left out of the fit: do not use it\.",
+        ),
+        (((1, 1), (1, 1)), 4, r"it helps \(only 4 stars: more may change this\)"),
     ],
 )
 def test_the_sentence(after: Any, n: int, words: str) -> None:

@@ -660,9 +660,9 @@ def test_a_line_a_minute_where_there_is_no_terminal(
             watch.progress(50, 1)
     assert capsys.readouterr().err.splitlines() == [
         "specinn: 20 of 100 files are already done",
-        "specinn: 600 spectra, 10 a second, 32 of 100 files, 0 h 06 min left",
-        "specinn: 1200 spectra, 10 a second, 44 of 100 files, 0 h 05 min left",
-        "specinn: 1800 spectra, 10 a second, 56 of 100 files, 0 h 04 min left",
+        "specinn: 600 spectra, 10 per second, 32 of 100 files, 0 h 06 min left",
+        "specinn: 1200 spectra, 10 per second, 44 of 100 files, 0 h 05 min left",
+        "specinn: 1800 spectra, 10 per second, 56 of 100 files, 0 h 04 min left",
     ]
     with Watch(quiet=True) as watch:
         watch.start(files=100, done=20)
