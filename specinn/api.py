@@ -1,7 +1,7 @@
 """specinn for scripts and notebooks: the same path and the same defaults as the command line.
 
 :func:`infer` is what most scripts call; its :class:`Inference` holds the catalogue and the posterior, and
-finds the way back to the spectra.
+leads back to the spectra.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ __all__ = ["Inference", "infer", "load_model", "read"]
 
 @attrs.frozen(eq=False)
 class _Origin:
-    """What the results were made from, to come back to a spectrum: how, from where, which (the ``key`` of
-    every row), and the catalogue as it was made, whatever the user does to his."""
+    """What the results were made from, so that a spectrum can be found again: the run, the sources, the
+    ``key`` of every row, and the catalogue as it was made, whatever the user does to a copy of it."""
 
     run: Run
     plugins: Plugins
@@ -77,15 +77,15 @@ class _Origin:
         for piece in self.run.pieces([source]):
             if piece.batch is None:
                 raise ReadError(piece.message)
-            here = np.flatnonzero(piece.batch.meta["key"] == key)
-            if here.size:
-                return piece.batch[here]
+            index = np.flatnonzero(piece.batch.meta["key"] == key)
+            if index.size:
+                return piece.batch[index]
         raise ReadError(f"{self.table['id'][row]} is no longer in {source.name}")
 
 
 @attrs.frozen(eq=False, repr=False)
 class Inference:
-    """What :func:`infer` found. Methods on one star take its number, from 0, or its id.
+    """The results of :func:`infer`. Methods on one star take its number, from 0, or its id.
 
     Attributes
     ----------
@@ -120,7 +120,7 @@ class Inference:
         return len(self.posterior)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """What goes to another process or into a copy: the results, without the way back to the spectra."""
+        """What is copied or sent to another process: the results, without the sources of the spectra."""
         return Inference, (self.catalogue, self.posterior)
 
     def __repr__(self) -> str:
@@ -140,14 +140,14 @@ class Inference:
         Parameters
         ----------
         path : str or Path
-            Its name, whose end names the format: .fits, .ecsv, .vot, .csv, .parquet or .h5.
+            File name, whose suffix names the format: .fits, .ecsv, .vot, .csv, .parquet or .h5.
         overwrite : bool
-            Replace a file of that name.
+            Replace an existing file.
 
         Raises
         ------
         OutputError
-            Where the file exists already, or cannot be written.
+            If the file exists already, or cannot be written.
         """
         catalogue.write(Table(self.catalogue), path, overwrite=overwrite)
 
@@ -166,8 +166,8 @@ class Inference:
         star : int or str
             Its number, from 0, or its id.
         what : {"model", "observed", "bands"}
-            The model spectrum at the MAP; the spectrum as the network was given it, with errors; or 68 and
-            95 per cent of the model spectra of posterior samples, flux ``(4, n_pix)`` at the quantiles that
+            The model spectrum at the MAP; the spectrum as the network receives it, with errors; or 68 and 95
+            per cent of the model spectra of posterior samples, flux ``(4, n_pix)`` at the quantiles that
             ``meta["levels"]`` names.
         synthesizer : str
             Name of the plugin that computes model spectra.
@@ -179,24 +179,24 @@ class Inference:
         specutils.SpectrumList
             On the pixels and at the resolving power of the model, at rest, in Angstrom, flux ``(n_pix,)``
             over the pseudo-continuum (docs/resimulate.md); masked pixels are NaN. ``meta`` says ``id``,
-            ``arm``, ``medium``, ``rv`` (0: at rest), ``rv_removed`` (km/s), and for the model ``labels``
-            and a ``note`` where there is something to know.
+            ``arm``, ``medium``, ``rv`` (0: at rest), ``rv_removed`` (km/s), and for the model ``labels`` and
+            a ``note`` if something is noteworthy.
 
         Raises
         ------
         ModelError
-            For a star without values.
+            For a star without inferred values.
         ReadError
-            Where its file, which is read again, is gone.
+            If its file, which is read again, is missing.
         ConfigError
-            For another ``what``, and for a star that is not there.
+            For another ``what``, and for a star that does not exist.
         """
         if what not in ("model", "observed", "bands"):
             raise ConfigError(f"what {what!r}: expected 'model', 'observed' or 'bands'")
         if what == "bands" and draws < 1:
             raise ConfigError(f"draws {draws}: bands need some, {DRAWS} are usual")
-        found = self.resimulate(star, synthesizer=synthesizer, draws=draws if what == "bands" else 0)
-        return _arms(found, what, float(self._begun.table["rv"][found.row]))
+        resimulated = self.resimulate(star, synthesizer=synthesizer, draws=draws if what == "bands" else 0)
+        return _arms(resimulated, what, float(self._begun.table["rv"][resimulated.row]))
 
     def plot(
         self,
@@ -206,14 +206,15 @@ class Inference:
         synthesizer: str = "emulator",
         draws: int = DRAWS,
     ) -> Figure:
-        """The observed spectrum of one star with the model spectrum and its bands, and the difference below.
+        """The observed spectrum of one star with the model spectrum and its bands, and their difference
+        below.
 
         Parameters
         ----------
         star : int or str
             Its number, from 0, or its id.
         lines : bool
-            Windows around lines of every element in place of whole arms.
+            Show windows around lines of every element instead of whole arms.
         synthesizer, draws
             As in :meth:`spectrum`.
 
@@ -230,9 +231,9 @@ class Inference:
         from specinn import plotting
         from specinn.resimulation import figures
 
-        found = self._resimulate(star, synthesizer, draws, True)
+        resimulated = self._resimulate(star, synthesizer, draws, True)
         with plotting.style():
-            return (figures.lines if lines else figures.whole)(found)
+            return (figures.lines if lines else figures.whole)(resimulated)
 
     def resimulate(
         self,
@@ -253,7 +254,7 @@ class Inference:
         Returns
         -------
         Resimulation
-            The last one is kept, so that asking twice costs nothing.
+            The last one is kept, so that a second call costs nothing.
 
         Raises
         ------
@@ -265,7 +266,7 @@ class Inference:
     def _resimulate(self, star: int | str, synthesizer: str, draws: int, respond: bool) -> Resimulation:
         """``respond``: with the change of the flux by element, by which windows around lines are chosen."""
         begun, row = self._begun, self.posterior.row(star)
-        respond = respond or draws > 0  # then it costs little
+        respond = respond or draws > 0  # the response then costs little
         kept = self._last.get((row, synthesizer))
         if kept is None or draws not in (0, kept[0]) or respond > kept[1]:
             if is_bad(begun.table["flags"][row]):  # then its file need not be read
@@ -276,15 +277,15 @@ class Inference:
                     begun.run, begun.table, begun.plugins, synthesizer=synthesizer, samples=self.posterior
                 )
             simulator = self._models[synthesizer]
-            found = simulator.star(begun.spectrum(row), row, draws=draws, respond=respond)
+            resimulated = simulator.star(begun.spectrum(row), row, draws=draws, respond=respond)
             self._last.clear()
-            kept = self._last[row, synthesizer] = (draws, respond, found)
+            kept = self._last[row, synthesizer] = (draws, respond, resimulated)
         return kept[2]
 
     @property
     def _begun(self) -> _Origin:
         if self._origin is None:
-            raise ConfigError("these results do not know their spectra: specinn.infer gives some that do")
+            raise ConfigError("these results are not linked to their spectra: run specinn.infer again")
         return self._origin
 
 
@@ -327,36 +328,36 @@ def infer(
     samples : int
         Posterior samples of each spectrum.
     seed : int
-        Of the random numbers; the same seed gives the same samples.
+        Seed of the random numbers; the same seed gives the same samples.
     device : str
-        Of torch, on which the network computes: ``cpu``, ``cuda`` or ``cuda:N``.
+        Torch device of the network: ``cpu``, ``cuda`` or ``cuda:N``.
     resolving_power : float or array, optional
-        Of the spectra, where it is not what they or the instrument say: one for all, one for each spectrum or
-        file, or one for each pixel ``(n_pix,)``.
+        Of the spectra, overriding them and the instrument: one for all, one for each spectrum or file, or one
+        for each pixel ``(n_pix,)``.
     medium : {"air", "vacuum"}, optional
-        Of the wavelengths, whatever the spectra say; by default what they say, of specutils objects that say
-        nothing the instrument's. Axes of frequency or energy are taken as vacuum.
+        Of the wavelengths, overriding the spectra; by default as they state, and for specutils objects that
+        state none, as the instrument does. Axes of frequency or energy are taken as vacuum.
     frame : {"barycentric", "heliocentric", "topocentric", "rest"}, optional
-        Of the wavelengths, whatever the spectra say.
+        Of the wavelengths, overriding the spectra.
     degrade_snr : float, optional
         Add noise down to this S/N per Angstrom.
     synthetic : bool
-        The spectra were computed with the physics of the model's grid, so that no errors of the physics need
-        to be allowed for.
+        The spectra were computed with the physics of the model's grid, so that no allowance for errors of the
+        physics is needed.
     check : {"arms", "model"} or list of these
-        ``"arms"``: whether the arms, each by itself, give the same values; ``"model"``: whether the model
-        spectrum of the values fits. Each adds a column and a flag.
+        ``"arms"``: whether the arms give the same values separately; ``"model"``: whether the model spectrum
+        of the values fits. Each adds a column and a flag.
     corrections : sequence of str, Path or Correction
         Files of corrections, or loaded ones, in the order to apply them.
     format : str
-        Of files: the name of a reader; recognised from their content by default.
+        Name of the reader of files; by default recognised from their content.
     recursive : bool
-        Take all spectra below folders.
+        Include all spectra in subfolders.
     group_by : str, optional
         Files with the same value (a keyword of their FITS headers, and the same night; or a column of the
-        table that names them) are one spectrum in several arms.
+        table that names them) form one spectrum in several arms.
     plugins : Plugins, optional
-        Those to use; by default all that are installed.
+        Plugins to use; by default all that are installed.
 
     Returns
     -------
@@ -366,9 +367,9 @@ def infer(
     Raises
     ------
     ReadError
-        Where not a single spectrum could be read.
+        If no spectrum at all could be read.
     SpecinnError
-        Of another kind for arguments that cannot be used; the sentence names the argument.
+        Of another kind for invalid arguments; the message names the argument.
 
     Examples
     --------
@@ -411,16 +412,16 @@ def infer(
 def load_model(
     name: str | Path | None = None, device: str = "cpu", plugins: Plugins | None = None
 ) -> Estimator:
-    """A trained model, to give to many calls of :func:`infer`.
+    """A trained model, for use in many calls of :func:`infer`.
 
     Parameters
     ----------
     name : str or Path, optional
         Name or path of the model; by default the one that ships with specinn.
     device : str
-        Of torch: ``cpu``, ``cuda`` or ``cuda:N``.
+        Torch device: ``cpu``, ``cuda`` or ``cuda:N``.
     plugins : Plugins, optional
-        Those to use; by default all that are installed.
+        Plugins to use; by default all that are installed.
 
     Returns
     -------
@@ -430,7 +431,7 @@ def load_model(
     Raises
     ------
     ModelError
-        Where there is no such model, its file is damaged, or the device is not there.
+        If there is no such model, its file is damaged, or the device is not available.
 
     Examples
     --------
@@ -447,12 +448,12 @@ def load_model(
 
 
 def read(path: str | Path, format: str = "auto", plugins: Plugins | None = None) -> list[SpectrumBatch]:
-    """The spectra of a file, those on one wavelength grid as one batch.
+    """Read the spectra of a file; those on one wavelength grid form one batch.
 
     Parameters
     ----------
     path : str or Path
-        The file, of any format that a reader knows (docs/files.md), packed or not.
+        The file, in any format that a reader knows (docs/files.md), compressed or not.
     format : str
         Name of a reader; by default it is recognised from the content.
     plugins : Plugins, optional
@@ -466,7 +467,7 @@ def read(path: str | Path, format: str = "auto", plugins: Plugins | None = None)
     Raises
     ------
     ReadError
-        One sentence: the file, what was found in it, and what was expected.
+        With one sentence: the file, what was found in it, and what was expected.
 
     Examples
     --------
@@ -487,7 +488,7 @@ def _sources(
     recursive: bool = False,
     group_by: str | None = None,
 ) -> list[Source]:
-    """Sources of whatever the user holds; neighbours on one wavelength grid travel as one batch."""
+    """Sources of any supported input; neighbours on one wavelength grid form one batch."""
     if getattr(spectra, "colnames", None) or hasattr(spectra, "iterrows"):  # of astropy, of pandas
         items = from_table(spectra)
     else:
@@ -499,7 +500,7 @@ def _sources(
         files = [item for item in spectra if isinstance(item, (str, Path))]
         if len(files) < len(spectra):
             if files:
-                raise ReadError("file names and spectra in one list: call infer once for each")
+                raise ReadError("file names and spectra in one list: call infer separately for each")
             return _in_memory(spectra, options, otherwise)
         items = expand(files, recursive=recursive)
     for name in ("rv", "resolving_power"):
@@ -525,7 +526,7 @@ def _check_length(name: str, found: int, expected: int, what: str, many: str = "
 
 
 def _in_memory(spectra: Iterable[Any], options: RunOptions, otherwise: Medium) -> list[Source]:
-    """Sources of spectra that the user holds; one that is none costs its own row."""
+    """Sources of spectra in memory; an object that is not a spectrum costs its own row."""
     batches: list[SpectrumBatch | tuple[str, SpecinnError]] = []
     for i, item in enumerate(spectra):
         for j, member in enumerate(members := _members(item)):
@@ -555,7 +556,7 @@ def _in_memory(spectra: Iterable[Any], options: RunOptions, otherwise: Medium) -
     if isinstance(rv := options.rv, tuple):
         _check_length("rv", len(rv), n, "spectrum", "spectra")
         batches = _each(batches, lambda row: {"rv": rv[row]})
-    # the medium is in the batches already, because axes of frequency are in vacuum whatever is said
+    # the medium is in the batches already, because axes of frequency are always in vacuum
     out: list[Source] = []
     first = 0
     for good, neighbours in itertools.groupby(batches, key=lambda b: isinstance(b, SpectrumBatch)):
@@ -575,7 +576,7 @@ def _each(
     batches: Iterable[SpectrumBatch | tuple[str, SpecinnError]],
     stated: Callable[[int], Mapping[str, Any]],
 ) -> list[SpectrumBatch | tuple[str, SpecinnError]]:
-    """The batches as single spectra with what is stated of the spectrum of each number."""
+    """The batches as single spectra, each with what is stated for its number."""
     out: list[SpectrumBatch | tuple[str, SpecinnError]] = []
     row = 0
     for batch in batches:
@@ -595,7 +596,7 @@ def _members(item: Any) -> list[Any]:
 
 
 def _arms(star: Resimulation, what: str, rv: float) -> SpectrumList:
-    """An array of a star as spectra, an arm each."""
+    """The array of a star as spectra, one per arm."""
     from specutils import SpectrumList
 
     flux = {"model": star.model, "observed": star.flux, "bands": star.bands}[what]

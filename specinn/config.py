@@ -29,7 +29,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     except IsADirectoryError:
         raise ConfigError(f"{path} is a folder: give a TOML file") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"{path} is not valid TOML: it is no text in UTF-8") from None
+        raise ConfigError(f"{path} is not valid TOML: it is not text in UTF-8") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
     except OSError as error:
@@ -37,7 +37,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 
 
 def parsed_by(cls: type[T], parse: Callable[[Any], T]) -> None:
-    """Let :func:`structure` make ``cls`` by ``parse`` of what the file says. ``parse`` may raise
+    """Let :func:`structure` build ``cls`` with ``parse`` from the value in the file. ``parse`` may raise
     ``ConfigError``."""
     _PARSED[cls] = parse
     _converter.cache_clear()
@@ -97,7 +97,7 @@ def _converter() -> Any:
         inside.remove(kind)
 
         def hook(value: Any, _type: Any) -> Any:
-            if not isinstance(value, (list, tuple)):  # a string would be taken apart
+            if not isinstance(value, (list, tuple)):  # a string would be split into characters
                 raise ConfigError(f"expected a list, found {value!r}")
             return usual(value, _type)
 
@@ -111,7 +111,7 @@ def _converter() -> Any:
 
 
 def _describe(error: BaseException, expected: Any) -> str:
-    """What is wrong with one value: our own words where we have them, else what cattrs says."""
+    """What is wrong with one value: our own words if there are any, else those of cattrs."""
     import cattrs
 
     if isinstance(error, ConfigError):

@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 __all__ = ["Finding", "State", "examine"]
 
 State = Literal["ok", "missing", "broken"]
-_OF_DEVELOPERS = ("test", "docs")  # extras that nobody needs who runs specinn
+_OF_DEVELOPERS = ("test", "docs")  # extras for developers, not for users
 _AGAIN = "install {} again"
 
 
 @attrs.frozen
 class Finding:
-    """One thing that was looked at; ``remedy`` is what to do where it is not in order ("" for nothing).
+    """One thing that was checked; ``remedy`` is what to do where something is wrong ("" for nothing).
 
-    ``missing`` is what one may do without, ``broken`` what needs mending.
+    ``missing`` is optional, ``broken`` needs fixing.
     """
 
     group: str
@@ -43,8 +43,8 @@ class Finding:
 
 
 def examine(plugins: Plugins) -> list[Finding]:
-    """Versions, device, plugins, models, write access and synthesis codes, in this order. Raises nothing:
-    what cannot be looked at is a finding."""
+    """Versions, device, plugins, models, write access and synthesis codes, in this order. Never raises: what
+    cannot be checked is a finding."""
     out: list[Finding] = []
     for group, look in _GROUPS.items():
         try:
@@ -67,8 +67,8 @@ def _versions(plugins: Plugins) -> list[Finding]:
     try:
         stated = [Requirement(line) for line in metadata.requires("specinn") or ()]
     except metadata.PackageNotFoundError:
-        found = "there is only its source, so that nothing says which versions it needs"
-        return [*out, Finding("versions", "package specinn", "broken", found, "pip install . in its folder")]
+        remark = "only its source is there, so that the versions it needs are not known"
+        return [*out, Finding("versions", "package specinn", "broken", remark, "pip install . in its folder")]
     out += [_library(needed, "") for needed in stated if needed.marker is None]
     extras = metadata.metadata("specinn").get_all("Provides-Extra") or ()
     for extra in (extra for extra in extras if extra not in _OF_DEVELOPERS):
@@ -100,8 +100,8 @@ def _device(plugins: Plugins) -> list[Finding]:
     out = [Finding("device", "cpu", "ok", f"{cores} cores for this process, {threads} threads of torch")]
     with warnings.catch_warnings(record=True) as said:  # a driver that is too old is a warning
         warnings.simplefilter("always")
-        found = range(torch.cuda.device_count()) if torch.cuda.is_available() else range(0)
-    for number in found:
+        gpus = range(torch.cuda.device_count()) if torch.cuda.is_available() else range(0)
+    for number in gpus:
         about = torch.cuda.get_device_properties(number)
         detail = f"{about.name}, {about.total_memory / 2**30:.0f} GiB"
         try:
@@ -110,17 +110,17 @@ def _device(plugins: Plugins) -> list[Finding]:
         except (RuntimeError, AssertionError) as error:  # the latter where torch has no CUDA
             detail += f": {str(error).splitlines()[0]}"
             out.append(Finding("device", f"cuda:{number}", "broken", detail, "run on --device cpu"))
-    if not found:
+    if not gpus:
         detail = "torch sees no GPU: everything runs on the CPU"
         if torch.version.cuda is None:
-            detail = "this torch is built for the CPU, on which everything runs"
+            detail = "this torch is built without GPU support: everything runs on the CPU"
         detail += "".join(f" ({str(warning.message).splitlines()[0]})" for warning in said[:1])
         out.append(Finding("device", "cuda", "missing", detail))
     return out
 
 
 def _plugins(plugins: Plugins) -> list[Finding]:
-    """Names by kind, and what is offered but cannot be had."""
+    """Names by kind, and offers that cannot be loaded."""
     names: dict[str, list[str]] = {}
     broken = []
     for offer in plugins.offers():

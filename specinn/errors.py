@@ -23,11 +23,11 @@ __all__ = [
     "nearest",
 ]
 
-_BEGINNING = 3  # letters of a name that may stand for it
+_BEGINNING = 3  # letters that suffice to recognise a name
 
 
 class SpecinnError(Exception):
-    """Base of every error that is the user's to mend; the command line prints it without a traceback."""
+    """Base of every error that the user can fix; the command line prints it without a traceback."""
 
 
 class ReadError(SpecinnError):
@@ -35,7 +35,7 @@ class ReadError(SpecinnError):
 
 
 class SpectrumWarning(UserWarning):
-    """A spectrum that can be used, of which something was not understood, left out, or looks wrong."""
+    """A usable spectrum in which something was not understood, was left out, or looks wrong."""
 
 
 class GridError(SpecinnError):
@@ -72,9 +72,9 @@ def in_python() -> Iterator[None]:
         yield
     except SpecinnError as error:
         text = str(error)
-        if (told := as_arguments(text)) == text:
+        if (translated := as_arguments(text)) == text:
             raise
-        raise type(error)(told) from error
+        raise type(error)(translated) from error
 
 
 def as_arguments(text: str) -> str:
@@ -90,7 +90,7 @@ def as_arguments(text: str) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that was probably meant, or None: capitals do not matter, and its beginning may do."""
+    """The known name that was probably meant, or None: case is ignored, and the first letters may suffice."""
     by_lower = {str(word).lower(): str(word) for word in reversed(list(known))}
     close = difflib.get_close_matches(name.lower(), by_lower, n=1)
     close += [word for word in by_lower if len(name) >= _BEGINNING and word.startswith(name.lower())]
@@ -98,8 +98,8 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def near(name: str, known: Iterable[str]) -> str:
-    """What a message says after an unknown name: ``did you mean 'teff'?``, or of all that are known
-    ``there are teff, logg``."""
+    """The end of a message about an unknown name: ``did you mean 'teff'?``, or, of all known names, ``there
+    are teff, logg``."""
     known = list(known)
     close = nearest(name, known)
     return f"did you mean {close!r}?" if close else f"there are {', '.join(known) or 'none'}"

@@ -29,7 +29,7 @@ __all__ = [
 
 
 def check_output(path: str | Path, suffixes: Collection[str], *, overwrite: bool = False) -> Path:
-    """The path, if a file can be written there; asked before the work starts and not after.
+    """The path, if a file can be written there; checked before the work starts and not after.
 
     Raises ``OutputError`` for an unknown suffix, a missing or read-only folder, and for a file that exists
     unless ``overwrite``.
@@ -37,7 +37,7 @@ def check_output(path: str | Path, suffixes: Collection[str], *, overwrite: bool
     path = Path(path)
     if path.suffix.lower() not in suffixes:
         raise OutputError(
-            f"{path}: the suffix {path.suffix!r} names no format; use one of {', '.join(suffixes)}"
+            f"{path}: the suffix {path.suffix!r} is not a known format; use one of {', '.join(suffixes)}"
         )
     if path.is_dir():
         raise OutputError(f"{path} is a folder: give the name of a file")
@@ -54,14 +54,14 @@ def check_folder(folder: Path, path: Path) -> None:
 
 
 def check_new(path: Path, *, overwrite: bool = False) -> Path:
-    """The path, unless it exists and is not to be replaced."""
+    """The path, unless it exists and may not be replaced."""
     if path.exists() and not overwrite:
         raise OutputError(f"{path} exists: give another name, or --overwrite (overwrite=True) to replace it")
     return path
 
 
 def check_not_input(output: str | Path, inputs: Iterable[str | Path]) -> None:
-    """Raises ``OutputError`` where ``output`` is one of the files ``inputs``, by whatever name or link."""
+    """Raises ``OutputError`` where ``output`` is one of the files ``inputs``, under any name or link."""
     output = Path(output)
     if not output.is_file():
         return
@@ -76,7 +76,7 @@ def write_error(path: Path, error: Exception) -> OutputError:
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     if full or "no space left" in str(error).lower() or "not enough space" in str(error).lower():
         return OutputError(
-            f"{path} could not be written, the disk is full: free some space or write elsewhere"
+            f"{path} could not be written: the disk is full; free some space or write elsewhere"
         )
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return OutputError(f"{path} could not be written: {reason}")
@@ -86,8 +86,8 @@ def write_error(path: Path, error: Exception) -> OutputError:
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary name in the folder of ``path`` to write to; it becomes ``path`` when the block ends well.
 
-    When it does not, nothing is left behind; failures of the file system become an ``OutputError``. The
-    name is one that no other process has, on this machine or on another.
+    If it does not, nothing is left behind; failures of the file system become an ``OutputError``. The name is
+    unique among processes, on this machine and on others.
     """
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(6)}.partial{path.suffix}")
     try:
@@ -111,7 +111,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         yield temporary
         for file in filter(Path.is_file, temporary.rglob("*")):
             _sync(file)
-        if path.exists():  # folders cannot be exchanged: for an instant there is none
+        if path.exists():  # folders cannot be exchanged atomically: for an instant there is none
             os.replace(path, former)
         try:
             os.replace(temporary, path)
@@ -128,26 +128,27 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 def sweep(path: Path) -> None:
-    """Remove what processes left that were killed within :func:`replacing` of this path."""
+    """Remove what processes left behind that were killed within :func:`replacing` of this path."""
     for left in path.parent.glob(f".{glob.escape(path.stem)}.*.partial{glob.escape(path.suffix)}"):
         left.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:
-    """Wait until it is on the disk: a file that has its name has its content, whatever happens then."""
+    """Wait until it is on the disk, so that a file that has its name also has its content, whatever
+    happens."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # not every file system knows it of folders
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # not every file system supports it for folders
             raise
     finally:
         os.close(handle)
 
 
 class Sink(io.FileIO):
-    """A file beneath HDF5. The first failure is kept in ``error`` and from then on nothing is written: the
-    HDF5 library is told that all is well, because it cannot close a file whose disk is full (it crashes).
+    """A file beneath HDF5. The first failure is kept in ``error`` and from then on nothing is written:
+    success is reported to the HDF5 library, because it cannot close a file whose disk is full (it crashes).
     Leaving its context raises the error.
     """
 

@@ -180,8 +180,8 @@ def names(flags: int) -> list[str]:
 
 def flags_of(meta: Table) -> np.ndarray:
     """``(n_spec,)`` the bits in the table ``meta`` of a batch (a copy), 0 where no step has set any."""
-    given = meta["flags"] if "flags" in meta.colnames else np.zeros(len(meta))
-    return np.array(given, dtype=np.uint32)
+    values = meta["flags"] if "flags" in meta.colnames else np.zeros(len(meta))
+    return np.array(values, dtype=np.uint32)
 
 
 def raise_flag(flags: np.ndarray, where: np.ndarray | np.bool_, flag: Flag) -> None:

@@ -63,7 +63,7 @@ class ResolvingPower:
         return [[w, r] for w, r in zip(self.wavelength, self.value, strict=True)]
 
     def at(self, wavelength: np.ndarray) -> np.ndarray:
-        """R at wavelengths in Angstrom; the ends of the table hold beyond it."""
+        """R at wavelengths in Angstrom; constant beyond the ends of the table."""
         return np.asarray(np.interp(wavelength, self.wavelength, self.value))
 
     def __str__(self) -> str:
@@ -92,7 +92,7 @@ class PixelGrid:
 class Arm:
     """A wavelength range of a spectrograph (Angstrom, in the medium of its instrument).
 
-    ``range`` is the range in use; ``pixels`` the detector's own grid, which may reach a little beyond.
+    ``range`` is the range in use; ``pixels`` the detector's own grid, which may extend a little beyond.
     """
 
     name: str
@@ -137,7 +137,7 @@ class Instrument:
     source : str
         Where the numbers come from.
     note : str
-        What else one has to know.
+        Anything else worth knowing.
 
     Raises
     ------

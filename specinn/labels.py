@@ -1,6 +1,6 @@
 """Labels: the stellar parameters and abundances that a grid spans and an estimator infers.
 
-A :class:`Label` has the field's name, unit and bounds; a :class:`LabelSet` is what grids, models and
+A :class:`Label` has its conventional name, unit and bounds; a :class:`LabelSet` is what grids, models and
 posteriors have, and converts between physical values and the variables that a network learns.
 """
 
@@ -54,8 +54,8 @@ _SYMBOLS = {"teff": r"$T_\mathrm{eff}$", "logg": r"$\log\,g$", "vmic": r"$v_\mat
             "vbroad": r"$v_\mathrm{broad}$", "a_li": "A(Li)"}  # fmt: skip
 _PRINTED_UNITS = {"km s-1": "km/s", "dex(cm s-2)": "dex"}
 
-# Elements with few lines: over much of the grid the posterior is the uniform prior, cut off at the bounds. In
-# the probit of the place between the bounds that is a plain normal distribution, so nothing spills over.
+# Elements with few lines: over much of the grid the posterior is the uniform prior, truncated at the bounds.
+# In the probit of the position between the bounds it is a normal distribution, so nothing lies outside.
 _BOUNDED = ("c_fe", "mn_fe", "n_fe")
 _PROBIT_MARGIN = 1e-6  # of the range: the bounds themselves would be infinite
 
@@ -89,7 +89,7 @@ class Label:
         Those of the training set in physical units.
     transform : {"linear", "log10", "probit"}
         In which variable the network learns it: ``log10`` for quantities that span decades, ``probit`` (the
-        normal quantile of the place between the bounds) for those that spectra often do not constrain.
+        normal quantile of the position between the bounds) for those that spectra often do not constrain.
     description : str
         One line for people.
     """
@@ -125,8 +125,8 @@ class Label:
             return x.log10() if hasattr(x, "log10") else np.log10(x)
         if self.transform == "probit":
             low, high = self.bounds
-            place = ((x - low) / (high - low)).clip(_PROBIT_MARGIN, 1.0 - _PROBIT_MARGIN)
-            return _special(x).ndtri(place)
+            position = ((x - low) / (high - low)).clip(_PROBIT_MARGIN, 1.0 - _PROBIT_MARGIN)
+            return _special(x).ndtri(position)
         return x
 
     def from_network(self, y: Any) -> Any:
@@ -140,7 +140,7 @@ class Label:
 
 
 def make_label(name: str, bounds: tuple[float, float]) -> Label:
-    """The label of that name with the field's unit and transform.
+    """The label of that name with its conventional unit and transform.
 
     Parameters
     ----------
@@ -153,7 +153,7 @@ def make_label(name: str, bounds: tuple[float, float]) -> Label:
     Raises
     ------
     ConfigError
-        For an unknown name; the sentence has the nearest one.
+        For an unknown name; the message suggests the nearest one.
 
     Examples
     --------
@@ -170,9 +170,7 @@ def make_label(name: str, bounds: tuple[float, float]) -> Label:
         return Label(name, unit, bounds, transform, text)  # type: ignore[arg-type]
     element, _, reference = name.partition("_")
     if reference != "fe" or not element.isalpha():
-        raise ConfigError(
-            f"unknown label {name!r}, which is no abundance such as mg_fe either; {near(name, _FIXED)}"
-        )
+        raise ConfigError(f"unknown label {name!r}, and not an abundance such as mg_fe; {near(name, _FIXED)}")
     learnt: Transform = "probit" if name in _BOUNDED else "linear"
     return Label(name, "dex", bounds, learnt, f"Abundance ratio [{element.capitalize()}/Fe]")
 
@@ -193,7 +191,7 @@ class LabelSet:
     Raises
     ------
     ConfigError
-        Where a name is there twice.
+        If a name occurs twice.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Spectral lines: the table ``lines.toml``, by which figures and tables name what they show."""
+"""Spectral lines: the table ``lines.toml``, used to name features in figures and tables."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LINES = Path(__file__).with_name("lines.toml")
 @attrs.frozen
 class Line:
     """A spectral line: ``species`` such as ``Mg I`` or ``CN``, its wavelength in air and how far it reaches,
-    in Angstrom; ``diagnostic`` for those by which Ksoll et al. 2026 measure abundances."""
+    in Angstrom; ``diagnostic`` for those with which Ksoll et al. 2026 measure abundances."""
 
     species: str
     wavelength: float

@@ -1,4 +1,4 @@
-"""Trained models: found by name or path, their headers read without the library that runs them."""
+"""Trained models: found by name or path; their headers are read without the library that runs them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _COMMON_INSTRUMENT = "4most-hr"  # spectra of every archive are degraded to its 
 
 @attrs.frozen
 class Model:
-    """A trained model on disk: ``header`` is what its training wrote down (JSON values)."""
+    """A trained model on disk: ``header`` holds what its training recorded (JSON values)."""
 
     name: str
     path: Path
@@ -74,12 +74,12 @@ def read_header(path: str | Path) -> dict[str, Any]:
     """The header of a model file, without its tensors and without torch. Raises ``ModelError``."""
     header = weights.read_header(Path(path))
     if not isinstance(header, dict) or header.get("format") != FORMAT or "estimator" not in header:
-        found = header.get("format") if isinstance(header, dict) else header
-        raise ModelError(f"{path} is not a model of specinn: its header says format {found!r}")
+        kind = header.get("format") if isinstance(header, dict) else header
+        raise ModelError(f"{path} is not a model of specinn: its header says format {kind!r}")
     if header.get("version") != VERSION:
         raise ModelError(
-            f"{path} has version {header.get('version')} of the model format, this specinn reads {VERSION}: "
-            "upgrade specinn or train again"
+            f"{path} has version {header.get('version')} of the model format, but this specinn reads "
+            f"{VERSION}: upgrade specinn or train again"
         )
     return header
 
@@ -92,14 +92,19 @@ _PHYSICS = {  # names of the provenance of grids, and FITS keywords
     "line_lists": "linelist",
     "solar_scale": "solar",
 }
-_DIGITS = 12  # of a checksum in the header of a catalogue; those of the grid and the model are whole
+_DIGITS = 12  # of a checksum in the header of a catalogue; those of the grid and the model are complete
 
 
 def physics(header: Mapping[str, Any]) -> dict[str, str]:
-    """What the header of a model says about the physics of its grid, a line each, for that of a catalogue."""
+    """What the header of a model says about the physics of its grid, one line each, for the header of a
+    catalogue."""
     grid = header.get("grid")
-    told = grid.get("provenance", grid) if isinstance(grid, Mapping) else {}
-    return {key: line for name, key in _PHYSICS.items() if name in told and (line := _line(told[name]))}
+    provenance = grid.get("provenance", grid) if isinstance(grid, Mapping) else {}
+    return {
+        key: line
+        for name, key in _PHYSICS.items()
+        if name in provenance and (line := _line(provenance[name]))
+    }
 
 
 def _line(value: Any) -> str:
@@ -113,7 +118,7 @@ def _line(value: Any) -> str:
 
 
 def installed(plugins: Plugins) -> list[Model]:
-    """The models that come with the estimator plugins, by name. Files that are no models are left out."""
+    """The models that come with the estimator plugins, by name. Other files are left out."""
     models = []
     for offer in plugins.offers("estimator"):
         for name, path in offer.record.models.items():
@@ -140,19 +145,19 @@ def find(plugins: Plugins, name: str | Path | None, instrument: str = _COMMON_IN
             header = read_header(path)
             return Model(str(header.get("name") or path.stem), path, header)
     models = installed(plugins)
-    known = [model.name for model in models]
+    names = [model.name for model in models]
     if name is not None:
-        raise ModelError(f"no model or file is called {str(name)!r}; {near(str(name), known)}")
+        raise ModelError(f"no model or file is called {str(name)!r}; {near(str(name), names)}")
     for wanted in (instrument, _COMMON_INSTRUMENT):
         for model in models:
             if model.instrument == wanted:
                 return model
-    raise ModelError(f"no installed model suits {instrument!r} (installed are {', '.join(known) or 'none'}): "
+    raise ModelError(f"no installed model suits {instrument!r} (installed are {', '.join(names) or 'none'}): "
                      "give one with --model FILE.safetensors")  # fmt: skip
 
 
 def check_device(device: str) -> None:
-    """Raises ``ModelError`` for a device that is not there; ``cpu``, ``cuda`` and ``cuda:N`` may be."""
+    """Raises ``ModelError`` for a device that is not available; ``cpu``, ``cuda`` and ``cuda:N`` may be."""
     import torch
 
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):

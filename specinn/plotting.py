@@ -1,4 +1,4 @@
-"""What all figures share: the figure that is handed to people, colours, style, and how one is saved."""
+"""What all figures share: the figure that is returned to users, colours, style, and how one is saved."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ _STYLE: dict[Any, Any] = {
 
 @contextlib.contextmanager
 def style() -> Iterator[None]:
-    """matplotlib as the figures want it, whatever the user's own settings; these are back afterwards."""
+    """The matplotlib settings of the figures; those of the user are restored afterwards."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)

@@ -1,4 +1,4 @@
-"""Text that others wrote (file names, headers, tables), as files can hold it and a terminal can show it."""
+"""Text from outside (file names, headers, tables), made safe for files and terminals."""
 
 from __future__ import annotations
 
@@ -50,5 +50,6 @@ def in_json(text: str) -> str:
 
 
 def plural(n: int, one: str, many: str = "") -> str:
-    """``1 spectrum``, ``2 files``: a count with its noun, whose plural has an s unless ``many`` says it."""
+    """``1 spectrum``, ``2 files``: a count with its noun, whose plural is formed with s unless ``many`` gives
+    it."""
     return f"{n} {one if n == 1 else many or one + 's'}"

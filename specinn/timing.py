@@ -1,4 +1,4 @@
-"""How fast this machine is: ways to sample side by side, each stage of a run, and the whole run.
+"""How fast this machine is: ways of sampling side by side, each stage of a run, and the whole run.
 
 Not to be confused with :mod:`specinn.evaluation.stars`, which is about benchmark stars.
 """
@@ -41,13 +41,13 @@ __all__ = [
 ]
 
 SURVEY = 4_000_000  # spectra, for "hours for 4 million"
-REFERENCE = "FrEIA, paper"  # name of the way that ratios refer to, in its part of the table
+REFERENCE = "FrEIA, paper"  # name of the reference of the ratios, in its part of the table
 _POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS",
           "VECLIB_MAXIMUM_THREADS")  # fmt: skip
 _PACKAGES = ("specinn", "FrEIA", "numpy", "scipy", "astropy", "pyarrow")
 _RELEASE = Path(__file__).with_name("timing_release.json")
-_AT_LEAST = 0.1  # seconds that one measurement lasts; what is shorter is repeated within it
-_LONG = 2.0  # seconds, for which nothing needs to be warm
+_AT_LEAST = 0.1  # seconds that one measurement lasts; shorter work is repeated within it
+_LONG = 2.0  # seconds, above which no warm-up is needed
 
 Whole = Callable[[Sequence[Path], Path, str], None]  # files, catalogue, device
 
@@ -79,7 +79,7 @@ class Cost:
 
 @attrs.frozen
 class Way:
-    """Work to be measured: ``work()`` deals with ``spectra`` spectra.
+    """Work to be measured: ``work()`` processes ``spectra`` spectra.
 
     ``part`` is ``sampling`` or ``training``, shown as they are, or ``inference``, the stages by which an
     estimator gets from prepared spectra to summaries.
@@ -105,8 +105,8 @@ class Row:
     @property
     def ratio(self) -> float | None:
         """How many times faster than the reference: by the clock, and on a processor also by its time, of
-        which the smaller counts. On a machine with other work short measurements find an idle moment, long
-        ones none, so that the clock alone would flatter."""
+        which the smaller counts. On a busy machine short measurements find an idle moment and long ones do
+        not, so that the clock alone would flatter."""
         if self.reference is None:
             return None
         pairs = [(self.reference.wall, self.cost.wall)]
@@ -155,20 +155,20 @@ def on_cores(n: int) -> Iterator[None]:
 
 
 def machine(threads: int, devices: Sequence[str]) -> dict[str, Any]:
-    """What the figures depend on: processor, threads, versions, load."""
+    """The conditions of the measurement: processor, threads, versions, load."""
     import torch
 
-    found: dict[str, Any] = {"cpu": _cpu_model(), "cores": os.cpu_count(), "threads": threads}
+    conditions: dict[str, Any] = {"cpu": _cpu_model(), "cores": os.cpu_count(), "threads": threads}
     for device in devices:
         if device.startswith("cuda"):
-            found["gpu"] = torch.cuda.get_device_name(device)
-    found["load"] = round(os.getloadavg()[0], 2)
-    found["python"] = platform.python_version()
-    found["torch"] = str(torch.__version__)  # with the build, of which its metadata say nothing
+            conditions["gpu"] = torch.cuda.get_device_name(device)
+    conditions["load"] = round(os.getloadavg()[0], 2)
+    conditions["python"] = platform.python_version()
+    conditions["torch"] = str(torch.__version__)  # with the build, which its metadata omit
     for package in _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[package] = metadata.version(package)
-    return found
+            conditions[package] = metadata.version(package)
+    return conditions
 
 
 def _cpu_model() -> str:
@@ -180,7 +180,7 @@ def _cpu_model() -> str:
 
 
 def devices(wanted: str | None) -> list[str]:
-    """The device that is wanted, or the processor and, if there is one, the GPU. Raises ``ConfigError``."""
+    """The requested device, or the processor and, if there is one, the GPU. Raises ``ConfigError``."""
     import torch
 
     from specinn.models import check_device
@@ -204,11 +204,11 @@ def benchmark(
     paper: bool = True,
     progress: Callable[[str], None] = lambda message: None,
 ) -> list[Row]:
-    """Measure everything, ``repeats`` times in turn, and keep the best: what disturbs the machine for a while
-    disturbs all alike.
+    """Measure everything, ``repeats`` times in turn, and keep the best: a temporary disturbance of the
+    machine affects all alike.
 
     ``spectra`` simulated ones are written to ``folder``, in files of a quarter of them; ``whole`` runs over
-    files. ``paper`` is whether the network of the paper takes part, which needs seconds a star.
+    files. ``paper`` is whether the network of the paper takes part, which takes seconds per star.
     """
     from specinn.inference.run import prepare
     from specinn.simulation.mock_survey import SimulatedSurvey
@@ -233,16 +233,16 @@ def benchmark(
                 into[name] = cost.best(into.get(name, cost))
 
         calls: dict[str, int] = {}
-        place = folder / device.replace(":", "-")
-        place.mkdir()
-        whole(files[:1], place / "warm-up.parquet", device)
+        subfolder = folder / device.replace(":", "-")
+        subfolder.mkdir()
+        whole(files[:1], subfolder / "warm-up.parquet", device)
         for number in range(1, repeats + 1):
             progress(f"{device}: round {number} of {repeats}")
             keep(best, {f"{way.part}: {way.name}": _time(way, device, calls) for way in ways})
             keep(stages, measure_stages(job, files, plugins, folder)[0])
             for name, some in (("quarter", files[:1]), ("all", files)):
                 start = Cost.now()
-                whole(some, place / f"{name}-{number}.parquet", device)
+                whole(some, subfolder / f"{name}-{number}.parquet", device)
                 keep(best, {name: Cost.now() - start})
         rows += _report(device, ways, best, stages, spectra, quarter)
     return rows
@@ -250,7 +250,7 @@ def benchmark(
 
 @attrs.frozen
 class Release:
-    """What the last release took on one core, in processor milliseconds of one spectrum: by part and name,
+    """The times of the last release on one core, in processor milliseconds of one spectrum: by part and name,
     and for :data:`REFERENCE` in the same run."""
 
     release: str
@@ -278,7 +278,7 @@ class Release:
 
 
 def _ways(plugins: Plugins, job: Run, batch: Any, samples: int, paper: bool) -> list[Way]:
-    """What the plugin of the estimator wants to be compared."""
+    """What the plugin of the estimator offers for comparison."""
     from specinn.plugins import load_factory
 
     estimator = job.pipeline.estimator
@@ -302,10 +302,10 @@ def _cost(work: Callable[[], Any], device: str, calls: int = 1) -> Cost:
 
 
 def _time(way: Way, device: str, calls: dict[str, int]) -> Cost:
-    """The cost of one spectrum; ``calls`` remembers how often the work is to be done in a measurement."""
+    """The cost of one spectrum; ``calls`` stores how often the work is repeated in a measurement."""
     key = f"{way.part}: {way.name}"
     if key not in calls:
-        first = _cost(way.work, device)  # with what is done but once: networks, caches, captured graphs
+        first = _cost(way.work, device)  # includes what is done only once: networks, caches, captured graphs
         if first.wall < _LONG:
             first = _cost(way.work, device)
         calls[key] = max(1, round(_AT_LEAST / max(first.wall, 1e-6)))
@@ -313,7 +313,7 @@ def _time(way: Way, device: str, calls: dict[str, int]) -> Cost:
 
 
 class _Clock:
-    """Sums up what named stages cost."""
+    """Sums the costs of named stages."""
 
     def __init__(self) -> None:
         self.costs: dict[str, Cost] = {}
@@ -348,7 +348,7 @@ def measure_stages(
     job: Run, files: Sequence[Path], plugins: Plugins, folder: Path
 ) -> tuple[dict[str, Cost], Any]:
     """The cost of each stage of a run over the files, one after the other in one thread, and the first batch
-    of prepared spectra. ``flags and rest`` is what of the pipeline is neither step nor inference."""
+    of prepared spectra. ``flags and rest`` is the part of the pipeline that is neither step nor inference."""
     from specinn import catalogue
     from specinn.inference.run import file_sources
 
@@ -379,7 +379,7 @@ def measure_stages(
         with clock("write"):
             rows.append(job.rows(result))
     if watched.batch is None:
-        raise ModelError("the model takes none of the simulated spectra, so there is nothing to measure")
+        raise ModelError("the model accepts none of the simulated spectra, so there is nothing to measure")
     with clock("write"):
         table = catalogue.build(rows, job.fields, job.meta)
         catalogue.write(table, folder / "stages.parquet", overwrite=True)
@@ -413,9 +413,9 @@ def _report(
         total += cost
         if name == "inference" and inference:
             for part in inference:
-                known = best[f"inference: {part}"]
-                rows.append(Row(device, "stages", part, known))
-                cost -= known
+                costs = best[f"inference: {part}"]
+                rows.append(Row(device, "stages", part, costs))
+                cost -= costs
             name = "summaries"
         rows.append(Row(device, "stages", name, cost))
     rows.append(Row(device, "stages", "all stages", total, reference))

@@ -32,8 +32,8 @@ def to_angstrom(values: np.ndarray, unit: str) -> np.ndarray:
     try:
         return np.asarray(values, dtype=float) * _ANGSTROM_PER[unit.strip().lower()]
     except KeyError:
-        known = "Angstrom, nm, um, m"
-        raise ReadError(f"unknown wavelength unit {unit!r}: expected one of {known}") from None
+        units = "Angstrom, nm, um, m"
+        raise ReadError(f"unknown wavelength unit {unit!r}: expected one of {units}") from None
 
 
 def refractive_index(vacuum: np.ndarray) -> np.ndarray:
@@ -86,7 +86,7 @@ def doppler(wavelength: Any, velocity: Any) -> Any:
 def lsf_sigma_kms(resolving_power: Any, native: Any = np.inf) -> Any:
     """Gaussian sigma in km/s that degrades ``native`` to ``resolving_power`` (FWHM = lambda / R).
 
-    Negative differences (native below the target) give NaN: callers report them with both numbers.
+    Negative differences (native below the target) give NaN: callers report both numbers.
 
     >>> round(float(lsf_sigma_kms(20_000.0, native=48_000.0)), 2)
     5.79

@@ -72,7 +72,7 @@ def save_weights(path: Path, tensors: Mapping[str, torch.Tensor], header: Mappin
     tensors : mapping of str to torch.Tensor
         Tensors of any shape by name.
     header : mapping
-        JSON values; ``format`` is what :func:`load_weights` asks for.
+        JSON values; ``format`` is checked by :func:`load_weights`.
 
     Raises
     ------
@@ -117,7 +117,7 @@ def load_weights(path: Path, expected: str) -> tuple[dict[str, torch.Tensor], di
     path : Path
         The file.
     expected : str
-        What ``format`` of its header must be.
+        The required ``format`` in its header.
 
     Returns
     -------
@@ -145,8 +145,8 @@ def load_weights(path: Path, expected: str) -> tuple[dict[str, torch.Tensor], di
 
 @contextlib.contextmanager
 def fitting(path: Path) -> Iterator[None]:
-    """Where the body makes something of the tensors and the header of the file ``path``: what it raises
-    because they do not fit each other is a ``ModelError`` that names the file."""
+    """For a body that uses the tensors and the header of the file ``path``: errors because they do not match
+    become a ``ModelError`` that names the file."""
     try:
         yield
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

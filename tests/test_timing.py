@@ -138,7 +138,7 @@ def test_whole_files_stay_and_others_are_written_again(small: SimulatedSurvey, t
 def test_foreign_files_are_not_replaced(small: SimulatedSurvey, tmp_path: Path) -> None:
     path = tmp_path / "survey-3-00000.fits"
     path.write_text("my notes")
-    with pytest.raises(OutputError, match="no file of a simulated survey"):
+    with pytest.raises(OutputError, match="not a file of a simulated survey"):
         small.write(2, tmp_path)
     assert path.read_text() == "my notes"
     with pytest.raises(OutputError, match="could not be written"):
@@ -146,7 +146,7 @@ def test_foreign_files_are_not_replaced(small: SimulatedSurvey, tmp_path: Path) 
 
 
 def test_a_disk_that_is_too_small(small: SimulatedSurvey, tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"takes .* GB more, the disk has"):
+    with pytest.raises(OutputError, match=r"takes .* GB more, but the disk has"):
         small.write(10**12, tmp_path, per_file=10**11)
     assert list(tmp_path.iterdir()) == []
 

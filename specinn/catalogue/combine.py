@@ -1,9 +1,9 @@
 """Several spectra of one star as one row: the product of their posteriors, the prior counted once.
 
-p(labels | d_1, ..., d_k) is proportional to the product of p(labels | d_i) over prior^(k - 1). Everything is
-Gaussian, in the variables of the network, where posteriors come closest to that; there, the prior of labels
-that are learnt as probits is a standard normal distribution, and that of the others is taken as flat. Labels
-that are not detected, whose likelihoods have one flank only, are combined by themselves.
+p(labels | d_1, ..., d_k) is proportional to the product of p(labels | d_i) over prior^(k - 1). Posteriors are
+approximated as Gaussian in the variables of the network, where they come closest to it; there the prior of
+labels learnt as probits is a standard normal distribution, and that of the others is taken as flat. Labels
+that are not detected, whose likelihoods have only one flank, are combined separately.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ __all__ = [
     "stars_of",
 ]
 
-P_DISAGREE = 1e-3  # of the chi-square, below which spectra are said to disagree
+P_DISAGREE = 1e-3  # of the chi-square, below which spectra are flagged as disagreeing
 _DRAWS = 4096  # of a combined posterior, from which its columns are read
 _KNOWN = 0.1  # information in units of the prior's, from which it counts in the chi-square
 _MASSES = np.diff([0.0, *(QUANTILES[name] for name in PERCENTILES), 1.0])
-_GRID = 4000  # places between the bounds of a label
-_BLOCK = 1024  # stars whose columns are made together
+_GRID = 4000  # points between the bounds of a label
+_BLOCK = 1024  # stars whose columns are computed together
 _OF_POSTERIORS = int(Flag.MANY_REJECTED | Flag.ALL_REJECTED | Flag.AT_BOUNDS | Flag.UPPER_LIMIT)
 
 
@@ -85,7 +85,7 @@ def combine_gaussians(
 ) -> Combination:
     """The product of Gaussian posteriors over the prior to the power of their number less one.
 
-    Where a posterior is wider than the prior it counts as knowing nothing.
+    A posterior that is wider than the prior counts as uninformative.
 
     Parameters
     ----------
@@ -96,9 +96,9 @@ def combine_gaussians(
     prior : ndarray
         ``(n_labels,)`` precision of the prior, whose mean is 0; 0 where it is flat.
     common : float
-        Share of the variances that all k have together, and that does not average out: likelihoods then
-        enter with the power 1 / (1 + (k - 1) common), and k equal ones give the variance common + (1 -
-        common) / k of one.
+        Share of the variances that is common to all k and does not average out: likelihoods then enter with
+        the power 1 / (1 + (k - 1) common), and k equal ones give the variance common + (1 - common) / k of
+        one.
 
     Returns
     -------
@@ -124,27 +124,27 @@ def combine_gaussians(
     scale = np.where(prior > 0, 1.0 / np.sqrt(np.where(prior > 0, prior, 1.0)), typical)
     unit = np.diag(prior * scale**2)
     precision = np.linalg.inv(covariance / np.outer(scale, scale))
-    value, vector = np.linalg.eigh(precision - unit)  # the likelihood: directions, and what is known there
+    value, vector = np.linalg.eigh(precision - unit)  # the likelihood: directions, and its precision there
     weighted = np.einsum("kji,kjl,kl->ki", vector, precision, mean / scale)
 
-    def pool(known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def pool(informative: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The sum of the likelihoods' precisions, and of precision times mean."""
         return (
-            np.einsum("kij,kj,klj->il", vector, np.where(known, value, 0.0), vector),
-            np.einsum("kij,kj->i", vector, np.where(known, weighted, 0.0)),
+            np.einsum("kij,kj,klj->il", vector, np.where(informative, value, 0.0), vector),
+            np.einsum("kij,kj->i", vector, np.where(informative, weighted, 0.0)),
         )
 
     power = 1.0 / (1.0 + (k - 1) * common)
-    total, given = pool(value > 0.0)
+    total, product = pool(value > 0.0)
     combined = np.linalg.inv(power * total + unit)
 
-    known = value > _KNOWN
-    total, where = pool(known)
+    informative = value > _KNOWN
+    total, where = pool(informative)
     best = where @ np.linalg.pinv(total, rcond=1e-10, hermitian=True) @ where
-    chi2 = np.sum(weighted[known] ** 2 / value[known]) - best
-    dof = int(known.sum()) - int(np.linalg.matrix_rank(total, tol=1e-6, hermitian=True))
+    chi2 = np.sum(weighted[informative] ** 2 / value[informative]) - best
+    dof = int(informative.sum()) - int(np.linalg.matrix_rank(total, tol=1e-6, hermitian=True))
     return Combination(
-        combined @ (power * given) * scale,
+        combined @ (power * product) * scale,
         combined * np.outer(scale, scale),
         float(max(chi2, 0.0)) / (1.0 - common),
         dof,
@@ -155,11 +155,11 @@ def combine_gaussians(
 def _by_label(mean: np.ndarray, variance: np.ndarray, prior: np.ndarray) -> np.ndarray:
     """Chi-squares of single labels, whatever the others are; NaN where a posterior is that of the prior."""
     precision = 1.0 / variance - prior
-    known = (precision > _KNOWN).all(axis=0)
-    precision = np.where(known, precision, 1.0)
+    informative = (precision > _KNOWN).all(axis=0)
+    precision = np.where(informative, precision, 1.0)
     each = mean / variance / precision
     centre = (precision * each).sum(axis=0) / precision.sum(axis=0)
-    return np.where(known, (precision * (each - centre) ** 2).sum(axis=0), np.nan)
+    return np.where(informative, (precision * (each - centre) ** 2).sum(axis=0), np.nan)
 
 
 def combine_limits(
@@ -200,9 +200,9 @@ def combine(
     common: float = 0.0,
     seed: int = 0,
 ) -> Table:
-    """A catalogue with one row for each star, in the order in which stars first appear.
+    """A catalogue with one row per star, in the order in which stars first appear.
 
-    Rows with a bad flag take no part; single ones pass unchanged. Samples are read star by star.
+    Rows with a bad flag are left out; single spectra pass unchanged. Samples are read star by star.
 
     Parameters
     ----------
@@ -218,7 +218,7 @@ def combine(
     model_files : sequence of Path
         Models that catalogues name and that are not installed.
     common : float
-        Share of the variances that spectra of a star have together (:func:`combine_gaussians`).
+        Share of the variances that is common to spectra of a star (:func:`combine_gaussians`).
     seed : int
         Of the draws from which columns are read.
 
@@ -230,7 +230,7 @@ def combine(
     Raises
     ------
     ConfigError, ModelError, ReadError, OutputError
-        For arguments that cannot be used, and files that do not go together or are damaged.
+        For arguments that cannot be used, and files that do not match or are damaged.
     """
     if not 0.0 <= common < 1.0:
         raise ConfigError(f"common {common:g}: expected a share from 0 (nothing) to below 1")
@@ -264,7 +264,7 @@ def combine(
 
 
 def fields_of(source: Source) -> tuple[Field, ...]:
-    """The columns that there are for one spectrum, then those of the combination."""
+    """The columns of a single spectrum, then those of the combination."""
     return (
         *source.fields(),
         Field("n_epochs", np.int64, "", "Spectra that were combined: those without a bad flag"),
@@ -293,24 +293,24 @@ def _columns(
     labels, n = source.labels, len(stars)
     summary = Summary.empty(labels, n)
     used = [rows[~is_bad(source.flags[rows])] for rows in stars]
-    told = [part if len(part) else rows for part, rows in zip(used, stars, strict=True)]
-    found: dict[int, Combination] = {}
+    combined_rows = [part if len(part) else rows for part, rows in zip(used, stars, strict=True)]
+    combinations: dict[int, Combination] = {}
     for i, rows in enumerate(used):
         if len(rows) == 1:
             source.alone(summary, i, rows[0])
         elif len(rows) > 1:
             each = source.spectra(rows)
-            found[i] = combine_gaussians(each.mean, each.covariance, prior_precision(labels), common)
-            y = found[i].mean + z @ np.linalg.cholesky(found[i].covariance).T
+            combinations[i] = combine_gaussians(each.mean, each.covariance, prior_precision(labels), common)
+            y = combinations[i].mean + z @ np.linalg.cholesky(combinations[i].covariance).T
             values = np.ascontiguousarray(labels.from_network(y).T)
             for j in np.flatnonzero(each.undetected.any(axis=0)):
-                # the draws keep their ranks, and so what hangs together
-                place = (np.argsort(np.argsort(y[:, j])) + 0.5) / len(y)
-                known, chance = combine_limits(each.percentiles[:, :, j], labels[j], common)
-                values[j] = np.interp(place, chance, known)
+                # the draws keep their ranks, and so their correlations
+                rank = (np.argsort(np.argsort(y[:, j])) + 0.5) / len(y)
+                limit_values, chance = combine_limits(each.percentiles[:, :, j], labels[j], common)
+                values[j] = np.interp(rank, chance, limit_values)
             summary.put_star(i, values, -0.5 * (z**2).sum(axis=1), labels.inside(values.T))
-    flags = np.array([np.bitwise_or.reduce(source.flags[rows]) for rows in told])
-    several = list(found)
+    flags = np.array([np.bitwise_or.reduce(source.flags[rows]) for rows in combined_rows])
+    several = list(combinations)
     flags[several] &= ~np.uint32(_OF_POSTERIORS)
     flags[several] |= posterior_flags(summary, labels)[several]
     new = {
@@ -320,8 +320,8 @@ def _columns(
         "n_epochs": np.array([len(rows) for rows in used]),
         **{f"{name}_chi2": np.full(n, np.nan) for name in labels.names},
     }
-    messages = np.array([source.message(rows[0]) for rows in told], dtype=object)
-    for i, one in found.items():
+    messages = np.array([source.message(rows[0]) for rows in combined_rows], dtype=object)
+    for i, one in combinations.items():
         new["chi2"][i], new["dof"][i], new["p_value"][i] = one.chi2, one.dof, one.p_value
         for name, value in zip(labels.names, one.label_chi2, strict=True):
             new[f"{name}_chi2"][i] = value
@@ -337,4 +337,4 @@ def _columns(
     keys = np.where(source.keys[first] == "", source.ids[first], source.keys[first])
     meta = Table({"id": keys, "flags": flags, "message": messages})
     columns = catalogue.summarise(Result(meta, summary), instrument="", model="") | new
-    return columns | source.others(told, columns)
+    return columns | source.others(combined_rows, columns)

@@ -82,7 +82,7 @@ class CatalogueSource:
         for path, table in zip(paths, tables, strict=True):
             for name in (column, "id", "flags", "model", "message"):
                 if name not in table.colnames:
-                    hint = ": is it a catalogue of specinn run?"
+                    hint = ": was it written by specinn run?"
                     if name == column:
                         hint = f"; {near(name, table.colnames)}"
                     raise ConfigError(f"{path} has no column {name!r}{hint}")
@@ -177,8 +177,8 @@ class CatalogueSource:
         first, single = np.array([rows[0] for rows in stars]), columns["n_epochs"] < 2
         for name in [field.name for field in self.fields() if np.issubdtype(field.dtype, np.floating)]:
             values, pool = self._of(name), _POOLED.get(name.split("_")[0] if name[:4] == "snr_" else name)
-            found = columns.get(name) if pool is None else np.array([pool(values[rows]) for rows in stars])
-            out[name] = np.where(single, values[first], found)
+            column = columns.get(name) if pool is None else np.array([pool(values[rows]) for rows in stars])
+            out[name] = np.where(single, values[first], column)
         return out
 
 
@@ -189,17 +189,17 @@ def same_position(ra: np.ndarray, dec: np.ndarray, radius: float) -> np.ndarray:
     from scipy.sparse.csgraph import connected_components
     from scipy.spatial import KDTree
 
-    known = np.flatnonzero(np.isfinite(ra) & np.isfinite(dec))
-    if not known.size:
+    located = np.flatnonzero(np.isfinite(ra) & np.isfinite(dec))
+    if not located.size:
         raise ConfigError("no row has a position (columns ra and dec), so --radius cannot match any")
-    lon, lat = np.radians(ra[known]), np.radians(dec[known])
-    place = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1)
-    pairs = KDTree(place).query_pairs(2 * np.sin(np.radians(radius / 3600.0) / 2), output_type="ndarray")
-    graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(known.size, known.size))
+    lon, lat = np.radians(ra[located]), np.radians(dec[located])
+    direction = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1)
+    pairs = KDTree(direction).query_pairs(2 * np.sin(np.radians(radius / 3600.0) / 2), output_type="ndarray")
+    graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(located.size, located.size))
     star = connected_components(graph, directed=False)[1]
     keys = np.full(len(ra), "", "U24")
     for number in range(star.max() + 1):
-        members = known[star == number]
+        members = located[star == number]
         keys[members] = f"{ra[members[0]]:010.6f}{dec[members[0]]:+010.6f}"
     return keys
 
@@ -223,7 +223,7 @@ def _stars_in(path: Path) -> dict[str, str]:
 class SampleSource:
     """Files of samples: Gaussians with the mean and covariance of all samples, read star by star.
 
-    Samples outside the bounds count, because the network's density goes on there; the product is cut off.
+    Samples outside the bounds count, because the network's density extends there; the product is truncated.
     """
 
     def __init__(self, paths: Sequence[Path], by: str, stack: contextlib.ExitStack) -> None:
@@ -245,7 +245,9 @@ class SampleSource:
         self.meta = {"model": str(self.files[0].attrs.get("model", ""))}
         few, needed = min(file["samples"].shape[1] for file in self.files), 2 * len(self.labels) + 2
         if few < needed:
-            raise ConfigError(f"{few} samples a spectrum: at least {needed} are needed for their covariance")
+            raise ConfigError(
+                f"{few} samples per spectrum: at least {needed} are needed for their covariance"
+            )
 
     def _at(self, row: int) -> tuple[Any, int]:
         number = int(np.searchsorted(self.first, row, side="right")) - 1
@@ -282,7 +284,7 @@ class SampleSource:
         return ", ".join(names(self.flags[row])) if is_bad(self.flags[row]) else ""
 
     def others(self, stars: Sequence[np.ndarray], columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        """The model, which is all that the file knows beside posteriors."""
+        """The model, which is all that the file holds besides posteriors."""
         of = [[str(self._at(row)[0].attrs.get("model", "")) for row in rows] for rows in stars]
         return {"model": [";".join(dict.fromkeys(part)) for part in of]}
 
@@ -291,7 +293,7 @@ Source = CatalogueSource | SampleSource
 
 
 def _labels_in(file: Any) -> LabelSet:
-    """The labels of a file of samples; one that is of no known kind is taken as learnt as it is."""
+    """The labels of a file of samples; one of an unknown kind is taken as linear."""
     out = []
     for name, unit, bounds in zip(*(file.attrs[key] for key in ("labels", "units", "bounds")), strict=True):
         try:
@@ -306,11 +308,11 @@ def labels_of(names: set[str], plugins: Plugins, files: Sequence[Path]) -> Label
 
     Raises ``ModelError`` where one is not found, or where their labels differ.
     """
-    given = [models.find(plugins, path) for path in files]
+    listed = [models.find(plugins, path) for path in files]
     sets: dict[str, LabelSet] = {}
     for name in sorted(names):
         short, _, digest = name.rpartition(" ")
-        candidates = list(given)
+        candidates = list(listed)
         with contextlib.suppress(ModelError):
             candidates.append(models.find(plugins, short or name))
         fitting = [m for m in candidates if (m.sha256().startswith(digest) if short else m.name == name)]
@@ -325,7 +327,7 @@ def labels_of(names: set[str], plugins: Plugins, files: Sequence[Path]) -> Label
 
 
 def _check_same(one: LabelSet, other: LabelSet, first: str, second: str) -> None:
-    """Models may differ, but not in what their labels mean: then their priors are not the same."""
+    """Models may differ, but not in the meaning of their labels, or their priors would differ."""
 
     def essence(labels: LabelSet) -> list[tuple[Any, ...]]:
         return [(label.name, *label.bounds, label.transform) for label in labels]

@@ -1,8 +1,8 @@
 """The files of a catalogue, written row block by row block: FITS, ECSV, CSV, VOTable, Parquet and HDF5.
 
-What stands at the head of a file (widths of strings, which columns have missing values, number of rows) is
-a :class:`Layout`, known before the first row is written. astropy writes a table of one row with that layout,
-and the rows take the place of that one: the file is what astropy would write from the whole table at once.
+What precedes the rows of a file (widths of strings, which columns have missing values, number of rows) is a
+:class:`Layout`, known before the first row is written. astropy writes a table of one row with that layout,
+and the rows replace that one: the file is what astropy would write from the whole table at once.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def _write_votable(path: Path, layout: Layout, chunks: Iterable[Table]) -> None:
 
 
 def _votable_parts(table: Table, meta: Mapping[str, Any]) -> tuple[str, str, str]:
-    """What stands before the rows, the rows, and what stands after them."""
+    """The text before the rows, the rows, and the text after them."""
     from astropy.io.votable import from_table
     from astropy.io.votable.exceptions import VOTableSpecWarning
     from astropy.io.votable.tree import Param
@@ -164,7 +164,7 @@ def _votable_parts(table: Table, meta: Mapping[str, Any]) -> tuple[str, str, str
         width = str(max(1, len(text)))
         inner.params.append(Param(document, name=key, datatype="unicodeChar", arraysize=width, value=text))
     buffer = io.BytesIO()
-    with warnings.catch_warnings():  # dex is no unit of the VOUnits standard, and astropy says so
+    with warnings.catch_warnings():  # dex is not a unit of the VOUnits standard, and astropy says so
         warnings.simplefilter("ignore", VOTableSpecWarning)
         document.to_xml(buffer, tabledata_format="tabledata")
     text = buffer.getvalue().decode()
@@ -191,7 +191,7 @@ def _write_hdf5(path: Path, layout: Layout, chunks: Iterable[Table]) -> None:
                 if values.dtype.kind == "U":
                     rows[name] = np.char.encode(np.asarray(values), "utf-8")
                 elif name in layout.masked:
-                    rows[name] = _filled(values)  # who reads without the mask must not find a number
+                    rows[name] = _filled(values)  # a reader that ignores the mask must not find a number
                     rows[f"{name}.mask"] = np.ma.getmaskarray(np.ma.asarray(values))
                 else:
                     rows[name] = values
@@ -237,7 +237,7 @@ def _fits_head(layout: Layout) -> tuple[bytes, bytes, np.dtype]:
     from astropy.io import fits
 
     buffer = io.BytesIO()
-    with warnings.catch_warnings():  # dex is no unit of the FITS standard, and astropy says so
+    with warnings.catch_warnings():  # dex is not a unit of the FITS standard, and astropy says so
         warnings.filterwarnings("ignore", ".*dex", AstropyUserWarning)
         QTable(layout.one_row("utf8")).write(buffer, format="fits")  # a QTable: then astropy reads dex back
     buffer.seek(0)
@@ -309,7 +309,7 @@ class ParquetWriter:
         if kind is None:
             self.close()
         else:
-            with contextlib.suppress(Exception):  # the first error is the one to tell
+            with contextlib.suppress(Exception):  # the first error is the one to report
                 self._writer.close()
 
     def append(self, table: Table) -> None:
@@ -372,13 +372,13 @@ def _read_votable(path: Path) -> Table:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = parse_single_table(path, verify="ignore")
-        table = found.to_table(use_names_over_ids=True)
-    table.meta = {param.name: _number_or_text(str(param.value)) for param in found.params}
+        votable = parse_single_table(path, verify="ignore")
+        table = votable.to_table(use_names_over_ids=True)
+    table.meta = {param.name: _number_or_text(str(param.value)) for param in votable.params}
     for name in table.colnames:
         column = table[name]
         missing = np.ma.getmaskarray(np.ma.asarray(column))
-        unit = Unit(str(column.unit)) if column.unit else None  # dex is no unit of VOTable's
+        unit = Unit(str(column.unit)) if column.unit else None  # dex is not a unit of VOTable
         about = " ".join((column.description or "").split())  # which astropy wraps when it writes
         info = {"unit": unit, "description": about or None, "meta": column.meta}
         if column.dtype.kind in "OU":
@@ -406,7 +406,7 @@ def _read_parquet(path: Path) -> Table:
 
 def from_arrow(arrow: Any, meta: Mapping[str, Any] | None = None) -> Table:
     """A table of :class:`ParquetWriter` as astropy's, with units and descriptions; with its own meta, which
-    takes time to parse, or the given."""
+    takes time to parse, or with the meta given."""
     from astropy.table import meta as astropy_meta
 
     if meta is None:

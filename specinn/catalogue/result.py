@@ -1,4 +1,4 @@
-"""What the pipeline makes of the spectra of a batch, in their order."""
+"""The results of the pipeline for the spectra of a batch, in their order."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["Result"]
 
 @attrs.frozen(eq=False)
 class Result:
-    """What the pipeline found for the spectra of a batch, in their order.
+    """The results for the spectra of a batch, in their order.
 
-    ``meta`` has one row a spectrum: ``id``, ``path``, ``key``, ``rv`` (km/s), ``snr_<arm>``, ``flags``,
+    ``meta`` has one row per spectrum: ``id``, ``path``, ``key``, ``rv`` (km/s), ``snr_<arm>``, ``flags``,
     ``message``. ``summary`` covers every spectrum; those with a bad flag hold NaN. ``raw`` is the summary
-    before the corrections, where there were any. ``posterior`` is there where samples were asked for; spectra
-    with a bad flag hold NaN samples, none of them accepted.
+    before the corrections, where there were any. ``posterior`` exists if samples were requested; spectra with
+    a bad flag hold NaN samples, none of them accepted.
     """
 
     meta: Table

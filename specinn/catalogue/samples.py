@@ -1,4 +1,5 @@
-"""Files of posterior samples, which ``--save-samples`` asks for: one a shard, and in the end one of all."""
+"""Files of posterior samples, which ``--save-samples`` requests: one per shard, and in the end one for
+all."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from specinn.texts import portable
 __all__ = ["Append", "attributes_of", "check", "join", "rows_of", "samples_file", "size_of"]
 
 _CHUNK_BYTES = 1 << 20
-_BLOCK = 64  # spectra that are copied at once
+_BLOCK = 64  # spectra that are copied together
 
 Append = Callable[[Mapping[str, Any]], None]
 
@@ -28,7 +29,7 @@ def check(path: str | Path, *, overwrite: bool = False) -> Path:
 
 
 def size_of(n_spec: int, n_samples: int, n_labels: int) -> int:
-    """Bytes that the samples of so many spectra take."""
+    """Bytes taken by the samples of this many spectra."""
     return n_spec * n_samples * (4 * n_labels + 4 + 1)
 
 
@@ -56,11 +57,11 @@ def rows_of(ids: Any, flags: Any, posterior: Posterior, keep: int) -> dict[str, 
 def samples_file(path: Path, n_samples: int, attributes: Mapping[str, Any]) -> Iterator[Append]:
     """An HDF5 file of samples, which appears when the block ends well; gives the function that adds rows.
 
-    Datasets, one entry a row of the catalogue: ``samples (n_spec, n_samples, n_labels)`` float32 in physical
-    units, after corrections; ``log_prob (n_spec, n_samples)`` float32, the log density in the network's
-    label space; ``inside (n_spec, n_samples)``, whether the sample was within the training bounds;
-    ``id``; ``flags``. A spectrum without a posterior has NaN samples, of which none is inside. Attributes
-    are those of :func:`attributes_of`. Raises ``OutputError``.
+    Datasets, one entry per row of the catalogue: ``samples (n_spec, n_samples, n_labels)`` float32 in
+    physical units, after corrections; ``log_prob (n_spec, n_samples)`` float32, the log density in the
+    network's label space; ``inside (n_spec, n_samples)``, whether the sample was within the training bounds;
+    ``id``; ``flags``. A spectrum without a posterior has NaN samples, of which none is inside. Attributes are
+    those of :func:`attributes_of`. Raises ``OutputError``.
     """
     import h5py
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def plugins_of(ctx: typer.Context, *, report: bool = True) -> Plugins:
-    """The plugins given to :func:`specinn.cli.main`, else those installed; broken ones are reported once."""
+    """The plugins passed to :func:`specinn.cli.main`, else those installed; broken ones are reported once."""
     from specinn.plugins import Plugins
 
     plugins: Plugins = ctx.obj if ctx.obj is not None else Plugins()
@@ -28,8 +28,8 @@ def plugins_of(ctx: typer.Context, *, report: bool = True) -> Plugins:
 
 
 def echo(text: Any, *, error: bool = False) -> None:
-    """Print a line with text that others may have written, such as file names, ids and messages: what a
-    terminal would obey is shown and not done."""
+    """Print a line with text that others may have written, such as file names, ids and messages: control
+    characters are shown, not obeyed."""
     from specinn.texts import shown
 
     print(shown(str(text)), file=sys.stderr if error else sys.stdout)

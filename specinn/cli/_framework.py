@@ -60,7 +60,7 @@ def _write(formatter: Any, panels: dict[str, list[tuple[str, str]]]) -> None:
 
 
 class Command(_Help, TyperCommand):
-    """A command; what it writes is nothing that it reads."""
+    """A command, which never overwrites a file that it reads."""
 
     def invoke(self, ctx: Any) -> Any:
         _check_outputs(ctx.params)
@@ -68,7 +68,7 @@ class Command(_Help, TyperCommand):
 
 
 class Group(_Help, TyperGroup):
-    """Commands below one name."""
+    """Commands grouped under one name."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         panels: dict[str, list[tuple[str, str]]] = {}
@@ -90,14 +90,14 @@ class Group(_Help, TyperGroup):
 
 
 class Commands(Group):
-    """The root: what a user did wrong in any command is one sentence on standard error.
+    """The root: a mistake of the user in any command becomes one sentence on standard error.
 
     The status is 2 where the command line is wrong, 1 for other mistakes, 130 after Ctrl-C.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         end = args.index("--") if "--" in args else len(args)
-        if "--debug" in args[:end]:  # before or behind the command
+        if "--debug" in args[:end]:  # before or after the command
             args = ["--debug", *(word for word in args[:end] if word != "--debug"), *args[end:]]
         try:
             return super().parse_args(ctx, args)
@@ -163,7 +163,7 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror.lower()}"
     if isinstance(error, MemoryError):
-        return f"there is not enough memory: give less at once ({error})"
+        return f"there is not enough memory: process fewer spectra at once ({error})"
     text = " ".join(str(error).split())
     return f"unexpected {type(error).__name__}: {text} (--debug shows where it comes from; please report it)"
 
@@ -179,9 +179,11 @@ def _usage(error: Any, at: Any) -> str:
         text = f"no option {error.option_name}" + (f"; did you mean {close}?" if close else "")
     elif param is not None:
         name = _name(param) if param.param_type_name == "argument" else max(param.opts, key=len)
-        found: Any = getattr(error.__cause__, "errors", list)()  # of pydantic, which keeps what it was given
-        if found:
-            name = f"{name} {found[0].get('input')!r}"
+        details: Any = getattr(
+            error.__cause__, "errors", list
+        )()  # of pydantic, which keeps what it was given
+        if details:
+            name = f"{name} {details[0].get('input')!r}"
         message = error.message.rstrip(".")
         text = f"{name}: {message[0].lower()}{message[1:]}" if message else f"{name} is missing"
     else:
@@ -197,5 +199,5 @@ def add(
     examples: Iterable[str],
     panel: str | None = None,
 ) -> None:
-    """Make a command of a function, whose docstring and ``examples`` are its help."""
+    """Turn a function into a command, whose help is its docstring and the ``examples``."""
     app.command(name, cls=Command, epilog="\n".join(examples), rich_help_panel=panel)(function)

@@ -12,7 +12,7 @@ Names = list[tuple[str, str]]  # with what each means
 
 
 def offered(kind: str) -> Callable[[typer.Context], Names]:
-    """Completes the names of what plugins offer of a kind."""
+    """Complete the names of what plugins offer of one kind."""
 
     def complete(ctx: typer.Context) -> Names:
         from specinn.cli._console import plugins_of
@@ -27,21 +27,21 @@ def _models(ctx: typer.Context) -> Names:
     from specinn import models
     from specinn.cli._console import plugins_of
 
-    found = models.installed(plugins_of(ctx, report=False))
-    return [(model.name, f"{model.estimator}, {model.instrument}") for model in found]
+    available = models.installed(plugins_of(ctx, report=False))
+    return [(model.name, f"{model.estimator}, {model.instrument}") for model in available]
 
 
 def labels(ctx: typer.Context) -> Names:
-    """Completes the labels of the installed models."""
+    """Complete the labels of the installed models."""
     from specinn import models
     from specinn.cli._console import plugins_of
 
-    found = models.installed(plugins_of(ctx, report=False))
-    return list({label["name"]: label["unit"] for model in found for label in model.labels}.items())
+    available = models.installed(plugins_of(ctx, report=False))
+    return list({label["name"]: label["unit"] for model in available for label in model.labels}.items())
 
 
 def flags() -> Names:
-    """Completes the flags of a catalogue."""
+    """Complete the flags of a catalogue."""
     from specinn.flags import FLAGS
 
     return [(str(info.flag.name).lower(), info.meaning) for info in FLAGS]
@@ -54,18 +54,18 @@ def splits() -> list[str]:
 
 
 def devices() -> Names:
-    return [("cpu", "the processor"), ("cuda", "the first GPU"), ("cuda:0", "the GPU of that number")]
+    return [("cpu", "the processor"), ("cuda", "the first GPU"), ("cuda:0", "the GPU of this number")]
 
 
 _AGAIN = "; repeatable"
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 Catalogue = Annotated[
-    Path, typer.Argument(metavar="CATALOGUE", help="Of specinn run, in any of its formats.")
+    Path, typer.Argument(metavar="CATALOGUE", help="Written by specinn run, in any format.")
 ]
-Cluster = Annotated[Path | None, typer.Option(metavar="FILE.toml", help="Work in jobs of a batch system.")]
+Cluster = Annotated[Path | None, typer.Option(metavar="FILE.toml", help="Run in jobs of a batch system.")]
 Corrections = Annotated[
-    list[str] | None, typer.Option(metavar="FILE.toml", help=f"Correct by this file{_AGAIN}.")
+    list[str] | None, typer.Option(metavar="FILE.toml", help=f"Apply this correction{_AGAIN}.")
 ]
 DegradeSNR = Annotated[
     float | None, typer.Option(metavar="SNR", help="Add noise down to this S/N per Angstrom.")
@@ -87,7 +87,8 @@ Instrument = Annotated[
     ),
 ]
 MediumOption = Annotated[
-    str | None, typer.Option("--medium", metavar="air|vacuum", help="Of the wavelengths, whatever files say.")
+    str | None,
+    typer.Option("--medium", metavar="air|vacuum", help="Of the wavelengths, overriding the files."),
 ]
 Model = Annotated[
     str | None,
@@ -98,28 +99,30 @@ ModelName = Annotated[
 ]
 ModelNameOrNone = Annotated[
     str | None,
-    typer.Argument(metavar="MODEL", help="Name or file, to see its card.", autocompletion=_models),
+    typer.Argument(metavar="MODEL", help="Name or file; prints its card.", autocompletion=_models),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what exists.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No table and no progress.")]
 ResolvingPower = Annotated[
-    float | None, typer.Option(metavar="R", help="Of the spectra, whatever files say.")
+    float | None, typer.Option(metavar="R", help="Of the spectra, overriding the files.")
 ]
 Samples = Annotated[int, typer.Option(metavar="N", help="Of each posterior.", min=2)]
 SamplesFile = Annotated[
-    Path | None, typer.Option(metavar="FILE.h5", help="Of specinn run --save-samples; else drawn again.")
+    Path | None, typer.Option(metavar="FILE.h5", help="From specinn run --save-samples; else drawn again.")
 ]
 Scheduler = Annotated[
-    str | None, typer.Option(metavar="ADDRESS", help="Work on the Dask cluster of this scheduler.")
+    str | None, typer.Option(metavar="ADDRESS", help="Use the Dask cluster of this scheduler.")
 ]
 Seed = Annotated[int, typer.Option(metavar="N", help="Same seed, same result.", min=0)]
 Spectra = Annotated[
     list[Path] | None,
-    typer.Argument(metavar="SPECTRA", help="Files; without any, those of the catalogue."),
+    typer.Argument(metavar="SPECTRA", help="Files; by default those of the catalogue."),
 ]
 Split = Annotated[str, typer.Option(metavar="NAME", help="Part of the grid.", autocompletion=splits)]
 Synthesizer = Annotated[
     str,
-    typer.Option(metavar="NAME", help="What computes model spectra.", autocompletion=offered("synthesizer")),
+    typer.Option(
+        metavar="NAME", help="Code that computes model spectra.", autocompletion=offered("synthesizer")
+    ),
 ]
 Workers = Annotated[int, typer.Option(metavar="N", help="Processes here.", min=1)]

@@ -1,4 +1,4 @@
-"""What a run tells on standard error: failures as they come, and how far it is."""
+"""What a run reports on standard error: failures as they occur, and its progress."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from specinn.parallel.progress import remarks
 from specinn.texts import plural
 
 NAMED = 5  # of those with the same failure
-_LONGEST = 160  # characters of a remark that is said again
-INTERVAL = 60.0  # seconds between lines where the output is no terminal
+_LONGEST = 160  # characters of a remark that is repeated
+INTERVAL = 60.0  # seconds between lines where the output is not a terminal
 
 
 class Watch:
-    """A bar over the files (or another ``unit``) on a terminal, else a line a minute; with rate and time left
-    either way. Ctrl-C ends the command with a sentence that says how to ``resume``, and status 130."""
+    """A bar over the files (or another ``unit``) on a terminal, else one line per minute; with rate and time
+    left either way. Ctrl-C ends the command with a sentence that says how to ``resume``, and status 130."""
 
-    def __init__(self, quiet: bool, unit: str = "files", resume: str = "the same command goes on") -> None:
+    def __init__(self, quiet: bool, unit: str = "files", resume: str = "the same command resumes") -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
         from specinn.cli._console import stderr_console
@@ -70,12 +70,12 @@ class Watch:
         files[path] = None  # once, though a worker that died may have told it before
 
     def start(self, files: int, done: int) -> None:
-        """So many files, of which an earlier run did so many."""
+        """The number of files, and how many of them an earlier run did."""
         self._total, self._earlier = files, done
         self._began = self._told = time.monotonic()
         self._bar.update(self._task, total=files, completed=done)
         if done and not self._quiet:
-            self.say(f"{done} of {files} {self._unit} are done already")
+            self.say(f"{done} of {files} {self._unit} are already done")
 
     def say(self, sentence: str) -> None:
         """Print a sentence."""
@@ -119,7 +119,7 @@ class Watch:
 
     def _rate(self, now: float) -> str:
         rate = self._spectra / max(now - self._began, 1e-3)
-        return f"{plural(self._spectra, 'spectrum', 'spectra')}, {rate:.3g} a second"
+        return f"{plural(self._spectra, 'spectrum', 'spectra')}, {rate:.3g} per second"
 
     def _left(self, now: float) -> str:
         """The time left at the rate of files so far; nothing before the first is done."""

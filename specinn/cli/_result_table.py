@@ -1,4 +1,4 @@
-"""A catalogue on the terminal: one column a spectrum, as many side by side as fit."""
+"""A catalogue on the terminal: one column per spectrum, as many side by side as fit."""
 
 from __future__ import annotations
 

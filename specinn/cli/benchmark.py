@@ -22,9 +22,9 @@ _TITLES = {
 }
 _NOTES = (
     "ms: of one spectrum by the clock, the best of all rounds; CPU ms: processor time of all threads",
-    "x paper: times faster than the network of the paper by FrEIA, of which only sampling (training) counts;",
-    "the smaller of what clock and processor time say",
-    "stages: nothing overlaps; summaries are what inference takes beyond features and samples",
+    "x paper: times faster than the network of the paper in FrEIA, counting only sampling (training);",
+    "the smaller of the ratios of clock and of processor time",
+    "stages: one after the other; summaries: the time of inference beyond features and samples",
 )
 _CHANGED = 1.2  # what busy machines make of equal code stays below this factor, most of the time
 _BUSY = 1.3  # clock over processor time of a run, above which the machine had other work
@@ -56,8 +56,8 @@ def benchmark(
 ) -> None:
     """Measure how fast this machine is.
 
-    Sampling, training, the stages of a run and the whole run take turns on simulated spectra, and the best of
-    each counts. Nothing is left on the disk.
+    Sampling, training, the stages of a run and the whole run are timed in turn on simulated spectra, and the
+    best of each counts. Nothing is left on the disk.
     """
     import sys
     import tempfile
@@ -132,11 +132,11 @@ def _show(rows: Sequence[Row], machine: dict[str, Any], samples: int) -> None:
         for title in ("ms", "CPU ms", "spectra/s", "x paper", "hours for 4e6"):
             table.add_column(title, justify="right")
         for part, title in _TITLES.items():
-            mine = [row for row in rows if row.device == device and row.part == part]
-            if mine:
+            shown = [row for row in rows if row.device == device and row.part == part]
+            if shown:
                 table.add_row()
                 table.add_row(title.format(samples=samples))
-            for row in mine:
+            for row in shown:
                 table.add_row(f"  {row.name}", *_cells(row))
         console.print()
         console.print(table)

@@ -31,27 +31,32 @@ def calibrate(
         typer.Argument(metavar="SPECTRA", help="Files; without any, those of the table."),
     ] = None,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE.toml", help="The correction; figures beside it.")
+        Path,
+        typer.Option("--output", "-o", metavar="FILE.toml", help="The correction; figures go beside it."),
     ] = Path("correction.toml"),
     model: Model = None,
     kind: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="The correction, if there are several.", autocompletion=offered("correction")
+            metavar="NAME",
+            help="Kind of correction, if several are installed.",
+            autocompletion=offered("correction"),
         ),
     ] = None,
     label: Annotated[
         list[str] | None,
-        typer.Option(metavar="LABEL", help="Correct it; repeatable.  [default: all]", autocompletion=labels),
+        typer.Option(
+            metavar="LABEL", help="Label to correct; repeatable.  [default: all]", autocompletion=labels
+        ),
     ] = None,
     fe_h_min: Annotated[
-        float, typer.Option(metavar="DEX", help="Leave out stars of lower inferred [Fe/H].")
+        float, typer.Option(metavar="DEX", help="Leave out stars with lower inferred [Fe/H].")
     ] = -1.5,
     with_calibrators: Annotated[
-        bool, typer.Option("--with-calibrators", help="Fit to stars of the training, too.")
+        bool, typer.Option("--with-calibrators", help="Include stars of the training in the fit.")
     ] = False,
     with_out_of_range: Annotated[
-        bool, typer.Option("--with-out-of-range", help="Fit to stars out of range, too.")
+        bool, typer.Option("--with-out-of-range", help="Include stars out of range in the fit.")
     ] = False,
     degrade_snr: DegradeSNR = None,
     samples: Samples = 4096,
@@ -62,8 +67,8 @@ def calibrate(
 ) -> None:
     """Fit a correction on stars whose parameters are known.
 
-    Prints the fit of each label, and the errors of stars left out of it before and after: use the correction
-    only if it helps them. FILE.pdf and FILE.png show residuals and fit.
+    Prints the fit of each label, and the errors of left-out stars before and after it: use the correction
+    only if these improve. FILE.pdf and FILE.png show residuals and fit.
     """
     import attrs
 
@@ -83,7 +88,7 @@ def calibrate(
         kinds = [offer.record.name for offer in plugins.offers("correction")]
         if len(kinds) != 1:
             raise ConfigError(
-                f"say with --kind which correction to fit: {', '.join(kinds) or 'none'} installed"
+                f"choose the correction to fit with --kind; installed: {', '.join(kinds) or 'none'}"
             )
         kind = kinds[0]
     correction_kind = plugins.load("correction", kind)
@@ -118,7 +123,7 @@ def calibrate(
     reasons["no spectrum given"] = [name for name, star in absent.items() if star is None]
     left_out = [f"{', '.join(names)} ({reason})" for reason, names in reasons.items() if names]
     if not as_json:
-        for words, of in (("left out", left_out), ("of no star of the table", [", ".join(strange)])):
+        for words, of in (("left out", left_out), ("matching no star of the table", [", ".join(strange)])):
             for text in filter(None, of):
                 _say(f"{words}: {text}")
     how = f"{benchmarks.name}, inferred [Fe/H] from {fe_h_min:g} on"
@@ -147,7 +152,7 @@ def calibrate(
     _show(correction, tested, stars[used])
     _say(work.verdict(tested))
     if seen:
-        _say(f"in the fit but not among these, as the training has seen them: {', '.join(seen)}")
+        _say(f"in the fit but not counted here, because the training has seen them: {', '.join(seen)}")
     for path in (output, *figures):
         echo(path)
 
@@ -162,7 +167,7 @@ def _terms(correction: Correction) -> dict[str, Any]:
 def _tested(tested: Mapping[str, LeaveOneOut]) -> dict[str, Any]:
     import attrs
 
-    return {label: {**attrs.asdict(found), "helps": found.helps} for label, found in tested.items()}
+    return {label: {**attrs.asdict(errors), "helps": errors.helps} for label, errors in tested.items()}
 
 
 def _say(text: str) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from astropy.table import Table
 
 _ENOUGH = 50  # degrees of freedom, from which the scatter of spectra says how wide posteriors should be
-_NARROW = 0.7  # chi-square per degree of freedom, below which it is said
+_NARROW = 0.7  # chi-square per degree of freedom, below which the user is warned
 
 
 EXAMPLES = (
@@ -64,9 +64,10 @@ def combine(
 ) -> None:
     """Combine spectra of one star into one row.
 
-    Of several nights or instruments: the product of their posteriors, in which the prior counts once. Rows
-    with a bad flag take no part, single ones pass unchanged. Spectra that do not agree (chi-square, p below
-    0.001) are flagged. Catalogues know no correlations between labels, files of samples do.
+    The result is the product of the posteriors, with the prior counted once; spectra may come from several
+    nights or instruments. Rows with a bad flag are left out, and single spectra pass unchanged. Spectra that
+    disagree (chi-square, p below 0.001) are flagged. Files of samples preserve the correlations between
+    labels, catalogues do not.
     """
     from specinn import catalogue
     from specinn.catalogue.combine import combine as work
@@ -80,15 +81,15 @@ def combine(
         files, plugins_of(ctx), by=by, radius=radius, model_files=model or (), common=common, seed=seed
     )
     catalogue.write(table, output, overwrite=overwrite)
-    found = counts(table)
+    numbers = counts(table)
     advice = shared_errors(table, common)
     if as_json:
-        print_json({"catalogue": output, **found, "advice": advice})
+        print_json({"catalogue": output, **numbers, "advice": advice})
         return
     echo(
-        plural(found["stars"], "star")
+        plural(numbers["stars"], "star")
         + ": {of_several_spectra} of several spectra, of which {disagree} disagree; "
-        "{without_spectrum} without a usable spectrum".format(**found)
+        "{without_spectrum} without a usable spectrum".format(**numbers)
     )
     for line in (advice, output):
         if line:
@@ -106,7 +107,7 @@ def _several(table: Table) -> tuple[np.ndarray, np.ndarray]:
 
 
 def counts(table: Table) -> dict[str, int]:
-    """How many stars of a combination are of which sort."""
+    """How many stars of a combination are of each kind."""
     several, apart = _several(table)
     without = int((table["n_epochs"] == 0).sum())
     return {
@@ -127,6 +128,6 @@ def shared_errors(table: Table, common: float) -> str | None:
         return None
     share = min(0.99, 1.0 - scatter * (1.0 - common))  # 1 would mean that further spectra say nothing
     return (
-        f"spectra of one star scatter less than posteriors are wide (chi-square {scatter:.2f} per degree "
-        f"of freedom): errors that they share do not average out; --common {share:.2f} allows for that"
+        f"spectra of one star scatter less than their posteriors suggest (chi-square {scatter:.2f} per "
+        f"degree of freedom): errors that they share do not average out; --common {share:.2f} allows for them"
     )

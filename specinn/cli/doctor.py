@@ -12,7 +12,7 @@ from specinn.cli._options import AsJson
 if TYPE_CHECKING:
     from specinn.doctor import Finding
 
-EXAMPLES = ("specinn doctor", "specinn doctor --json > doctor.json    # to go with the report of a problem")
+EXAMPLES = ("specinn doctor", "specinn doctor --json > doctor.json    # to attach to a bug report")
 
 
 def doctor(ctx: typer.Context, as_json: AsJson = False) -> None:
@@ -50,6 +50,8 @@ def _summary(findings: Sequence[Finding]) -> str:
         state: ", ".join(finding.name or finding.group for finding in findings if finding.state == state)
         for state in ("broken", "missing")
     }
-    lines = [f"to be mended: {names['broken']}"] if names["broken"] else ["all that specinn needs is there"]
-    lines += [f"missing, which only some need: {names['missing']}"] if names["missing"] else []
+    lines = (
+        [f"to be fixed: {names['broken']}"] if names["broken"] else ["everything that specinn needs is there"]
+    )
+    lines += [f"missing, but optional: {names['missing']}"] if names["missing"] else []
     return "\n".join(lines)

@@ -16,7 +16,7 @@ def flags(
     value: Annotated[
         str | None,
         typer.Argument(
-            metavar="VALUE|NAME", help="Of the column, for the bits it sets; or a flag.", autocompletion=names
+            metavar="VALUE|NAME", help="A value of the column, or the name of a flag.", autocompletion=names
         ),
     ] = None,
     as_json: AsJson = False,
@@ -47,8 +47,11 @@ def _bits(text: str) -> int:
     known = sum(by_name.values())
     if not text.isdecimal():
         if text.lower() not in by_name:
-            raise ConfigError(f"{text!r} is neither a value of flags nor one of them; {near(text, by_name)}")
+            raise ConfigError(
+                f"{text!r} is neither a value of the column flags nor the name of a flag; "
+                f"{near(text, by_name)}"
+            )
         return by_name[text.lower()]
     if int(text) & ~known:
-        raise ConfigError(f"{text} has bits that this version does not know: they end at {known}")
+        raise ConfigError(f"{text} has bits that this version does not know: its largest value is {known}")
     return int(text)

@@ -41,7 +41,7 @@ def import_(
         float | None, typer.Option(metavar="R", help="Degrade to this R = lambda / FWHM.")
     ] = None,
     step: Annotated[
-        float | None, typer.Option(metavar="ANGSTROM", help="Pixels of the output.  [default: FWHM / 4]")
+        float | None, typer.Option(metavar="ANGSTROM", help="Pixel width of the output.  [default: FWHM / 4]")
     ] = None,
     range_: Annotated[
         list[str] | None,
@@ -49,14 +49,14 @@ def import_(
     ] = None,
     note: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="Provenance that files do not tell; repeatable."),
+        typer.Option(metavar="KEY=VALUE", help="Provenance that files do not state; repeatable."),
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Read synthetic spectra of any known layout.
 
     Writes them as one grid in HDF5. A defective spectrum (not finite, negative, above 1.2, truncated, in
-    contradiction to the table of labels) ends the import with the name of the file, unless --skip-bad.
+    contradiction to the table of labels) stops the import and is named, unless --skip-bad.
     """
     import attrs
     from rich.console import Console
@@ -109,9 +109,7 @@ def make(
     workers: Workers = 1,
     scheduler: Scheduler = None,
     cluster: Cluster = None,
-    retry: Annotated[
-        bool, typer.Option("--retry", help="Going on, compute again what failed before.")
-    ] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="On resuming, retry what failed before.")] = False,
     give_up: Annotated[int, typer.Option(metavar="N", help="Stop after N failures in a row.", min=1)] = 20,
     show: Annotated[bool, typer.Option("--show", help="Only show what would be made.")] = False,
     overwrite: Overwrite = False,
@@ -120,8 +118,8 @@ def make(
 ) -> None:
     """Draw labels from a prior and compute their spectra.
 
-    Writes one grid in HDF5. Interrupt it at will: the same command goes on where it was. A spectrum that
-    fails costs itself only, and is listed with its labels and the reason in RECIPE.failures.csv.
+    Writes one grid in HDF5. Interrupt it at will: the same command resumes it. A spectrum that fails is left
+    out and listed in RECIPE.failures.csv, with its labels and the reason.
     """
     import attrs
 

@@ -15,7 +15,7 @@ def instruments(
     ctx: typer.Context,
     name: Annotated[
         str | None,
-        typer.Argument(help="Name or TOML file, to see it.", autocompletion=offered("instrument")),
+        typer.Argument(help="Name or TOML file; describes it.", autocompletion=offered("instrument")),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

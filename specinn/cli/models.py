@@ -45,14 +45,14 @@ def models(ctx: typer.Context, name: ModelNameOrNone = None, as_json: AsJson = F
         else:
             _card(model)
         return
-    found = models.installed(plugins)
+    available = models.installed(plugins)
     if as_json:
-        print_json([_summary(model) for model in found])
-    elif not found:
-        print("no model is installed; a file is used with specinn run --model FILE.safetensors")
+        print_json([_summary(model) for model in available])
+    elif not available:
+        print("no model is installed; use a file with specinn run --model FILE.safetensors")
     else:
         rows = [("name", "estimator", "instrument", "arms", "size", "labels")]
-        for model in found:
+        for model in available:
             names = " ".join(label["name"] for label in model.labels)
             size = f"{model.size / 1e6:.1f} MB"
             rows.append((model.name, model.estimator, model.instrument, "+".join(model.arms), size, names))

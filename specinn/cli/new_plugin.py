@@ -16,7 +16,7 @@ EXAMPLES = (
 
 
 def new_plugin(
-    name: Annotated[str, typer.Argument(help="Of the package, such as specinn-giraffe.")],
+    name: Annotated[str, typer.Argument(help="Name of the package, such as specinn-giraffe.")],
     kind: Annotated[
         list[str] | None,
         typer.Option(
@@ -25,7 +25,7 @@ def new_plugin(
             autocompletion=lambda: list(KINDS),
         ),
     ] = None,
-    folder: Annotated[Path, typer.Option(metavar="DIR", help="Where the folder NAME is made.")] = Path("."),
+    folder: Annotated[Path, typer.Option(metavar="DIR", help="Where to create the folder NAME.")] = Path("."),
 ) -> None:
     """Write a package to start a plugin from.
 

@@ -37,11 +37,11 @@ def plot(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="FILE", help=".png, .pdf or .svg; else named as the spectrum."
+            "--output", "-o", metavar="FILE", help=".png, .pdf or .svg; else named after the spectrum."
         ),
     ] = None,
     star: Annotated[
-        str, typer.Option(metavar="ID|N", help="Of a file of many spectra: id, or number from 0.")
+        str, typer.Option(metavar="ID|N", help="In a file of many spectra: id, or number from 0.")
     ] = "0",
     instrument: Instrument = "4most-hr",
     model: Model = None,
@@ -52,9 +52,9 @@ def plot(
     resolving_power: ResolvingPower = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Draw a spectrum as it was read, as the network sees it, and over it the model spectrum of the MAP.
+    """Draw a spectrum as read, and as the network sees it with the model spectrum of the MAP.
 
-    Where there is no result the figure has what there is, and says why.
+    Where there is no result, the figure shows what there is and says why.
     """
     from specinn import plotting
     from specinn.cli._console import echo, note, plugins_of
@@ -79,17 +79,17 @@ def plot(
     check_output(path, SUFFIXES, overwrite=overwrite)
     check_not_input(path, [file])
     chosen = _choose(read(file, plugins, format, options.medium), star, file)
-    as_read, found = follow(prepare(plugins, options), chosen, plugins, synthesizer=synthesizer)
+    as_read, resimulated = follow(prepare(plugins, options), chosen, plugins, synthesizer=synthesizer)
     kind = path.suffix.lower().lstrip(".")
     with plotting.style(), replacing(path) as temporary:
-        plotting.save_as(figures.spectrum(as_read, found), temporary, kind)
-    if found.note:
-        note(found.note)
+        plotting.save_as(figures.spectrum(as_read, resimulated), temporary, kind)
+    if resimulated.note:
+        note(resimulated.note)
     echo(path)
 
 
 def _choose(batches: Iterable[SpectrumBatch], star: str, file: Path) -> SpectrumBatch:
-    """The spectrum of that id, else of that number, as a batch of its own."""
+    """The spectrum with this id, else with this number, as a batch."""
     from specinn.errors import ReadError
 
     first = 0

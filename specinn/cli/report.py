@@ -34,14 +34,14 @@ def report(
         "report.html"
     ),
     spectra: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="The same as SPECTRA; repeatable.")
+        list[Path] | None, typer.Option(metavar="FILE", help="Same as SPECTRA; repeatable.")
     ] = None,
     samples: SamplesFile = None,
     stars: Annotated[
-        list[str] | None, typer.Option(metavar="ID", help="Star to show the spectrum of; repeatable.")
+        list[str] | None, typer.Option(metavar="ID", help="Star whose spectrum is shown; repeatable.")
     ] = None,
     most: Annotated[
-        int, typer.Option(metavar="N", help="Without --stars: so many spectra at most.", min=0)
+        int, typer.Option(metavar="N", help="Without --stars: at most so many spectra.", min=0)
     ] = 24,
     synthesizer: Synthesizer = "emulator",
     model: Model = None,
@@ -50,11 +50,11 @@ def report(
     device: Device = "cpu",
     overwrite: Overwrite = False,
 ) -> None:
-    """Make one HTML page of a catalogue.
+    """Make one HTML page from a catalogue.
 
-    Diagrams, histograms, a table, and the spectra of some stars, flagged and diverse ones, with the model at
-    the MAP, bands from posterior samples and a corner plot; where that is not possible the page says why. It
-    needs nothing else and works for ten thousand stars.
+    It shows diagrams, histograms, a table, and the spectra of some stars (flagged ones and a diverse choice)
+    with the model at the MAP, bands from posterior samples and a corner plot; where that is not possible, it
+    says why. The page is self-contained and works for ten thousand stars.
     """
     from specinn import catalogue as tables
     from specinn.cli._console import bar, echo, note, plugins_of
@@ -66,11 +66,11 @@ def report(
     page.check(output, overwrite=overwrite)
     table = tables.read(catalogue)
     rows = page.choose(table, stars or (), most)
-    given = [*(spectra or []), *(files or [])]
-    asked = bool(given or samples or stars or model or resolving_power) or device != "cpu"
+    paths = [*(spectra or []), *(files or [])]
+    asked = bool(paths or samples or stars or model or resolving_power) or device != "cpu"
     plugins = plugins_of(ctx)
     plugins.record("synthesizer", synthesizer)
-    check_given(given, format, plugins)
+    check_given(paths, format, plugins)
     opened: dict[int, Any] = {}
     pixels: dict[str, Any] = {}
     why = "" if most or stars else "No spectra were asked for."
@@ -84,7 +84,7 @@ def report(
                 resolving_power=resolving_power, device=device,
             )  # fmt: skip
             with bar("spectra") as progress:
-                opened = open_stars(simulator, rows, given or None, format=format, progress=progress)
+                opened = open_stars(simulator, rows, paths or None, format=format, progress=progress)
             pixels = arms(simulator)
         except SpecinnError as error:
             if asked:

@@ -48,7 +48,7 @@ def resimulate(
     model: Model = None,
     resolving_power: ResolvingPower = None,
     format: Format = "auto",
-    figures: Annotated[int, typer.Option(metavar="N", help="Stars that have figures, at most.", min=0)] = 24,
+    figures: Annotated[int, typer.Option(metavar="N", help="Draw figures for at most N stars.", min=0)] = 24,
     save_spectra: Annotated[
         bool, typer.Option("--save-spectra", help="Write spectra and bands to DIR/spectra.h5.")
     ] = False,
@@ -56,11 +56,11 @@ def resimulate(
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show model spectra of what was inferred over the observed ones.
+    """Draw the model spectra of inferred labels over the observed spectra.
 
     DIR gets stars.ecsv, with the differences of each star, and figures (PDF and PNG): whole arms and windows
     around lines of each element, with 68 and 95 % bands from posterior samples; several stars side by side;
-    the mean difference by wavelength. A star that fails costs its own row, which says why.
+    the mean difference by wavelength. A star that fails has a row that says why.
     """
     import specinn
     from specinn import catalogue as tables
@@ -80,7 +80,7 @@ def resimulate(
     n, estimator = len(table), simulator.estimator
     if n > figures > 0 and not files:
         print(
-            f"specinn: figures are made of the first {figures} of {n} stars; see --figures", file=sys.stderr
+            f"specinn: figures are drawn for the first {figures} of {n} stars; see --figures", file=sys.stderr
         )
     meta = {
         "specinn": specinn.__version__, "model": simulator.model.name, "sha256": simulator.model.sha256(),
@@ -99,7 +99,7 @@ def resimulate(
         _show(outcome)
         echo(output)
     if outcome.interrupted:
-        print("specinn: stopped; what was done by then is written", file=sys.stderr)
+        print("specinn: stopped; what was done by then has been written", file=sys.stderr)
         raise typer.Exit(130)
     if outcome.failed == len(outcome.rows):
         print("specinn: no star could be resimulated", file=sys.stderr)

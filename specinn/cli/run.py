@@ -72,7 +72,7 @@ def run(
         str | None,
         typer.Option(
             metavar="KM/S|auto|FILE",
-            help="Of all, or a table by id or path; auto: measure.",
+            help="Of all, or table by id or path; auto: measure.",
         ),
     ] = None,
     medium: MediumOption = None,
@@ -84,13 +84,13 @@ def run(
         ),
     ] = None,
     recursive: Annotated[
-        bool, typer.Option("--recursive", "-r", help="Take what is below folders, too.")
+        bool, typer.Option("--recursive", "-r", help="Include spectra in subfolders.")
     ] = False,
     group_by: Annotated[
         str | None,
         typer.Option(
             metavar="object|COLUMN",
-            help="Files that share it are one spectrum.",
+            help="Files that share it form one spectrum.",
         ),
     ] = None,
     resolving_power: ResolvingPower = None,
@@ -105,7 +105,7 @@ def run(
     correction: Corrections = None,
     samples: Samples = 4096,
     save_samples: Annotated[
-        Path | None, typer.Option(metavar="FILE.h5", help="Write the posterior samples, too.")
+        Path | None, typer.Option(metavar="FILE.h5", help="Also write the posterior samples.")
     ] = None,
     keep_samples: Annotated[
         int | None, typer.Option(metavar="K", help="Write only K samples per spectrum.", min=1)
@@ -120,10 +120,10 @@ def run(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Infer stellar parameters and abundances of spectra.
+    """Infer stellar parameters and abundances from spectra.
 
-    One row per spectrum. A file that cannot be read costs its own row, which says why; if none could be read
-    there is no catalogue, and the status is 1.
+    The catalogue has one row per spectrum. A file that cannot be read has a row that says why; if none can be
+    read, there is no catalogue and the status is 1.
     """
     from specinn.errors import ConfigError
     from specinn.inference.options import RunOptions
@@ -141,7 +141,7 @@ def run(
         _say_that_all_is_done(output, save_samples, as_json)
         return
     if keep_samples is not None and save_samples is None:
-        raise ConfigError("--keep-samples thins what --save-samples FILE.h5 writes: give that, too")
+        raise ConfigError("--keep-samples thins what --save-samples FILE.h5 writes: give both")
     check_cluster(scheduler, cluster)
     plugins = plugins_of(ctx)
     items = _items(files, plugins, format, recursive, group_by)
@@ -150,7 +150,7 @@ def run(
     labels = job.pipeline.estimator.labels
     if keep and not quiet:
         note(_size_of_samples(keep, samples, len(labels), len(items)))
-    with Watch(quiet, resume="the same command with --resume goes on") as watch:
+    with Watch(quiet, resume="the same command with --resume continues") as watch:
         outcome = survey.survey(
             job, items, output, options, plugins, watch, save_samples=save_samples, keep=keep, resume=resume,
             overwrite=overwrite, workers=workers, scheduler=scheduler, cluster=cluster, show=_SHOWN,
@@ -190,7 +190,7 @@ def _size_of_samples(keep: int, samples: int, n_labels: int, n_files: int) -> st
 
 
 def _say_that_all_is_done(output: Path, save_samples: Path | None, as_json: bool) -> None:
-    note(f"{output} is there and no run for it was interrupted: nothing to do")
+    note(f"{output} exists and no run for it was interrupted: nothing to do")
     if as_json:
         print_json({"catalogue": output, "samples": save_samples, **dict.fromkeys(_COUNTS)})
 

@@ -30,17 +30,17 @@ def saliency(
     split: Split = "test",
     spectra: Annotated[int, typer.Option(metavar="N", help="Spectra at most.", min=1)] = 500,
     samples: Annotated[int, typer.Option(metavar="N", help="Samples in the mean.", min=1)] = 64,
-    features: Annotated[int, typer.Option(metavar="N", help="Named for each label.", min=1)] = 10,
+    features: Annotated[int, typer.Option(metavar="N", help="Features named per label.", min=1)] = 10,
     seed: Seed = 0,
     device: Device = "cpu",
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show by which pixels a model tells each label.
+    """Show which pixels a model uses for each label.
 
-    The gradient of the label with respect to their flux, the median over simulated spectra of grid models,
-    goes to DIR: saliency.ecsv (all pixels), features.ecsv (the strongest, with the spectral lines they belong
-    to), and the figure as saliency.pdf and saliency.png.
+    DIR gets the gradient of each label with respect to the flux, as the median over simulated spectra of grid
+    models: saliency.ecsv (all pixels), features.ecsv (the strongest, with the spectral lines they belong to),
+    and the figure as saliency.pdf and saliency.png.
     """
     import specinn
     from specinn import models
@@ -63,29 +63,29 @@ def saliency(
     estimator = models.load(plugins, chosen, device)
     synthetic = load(grid, plugins=plugins)
     with bar("spectra") as progress:
-        found = work.saliency(
+        result = work.saliency(
             estimator, synthetic, snr=snr, split=split, n_spectra=spectra, n_samples=samples, seed=seed,
             plugins=plugins, progress=progress,
         )  # fmt: skip
-    rows = found.features(features)
+    rows = result.features(features)
     meta = {
         "specinn": specinn.__version__, "model": chosen.name, "sha256": chosen.sha256(),
-        "grid": synthetic.hash, "split": split, "spectra": found.n_spectra, "snr": snr, "samples": samples,
+        "grid": synthetic.hash, "split": split, "spectra": result.n_spectra, "snr": snr, "samples": samples,
         "seed": seed,
     }  # fmt: skip
     output.mkdir(exist_ok=True)
     for path, table in zip(
-        tables, (work.pixel_table(found, meta), work.feature_table(rows, meta)), strict=True
+        tables, (work.pixel_table(result, meta), work.feature_table(rows, meta)), strict=True
     ):
         write(table, path, overwrite=overwrite)
-    figure = work.draw(found, rows)
+    figure = work.draw(result, rows)
     for path in figures:
         with replacing(path) as temporary:
             figure.savefig(temporary, dpi=200)
     if as_json:
         print_json({"meta": meta, "features": rows})
         return
-    _show(rows, [label.name for label in found.labels], found.n_spectra, snr)
+    _show(rows, [label.name for label in result.labels], result.n_spectra, snr)
     for path in (*tables, *figures):
         echo(path)
 
@@ -99,9 +99,9 @@ def _show(rows: Sequence[dict[str, Any]], labels: Sequence[str], n: int, snr: fl
     console.print(f"strongest features of {n} spectra at S/N {snr:g} per Angstrom, and their strength")
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=False)
     for name in labels:
-        mine = [row for row in rows if row["label"] == name]
+        of_label = [row for row in rows if row["label"] == name]
         words = []
-        for row in mine:
+        for row in of_label:
             where = f"{row['species']} {row['line']:.2f}" if row["species"] else f"? {row['wavelength']:.2f}"
             words.append(f"{where} ({row['strength']:.3f})")
         table.add_row(name, ", ".join(words) or "no pixel stands out")

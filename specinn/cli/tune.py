@@ -25,25 +25,26 @@ EXAMPLES = (
 def tune(
     ctx: typer.Context,
     search: Annotated[
-        Path, typer.Argument(metavar="SEARCH", help="A search file (TOML), or its folder, to go on with it.")
+        Path,
+        typer.Argument(metavar="SEARCH", help="A search file (TOML), or the folder of a search to resume."),
     ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="DIR", help="Of the search.  [default: SEARCH-trials]"),
+        typer.Option("--output", "-o", metavar="DIR", help="Folder of the search.  [default: SEARCH-trials]"),
     ] = None,
     trials: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Configurations.  [default: what the search says]", min=1),
+        typer.Option(metavar="N", help="Configurations.  [default: as in the search file]", min=1),
     ] = None,
-    processes: Annotated[int, typer.Option(metavar="N", help="How many work at once here.", min=1)] = 1,
-    show: Annotated[bool, typer.Option("--show", help="Only show what was found so far.")] = False,
+    processes: Annotated[int, typer.Option(metavar="N", help="Processes on this machine.", min=1)] = 1,
+    show: Annotated[bool, typer.Option("--show", help="Only show the results so far.")] = False,
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No lines about the trials.")] = False,
 ) -> None:
     """Find the best configuration of a training.
 
-    Hyperband: many begin, the worse ones are stopped early. Interrupt it at will: the same command goes on
-    where it was. More processes, also on other machines that share the folder, join by the same command.
+    Hyperband: many trials begin, and the worse ones are stopped early. Interrupt it at will: the same command
+    resumes it. More processes, also on other machines that share the folder, join with the same command.
     """
     import sys
 
@@ -59,7 +60,7 @@ def tune(
 
     if search.is_dir():
         if output is not None:
-            raise ConfigError(f"{search} is a folder, in which its search goes on: leave out --output")
+            raise ConfigError(f"{search} is the folder of a search, which resumes there: remove --output")
         folder, search = search, search / SEARCH
         if not search.is_file():
             raise ConfigError(f"{folder} holds no search: it has no {SEARCH}")
@@ -98,7 +99,7 @@ def tune(
     else:
         _show(settings, folder, rows)
     if stopped:
-        print("stopped; the same command goes on", file=sys.stderr)
+        print("stopped; the same command resumes", file=sys.stderr)
         raise typer.Exit(130)
 
 

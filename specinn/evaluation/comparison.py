@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 
 __all__ = ["METAL_RICH", "Comparison", "compare", "grid_metrics"]
 
-METAL_RICH = -1.5  # [Fe/H] above which stars are counted once more, by themselves
+METAL_RICH = -1.5  # [Fe/H] above which stars are also counted separately
 
 
 @attrs.frozen(eq=False)
 class Comparison:
-    """What a model infers of held-out grid spectra, beside the truth.
+    """What a model infers from held-out grid spectra, with the truth.
 
     ``labels`` are the model's and the derived ones after them; ``rows (n_stars,)`` are those of the
     simulation's grid; ``snr`` are S/N per Angstrom; ``truth (n_stars, n_labels)``; ``found`` has a summary of
-    all stars for each S/N. Where calibration was asked for, ``ranks (n_snr, n_stars, n_labels)`` are the
-    places of the truth among the samples and ``tarp (n_snr, n_stars)`` those of its distance from a random
-    point (:mod:`specinn.evaluation.coverage`); NaN for stars all of whose samples were rejected.
+    all stars for each S/N. If coverage was requested, ``ranks (n_snr, n_stars, n_labels)`` are the ranks of
+    the truth among the samples and ``tarp (n_snr, n_stars)`` those of its distance from a random point
+    (:mod:`specinn.evaluation.coverage`); NaN for stars all of whose samples were rejected.
     """
 
     simulation: Simulation
@@ -60,7 +60,8 @@ class Comparison:
 
     @property
     def scopes(self) -> dict[str, np.ndarray]:
-        """Stars looked at together, ``(n_stars,)`` by name: all, and, where there are, metal-rich ones."""
+        """Masks ``(n_stars,)`` of stars considered together, by name: all, and metal-rich ones if there are
+        any."""
         scopes = {"all": np.ones(len(self), bool)}
         if "fe_h" in self.labels:
             rich = self.truth[:, self.labels.index("fe_h")] > METAL_RICH
@@ -72,11 +73,11 @@ class Comparison:
         """A row of :data:`METRICS` for each S/N, scope and label."""
         outside = ~self.labels.inside(self.truth)
         rows = []
-        for value, found in zip(self.snr, self.found, strict=True):
+        for value, summary in zip(self.snr, self.found, strict=True):
             for scope, chosen in self.scopes.items():
                 head = {"snr": value, "scope": scope, "outside": int(outside[chosen].sum())}
                 rows += [
-                    head | metrics_of(label, k, found, self.truth, chosen, value)
+                    head | metrics_of(label, k, summary, self.truth, chosen, value)
                     for k, label in enumerate(self.labels)
                 ]
         return rows
@@ -108,10 +109,10 @@ def compare(
     plugins = Plugins() if plugins is None else plugins
     snr = [float(value) for value in snr]
     if not snr or not all(0 < value < math.inf for value in snr) or len(set(snr)) < len(snr):
-        raise ConfigError(f"snr {snr}: expected different positive numbers, S/N per Angstrom")
+        raise ConfigError(f"snr {snr}: expected distinct positive numbers, S/N per Angstrom")
     if n_samples < 2 or seed < 0:
         raise ConfigError(
-            f"samples {n_samples}, seed {seed}: at least 2 samples and a seed from 0 on are needed"
+            f"samples {n_samples}, seed {seed}: expected at least 2 samples and a seed of at least 0"
         )
     rows = grid.split(split)
     if not rows.size:
@@ -119,21 +120,21 @@ def compare(
     simulation = Simulation(estimator, grid, plugins, seed, as_observed=as_observed, disturbed=disturbed)
     labels = with_derived_labels(estimator.labels)
     truth = simulation.truth(rows, labels)
-    found = tuple(Summary.empty(estimator.labels, len(rows)) for _ in snr)
+    summaries = tuple(Summary.empty(estimator.labels, len(rows)) for _ in snr)
     ranks = np.full((len(snr), *truth.shape), np.nan) if with_ranks else None
     tarp = np.full((len(snr), len(rows)), np.nan) if with_ranks else None
     done = 0
     for part, i, batch in simulation.batches(rows, snr):
         at = np.searchsorted(rows, part)
         if ranks is None or tarp is None:
-            found[i].put(at, estimator.summarise(batch, n_samples, seed))
+            summaries[i].put(at, estimator.summarise(batch, n_samples, seed))
         else:
             posterior = estimator.sample(batch, n_samples, seed)
-            found[i].put(at, posterior.summary())
+            summaries[i].put(at, posterior.summary())
             ranks[i, at], tarp[i, at] = _places(posterior, truth[at], part, seed)
         done += len(part)
         progress(done, len(rows) * len(snr))
-    return Comparison(simulation, labels, rows, tuple(snr), truth, found, ranks, tarp)
+    return Comparison(simulation, labels, rows, tuple(snr), truth, summaries, ranks, tarp)
 
 
 def _places(
@@ -141,26 +142,26 @@ def _places(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ranks ``(n_stars, n_labels)`` of the truth, derived labels included, and TARP's ``(n_stars,)``.
 
-    The reference point of a star is uniform within 3 standard deviations of its posterior mean, and
-    distances are in these standard deviations, in the variables of the network: every label weighs alike,
-    and the balls are small enough to feel the posterior's width. (References all over the training range see
+    The reference point of a star is uniform within 3 standard deviations of its posterior mean, and distances
+    are in these standard deviations, in the variables of the network: every label weighs alike, and the balls
+    are small enough to be sensitive to the posterior's width. (References all over the training range test
     little but the labels that spectra do not constrain.)
     """
-    own, n_own = posterior.labels, len(posterior.labels)
+    label_set, n_own = posterior.labels, len(posterior.labels)
     draws = np.stack(
         [np.random.default_rng([seed, int(row)]).random(truth.shape[1] + n_own + 1) for row in rows]
     )
     jitter, point, last = np.split(draws, [truth.shape[1], truth.shape[1] + n_own], axis=1)
     inside, samples = posterior.inside, posterior.samples
     if truth.shape[1] > n_own:
-        derived = li_fe(samples[..., own.index("a_li")], samples[..., own.index("fe_h")])
+        derived = li_fe(samples[..., label_set.index("a_li")], samples[..., label_set.index("fe_h")])
         samples = np.concatenate([samples, derived[..., None]], axis=2)
     ranks = coverage.ranks(samples, truth, jitter, inside)
-    y = Posterior(own, own.to_network(samples[..., :n_own]), posterior.log_prob, inside)
+    y = Posterior(label_set, label_set.to_network(samples[..., :n_own]), posterior.log_prob, inside)
     scale = np.where(y.std > 0, y.std, 1.0)
     scaled = (y.samples - y.mean[:, None]) / scale[:, None]
-    place = (own.to_network(truth[:, :n_own]) - y.mean) / scale
-    return ranks, coverage.tarp_ranks(scaled, place, 6.0 * point - 3.0, last[:, 0], inside)
+    position = (label_set.to_network(truth[:, :n_own]) - y.mean) / scale
+    return ranks, coverage.tarp_ranks(scaled, position, 6.0 * point - 3.0, last[:, 0], inside)
 
 
 def grid_metrics(estimator: Estimator, grid: Grid, **options: Any) -> list[dict[str, Any]]:

@@ -28,26 +28,30 @@ if TYPE_CHECKING:
 
 __all__ = ["LEAST", "calibrate", "choose", "draw", "infer", "leave_one_out", "pair", "verdict"]
 
-LEAST = 3  # stars in a fit: two would leave nothing to tell its errors by
+LEAST = 3  # stars in a fit: two would leave no degree of freedom for its errors
 _NAMED = 40  # spectra in a figure; of more the names would hide the points
 
 
 def pair(
     stars: Sequence[Benchmark], spectra: Sequence[Path], plugins: Plugins
 ) -> tuple[list[tuple[Benchmark, Source]], list[str]]:
-    """The stars with their spectra, and the names of files that are of no star.
+    """The stars with their spectra, and the names of files that match no star.
 
     Without ``spectra`` they are the files of the table. Otherwise a file belongs to the star that has its
     name (with or without folder and suffix), and a spectrum of any other file to the one that has its ``id``.
     """
     if not spectra:
         return [(star, file_source(star.file, i, plugins)) for i, star in enumerate(stars)], []
-    found, strange = [], []
-    known = [{star.star.casefold(), star.file.name.casefold(), star.file.stem.casefold()} for star in stars]
+    matched, strange = [], []
+    star_names = [
+        {star.star.casefold(), star.file.name.casefold(), star.file.stem.casefold()} for star in stars
+    ]
 
     def named(*wanted: str) -> list[Benchmark]:
         return [
-            star for star, of in zip(stars, known, strict=True) if of & {name.casefold() for name in wanted}
+            star
+            for star, of in zip(stars, star_names, strict=True)
+            if of & {name.casefold() for name in wanted}
         ]
 
     for i, path in enumerate(spectra):
@@ -57,14 +61,14 @@ def pair(
                 for row, name in enumerate(map(str, batch.meta["id"])):
                     one = Source(f"{name} of {path}", partial(_only, batch[row]), (i << 32) + row)
                     pairs += [(star, one) for star in named(name)]
-        found += pairs
+        matched += pairs
         strange += [] if pairs else [path.name]
-    if not found:
+    if not matched:
         raise ConfigError(
-            f"none of the {len(spectra)} spectra is of a star of the table: its column file has their names, "
-            "or file or star their ids"
+            f"none of the {len(spectra)} spectra belongs to a star of the table: expected their names "
+            "in its column file, or their ids in file or star"
         )
-    return found, strange
+    return matched, strange
 
 
 def _only(batch: SpectrumBatch) -> list[SpectrumBatch]:
@@ -81,8 +85,8 @@ def infer(
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[list[Benchmark], BenchmarkStars, dict[str, str]]:
-    """Send the spectra through the pipeline: the stars that gave samples, row by row; what was found for
-    them; and by name why others gave none.
+    """Send the spectra through the pipeline: the stars that gave samples, row by row; their results; and by
+    name why others gave none.
 
     Raises ``ConfigError`` for a file with several spectra, ``PluginError`` for an unknown instrument.
     """
@@ -106,12 +110,12 @@ def infer(
     if not rows:
         raise ReadError("none of the stars gave values: " + "; ".join(dict.fromkeys(lost.values())))
     calibrators = calibrators_of(estimator)
-    known = [n for n in estimator.labels.names if any(n in star.literature for star in rows)]
+    with_literature = [n for n in estimator.labels.names if any(n in star.literature for star in rows)]
     stars = BenchmarkStars(
         np.array([star.star for star in rows]),
         Posterior.join(posteriors),
-        {name: np.array([star.literature.get(name, np.nan) for star in rows]) for name in known},
-        {name: np.array([star.errors.get(name, 0.0) for star in rows]) for name in known},
+        {name: np.array([star.literature.get(name, np.nan) for star in rows]) for name in with_literature},
+        {name: np.array([star.errors.get(name, 0.0) for star in rows]) for name in with_literature},
         np.array([star.role == "calibrator" or star.star.casefold() in calibrators for star in rows]),
     )
     return rows, stars, lost
@@ -135,7 +139,7 @@ def choose(
         fe_h = float(best[i, labels.index("fe_h")]) if "fe_h" in labels else np.inf
         reasons = {
             "calibrator of the training": stars.seen[i] and not with_calibrators,
-            "out of range, says the table": not star.in_range and not with_out_of_range,
+            "out of range according to the table": not star.in_range and not with_out_of_range,
             f"inferred [Fe/H] below {stars.fe_h_min}": stars.fe_h_min is not None and fe_h < stars.fe_h_min,
         }
         for reason in (reason for reason, holds in reasons.items() if holds):
@@ -154,8 +158,8 @@ def calibrate(kind: type[Correction], stars: BenchmarkStars) -> tuple[Correction
     labels = [name for name, n in count.items() if n >= LEAST]
     if not labels:
         raise ConfigError(
-            f"{max(count.values(), default=0)} stars with literature values are left for the fit, at least "
-            f"{LEAST} are needed: give more, or see why the others are left out"
+            f"{max(count.values(), default=0)} stars with literature values are left for the fit, but at "
+            f"least {LEAST} are needed: give more, or see why the others are left out"
         )
     stars = attrs.evolve(stars, literature={name: stars.literature[name] for name in labels})
     tested = leave_one_out(kind, stars)
@@ -171,14 +175,14 @@ def leave_one_out(kind: type[Correction], stars: BenchmarkStars) -> dict[str, Le
     before: dict[str, list[float]] = {name: [] for name in stars.literature}
     after: dict[str, list[float]] = {name: [] for name in stars.literature}
     for star in dict.fromkeys(stars.star[~stars.seen].tolist()):
-        mine = stars.star == star
-        raw = stars.posterior[mine]
-        corrected = kind.fit(stars, ~mine).apply(raw)[0]
-        for name, known in stars.literature.items():
-            if np.isfinite(known[mine]).any():
+        of_star = stars.star == star
+        raw = stars.posterior[of_star]
+        corrected = kind.fit(stars, ~of_star).apply(raw)[0]
+        for name, literature in stars.literature.items():
+            if np.isfinite(literature[of_star]).any():
                 k = raw.labels.index(name)
-                for errors, found in ((before, raw), (after, corrected)):
-                    errors[name].append(float(np.nanmean(found.map[:, k] - known[mine])))
+                for errors, estimates in ((before, raw), (after, corrected)):
+                    errors[name].append(float(np.nanmean(estimates.map[:, k] - literature[of_star])))
 
     def summary(name: str) -> LeaveOneOut:
         sizes = np.abs([before[name], after[name]])
@@ -192,26 +196,26 @@ def leave_one_out(kind: type[Correction], stars: BenchmarkStars) -> dict[str, Le
 def verdict(tested: Mapping[str, LeaveOneOut]) -> str:
     """One sentence: whether the correction helps stars that it was not fitted on."""
     if not tested:
-        return "No star outside the training takes part: nothing says whether the correction helps."
-    better = [name for name, found in tested.items() if found.helps]
+        return "All stars of the fit were seen in the training: whether the correction helps is not known."
+    better = [name for name, errors in tested.items() if errors.helps]
     worse = [name for name in tested if name not in better]
-    n = max(found.n_stars for found in tested.values())
-    few = f" ({n} stars are few: more may say otherwise)" if n < 10 else ""
+    n = max(errors.n_stars for errors in tested.values())
+    few = f" (only {n} stars: more may change this)" if n < 10 else ""
     if not better:
-        return f"Stars left out come out better in no label: do not use this correction{few}."
+        return f"The correction improves no label of the stars left out of the fit: do not use it{few}."
     if worse:
         return (
-            f"Stars left out come out better in {', '.join(better)} but not in {', '.join(worse)}: fit only "
-            f"the former, with --label{few}."
+            f"For stars left out of the fit, it improves {', '.join(better)} but not {', '.join(worse)}: fit "
+            f"only the former, with --label{few}."
         )
-    return f"Stars left out come out better in every label: the correction helps{few}."
+    return f"The correction improves every label of the stars left out of the fit: it helps{few}."
 
 
 def draw(correction: Correction, stars: BenchmarkStars, chosen: np.ndarray) -> Figure:
     """Residuals against the inferred Teff, a panel for each label of the correction with literature values.
 
-    Dots are posterior samples, markers with errors (posterior and reference) the MAP, open ones of stars that
-    have no say in the fit; the line is what the correction subtracts, with bands of one and two standard
+    Dots are posterior samples, markers with errors (posterior and reference) the MAP, open ones for stars
+    that are not in the fit; the line is what the correction subtracts, with bands of one and two standard
     errors.
     """
     from matplotlib.figure import Figure
@@ -228,12 +232,12 @@ def draw(correction: Correction, stars: BenchmarkStars, chosen: np.ndarray) -> F
     teff = best[:, k_teff].astype(float)
     grid = np.linspace(teff[chosen].min(), teff[chosen].max(), 100)
     for axes, name in zip(panels, drawn, strict=False):
-        k, known = labels.index(name), stars.literature[name]
-        off = best[:, k] - known
-        for i in np.flatnonzero(np.isfinite(known)):
+        k, literature = labels.index(name), stars.literature[name]
+        off = best[:, k] - literature
+        for i in np.flatnonzero(np.isfinite(literature)):
             samples = stars.posterior.samples[i, stars.posterior.inside[i]][:300]
             axes.plot(
-                samples[:, k_teff], samples[:, k] - known[i], ",", color=FAINT, rasterized=True, zorder=1
+                samples[:, k_teff], samples[:, k] - literature[i], ",", color=FAINT, rasterized=True, zorder=1
             )
             error = np.hypot(std[i, k], stars.errors[name][i])
             colour, fill = (BLUE, BLUE) if chosen[i] else (FAINT, "white")

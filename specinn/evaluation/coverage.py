@@ -1,9 +1,9 @@
-"""Whether posteriors are as wide as they should be: ranks of the truth, bands, coverage. Numpy in, numpy out.
+"""Whether posteriors have the right width: ranks of the truth, bands, coverage. Numpy in, numpy out.
 
 A posterior is calibrated if the truth lies below its p-quantile in a fraction p of cases, for every p. The
-place of the truth among the samples is then uniform between 0 and 1 (Talts et al. 2018, arXiv:1804.06788),
-and so is the place of its distance from a point chosen at random among the distances of the samples (TARP;
-Lemos et al. 2023, ICML, arXiv:2302.03026). Both are judged by the empirical distribution function minus the
+rank of the truth among the samples is then uniform between 0 and 1 (Talts et al. 2018, arXiv:1804.06788), and
+so is the rank of its distance from a point chosen at random among the distances of the samples (TARP; Lemos
+et al. 2023, ICML, arXiv:2302.03026). Both are judged by the empirical distribution function minus the
 diagonal, within bands that hold everywhere at once (Säilynoja et al. 2022, Stat. Comput. 32, 32).
 """
 
@@ -31,7 +31,7 @@ POINTS = 100  # of the distribution function, at most: more make the band hardly
 
 
 def ranks(samples: np.ndarray, truth: np.ndarray, jitter: np.ndarray, inside: Any = True) -> np.ndarray:
-    """``(n_spec, n_labels)`` place of the truth among the samples of each label, between 0 and 1.
+    """``(n_spec, n_labels)`` rank of the truth among the samples of each label, between 0 and 1.
 
     ``samples (n_spec, n_samples, n_labels)``, of which those ``inside (n_spec, n_samples)`` count; ``truth``
     and ``jitter (n_spec, n_labels)``. ``n`` samples leave n + 1 places for the truth; ``jitter``, uniform
@@ -49,7 +49,7 @@ def ranks(samples: np.ndarray, truth: np.ndarray, jitter: np.ndarray, inside: An
 def tarp_ranks(
     samples: np.ndarray, truth: np.ndarray, references: np.ndarray, jitter: np.ndarray, inside: Any = True
 ) -> np.ndarray:
-    """``(n_spec,)`` place of the truth's distance from a reference point among the distances of the samples.
+    """``(n_spec,)`` rank of the truth's distance from a reference point among the distances of the samples.
 
     This is the credibility of the smallest ball around the reference that holds the truth (Lemos et al.
     2023, algorithm 2): small where the truth is nearer to the reference than most samples. ``samples
@@ -63,7 +63,7 @@ def tarp_ranks(
 
 
 def points_for(n: int) -> np.ndarray:
-    """Where the distribution function of ``n`` ranks is looked at: evenly between 0 and 1, both left out."""
+    """Where the distribution function of ``n`` ranks is evaluated: evenly between 0 and 1, both excluded."""
     k = max(2, min(n, POINTS))
     return np.arange(1, k) / k
 
@@ -125,7 +125,7 @@ def _stays(n: int, points: np.ndarray, low: np.ndarray, high: np.ndarray) -> flo
     """Probability that the counts of ``n`` uniform numbers at or below each point are all within bounds.
 
     Counts at increasing points are a Markov chain: of the numbers above one point, each lies below the next
-    with the same probability (Säilynoja et al. 2022, section 2.2). Only counts within bounds are carried on.
+    with the same probability (Säilynoja et al. 2022, section 2.2). Only counts within bounds are propagated.
     """
     log_factorial = gammaln(np.arange(n + 1) + 1.0)
     counts, probability, before = np.array([0]), np.array([1.0]), 0.0

@@ -1,4 +1,4 @@
-"""The figures of an evaluation, a panel for each label: for papers (PDF), slides (PNG) and the page (SVG)."""
+"""The figures of an evaluation, one panel per label: for papers (PDF), slides (PNG) and the page (SVG)."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ FIGURES_OF = {
 
 
 def scope_name(scope: str) -> str:
-    """A scope of stars in the words and signs of a legend."""
+    """A scope of stars as text for a legend."""
     return "all stars" if scope == "all" else scope.replace("-", "−")
 
 
@@ -105,9 +105,9 @@ def _log_values(axes: Axes, bottom: float = 0.0) -> None:
 
 def _series(rows: Rows, value: str, **chosen: Any) -> tuple[list[float], list[float]]:
     """S/N and ``value`` of the rows with the ``chosen`` values, in the order of S/N; without what is None."""
-    found = [row for row in rows if all(row[key] == wanted for key, wanted in chosen.items())]
-    found = sorted((row for row in found if row[value] is not None), key=lambda row: row["snr"])
-    return [row["snr"] for row in found], [row[value] for row in found]
+    selected = [row for row in rows if all(row[key] == wanted for key, wanted in chosen.items())]
+    selected = sorted((row for row in selected if row[value] is not None), key=lambda row: row["snr"])
+    return [row["snr"] for row in selected], [row[value] for row in selected]
 
 
 def std_against_snr(comparison: Comparison, metrics: Rows, information: Rows) -> Figure:
@@ -156,12 +156,12 @@ def prediction_against_truth(comparison: Comparison, snr: float) -> Figure:
 
     # neither the darkest nor the lightest colours, which vanish on a dark or a light page
     colours = ListedColormap(matplotlib.colormaps["viridis"](np.linspace(0.22, 0.92, 256)))
-    found = comparison.found[comparison.snr.index(snr)]
+    summary = comparison.found[comparison.snr.index(snr)]
     figure, panels = _panels(list(comparison.labels), height=2.35)
     most = 1.0
     meshes = []
     for k, (axes, label) in enumerate(zip(panels, comparison.labels, strict=True)):
-        x, y = comparison.truth[:, k], found.map[:, k]
+        x, y = comparison.truth[:, k], summary.map[:, k]
         good = np.isfinite(y)
         low, high = label.bounds
         if good.any():
@@ -214,9 +214,9 @@ def width_against_snr(comparison: Comparison, widths: Rows) -> Figure:
 
 def _fe_h_bins(rows: Rows, least: int = 5, **chosen: Any) -> list[dict[str, Any]]:
     """Rows of bins in [Fe/H] with enough stars, from poor to rich."""
-    found = [row for row in rows if row["fe_h_low"] is not None and row["n"] >= least]
-    found = [row for row in found if all(row[key] == wanted for key, wanted in chosen.items())]
-    return sorted(found, key=lambda row: row["fe_h_low"])
+    selected = [row for row in rows if row["fe_h_low"] is not None and row["n"] >= least]
+    selected = [row for row in selected if all(row[key] == wanted for key, wanted in chosen.items())]
+    return sorted(selected, key=lambda row: row["fe_h_low"])
 
 
 def width_against_fe_h(comparison: Comparison, widths: Rows) -> Figure:
@@ -253,10 +253,10 @@ def _ecdf(axes: Axes, ranks: np.ndarray, colour: str, line: str, name: str) -> N
 def ranks(comparison: Comparison) -> Figure:
     """Distribution of the ranks minus the diagonal, for every label."""
     figure, panels = _panels(list(comparison.labels), sharey=True)
-    known = {value: (names, of) for value, names, of in all_ranks(comparison)}
+    by_snr = {value: (names, of) for value, names, of in all_ranks(comparison)}
     for k, (axes, label) in enumerate(zip(panels, comparison.labels, strict=True)):
         for value, (colour, line, _) in zip(some_levels(comparison.snr), SERIES, strict=False):
-            _ecdf(axes, known[value][1][:, k], colour, line, f"S/N {value:g}")
+            _ecdf(axes, by_snr[value][1][:, k], colour, line, f"S/N {value:g}")
         axes.set_title(label.symbol)
     _legend(figure, panels[0])
     figure.supxlabel("rank of the truth", fontsize=8.5)
@@ -268,9 +268,9 @@ def tarp(comparison: Comparison) -> Figure:
 
     figure = Figure(figsize=(5.4, 3.1), layout="constrained")
     axes = figure.subplots()
-    known = {value: of[:, names.index(TARP)] for value, names, of in all_ranks(comparison)}
+    by_snr = {value: of[:, names.index(TARP)] for value, names, of in all_ranks(comparison)}
     for value, (colour, line, _) in zip(some_levels(comparison.snr), SERIES, strict=False):
-        _ecdf(axes, known[value], colour, line, f"S/N {value:g}")
+        _ecdf(axes, by_snr[value], colour, line, f"S/N {value:g}")
     axes.set_xlabel("credibility")
     axes.set_ylabel("expected coverage − credibility")
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -327,14 +327,14 @@ def ratio_to_bound(comparison: Comparison, information: Rows) -> Figure:
 def plan(comparison: Comparison, rows: Mapping[str, Rows]) -> dict[str, Callable[[], Figure]]:
     """The figures by the names of their files, each drawn when it is called."""
     information = rows.get("information", [])
-    found: dict[str, Callable[[], Figure]] = {
+    drawings: dict[str, Callable[[], Figure]] = {
         "std_against_snr": lambda: std_against_snr(comparison, rows["metrics"], information),
         "mean_in_thirds": lambda: thirds_against_snr(comparison, rows["thirds"], "mean_residual"),
         "std_in_thirds": lambda: thirds_against_snr(comparison, rows["thirds"], "std"),
     }
     for value in histogram_levels(comparison.snr):
-        found[f"histograms_snr_{value:g}"] = partial(prediction_against_truth, comparison, value)
-    found |= {
+        drawings[f"histograms_snr_{value:g}"] = partial(prediction_against_truth, comparison, value)
+    drawings |= {
         "width_against_snr": lambda: width_against_snr(comparison, rows["widths"]),
         "width_against_fe_h": lambda: width_against_fe_h(comparison, rows["widths"]),
         "ranks": lambda: ranks(comparison),
@@ -343,7 +343,7 @@ def plan(comparison: Comparison, rows: Mapping[str, Rows]) -> dict[str, Callable
         "coverage_against_fe_h": lambda: coverage(comparison, rows["coverage"], "fe_h"),
     }
     if information:
-        found["ratio_to_bound"] = lambda: ratio_to_bound(comparison, information)
+        drawings["ratio_to_bound"] = lambda: ratio_to_bound(comparison, information)
     if "fe_h" not in comparison.labels:
-        found = {name: draw for name, draw in found.items() if not name.endswith("fe_h")}
-    return found
+        drawings = {name: draw for name, draw in drawings.items() if not name.endswith("fe_h")}
+    return drawings

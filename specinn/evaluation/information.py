@@ -42,19 +42,19 @@ def cramer_rao(
     models of the simulation's grid, ``snr`` values per Angstrom; ``labels`` are those of the estimator, or
     these and the ones derived from them. All labels of the grid are free, those that the estimator does not
     infer as well, and vbroad where the simulation draws it; continuum, velocity and resolving power are
-    known. What counts are the pixels that the estimator uses and the noise that the simulation adds. With J
+    known. The bound counts the pixels that the estimator uses and the noise that the simulation adds. With J
     the derivatives of the observed flux, sigma its noise and w the widths of the training ranges, the bounds
     are the square roots of the diagonal of
 
         (J^T diag(sigma^-2) J + diag(12 / w^2))^-1.
 
-    The second term is the inverse variance of a uniform distribution over the range, a weak prior: it
-    keeps the matrix well-conditioned, and the bound of a label without lines at 0.29 w, which is what the
-    range alone says. A prior that knows more, such as abundances that go together in the grid, can beat it.
+    The second term is the inverse variance of a uniform distribution over the range, a weak prior: it keeps
+    the matrix well-conditioned, and the bound of a label without lines at 0.29 w, which is what the range
+    alone says. A prior that knows more, such as abundances that are correlated in the grid, can beat it.
 
-    Derivatives are those of ``synthesizer``, exact by automatic differentiation, but for vbroad, where they
-    are central differences. Raises ``GridError`` where it is not differentiable or does not suit the grid, or
-    a label is not in it, and ``ConfigError`` for S/N that are not positive.
+    Derivatives are those of ``synthesizer``, exact by automatic differentiation, except for vbroad, where
+    they are central differences. Raises ``GridError`` where it is not differentiable or does not suit the
+    grid, or a label is not in it, and ``ConfigError`` for S/N that are not positive.
     """
     levels = np.asarray(snr, dtype=float)
     if not (np.isfinite(levels).all() and (levels > 0).all()):

@@ -1,6 +1,6 @@
 """What Ksoll et al. 2026 (A&A 708, A118; arXiv:2602.18340) report for their test set, to compare with.
 
-Their grid is another one: NLTE, [Fe/H] from -5 to 0.5, all metallicities together.
+Their grid differs: NLTE, [Fe/H] from -5 to 0.5, all metallicities together.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ PUBLISHED_LEVELS = tuple(PUBLISHED_NRMSE)  # the 19 values of S/N that their net
 def published_std(label: str, snr: float) -> float | None:
     """Their standard deviation in physical units, at 250 per Angstrom as printed.
 
-    Elsewhere it is that, scaled with the NRMSE (which is printed to 0.001, so good to a few per cent). None
-    for another label or S/N.
+    At other S/N that value is scaled with the NRMSE (which is printed to 0.001, so good to a few per cent).
+    None for another label or S/N.
     """
     nrmse = published_nrmse(label, snr)
     if nrmse is None:

@@ -1,4 +1,4 @@
-"""Figures of merit of what was inferred of grid spectra, and what they mean."""
+"""Figures of merit of what was inferred from grid spectra, and their meaning."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GAUSSIAN_MAD = 1.4826  # standard deviation of a Gaussian over its median absolu
 def metrics_of(
     label: Label, k: int, found: Summary, truth: np.ndarray, chosen: np.ndarray, snr: float
 ) -> dict[str, Any]:
-    """What a row of :data:`METRICS` says of label ``k`` of the ``chosen (n_stars,)`` stars."""
+    """The values of a row of :data:`METRICS` for label ``k`` of the ``chosen (n_stars,)`` stars."""
     has = chosen & np.isfinite(found.map[:, k])
     residual = found.map[has, k] - truth[has, k]
     _, low95, low68, high68, high95, _ = found.quantiles[:, has, k]

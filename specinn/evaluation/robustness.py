@@ -1,4 +1,5 @@
-"""How much of what is inferred of a star hangs on how its spectrum comes: normalised or not, moved, noisy."""
+"""How much the inferred labels of a star depend on the form of its spectrum: normalised or not, shifted,
+noisy."""
 
 from __future__ import annotations
 
@@ -58,10 +59,10 @@ def robustness(
 ) -> list[dict[str, Any]]:
     """A row (of JSON values) for each star and each combination of shape, velocity and S/N.
 
-    Velocities are always measured; expected is what is measured of the spectrum as delivered, without more
+    Velocities are always measured; expected is what is measured from the spectrum as delivered, without added
     noise, plus (relativistically) that of the variant. ``NAME_change`` is MAP minus that of the base variant
     (as delivered, not moved, at S/N 100) in units of the wider one of the two half widths of the 68 %
-    interval. What does not exist is None, and ``message`` says why: a bad spectrum never ends the run.
+    interval. Missing values are None, and ``message`` says why: a bad spectrum never ends the run.
 
     Raises ``ConfigError`` for a file with several spectra, ``PluginError`` for an unknown instrument.
     """
@@ -77,15 +78,15 @@ def robustness(
             plugins, instrument=star.instrument, model=estimator, samples=n_samples, seed=seed, rv="auto",
             resolving_power=star.resolving_power,
         )  # fmt: skip
-        mine = []
+        of_star = []
         for variants, columns, expected in _inferred(job, star, plugins, seed):
-            mine += [
+            of_star += [
                 _row(star, variant, {key: values[k] for key, values in columns.items()}, expected, estimator)
                 for k, variant in enumerate(variants)
             ]
-            progress((len(rows) + len(mine)) // len(SHAPES), total)
-        _compare(mine, with_derived_labels(estimator.labels).names)
-        rows += mine
+            progress((len(rows) + len(of_star)) // len(SHAPES), total)
+        _compare(of_star, with_derived_labels(estimator.labels).names)
+        rows += of_star
     return rows
 
 
@@ -96,16 +97,16 @@ def _inferred(
     pieces = list(job.pieces(file_sources([star.file], plugins)))
     n_spectra = sum(1 if piece.batch is None else len(piece.batch) for piece in pieces)
     if n_spectra != 1:
-        raise ConfigError(f"{star.file} holds {n_spectra} spectra: a benchmark star is one spectrum")
-    given, message, rv = _prepared(job, pieces[0], star, seed)
+        raise ConfigError(f"{star.file} holds {n_spectra} spectra: expected one spectrum per benchmark star")
+    varied, message, rv = _prepared(job, pieces[0], star, seed)
     meta = pieces[0].meta if pieces[0].batch is None else pieces[0].batch.meta
     assert meta is not None
     none = meta[[0] * len(SHAPES)]
-    none["rv"] = np.full(len(SHAPES), np.nan)  # whatever the file states: nothing was measured
+    none["rv"] = np.full(len(SHAPES), np.nan)  # even if the file states one: nothing was measured
     for velocity in VELOCITIES:
         for snr in LEVELS:
-            if given is not None:
-                result = job.pipeline(given.variants(velocity, snr))
+            if varied is not None:
+                result = job.pipeline(varied.variants(velocity, snr))
             else:
                 result = job.pipeline.failed(none, message)
             columns = summarise(result, instrument=job.instrument, model=job.model)
@@ -117,21 +118,21 @@ def _prepared(job: Run, piece: Piece, star: Benchmark, seed: int) -> tuple[Varie
     """The star, or why there is none; and the velocity of its spectrum as delivered, NaN if not measured."""
     if piece.batch is None:
         return None, piece.message, np.nan
-    found = job.pipeline(piece.batch).meta
+    measured = job.pipeline(piece.batch).meta
     piece.batch.meta["flags"] = np.zeros(1, np.uint32)  # on which steps rely
     arms = [arm.name for arm in job.pipeline.estimator.instrument.arms]
-    native = {arm: float(found[f"snr_{arm}"][0]) for arm in arms if f"snr_{arm}" in found.colnames}
+    native = {arm: float(measured[f"snr_{arm}"][0]) for arm in arms if f"snr_{arm}" in measured.colnames}
     try:
         teff = star.literature.get("teff", _SUN)
         # on the name, so that the noise of a star does not depend on the other stars of the table
         draws = (seed, zlib.crc32(star.file.name.encode()))
-        given = VariedStar.of(piece.batch, job.pipeline, native, teff, draws)
+        varied = VariedStar.of(piece.batch, job.pipeline, native, teff, draws)
     except SpecinnError as error:
         return None, str(error), np.nan
-    except Exception as error:  # as in the pipeline: one star must not take the others with it
+    except Exception as error:  # as in the pipeline: one star must not stop the others
         log.error("%s: unexpected error", star.file, exc_info=True)
         return None, f"could not be varied: {type(error).__name__}: {error}", np.nan
-    return given, "", _velocity({name: found[name][0] for name in found.colnames})
+    return varied, "", _velocity({name: measured[name][0] for name in measured.colnames})
 
 
 def _velocity(columns: Mapping[str, Any]) -> float:
@@ -163,8 +164,11 @@ def _row(
         low, high = (float(columns[f"{name}_{end}"]) for end in ("p16", "p84"))
         row |= {name: number(columns[name]), f"{name}_half_width": number(0.5 * (high - low))}
         if name in star.literature:
-            known = star.literature[name]
-            row |= {f"{name}_literature": known, f"{name}_difference": number(columns[name] - known)}
+            literature = star.literature[name]
+            row |= {
+                f"{name}_literature": literature,
+                f"{name}_difference": number(columns[name] - literature),
+            }
     return row | {
         "stranger": number(columns.get("stranger", np.nan)),
         "rejected_fraction": number(columns["rejected_fraction"]),
@@ -183,17 +187,17 @@ def _compare(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
 
 
 def variant_of(row: Mapping[str, Any]) -> Variant:
-    """The variant that a row is of."""
+    """The variant of a row."""
     return Variant(row["shape"], row["velocity"], row["snr"])
 
 
 def change(row: Mapping[str, Any], against: Mapping[str, Any], name: str) -> float | None:
     """Difference of the MAPs of two rows in units of the wider of their half widths."""
-    here, there = row[name], against[name]
+    value, reference = row[name], against[name]
     widths = [row[f"{name}_half_width"], against[f"{name}_half_width"]]
-    if here is None or there is None or None in widths or not max(widths) > 0:
+    if value is None or reference is None or None in widths or not max(widths) > 0:
         return None
-    return float((here - there) / max(widths))
+    return float((value - reference) / max(widths))
 
 
 # factor, variant, what it is compared with (in words), S/N, and the pairs of variants
@@ -223,10 +227,10 @@ def comparisons() -> list[Comparison]:
 def robustness_summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Median and maximum over stars by factor, label and scope (``SCOPES``).
 
-    Of the label ``rv`` they are of |found - expected| in km/s, of others of the change against the other
-    variant in half widths; ``literature_median`` and ``literature_maximum`` of |MAP - literature|. Where a
-    comparison has several pairs it is each star's largest. ``worst`` is the star of the maximum, ``failed``
-    are those without a value for one of the variants.
+    For the label ``rv`` they are those of |measured - expected| in km/s, for others those of the change
+    against the other variant in half widths; ``literature_median`` and ``literature_maximum`` of |MAP -
+    literature|. Where a comparison has several pairs it is each star's largest. ``worst`` is the star of the
+    maximum, ``failed`` are those without a value for one of the variants.
     """
     stars: dict[tuple[str, str], dict[Variant, Mapping[str, Any]]] = {}
     for row in rows:
@@ -252,18 +256,18 @@ def robustness_summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
                     sizes.append((star, _largest([change(of[a], of[b], name) for a, b in pairs])))
                     if f"{name}_difference" in of[BASE]:
                         off.append((star, _largest([of[one][f"{name}_difference"] for one, _ in pairs])))
-                found, known = over_stars(sizes), over_stars(off)
+                changes, residuals = over_stars(sizes), over_stars(off)
                 out.append({
                     "factor": factor, "variant": variant, "against": against, "snr": snr, "scope": scope,
-                    "label": name, **found, "worst": found["worst"] or "",
-                    "literature_median": known["median"], "literature_maximum": known["maximum"],
+                    "label": name, **changes, "worst": changes["worst"] or "",
+                    "literature_median": residuals["median"], "literature_maximum": residuals["maximum"],
                 })  # fmt: skip
     return out
 
 
 def _largest(values: Sequence[float | None]) -> float | None:
-    known = [abs(value) for value in values if value is not None]
-    return max(known) if len(known) == len(values) else None
+    sizes = [abs(value) for value in values if value is not None]
+    return max(sizes) if len(sizes) == len(values) else None
 
 
 def robustness_table(rows: Sequence[Mapping[str, Any]], labels: LabelSet, meta: Mapping[str, Any]) -> Table:

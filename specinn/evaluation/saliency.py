@@ -1,4 +1,4 @@
-"""Which pixels a model looks at: the gradient of each label with respect to the flux, and the lines there."""
+"""Which pixels a model uses: the gradient of each label with respect to the flux, and the lines there."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Saliency:
 
     ``strength (n_labels, n_pix)`` is the median over spectra of the absolute gradient, ``signed`` that of the
     gradient itself. The gradient of a label in a spectrum is a vector over pixels, normalised to length 1
-    before. ``used (n_pix,)`` tells the pixels that the model looks at; ``n_spectra`` have a gradient.
+    before. ``used (n_pix,)`` marks the pixels that the model uses; ``n_spectra`` have a gradient.
     """
 
     labels: LabelSet
@@ -108,7 +108,7 @@ def saliency(
 
     Spectra are simulated as for ``specinn evaluate grid`` at one S/N per Angstrom, of at most ``n_spectra``
     models, evenly from the split. The gradient is that of the mean of ``n_samples`` posterior samples, whose
-    latent draws do not depend on the flux, with respect to the flux that the network is given. Gradients are
+    latent draws do not depend on the flux, with respect to the flux that the network receives. Gradients are
     normalised to length 1 for every spectrum and label, then the median is taken over spectra. A spectrum
     whose gradient is zero or not finite does not count.
 
@@ -118,7 +118,7 @@ def saliency(
     if not 0 < snr < np.inf or n_spectra < 1 or n_samples < 1 or seed < 0:
         raise ConfigError(
             f"snr {snr}, spectra {n_spectra}, samples {n_samples}, seed {seed}: expected a positive S/N, "
-            "at least one spectrum and sample, and a seed from 0 on"
+            "at least one spectrum and sample, and a seed of at least 0"
         )
     plugins = Plugins() if plugins is None else plugins
     rows = grid.split(split)
@@ -127,24 +127,24 @@ def saliency(
     rows = rows[np.unique(np.linspace(0, rows.size - 1, min(n_spectra, rows.size)).round().astype(int))]
     used = estimator.used_pixels
     simulation = Simulation(estimator, grid, plugins, seed)
-    simulation.truth(rows[:1], estimator.labels)  # that the labels are those of the grid
-    found = np.empty((len(rows), len(estimator.labels), int(used.sum())), np.float32)
+    simulation.truth(rows[:1], estimator.labels)  # checks that the grid has the labels
+    gradients = np.empty((len(rows), len(estimator.labels), int(used.sum())), np.float32)
     done = 0
     for part, _, batch in simulation.batches(rows, [snr]):
         gradient = estimator.gradients(batch, n_samples, seed)[:, :, used].astype(float)
         with np.errstate(invalid="ignore", divide="ignore"):
             gradient /= np.sqrt((gradient**2).sum(axis=2, keepdims=True))
-        found[done : done + len(part)] = gradient
+        gradients[done : done + len(part)] = gradient
         done += len(part)
         progress(done, len(rows))
-    known = np.isfinite(found).all(axis=(1, 2))
-    if not known.any():
+    finite = np.isfinite(gradients).all(axis=(1, 2))
+    if not finite.any():
         raise GridError("no spectrum of the grid has a gradient: does the grid suit the model?")
     strength, signed = np.zeros((2, len(estimator.labels), used.size))
     for k in range(len(estimator.labels)):  # label by label, so that copies stay small
-        signed[k, used] = np.median(found[known, k], axis=0)
-        strength[k, used] = np.median(np.abs(found[known, k]), axis=0)
-    return Saliency(estimator.labels, estimator.instrument, strength, signed, used, int(known.sum()))
+        signed[k, used] = np.median(gradients[finite, k], axis=0)
+        strength[k, used] = np.median(np.abs(gradients[finite, k]), axis=0)
+    return Saliency(estimator.labels, estimator.instrument, strength, signed, used, int(finite.sum()))
 
 
 FEATURES = {
@@ -177,19 +177,19 @@ def feature_table(rows: Sequence[dict[str, Any]], meta: dict[str, Any]) -> Table
     return table
 
 
-def pixel_table(found: Saliency, meta: dict[str, Any]) -> Table:
-    """One row a pixel: wavelength, arm, whether it is used, and for each label strength and sign."""
+def pixel_table(result: Saliency, meta: dict[str, Any]) -> Table:
+    """One row per pixel: wavelength, arm, whether it is used, and for each label strength and sign."""
     table = Table(meta=dict(meta))
-    table["wavelength"] = Column(found.wavelength, unit="Angstrom", description="Pixel centre")
-    arms = np.empty(found.used.size, dtype=object)
-    for name, where in found.instrument.slices.items():
+    table["wavelength"] = Column(result.wavelength, unit="Angstrom", description="Pixel centre")
+    arms = np.empty(result.used.size, dtype=object)
+    for name, where in result.instrument.slices.items():
         arms[where] = name
     table["arm"] = Column(arms.astype(str), description="Arm of the instrument")
-    table["used"] = Column(found.used, description="Whether the model looks at the pixel")
-    for k, label in enumerate(found.labels):
+    table["used"] = Column(result.used, description="Whether the model looks at the pixel")
+    for k, label in enumerate(result.labels):
         for end, values, what in (
-            ("", found.strength, "Median absolute normalised gradient"),
-            ("_signed", found.signed, "Median normalised gradient"),
+            ("", result.strength, "Median absolute normalised gradient"),
+            ("_signed", result.signed, "Median normalised gradient"),
         ):
             table[f"{label.name}{end}"] = Column(
                 values[k].round(7), description=f"{what} of {label.description or label.name}"
@@ -197,24 +197,25 @@ def pixel_table(found: Saliency, meta: dict[str, Any]) -> Table:
     return table
 
 
-def draw(found: Saliency, rows: Sequence[dict[str, Any]], named: int = 6) -> Any:
-    """A matplotlib figure: a panel a label and arm, strong pixels in black, the strongest features named."""
+def draw(result: Saliency, rows: Sequence[dict[str, Any]], named: int = 6) -> Any:
+    """A matplotlib figure: one panel per label and arm, strong pixels in black, the strongest features
+    named."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    arms = list(found.instrument.slices.items())
-    widths = [arm.range[1] - arm.range[0] for arm in found.instrument.arms]
-    figure = Figure(figsize=(11, 1.0 + 1.25 * len(found.labels)), layout="constrained")
+    arms = list(result.instrument.slices.items())
+    widths = [arm.range[1] - arm.range[0] for arm in result.instrument.arms]
+    figure = Figure(figsize=(11, 1.0 + 1.25 * len(result.labels)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(
-        len(found.labels), len(arms), sharex="col", sharey="row", squeeze=False, width_ratios=widths
+        len(result.labels), len(arms), sharex="col", sharey="row", squeeze=False, width_ratios=widths
     )
-    for k, (label, limit) in enumerate(zip(found.labels, found.threshold, strict=True)):
-        strength = np.where(found.used, found.strength[k], np.nan)
+    for k, (label, limit) in enumerate(zip(result.labels, result.threshold, strict=True)):
+        strength = np.where(result.used, result.strength[k], np.nan)
         strong = strength > limit
         top = float(np.nanmax(strength))
-        for axis, (name, where), arm in zip(axes[k], arms, found.instrument.arms, strict=True):
-            wave = found.wavelength[where]
+        for axis, (name, where), arm in zip(axes[k], arms, result.instrument.arms, strict=True):
+            wave = result.wavelength[where]
             axis.vlines(wave, 0, strength[where], color="0.75", linewidth=0.4, rasterized=True)
             axis.vlines(wave[strong[where]], 0, strength[where][strong[where]], color="black", linewidth=0.7)
             axis.set_xlim(*arm.range)
@@ -224,17 +225,22 @@ def draw(found: Saliency, rows: Sequence[dict[str, Any]], named: int = 6) -> Any
             if k == 0:
                 axis.set_title(name, fontsize=9)
         axes[k, 0].set_ylabel(label.name, fontsize=9)
-        mine = [row for row in rows if row["label"] == label.name][:named]
-        for axis, arm in zip(axes[k], found.instrument.arms, strict=True):
+        of_label = [row for row in rows if row["label"] == label.name][:named]
+        for axis, arm in zip(axes[k], result.instrument.arms, strict=True):
             low, high = arm.range
-            _name(axis, [row for row in mine if low <= row["wavelength"] <= high], arm.range, _HEADROOM * top)
+            _name(
+                axis,
+                [row for row in of_label if low <= row["wavelength"] <= high],
+                arm.range,
+                _HEADROOM * top,
+            )
     figure.suptitle(
         "median normalised gradient of each label with respect to the flux; black: 3 standard deviations "
         "above the mean\nred: diagnostic lines (Ksoll et al. 2026), blue: other lines, grey: no known line",
         fontsize=9,
     )
     for axis in axes[-1]:
-        axis.set_xlabel(f"wavelength in {found.instrument.medium} (Angstrom)", fontsize=9)
+        axis.set_xlabel(f"wavelength in {result.instrument.medium} (Angstrom)", fontsize=9)
         axis.tick_params(labelsize=8)
     return figure
 
@@ -248,11 +254,11 @@ def _name(axis: Any, rows: Sequence[dict[str, Any]], ends: tuple[float, float], 
         at[i] = max(at[i], at[i - 1] + room)
     for i in range(len(at) - 1, -1, -1):
         at[i] = min(at[i], ends[1] - room * (len(at) - i - 0.5))
-    for row, place in zip(rows, at, strict=True):
+    for row, position in zip(rows, at, strict=True):
         text = f"{row['species']} {row['line']:.1f}" if row["species"] else f"{row['wavelength']:.1f}"
         colour = "tab:red" if row["diagnostic"] else "tab:blue" if row["species"] else "0.4"
         axis.annotate(
-            text, (row["wavelength"], row["strength"]), (place, top), rotation=90, fontsize=6, color=colour,
-            ha="center", va="top",
+            text, (row["wavelength"], row["strength"]), (position, top), rotation=90, fontsize=6,
+            color=colour, ha="center", va="top",
             arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.4, "shrinkA": 0, "shrinkB": 0},
         )  # fmt: skip

@@ -26,20 +26,20 @@ if TYPE_CHECKING:
 __all__ = ["BLOCK", "Simulation"]
 
 
-BLOCK = 32  # stars at once: 4096 samples of 14 labels are 7 MB then
+BLOCK = 32  # stars at a time: 4096 samples of 14 labels are 7 MB then
 
 
 class Simulation:
     """Grid spectra as the model's instrument observes them: rotation, line-spread function, pixels and noise.
 
     Nothing else happens to them (no gaps, no slope, no error of velocity or resolving power), so what
-    is measured is the model, and not the disturbances of its training; or, if ``disturbed``, all that the
-    training drew: only then can posteriors, which allow for it, be found to be neither too wide nor too
-    narrow. ``vbroad (n_models,)`` in km/s is
-    log-uniform between the bounds of the model; it is 0 for models without that label, and for grids that
-    have it: their spectra are taken to be broadened already. ``masked (n_pix,)`` are pixels that the model
-    is never given, since they lie outside the arms, in a telluric band or at a line of the night sky.
-    The estimator is told that the spectra are synthetic, unless ``as_observed``.
+    is measured is the model, and not the disturbances of its training; or, if ``disturbed``, everything that
+    the training drew: only then can posteriors, which allow for it, turn out neither too wide nor too narrow.
+    ``vbroad (n_models,)`` in km/s is log-uniform between the bounds of the model; it is 0 for models without
+    that label, and for grids that have it: their spectra are taken to be broadened already. ``masked
+    (n_pix,)`` are pixels that the model never receives, since they lie outside the arms, in a telluric band
+    or at a line of the night sky. The spectra are marked as synthetic for the estimator, unless
+    ``as_observed``.
     """
 
     def __init__(
@@ -63,8 +63,9 @@ class Simulation:
             self.operator = model_grid.operator(wavelength, grid.arms, grid.resolving_power)
         except ReadError:
             raise GridError(
-                f"the grid has resolving power {grid.resolving_power:.0f}, spectra of {instrument.name} are "
-                f"simulated from {model_grid.resolving_power.max():.0f} or more: use a grid that has it"
+                f"the grid has resolving power {grid.resolving_power:.0f}, but spectra of {instrument.name} "
+                f"are simulated from {model_grid.resolving_power.max():.0f} or more: use a grid of higher "
+                "resolving power"
             ) from None
         self.observer = Observer(instrument, model_grid)
         self.plan = _disturbances(estimator, disturbed)
@@ -86,19 +87,19 @@ class Simulation:
 
     def truth(self, rows: np.ndarray, labels: LabelSet) -> np.ndarray:
         """``(n_rows, n_labels)`` true values. Raises ``GridError`` for a label not in the grid."""
-        known = {name: self.grid.column(name)[rows] for name in self.grid.labels}
-        known.setdefault("vbroad", self.vbroad[rows])
-        if {"a_li", "fe_h"} <= set(known):
-            known.setdefault("li_fe", li_fe(known["a_li"], known["fe_h"]))
-        elif {"li_fe", "fe_h"} <= set(known):
-            known["a_li"] = known["li_fe"] + SOLAR_LOG_EPS["Li"] + known["fe_h"]
-        missing = [name for name in self.estimator.labels.names if name not in known]
+        columns = {name: self.grid.column(name)[rows] for name in self.grid.labels}
+        columns.setdefault("vbroad", self.vbroad[rows])
+        if {"a_li", "fe_h"} <= set(columns):
+            columns.setdefault("li_fe", li_fe(columns["a_li"], columns["fe_h"]))
+        elif {"li_fe", "fe_h"} <= set(columns):
+            columns["a_li"] = columns["li_fe"] + SOLAR_LOG_EPS["Li"] + columns["fe_h"]
+        missing = [name for name in self.estimator.labels.names if name not in columns]
         if missing:
             raise GridError(
                 f"the model infers {', '.join(missing)}, which the grid does not have; it has "
                 f"{', '.join(self.grid.labels)}: evaluate on the grid that the model was trained on"
             )
-        return np.stack([known[name] for name in labels.names], axis=1)
+        return np.stack([columns[name] for name in labels.names], axis=1)
 
     def batches(
         self, rows: np.ndarray, snr: Sequence[float]
@@ -154,12 +155,12 @@ def _disturbances(estimator: Estimator, disturbed: bool) -> Disturbances:
             snr_arm_scatter=0.0, noise_power=0.0, velocity=0.0, resolution=0.0, tilt=0.0, wave=0.0, gaps=0,
             arm_loss=0.0,
         )  # fmt: skip
-    given = estimator.header.get("training", {}).get("disturbances")
-    if given is None:
+    table = estimator.header.get("training", {}).get("disturbances")
+    if table is None:
         raise ConfigError(
-            "the model does not say by what its training spectra were disturbed: leave --disturbed out"
+            "the model does not state how its training spectra were disturbed: remove --disturbed"
         )
-    return structure(given, Disturbances, "the model's training.disturbances")
+    return structure(table, Disturbances, "the model's training.disturbances")
 
 
 def _steps_on_pixels(steps: Sequence[Preprocessor]) -> list[Preprocessor]:

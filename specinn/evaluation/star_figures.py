@@ -20,7 +20,7 @@ __all__ = ["Rows", "against_literature", "robustness"]
 
 Rows = Sequence[Mapping[str, Any]]
 
-_NAMED = 12  # stars whose names a figure has; those of more would hide it
+_NAMED = 12  # stars up to which a figure shows names; more would hide it
 _COLUMNS = 3
 # marker and whether it is filled, by what a star is
 _KINDS = {"validation": ("o", True), "calibrator of the training": ("s", False), "out of range": ("^", False)}
@@ -59,14 +59,14 @@ def against_literature(rows: Rows, labels: LabelSet) -> Figure:
     grid = figure.add_gridspec(2 * blocks, columns, height_ratios=[1.5, 1.0] * blocks)
     looks = _looks(rows, others_named=True)
     series = ["_raw", ""] if any(key.endswith("_raw") for row in rows for key in row) else [""]
-    known: dict[str, Any] = {}
+    legend: dict[str, Any] = {}
     for number, label in enumerate(shown):
         block, column = divmod(number, columns)
         above = figure.add_subplot(grid[2 * block, column])
         below = figure.add_subplot(grid[2 * block + 1, column], sharex=above)
         for end in series:
             for row, look in zip(rows, looks, strict=True):
-                known |= _point(above, below, row, label.name, end, look)
+                legend |= _point(above, below, row, label.name, end, look)
         ends = np.array([*above.get_xlim(), *above.get_ylim()])
         above.axline((ends.min(), ends.min()), slope=1.0, color=INK, linewidth=0.6, zorder=0)
         below.axhline(0.0, color=INK, linewidth=0.6, zorder=0)
@@ -78,8 +78,8 @@ def against_literature(rows: Rows, labels: LabelSet) -> Figure:
             above.set_ylabel("inferred")
             below.set_ylabel("inferred − literature")
     if len(series) > 1:
-        known["before correction"] = Line2D([], [], linestyle="", marker="o", color=FAINT, markersize=4.5)
-    figure.legend(known.values(), known.keys(), loc="outside upper left", ncols=4)
+        legend["before correction"] = Line2D([], [], linestyle="", marker="o", color=FAINT, markersize=4.5)
+    figure.legend(legend.values(), legend.keys(), loc="outside upper left", ncols=4)
     return figure
 
 
@@ -87,16 +87,16 @@ def _point(
     above: Axes, below: Axes, row: Mapping[str, Any], name: str, end: str, look: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Draw one star, before the correction (``_raw``) or as it is; its line in the legend, by its text."""
-    known, value = row.get(f"{name}_literature"), row.get(f"{name}{end}")
-    if known is None or value is None:
+    literature, value = row.get(f"{name}_literature"), row.get(f"{name}{end}")
+    if literature is None or value is None:
         return {}
     error, of_known = row[f"{name}_std"], row.get(f"{name}_literature_error")
     options: dict[str, Any] = {key: look[key] for key in ("color", "marker", "mfc", "zorder")}
     if end:
         options |= {"color": FAINT, "mfc": FAINT if look["mfc"] != "white" else "white", "zorder": 1}
     options |= {"linestyle": "", "elinewidth": 0.7, "markersize": 4.5}
-    drawn = above.errorbar(known, value, error, of_known, **options)
-    below.errorbar(known, value - known, np.hypot(error, of_known or 0.0), of_known, **options)
+    drawn = above.errorbar(literature, value, error, of_known, **options)
+    below.errorbar(literature, value - literature, np.hypot(error, of_known or 0.0), of_known, **options)
     return {} if end else {look["label"]: drawn}
 
 
@@ -135,9 +135,9 @@ def robustness(rows: Rows, labels: LabelSet) -> Figure:
     for axes, title in zip(panels[0], _FACTORS, strict=True):
         axes.set_title(title)
     handles, names = panels[0, 0].get_legend_handles_labels()
-    known = dict(zip(names, handles, strict=True)) | {"1 km/s, half a posterior width": band}
-    known["no value"] = Line2D([], [], linestyle="", marker="x", color=INK, markersize=4)
-    figure.legend(known.values(), known.keys(), loc="outside upper left", ncols=4)
+    legend = dict(zip(names, handles, strict=True)) | {"1 km/s, half a posterior width": band}
+    legend["no value"] = Line2D([], [], linestyle="", marker="x", color=INK, markersize=4)
+    figure.legend(legend.values(), legend.keys(), loc="outside upper left", ncols=4)
     return figure
 
 
@@ -185,11 +185,11 @@ def _values(
     of: Mapping[Variant, Mapping[str, Any]], pairs: Sequence[tuple[Variant, Variant]], label: Label | None
 ) -> np.ndarray:
     """``(n_pairs,)`` of one star; NaN where there is no value."""
-    found = [
+    changes = [
         of[one]["rv_difference"] if label is None else change(of[one], of[other], label.name)
         for one, other in pairs
     ]
-    return np.array(found, float)
+    return np.array(changes, float)
 
 
 def _curve(axes: Axes, values: np.ndarray, aside: float, look: Mapping[str, Any]) -> None:

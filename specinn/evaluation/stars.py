@@ -67,7 +67,7 @@ def read_benchmarks(path: str | Path, labels: LabelSet) -> list[Benchmark]:
 
     Columns: file, star, instrument, resolving_power, teff, logg, fe_h, and optionally role (calibrator or
     validation), in_range (1 or 0), the name of any other label of the model and, for standard errors, e_NAME.
-    An empty resolving power is what file or instrument say, an empty parameter is not known. Raises
+    An empty resolving power means that of the file or instrument, an empty parameter is unknown. Raises
     ``ConfigError`` with the row.
     """
     path = Path(path)
@@ -78,7 +78,7 @@ def read_benchmarks(path: str | Path, labels: LabelSet) -> list[Benchmark]:
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror.lower() if error.strerror else error}") from None
     except (UnicodeDecodeError, csv.Error):
-        raise ConfigError(f"{path} is no CSV table: expected the columns {', '.join(_REQUIRED)}") from None
+        raise ConfigError(f"{path} is not a CSV table: expected the columns {', '.join(_REQUIRED)}") from None
     missing = [name for name in _REQUIRED if name not in columns]
     if missing:
         raise ConfigError(
@@ -86,13 +86,13 @@ def read_benchmarks(path: str | Path, labels: LabelSet) -> list[Benchmark]:
             f"{', '.join(columns) or 'nothing'}"
         )
     if not rows:
-        raise ConfigError(f"{path}: there are no stars in it")
+        raise ConfigError(f"{path}: it lists no stars")
     names = with_derived_labels(labels).names
-    known = [name for name in (*names, *(f"e_{name}" for name in names)) if name in columns]
-    return [_benchmark(row, path, known) for row in rows]
+    label_columns = [name for name in (*names, *(f"e_{name}" for name in names)) if name in columns]
+    return [_benchmark(row, path, label_columns) for row in rows]
 
 
-def _benchmark(row: Mapping[str, str | None], path: Path, known: Sequence[str]) -> Benchmark:
+def _benchmark(row: Mapping[str, str | None], path: Path, label_columns: Sequence[str]) -> Benchmark:
     text = {key: (value or "").strip() for key, value in row.items() if isinstance(key, str)}
     star = text["star"] or text["file"]
     if not text["file"] or not text["instrument"]:
@@ -114,10 +114,10 @@ def _benchmark(row: Mapping[str, str | None], path: Path, known: Sequence[str]) 
         raise ConfigError(f"{path}: role {role!r} of {star}: expected {' or '.join(_ROLES)}")
     if in_range not in ("0", "1"):
         raise ConfigError(f"{path}: in_range {in_range!r} of {star}: expected 1 or 0")
-    values = {name: number(name) for name in known}
-    given = {name: value for name, value in values.items() if value is not None}
-    literature = {name: value for name, value in given.items() if not name.startswith("e_")}
-    errors = {name[2:]: value for name, value in given.items() if name.startswith("e_")}
+    values = {name: number(name) for name in label_columns}
+    stated = {name: value for name, value in values.items() if value is not None}
+    literature = {name: value for name, value in stated.items() if not name.startswith("e_")}
+    errors = {name[2:]: value for name, value in stated.items() if name.startswith("e_")}
     if any(error < 0 for error in errors.values()):
         raise ConfigError(f"{path}: a standard error of {star} is negative")
     power = number("resolving_power")
@@ -133,16 +133,19 @@ def calibrators_of(estimator: Estimator) -> set[str]:
 
 
 def check_instruments(stars: Iterable[Benchmark], plugins: Plugins) -> None:
-    """Raises ``PluginError`` for an instrument that is not known: now, and not after an hour of others."""
+    """Raises ``PluginError`` for an unknown instrument: now, and not after an hour of work on others."""
     for name in dict.fromkeys(star.instrument for star in stars):
         load_instrument(plugins, name)
 
 
 def of_one_spectrum(job: Run, source: Source) -> Result:
-    """What the run finds for a star. Raises ``ConfigError`` where the source does not hold one spectrum."""
+    """The result of the run for a star. Raises ``ConfigError`` where the source does not hold one
+    spectrum."""
     result = Result.join(list(job.results([source])))
     if len(result) != 1:
-        raise ConfigError(f"{source.name} holds {len(result)} spectra: a benchmark star is one spectrum")
+        raise ConfigError(
+            f"{source.name} holds {len(result)} spectra: expected one spectrum per benchmark star"
+        )
     return result
 
 
@@ -162,8 +165,8 @@ def star_metrics(
 
     ``snr`` is per Angstrom. Values are means over ``seeds`` draws of the noise, from ``seed`` on; ``flags``
     has the bits of all. With ``corrections`` they are corrected, and ``NAME_raw`` has them before. A star
-    that the model's header lists among its calibrators is one, whatever the table says. What does not exist
-    is None, and ``message`` says why.
+    that the model's header lists among its calibrators is one, whatever the table says. Missing values are
+    None, and ``message`` says why.
 
     Raises ``ConfigError`` for a file with several spectra, ``PluginError`` for an unknown instrument.
     """
@@ -215,13 +218,13 @@ def _star_row(
         if any(f"{name}_raw" in draw for draw in draws):
             row[f"{name}_raw"] = mean(f"{name}_raw")
         if name in star.literature:
-            known = star.literature[name]
-            row[f"{name}_literature"] = known
+            literature = star.literature[name]
+            row[f"{name}_literature"] = literature
             if name in star.errors:
                 row[f"{name}_literature_error"] = star.errors[name]
-            for found in (name, f"{name}_raw"):
-                if found in row:
-                    row[f"{found}_difference"] = None if row[found] is None else row[found] - known
+            for column in (name, f"{name}_raw"):
+                if column in row:
+                    row[f"{column}_difference"] = None if row[column] is None else row[column] - literature
     row |= {
         "rejected_fraction": mean("rejected_fraction"),
         "flags": flags,
@@ -235,7 +238,7 @@ def star_summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]
     """Median and maximum absolute difference by label, over validation stars in range.
 
     ``n`` is their number and ``worst`` the star of the maximum; ``failed`` are those that count but have no
-    value. Calibrators, which the training has seen, never count. Of corrected values ``raw`` has the same
+    value. Calibrators, which the training has seen, never count. For corrected values ``raw`` has the same
     before the correction.
     """
     counted = [row for row in rows if row["role"] == "validation" and row["in_range"]]
@@ -247,21 +250,21 @@ def star_summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]
         values = [(row["star"], row[key]) for row in counted if key in row]
         return [(star, None if value is None else abs(value)) for star, value in values]
 
-    found = {name: over_stars(sizes(f"{name}_difference")) for name in names}
+    overall = {name: over_stars(sizes(f"{name}_difference")) for name in names}
     return {
-        name: {**summary, "raw": found[f"{name}_raw"]} if f"{name}_raw" in found else summary
-        for name, summary in found.items()
+        name: {**summary, "raw": overall[f"{name}_raw"]} if f"{name}_raw" in overall else summary
+        for name, summary in overall.items()
         if not name.endswith("_raw")
     }
 
 
 def over_stars(sizes: Sequence[tuple[str, float | None]]) -> dict[str, Any]:
-    """Number, median and maximum of what stars have, the star of the maximum, and those that have nothing."""
-    known = [(star, size) for star, size in sizes if size is not None]
-    worst, largest = max(known, key=lambda pair: pair[1], default=(None, None))
+    """Number, median and maximum of the values, the star of the maximum, and the stars without a value."""
+    valid = [(star, size) for star, size in sizes if size is not None]
+    worst, largest = max(valid, key=lambda pair: pair[1], default=(None, None))
     return {
-        "n": len(known),
-        "median": float(np.median([size for _, size in known])) if known else None,
+        "n": len(valid),
+        "median": float(np.median([size for _, size in valid])) if valid else None,
         "maximum": largest,
         "worst": worst,
         "failed": [star for star, size in sizes if size is None],

@@ -96,13 +96,13 @@ COLUMNS: Mapping[str, Columns] = {
         "ratio": ("", "Median of |MAP - truth| / bound over 0.6745: 1 is the information limit"),
     },
 }  # fmt: skip
-SLOW = 15.0  # km/s: of slower rotators the information limit says most
+SLOW = 15.0  # km/s: slower rotators have the most telling information limit
 _OF_GAUSSIAN = 0.6745  # median of |x| of a standard normal
 TARP = "all (TARP)"
 
 
 def some_levels(snr: Sequence[float]) -> list[float]:
-    """At most four S/N for pictures that cannot show all: 20, 50, 100 and 250 where there are such."""
+    """At most four S/N for figures that cannot show all: 20, 50, 100 and 250 if available."""
     usual = [value for value in (20.0, 50.0, 100.0, 250.0) if value in snr]
     if len(usual) >= 2 or len(snr) <= len(usual):
         return usual
@@ -125,12 +125,12 @@ def reference_level(snr: Sequence[float]) -> float:
 def thirds(comparison: Comparison) -> Rows:
     """Metrics of stars whose truth is in the lower, middle, and upper third of the label's range."""
     rows = []
-    for value, found in zip(comparison.snr, comparison.found, strict=True):
+    for value, summary in zip(comparison.snr, comparison.found, strict=True):
         for k, label in enumerate(comparison.labels):
             edges = np.linspace(*label.bounds, 4)
-            place = np.clip(np.searchsorted(edges, comparison.truth[:, k], side="right") - 1, 0, 2)
+            third = np.clip(np.searchsorted(edges, comparison.truth[:, k], side="right") - 1, 0, 2)
             for i, name in enumerate(("lower", "middle", "upper")):
-                metrics = metrics_of(label, k, found, comparison.truth, place == i, value)
+                metrics = metrics_of(label, k, summary, comparison.truth, third == i, value)
                 rows.append(
                     {"snr": value, "scope": name, "low": float(edges[i]), "high": float(edges[i + 1])}
                     | metrics
@@ -152,8 +152,8 @@ def widths(comparison: Comparison) -> Rows:
     at = list(QUANTILES)
     low, high = at.index("p16"), at.index("p84")
     rows = []
-    for value, found in zip(comparison.snr, comparison.found, strict=True):
-        width = found.quantiles[high] - found.quantiles[low]
+    for value, summary in zip(comparison.snr, comparison.found, strict=True):
+        width = summary.quantiles[high] - summary.quantiles[low]
         for edges, chosen in _by_fe_h(comparison):
             for k, label in enumerate(comparison.labels):
                 of = width[chosen & np.isfinite(width[:, k]), k]
@@ -167,9 +167,9 @@ def widths(comparison: Comparison) -> Rows:
 def coverage(comparison: Comparison) -> Rows:
     """How often the truth is within the 68 and the 95 % intervals, for all stars and in bins of [Fe/H]."""
     at, rows = list(QUANTILES), []
-    for value, found in zip(comparison.snr, comparison.found, strict=True):
+    for value, summary in zip(comparison.snr, comparison.found, strict=True):
         for level, low, high in ((0.68, "p16", "p84"), (0.95, "p2_5", "p97_5")):
-            lower, upper = found.quantiles[at.index(low)], found.quantiles[at.index(high)]
+            lower, upper = summary.quantiles[at.index(low)], summary.quantiles[at.index(high)]
             inside = (comparison.truth >= lower) & (comparison.truth <= upper)
             for edges, chosen in _by_fe_h(comparison):
                 for k, label in enumerate(comparison.labels):
@@ -212,10 +212,12 @@ def limits(comparison: Comparison, plugins: Plugins) -> tuple[np.ndarray | None,
     from specinn.evaluation.information import cramer_rao
 
     try:
-        found = cramer_rao(comparison.simulation, comparison.rows, comparison.snr, plugins, comparison.labels)
+        bounds = cramer_rao(
+            comparison.simulation, comparison.rows, comparison.snr, plugins, comparison.labels
+        )
     except SpecinnError as error:  # no emulator, or one of another grid
         return None, str(error)
-    return found, ""
+    return bounds, ""
 
 
 def information(comparison: Comparison, bounds: np.ndarray) -> Rows:
@@ -231,10 +233,10 @@ def information(comparison: Comparison, bounds: np.ndarray) -> Rows:
         slow = f"vbroad < {SLOW:.0f} km/s"
         scopes[slow if last == "all" else f"{last}, {slow}"] = chosen & (vbroad < SLOW)
     rows = []
-    for i, (value, found) in enumerate(zip(comparison.snr, comparison.found, strict=True)):
+    for i, (value, summary) in enumerate(zip(comparison.snr, comparison.found, strict=True)):
         for scope, chosen in scopes.items():
             for k, label in enumerate(labels):
-                has = chosen & np.isfinite(found.map[:, k])
+                has = chosen & np.isfinite(summary.map[:, k])
                 row = {
                     "snr": value,
                     "label": label.name,
@@ -244,7 +246,7 @@ def information(comparison: Comparison, bounds: np.ndarray) -> Rows:
                 }
                 row |= dict.fromkeys(("bound", "error", "ratio"))
                 if has.any():
-                    off, bound = np.abs(found.map[has, k] - comparison.truth[has, k]), bounds[has, i, k]
+                    off, bound = np.abs(summary.map[has, k] - comparison.truth[has, k]), bounds[has, i, k]
                     row["bound"] = float(np.median(bound))
                     row["error"] = float(np.median(off)) / _OF_GAUSSIAN
                     row["ratio"] = float(np.median(off / bound)) / _OF_GAUSSIAN
@@ -253,7 +255,7 @@ def information(comparison: Comparison, bounds: np.ndarray) -> Rows:
 
 
 def predictions(comparison: Comparison, meta: Mapping[str, Any]) -> Table:
-    """Everything that was found, a row for each star and S/N; six significant digits."""
+    """All results, one row per star and S/N; six significant digits."""
     n = len(comparison.snr)
     ids = [str(name) for name in comparison.simulation.grid.ids[comparison.rows]]
     table = Table(meta=dict(meta))
@@ -266,10 +268,10 @@ def predictions(comparison: Comparison, meta: Mapping[str, Any]) -> Table:
 
     for k, label in enumerate(comparison.labels):
         add(f"{label.name}_true", np.tile(comparison.truth[:, k], n), "True value", label.unit)
-        best = [found.map[:, k] for found in comparison.found]
+        best = [summary.map[:, k] for summary in comparison.found]
         add(f"{label.name}_map", best, "Sample of highest density", label.unit)
         for q, (name, level) in enumerate(QUANTILES.items()):
-            of = [found.quantiles[q, :, k] for found in comparison.found]
+            of = [summary.quantiles[q, :, k] for summary in comparison.found]
             add(f"{label.name}_{name}", of, f"{100 * level:g} percentile of the samples", label.unit)
         if comparison.ranks is not None:
             add(
@@ -279,7 +281,7 @@ def predictions(comparison: Comparison, meta: Mapping[str, Any]) -> Table:
             )
     if comparison.tarp is not None:
         add("tarp", comparison.tarp, "Place of the truth's distance from a random point, 0 to 1 (TARP)")
-    rejected = [found.rejected_fraction for found in comparison.found]
+    rejected = [summary.rejected_fraction for summary in comparison.found]
     add("rejected_fraction", rejected, "Fraction of samples outside the training bounds")
     return table
 

@@ -1,4 +1,5 @@
-"""The ways in which the spectrum of a star may come: normalised or not, moved, noisy; made of one that is."""
+"""The forms in which the spectrum of a star may come, made from an actual one: normalised or not, shifted,
+noisy."""
 
 from __future__ import annotations
 
@@ -35,7 +36,7 @@ BASE_SNR = 100.0
 
 _MARGIN = 30.0  # Angstrom beyond an arm in which the continuum is fitted, for stars that move
 _CLIP = (1.5, 3.0)  # scatters below and above the continuum beyond which pixels are left out of its fit
-_LOWEST = 0.05  # of the median flux, below which no continuum goes
+_LOWEST = 0.05  # of the median flux, lower limit of any continuum
 _PIVOT = 5500.0  # Angstrom, where the black body is 1
 _HC_OVER_K = 1.438777e8  # Angstrom K
 _BLAZE = 0.8  # of the arm's half width to the first zero: 70 to 45 % of the light is left at the ends
@@ -60,7 +61,7 @@ class VariedStar:
     """The spectrum of a star and all that its variants need.
 
     ``batch`` holds it as it was delivered; ``continuum``, ``response`` and ``native (n_pix,)`` are its
-    continuum, what turns it into one that is not normalised, and the S/N per Angstrom that it has. ``normal
+    continuum, what turns it into one that is not normalised, and its S/N per Angstrom. ``normal
     (n_pix,)`` are standard normal numbers, one for each pixel.
     """
 
@@ -82,7 +83,7 @@ class VariedStar:
         """The only spectrum of ``batch``, of S/N ``native`` in the arms of the pipeline's model.
 
         What the steps before that to rest hide (telluric bands, sky lines, cosmic rays) stays hidden: pixels
-        that are moved take the lines of the atmosphere along, out of the windows in which they are masked.
+        that are shifted carry the telluric lines with them, out of the windows in which they are masked.
         """
         instrument = pipeline.estimator.instrument
         hidden = batch = batch.in_medium(instrument.medium)
@@ -150,24 +151,24 @@ def fit_continuum(batch: SpectrumBatch, instrument: Instrument) -> np.ndarray:
     nearest = _nearest(wavelength, instrument)
     for number, arm in enumerate(instrument.arms):
         for piece in batch.arms.values():
-            mine = np.arange(piece.start, piece.stop)
-            mine = mine[nearest[mine] == number]
-            near = np.abs(wavelength[mine] - np.mean(arm.range)) < 0.5 * np.ptp(arm.range) + _MARGIN
-            used = mine[near & ~batch.mask[0, mine] & (flux[mine] > 0)]
+            in_arm = np.arange(piece.start, piece.stop)
+            in_arm = in_arm[nearest[in_arm] == number]
+            near = np.abs(wavelength[in_arm] - np.mean(arm.range)) < 0.5 * np.ptp(arm.range) + _MARGIN
+            used = in_arm[near & ~batch.mask[0, in_arm] & (flux[in_arm] > 0)]
             if not used.size:
                 continue
             level, (low, high) = np.median(flux[used]), wavelength[used[[0, -1]]]
             degree = max(2, round((high - low) / 100.0))
             if used.size < 10 * degree:
-                out[mine] = level
+                out[in_arm] = level
                 continue
             fitted, _ = fit(Chebyshev1D(degree, domain=(low, high)), wavelength[used], flux[used] / level)
-            out[mine] = level * np.maximum(fitted(wavelength[mine].clip(low, high)), _LOWEST)
+            out[in_arm] = level * np.maximum(fitted(wavelength[in_arm].clip(low, high)), _LOWEST)
     return out
 
 
 def response(wavelength: np.ndarray, instrument: Instrument, teff: float) -> np.ndarray:
-    """``(n_pix,)`` what an observer finds who does not normalise: a black body of ``teff`` K, times the light
+    """``(n_pix,)`` what a spectrum shows that is not normalised: a black body of ``teff`` K, times the light
     that the spectrograph lets through: sinc^2 0.8 (u - u0) in each arm, with u from -1/2 to 1/2 and u0 = 0.1
     and -0.1 in turn, and in every arm 0.6 of that of the arm before.
     """
@@ -178,7 +179,7 @@ def response(wavelength: np.ndarray, instrument: Instrument, teff: float) -> np.
     out = planck(wavelength) / planck(np.array(_PIVOT))
     nearest = _nearest(wavelength, instrument)
     for number, arm in enumerate(instrument.arms):
-        mine = nearest == number
-        u = (wavelength[mine] - np.mean(arm.range)) / np.ptp(arm.range)
-        out[mine] *= _STEP**number * np.sinc(_BLAZE * (u.clip(-0.55, 0.55) - _PEAK * (-1) ** number)) ** 2
+        in_arm = nearest == number
+        u = (wavelength[in_arm] - np.mean(arm.range)) / np.ptp(arm.range)
+        out[in_arm] *= _STEP**number * np.sinc(_BLAZE * (u.clip(-0.55, 0.55) - _PEAK * (-1) ** number)) ** 2
     return out

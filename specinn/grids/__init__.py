@@ -1,6 +1,6 @@
 """Grids of synthetic spectra: the file, its recipe, and how it is computed and degraded.
 
-A :class:`Grid` (:mod:`specinn.grids.grid`) is labels, spectra and where they come from. One is read by
+A :class:`Grid` (:mod:`specinn.grids.grid`) holds labels, spectra and their provenance. It is read by
 :func:`load` in any layout that a plugin knows, or computed: labels are drawn from a prior
 (:mod:`specinn.grids.priors`) as a recipe says (:mod:`specinn.grids.recipe`), and a synthesizer turns them
 into spectra (:mod:`specinn.grids.make`).

@@ -1,4 +1,4 @@
-"""Grids at lower resolving power and coarser steps: what makes a grid of perfect resolution small."""
+"""Grids at lower resolving power and coarser steps: this makes a grid of infinite resolution small."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def degrade(
 ) -> Grid:
     """The grid at ``resolving_power`` (default: its own), pixels of ``step`` and over ``ranges`` (Angstrom).
 
-    One sparse operator an arm (Gaussian line-spread function, integration over pixels) is applied as spectra
+    One sparse operator per arm (Gaussian line-spread function, integration over pixels) is applied as spectra
     are read. Without ``ranges`` every arm is kept, less the edges where the kernel lacks input; without
     ``step`` there are four pixels to the FWHM at the blue end, or the grid's own pixels where neither the
     resolving power changes.
@@ -43,11 +43,11 @@ def degrade(
     target = grid.resolving_power if resolving_power is None else float(resolving_power)
     if target > grid.resolving_power:
         raise GridError(
-            f"the grid has resolving power {grid.resolving_power:g}, {target:g} was asked for: a spectrum "
-            "can be degraded but not sharpened"
+            f"the grid has resolving power {grid.resolving_power:g}, but {target:g} was requested: a "
+            "spectrum can be degraded but not sharpened"
         )
     names, waves, pieces = [], [], []
-    for low, high, name, given in _pieces(grid, ranges):
+    for low, high, name, requested in _pieces(grid, ranges):
         arm = grid.arms[name]
         native = grid.wavelength[arm]
         limit = low / target / 2.0
@@ -60,10 +60,10 @@ def degrade(
         width = high * float(np.nan_to_num(lsf_sigma_kms(target, grid.resolving_power))) / C_KMS
         edge = 3.5 * width + 0.5 * pixel
         first, last = native[0] + edge, native[-1] - edge
-        if given and (low < first or high > last):
+        if requested and (low < first or high > last):
             raise GridError(
-                f"the range {low:g}-{high:g} needs model spectra {edge:.2f} Angstrom beyond its ends, the "
-                f"grid covers {native[0]:g}-{native[-1]:g}: ask for {first:.2f} to {last:.2f} at most"
+                f"the range {low:g}-{high:g} needs model spectra {edge:.2f} Angstrom beyond its ends, but "
+                f"the grid covers {native[0]:g}-{native[-1]:g}: ask for {first:.2f} to {last:.2f} at most"
             )
         low, high = max(low, first), min(high, last)
         wave = low + pixel * np.arange(int((high - low) / pixel + 1e-9) + 1)
@@ -102,7 +102,7 @@ def degrade(
 
 
 def _pieces(grid: Grid, ranges: Sequence[tuple[float, float]]) -> list[tuple[float, float, str, bool]]:
-    """Low, high, the arm that holds them, and whether the range was asked for."""
+    """Low, high, the arm that holds them, and whether the range was requested."""
     ends = {
         name: (float(grid.wavelength[arm][0]), float(grid.wavelength[arm][-1]))
         for name, arm in grid.arms.items()

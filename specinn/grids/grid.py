@@ -36,7 +36,7 @@ __all__ = [
 FORMAT = "specinn grid"
 VERSION = 1
 SPLITS = {"train": 0.75, "test": 0.20, "validation": 0.05}
-_MOST_PACKED = 1100  # bytes in one: no more than deflate can do
+_MOST_PACKED = 1100  # bytes in one: the limit of deflate
 FLUX_LIMIT = 1.25  # of the 16-bit flux on disk: a step of 1.9e-5
 
 
@@ -57,7 +57,7 @@ class Grid:
     values : ndarray
         ``(n_models, n_labels)`` in physical units (K, dex, km/s).
     ids : ndarray
-        ``(n_models,)`` identify base models for ever (the split depends on them).
+        ``(n_models,)`` permanent identifiers of the base models (the split depends on them).
     wavelength : ndarray
         ``(n_pix,)`` Angstrom in ``medium``, increasing in each of the pieces ``arms``.
     arms : mapping of str to slice
@@ -69,7 +69,7 @@ class Grid:
     medium : {"air", "vacuum"}
         Of the wavelengths.
     provenance : mapping
-        Code, LTE or NLTE, atmospheres, line lists, solar scale (JSON values; lists tell what went in,
+        Code, LTE or NLTE, atmospheres, line lists, solar scale (JSON values; lists state the inputs,
         everything else what the spectra are).
     defects : mapping of str to str
         Models known to be unusable, with the reason: they stay in the tables, but their flux is refused.
@@ -77,7 +77,7 @@ class Grid:
     Raises
     ------
     GridError
-        Where the parts do not fit one another.
+        If the parts do not match.
 
     Examples
     --------
@@ -156,8 +156,8 @@ class Grid:
 
     def split(self, name: str) -> np.ndarray:
         """Rows ``(n,)`` of ``train`` (75 %), ``test`` (20 %) or ``validation`` (5 %), the ``name`` of the
-        split: by a hash of the id, so that a model keeps its side when the grid grows. Raises ``GridError``
-        for another name."""
+        split: by a hash of the id, so that a model stays in its split when the grid grows. Raises
+        ``GridError`` for another name."""
         if name not in SPLITS:
             raise GridError(f"no split {name!r}; {near(name, SPLITS)}")
         edges = np.cumsum([0.0, *SPLITS.values()])
@@ -185,7 +185,7 @@ class Grid:
 
     @classmethod
     def concatenate(cls, grids: Sequence[Grid], names: Sequence[str] = ()) -> Grid:
-        """Several shards of one grid, ``grids``, as one; they must agree in all but their models.
+        """Several shards of one grid, ``grids``, as one; they must agree in everything but their models.
 
         Raises ``GridError`` that names (by ``names``, files or folders) two that differ, and in what.
         """
@@ -206,8 +206,8 @@ class Grid:
             out = np.empty((len(rows), grids[0].wavelength.size), np.float32)
             shard = np.searchsorted(starts, rows, side="right") - 1
             for i in np.unique(shard):
-                here = shard == i
-                out[here] = grids[i].flux_of(rows[here] - starts[i])
+                in_part = shard == i
+                out[in_part] = grids[i].flux_of(rows[in_part] - starts[i])
             return out
 
         lists = {key for grid in grids for key, value in grid.provenance.items() if isinstance(value, list)}
@@ -236,8 +236,8 @@ class Grid:
         then rename.
 
         A model with a defect is a ``GridError``, or with ``skip_bad`` is left out and listed in the
-        provenance as ``left_out``. A file that is there already is a ``GridError``, unless ``overwrite``.
-        Returns what was left out, id to reason. ``progress`` hears how many models are done.
+        provenance as ``left_out``. An existing file is a ``GridError``, unless ``overwrite``. Returns what
+        was left out, id to reason. ``progress`` is called with the number of models done.
         """
         path = Path(path)
         if path.exists() and not overwrite:
@@ -247,7 +247,7 @@ class Grid:
         if self.defects and not skip_bad:
             others = f" ({len(self.defects) - 1} more like it)" if len(self.defects) > 1 else ""
             raise GridError(
-                f"{next(iter(self.defects.values()))}{others}: mend it, or leave it out with --skip-bad"
+                f"{next(iter(self.defects.values()))}{others}: fix it, or leave it out with --skip-bad"
             )
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
@@ -342,7 +342,7 @@ class Grid:
 
     @classmethod
     def open(cls, path: Path) -> Grid:
-        """A grid in specinn's HDF5 layout; flux is read when asked for.
+        """A grid in specinn's HDF5 layout; flux is read on request.
 
         Raises ``GridError`` for other files.
         """
@@ -351,8 +351,8 @@ class Grid:
                 raise GridError(f"{path} is not a specinn grid: import it first with specinn grid import")
             if file.attrs.get("version", 0) > VERSION:
                 raise GridError(
-                    f"{path} has version {file.attrs['version']} of the grid layout, this specinn reads up "
-                    f"to {VERSION}: upgrade specinn"
+                    f"{path} has version {file.attrs['version']} of the grid layout, but this specinn reads "
+                    f"up to {VERSION}: upgrade specinn"
                 )
             try:
                 check_declared(file, path)
@@ -373,9 +373,9 @@ class Grid:
 
 
 def load(paths: Sequence[Path], loader: str | None = None, plugins: Plugins | None = None) -> Grid:
-    """The grid in ``paths``, files or folders of any layout that a plugin reads, several joined to one.
+    """The grid in ``paths``, files or folders of any layout that a plugin reads, several joined into one.
 
-    ``loader`` names the plugin's loader; without it each path is shown to all of them.
+    ``loader`` names the plugin's loader; without it each path is offered to all of them.
     """
     from specinn.plugins import Plugins
 
@@ -399,10 +399,10 @@ def _loader_for(path: Path, name: str | None, plugins: Plugins) -> Any:
     if len(takers) == 1:
         return loaders[takers[0]]
     if takers:
-        raise GridError(f"{path} could be {' or '.join(takers)}: say which with --loader")
+        raise GridError(f"{path} could be {' or '.join(takers)}: choose one with --loader")
     raise GridError(
-        f"{path} is in no layout of synthetic spectra known here ({', '.join(loaders) or 'no loader'}): "
-        f"specinn grid import --loader NAME says what one of them misses{broken}"
+        f"{path} does not have a known layout of synthetic spectra ({', '.join(loaders) or 'no loader'}): "
+        f"specinn grid import --loader NAME says what one of them lacks{broken}"
     )
 
 
@@ -411,18 +411,19 @@ def _check_alike(one: Grid, first: str, two: Grid, second: str) -> None:
         a, b = getattr(one, what), getattr(two, what)
         if a != b:
             raise GridError(
-                f"{first} has {what} {a}, {second} has {b}: they are not one grid, import them apart"
+                f"{first} has {what} {a}, {second} has {b}: they are not one grid, so import them separately"
             )
     if not np.array_equal(one.wavelength, two.wavelength) or dict(one.arms) != dict(two.arms):
         raise GridError(
-            f"{first} and {second} are on different wavelengths: import apart, or bring them to the same "
-            "with --step and --range"
+            f"{first} and {second} have different wavelengths: import them separately, or "
+            "resample them to common ones with --step and --range"
         )
     for key in sorted({*one.provenance, *two.provenance}):
         a, b = one.provenance.get(key), two.provenance.get(key)
         if a != b and not (isinstance(a, list) or isinstance(b, list)):
             raise GridError(
-                f"{first} has {key} {a!r}, {second} has {b!r}: they are not one grid, import them apart"
+                f"{first} has {key} {a!r}, {second} has {b!r}: they are not one grid, so import them "
+                "separately"
             )
 
 
@@ -438,7 +439,7 @@ def open_hdf5(path: Path) -> h5py.File:
 
 def check_declared(file: h5py.File, path: Path) -> None:
     """Raises ``GridError`` where a dataset declares far more than the file can hold, before memory is
-    taken."""
+    allocated."""
     size = os.path.getsize(path)
 
     def check(name: str, item: Any) -> None:
@@ -448,7 +449,7 @@ def check_declared(file: h5py.File, path: Path) -> None:
         stored = item.id.get_storage_size()
         if declared > 2**20 and (declared > _MOST_PACKED * stored or stored > size):
             raise GridError(
-                f"{path}: {name} declares {declared:.3g} bytes, and {stored} are stored in a file "
+                f"{path}: {name} declares {declared:.3g} bytes, but stores {stored} in a file "
                 f"of {size}: the file "
                 "is incomplete or damaged"
             )
@@ -482,14 +483,14 @@ class HDF5Flux:
         out = np.empty((len(rows), n_pix), np.float32)
         if not len(rows):
             return out
-        wanted, place = np.unique(rows, return_inverse=True)
+        wanted, inverse = np.unique(rows, return_inverse=True)
         low, high = int(wanted[0]), int(wanted[-1]) + 1
         with open_hdf5(self.path) as file:
             for name, arm in self.arms.items():
                 data = file[f"segments/{name}/flux"]
-                try:  # reading a run and picking is far faster than fancy indexing
+                try:  # reading a contiguous run and selecting is far faster than fancy indexing
                     out[:, arm] = (
-                        data[low:high][rows - low] if high - low <= 4 * len(rows) else data[wanted][place]
+                        data[low:high][rows - low] if high - low <= 4 * len(rows) else data[wanted][inverse]
                     )
                 except OSError as error:
                     raise GridError(f"{self.path} is damaged ({error}): copy or import it again") from None

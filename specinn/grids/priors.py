@@ -1,7 +1,7 @@
-"""Priors that labels of a grid are drawn from: each of the distributions is a map of uniform numbers.
+"""Priors from which the labels of a grid are drawn: each distribution is a map of uniform numbers.
 
 The uniform numbers are a scrambled Sobol sequence, so every leading part of a grid fills the space evenly,
-and a grid goes on by drawing on: the first n of 2n models are the n.
+and a grid is extended by drawing further: the first n of 2n models are the same n.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Pair = tuple[float, float]
 
 _DISTRIBUTIONS = ("uniform", "normal", "mixture", "region", "value")
 _BITS = 30  # of scipy's Sobol numbers
-_LEAST = 1e-6  # probability that bounds must leave of a normal distribution
+_LEAST = 1e-6  # least probability of a normal distribution within its bounds
 
 
 @attrs.frozen(kw_only=True)
@@ -66,13 +66,13 @@ class Distribution:
                 f"the bounds {low:g} to {high:g} leave nothing of a normal distribution around "
                 f"{np.ravel(mean)[np.argmin(last - first)]:g} with standard deviation {sigma:g}: widen them"
             )
-        place = np.where(side > 0, u, 1.0 - u)
-        return np.clip(mean + side * sigma * ndtri(first + (last - first) * place), low, high)
+        probability = np.where(side > 0, u, 1.0 - u)
+        return np.clip(mean + side * sigma * ndtri(first + (last - first) * probability), low, high)
 
     @property
     def middle(self) -> float:
-        given = self.uniform or (self.normal or (0.0,))[:1]
-        return sum(given) / len(given)
+        ends = self.uniform or (self.normal or (0.0,))[:1]
+        return sum(ends) / len(ends)
 
 
 @attrs.frozen(kw_only=True)
@@ -84,8 +84,8 @@ class Share(Distribution):
 
 @attrs.frozen(kw_only=True)
 class Trend:
-    """What is added: linear between ``points``, each a value of ``label`` and what is added there; constant
-    beyond."""
+    """An added trend: linear between ``points``, each a value of ``label`` and the amount added there;
+    constant beyond."""
 
     label: str
     points: list[Pair]
@@ -108,10 +108,11 @@ class Draw(Distribution):
     trend: Trend | None = None
 
     def check(self, where: str) -> None:
-        given = [name for name in _DISTRIBUTIONS if getattr(self, name) is not None]
-        if len(given) != 1:
+        specified = [name for name in _DISTRIBUTIONS if getattr(self, name) is not None]
+        if len(specified) != 1:
             raise ConfigError(
-                f"{where}: expected one of {', '.join(_DISTRIBUTIONS)}, found {' and '.join(given) or 'none'}"
+                f"{where}: expected one of {', '.join(_DISTRIBUTIONS)}, found "
+                f"{' and '.join(specified) or 'none'}"
             )
         if not self.labels:
             raise ConfigError(f"{where}.labels: it names no label")
@@ -135,7 +136,7 @@ class Draw(Distribution):
             )
         if self.region is not None:
             if n != 2 or self.trend:
-                raise ConfigError(f"{where}.region: it is of two labels, without a trend")
+                raise ConfigError(f"{where}.region: expected two labels and no trend")
             Polygon.of(self.region, f"{where}.region")
         if self.trend is not None:
             x = [point[0] for point in self.trend.points]
@@ -144,7 +145,7 @@ class Draw(Distribution):
 
     @property
     def dimensions(self) -> int:
-        """How many uniform numbers it takes for one model."""
+        """The number of uniform numbers that one model takes."""
         return 0 if self.value is not None else len(self.labels)
 
     def __call__(self, u: np.ndarray, shift: Any = 0.0) -> np.ndarray:
@@ -157,7 +158,7 @@ class Draw(Distribution):
             matrix = np.full((len(self.labels),) * 2, self.correlation)
             np.fill_diagonal(matrix, 1.0)
             pairs = zip(ndtri(u).T, np.linalg.cholesky(matrix).T, strict=True)
-            # not a matrix product, whose last bit hangs on the number of rows
+            # not a matrix product, whose last bit depends on the number of rows
             u = ndtr(sum(np.multiply.outer(scores, factors) for scores, factors in pairs))
         return np.column_stack([self._one(column, shift) for column in u.T])
 
@@ -170,15 +171,15 @@ class Draw(Distribution):
         starts = np.concatenate([[0.0], edges[:-1]])
         out = np.empty_like(u)
         for k, part in enumerate(parts):
-            here = which == k
-            place = ((u[here] - starts[k]) / (edges[k] - starts[k])).clip(2.0**-_BITS, 1 - 2.0**-_BITS)
-            out[here] = part.quantile(place, np.broadcast_to(shift, u.shape)[here])
+            in_part = which == k
+            position = ((u[in_part] - starts[k]) / (edges[k] - starts[k])).clip(2.0**-_BITS, 1 - 2.0**-_BITS)
+            out[in_part] = part.quantile(position, np.broadcast_to(shift, u.shape)[in_part])
         return out
 
 
 @attrs.frozen(eq=False)
 class Polygon:
-    """A map of the unit square onto a polygon that keeps areas: the first number goes along x.
+    """A map of the unit square onto a polygon that keeps areas: the first number runs along x.
 
     Between two neighbouring ``x (n_slabs + 1,)`` of corners the polygon is a pile of trapezoids: ``ends`` has
     for each of these slabs the ordinates ``(2, n_edges)`` of its edges at both sides, from bottom to top.
@@ -220,21 +221,21 @@ class Polygon:
         slab = np.searchsorted(edges[1:-1], u[:, 0], side="right")
         out = np.empty((len(u), 2))
         for k, pile in enumerate(self.ends):
-            here = slab == k
+            in_slab = slab == k
             first, last = _length(pile)
             # the share t of the slab's width with first t + (last - first) t^2 / 2 = area, without cancelling
-            area = (u[here, 0] - edges[k]) / max(edges[k + 1] - edges[k], 1e-300) * 0.5 * (first + last)
+            area = (u[in_slab, 0] - edges[k]) / max(edges[k + 1] - edges[k], 1e-300) * 0.5 * (first + last)
             root = np.sqrt(np.maximum(first**2 + 2.0 * (last - first) * area, 0.0))
             t = (2.0 * area / np.maximum(first + root, 1e-300)).clip(0.0, 1.0)
             y = pile[0] + t[:, None] * (pile[1] - pile[0])
             lengths = np.diff(y, axis=1)[:, ::2]
             reach = np.cumsum(lengths, axis=1)
-            height = u[here, 1] * reach[:, -1]
+            height = u[in_slab, 1] * reach[:, -1]
             part = (height[:, None] >= reach[:, :-1]).sum(axis=1)
             row = np.arange(len(y))
             below = np.where(part > 0, reach[row, np.maximum(part - 1, 0)], 0.0)
-            out[here, 0] = self.x[k] + t * width[k]
-            out[here, 1] = np.minimum(y[row, 2 * part] + height - below, y[row, 2 * part + 1])
+            out[in_slab, 0] = self.x[k] + t * width[k]
+            out[in_slab, 1] = np.minimum(y[row, 2 * part] + height - below, y[row, 2 * part + 1])
         return out
 
 
@@ -267,11 +268,11 @@ def draw(prior: Sequence[Draw], n: int, *, seed: int, first: int = 0) -> dict[st
     out: dict[str, np.ndarray] = {}
     start = 0
     for part in prior:
-        mine = u[:, start : start + part.dimensions]
+        uniform = u[:, start : start + part.dimensions]
         start += part.dimensions
         trend = part.trend
         shift = 0.0 if trend is None else np.interp(out[trend.label], *np.transpose(trend.points))
-        out.update(zip(part.labels, part(mine, shift).T, strict=True))
+        out.update(zip(part.labels, part(uniform, shift).T, strict=True))
     return out
 
 
@@ -280,6 +281,6 @@ def sobol(dimensions: int, n: int, *, seed: int, first: int = 0) -> np.ndarray:
     last = first + n
     if last > 1 << _BITS:
         raise ConfigError(f"a Sobol sequence has {1 << _BITS} models, {last} are asked for")
-    size = 1 << max(0, math.ceil(math.log2(last)))  # scipy warns of other numbers
+    size = 1 << max(0, math.ceil(math.log2(last)))  # scipy warns about other numbers
     u: np.ndarray = qmc.Sobol(dimensions, scramble=True, bits=_BITS, seed=seed).random(size)[first:last]
     return u + 2.0 ** -(_BITS + 1)

@@ -1,4 +1,5 @@
-"""``GRID.toml``: how many models, of which prior, by which synthesizer; and the grid that this is, unmade."""
+"""``GRID.toml``: how many models, from which prior, by which synthesizer; and the grid that this describes,
+not yet computed."""
 
 from __future__ import annotations
 
@@ -64,30 +65,30 @@ class Recipe:
 
     @cached_property
     def tables(self) -> dict[str, Any]:
-        """As JSON values, without what is not set."""
-        told = attrs.asdict(self, filter=lambda _, value: value not in (None, []))
-        plain: dict[str, Any] = json.loads(json.dumps(told, default=str))
+        """As JSON values, without unset ones."""
+        tables = attrs.asdict(self, filter=lambda _, value: value not in (None, []))
+        plain: dict[str, Any] = json.loads(json.dumps(tables, default=str))
         return plain
 
     @property
     def text(self) -> str:
-        """For the provenance of the grid, where it stands in a list: parts of other recipes may join it.
+        """For the provenance of the grid, where it is in a list: parts of other recipes may be added.
 
-        Of absolute paths only the names of the files: a grid is handed on, and where the files lay is not.
+        Absolute paths are cut to file names, since the grid is passed on to others and the folders are not.
         """
         return to_toml(_without_folders(self.tables), f"specinn {specinn.__version__}: specinn grid make")
 
     def ids(self) -> np.ndarray:
-        """``(n,)`` names of models: another prior, seed or synthesizer gives others, another ``n`` not."""
+        """``(n,)`` names of models: they change with prior, seed and synthesizer, but not with ``n``."""
         same = {**self.tables, "grid": {**self.tables["grid"], "n": 0, "first": 0}}
         mark = hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:8]
         first = self.grid.first
         return np.array([f"{mark}-{i:06d}" for i in range(first, first + self.grid.n)])
 
     def lazy(self, plugins: Plugins) -> Grid:
-        """The grid, whose spectra are computed when they are asked for.
+        """The grid, whose spectra are computed on request.
 
-        Raises ``ConfigError`` where prior and synthesizer do not go together.
+        Raises ``ConfigError`` where prior and synthesizer do not match.
         """
         kind = self.synthesizer["kind"]
         table = {key: value for key, value in self.synthesizer.items() if key != "kind"}
@@ -124,7 +125,7 @@ class Recipe:
             i = int(beyond.sum(axis=0).argmax())
             raise ConfigError(
                 f"the prior draws {synthesizer.labels[i]} from {values[:, i].min():.5g} to "
-                f"{values[:, i].max():.5g}, the synthesizer {self.synthesizer['kind']!r} takes "
+                f"{values[:, i].max():.5g}, but the synthesizer {self.synthesizer['kind']!r} takes "
                 f"{low[i]:.5g} to {high[i]:.5g}: {int(beyond.any(axis=1).sum())} of {len(values)} models "
                 "are outside; narrow [[prior]]"
             )

@@ -2,8 +2,8 @@
 
 A process that is killed while it writes HDF5 may leave a file that nobody can open, and only one can write to
 it at a time. So each spectrum is a small file of its own in the folder ``GRID.h5.run``, which gets its name
-when it is whole: what is done is what is there, whoever was killed, and processes on any machine need no
-word with one another. A spectrum that failed has a file, too, with the reason. When all are there one process
+when it is whole: the files there are what is done, whichever process was killed, and processes on any machine
+need not communicate. A spectrum that failed has a file, too, with the reason. When all are there one process
 writes the grid, in the order of the sequence, and the folder goes. Until then a pixel takes four bytes.
 """
 
@@ -30,7 +30,7 @@ __all__ = ["AGAIN", "FORMAT", "MANIFEST", "VERSION", "Work", "described", "diffe
 
 FORMAT, VERSION = "specinn grid in the making", 1
 MANIFEST = "_manifest.json"
-AGAIN = "what is done is kept, the same command goes on"
+AGAIN = "what is done is kept, and the same command resumes"
 _OURS = re.compile(rf"{MANIFEST}|grid\.h5|(flux|failed)-\d+\.(npy|json)|\..+\.(partial|tmp)(\.\w+)?")
 
 
@@ -59,7 +59,7 @@ class Work:
         try:
             return np.asarray(np.load(path, allow_pickle=False))
         except (OSError, ValueError, EOFError) as error:
-            raise GridError(f"{path} is damaged ({error}): delete it, and {AGAIN}") from None
+            raise GridError(f"{path} is damaged ({error}): delete it; {AGAIN}") from None
 
     def done(self) -> set[int]:
         return {int(path.stem[5:]) for path in self.folder.glob("flux-*.npy")}
@@ -71,7 +71,7 @@ class Work:
             try:
                 out[int(path.stem[7:])] = str(json.loads(path.read_text(encoding="utf-8"))["message"])
             except (OSError, ValueError, KeyError) as error:
-                raise GridError(f"{path} is damaged ({error}): delete it, and {AGAIN}") from None
+                raise GridError(f"{path} is damaged ({error}): delete it; {AGAIN}") from None
         return out
 
     def is_over(self, output: Path) -> bool:
@@ -80,7 +80,7 @@ class Work:
         return then is not None and output.exists() and _mark(output) != then["replaces"]
 
     def begin(self, recipe: Recipe, grid: Grid, output: Path, *, anew: bool) -> None:
-        """Begin, or go on where the recipe is that of the folder; more models may be asked for than then.
+        """Begin, or resume where the recipe is that of the folder; more models may be requested than before.
 
         Raises ``ConfigError`` that names what differs; with ``anew`` the folder is emptied then.
         """
@@ -89,7 +89,7 @@ class Work:
         if then is not None and (different := difference(then, now)):
             if not anew:
                 raise ConfigError(
-                    f"{self.folder} holds spectra of another recipe: {different}; give it back what it had, "
+                    f"{self.folder} holds spectra of another recipe: {different}; restore that recipe, "
                     "give another --output, or start anew with --overwrite"
                 )
             then = None
@@ -101,10 +101,10 @@ class Work:
 
     def manifest(self) -> dict[str, Any] | None:
         try:
-            found = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
-            if (found["format"], found["version"]) != (FORMAT, VERSION):
-                raise ValueError(f"it has format {found['format']!r}, version {found['version']}")
-            return dict(found)
+            content = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
+            if (content["format"], content["version"]) != (FORMAT, VERSION):
+                raise ValueError(f"it has format {content['format']!r}, version {content['version']}")
+            return dict(content)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -115,7 +115,9 @@ class Work:
         names = sorted(path.name for path in self.folder.iterdir())
         foreign = [name for name in names if not _OURS.fullmatch(name)]
         if foreign:
-            raise OutputError(f"{self.folder} holds {foreign[0]}, which is not of specinn: move it elsewhere")
+            raise OutputError(
+                f"{self.folder} holds {foreign[0]}, which specinn did not write: move it elsewhere"
+            )
         for name in sorted(names, key=lambda name: name == MANIFEST):  # last: it may be killed meanwhile
             (self.folder / name).unlink(missing_ok=True)
         if not but_folder:
@@ -126,7 +128,7 @@ class Work:
 
 
 def described(recipe: Recipe, grid: Grid) -> dict[str, Any]:
-    """What spectra hang on, for the manifest; labels are rounded, as machines differ in the last digit."""
+    """What spectra depend on, for the manifest; labels are rounded, as machines differ in the last digit."""
     physics = {key: value for key, value in grid.provenance.items() if key != "recipe"}
     first = {name: f"{value:.9g}" for name, value in zip(grid.labels, grid.values[0], strict=True)}
     wavelength = hashlib.sha256(np.round(grid.wavelength, 6).tobytes()).hexdigest()[:16]
@@ -142,9 +144,9 @@ def described(recipe: Recipe, grid: Grid) -> dict[str, Any]:
 
 
 def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """The first key in which two manifests differ, but for the number of models; "" for none."""
+    """The first key in which two manifests differ, other than the number of models; "" for none."""
     same = {"recipe": {"grid": {"n": 0}}, "replaces": None}
-    a, b = (dict(_flat(merged(told, same))) for told in (then, now))
+    a, b = (dict(_flat(merged(manifest, same))) for manifest in (then, now))
     for key in sorted(a.keys() | b.keys(), key=lambda key: (not key.startswith("recipe"), key)):
         if a.get(key) != b.get(key):
             return f"{key.replace('recipe', '$', 1)} was {a.get(key)!r}, is {b.get(key)!r}"
@@ -152,12 +154,12 @@ def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def _mark(path: Path) -> list[int] | None:
-    """What tells a file from the one that takes its place; None for no file."""
+    """What distinguishes a file from one that replaces it; None for no file."""
     try:
-        found = path.stat()
+        status = path.stat()
     except FileNotFoundError:
         return None
-    return [found.st_ino, found.st_mtime_ns, found.st_size]
+    return [status.st_ino, status.st_mtime_ns, status.st_size]
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

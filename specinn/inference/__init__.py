@@ -1,8 +1,8 @@
 """From spectra to results: sources, velocities, preprocessing, the model, corrections and flags.
 
-What a run is asked is a :class:`~specinn.inference.options.RunOptions`, in which every wrong value is one
-sentence; :mod:`specinn.inference.sources` finds the spectra, :mod:`specinn.inference.run` puts the parts
-together, and :mod:`specinn.inference.pipeline` takes a batch from the reader to the result.
+The options of a run are a :class:`~specinn.inference.options.RunOptions`, which rejects every wrong value
+with one sentence; :mod:`specinn.inference.sources` finds the spectra, :mod:`specinn.inference.run` puts the
+parts together, and :mod:`specinn.inference.pipeline` takes a batch from the reader to the result.
 
 >>> from specinn.inference.options import RunOptions
 >>> options = RunOptions(instrument="uves", rv="12.2", samples=1024)

@@ -1,4 +1,4 @@
-"""Whether the arms of a spectrum agree: each arm's own posterior against the one of all arms."""
+"""Whether the arms of a spectrum agree: the posterior of each arm against that of all arms."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["LIMIT", "arm_disagreement"]
 
 LIMIT = 4.0  # sigma; false alarms: docs/method.md
 _SAMPLES = 1024  # of the posterior of one arm: its median is then good to 0.04 sigma
-_FEWEST = 0.1  # of the pixels that the model uses in an arm: with fewer the arm has no say
+_FEWEST = 0.1  # of the pixels that the model uses in an arm: an arm with fewer is ignored
 
 
 def arm_disagreement(
@@ -55,11 +55,11 @@ def arm_disagreement(
         values[name] = estimator.summarise(estimator.encode(alone), min(n_samples, _SAMPLES), seed)
         places[name] = np.full(len(batch), -1)
         places[name][rows] = np.arange(rows.size)
-        own, width = _centre_and_width(labels, values[name])
-        off = ((own - centre[rows]) / np.where(width > 0, width, np.nan)) ** 2
-        known = np.isfinite(off)
-        total[rows] += np.where(known, off, 0.0)
-        count[rows] += known
+        middle, width = _centre_and_width(labels, values[name])
+        off = ((middle - centre[rows]) / np.where(width > 0, width, np.nan)) ** 2
+        finite = np.isfinite(off)
+        total[rows] += np.where(finite, off, 0.0)
+        count[rows] += finite
     each = np.where(count > 1, np.sqrt(total / np.maximum(count - 1, 1)), np.nan)
     score, sentences = np.full(len(batch), np.nan), [""] * len(batch)
     for row in np.flatnonzero(np.isfinite(each).any(axis=1)):
@@ -67,8 +67,8 @@ def arm_disagreement(
         score[row] = each[row, worst]
         label = labels[worst]
         said = [
-            f"{name} {_text(found, places[name][row], worst)}"
-            for name, found in values.items()
+            f"{name} {_text(percentiles, places[name][row], worst)}"
+            for name, percentiles in values.items()
             if places[name][row] >= 0
         ]
         unit = f" {label.unit}" if label.unit else ""

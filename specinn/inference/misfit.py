@@ -1,4 +1,4 @@
-"""Whether the model spectrum of what was inferred looks like the spectrum: a check of any estimator."""
+"""Whether the model spectrum of the inferred labels resembles the spectrum: a check of any estimator."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Misfit"]
 
-# What model spectra of stars are off by where all is well: of the continuum, and of the depth of lines.
+# Typical errors of model spectra where all is well: of the continuum, and of the depth of lines.
 _MODEL_FLOOR, _MODEL_DEPTH = 0.01, 0.1
 # In units of noise and these errors. Benchmark stars have 0.56 to 1.18 (rms over the pixels of a spectrum), M
 # dwarfs below the grid 7, a giant with an order ripple of 8 % in one arm 3.3.

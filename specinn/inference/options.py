@@ -1,4 +1,5 @@
-"""What may be said of a run, whoever says it: every value is checked here, once, and named in the message."""
+"""The options of a run, wherever they come from: every value is checked here, once, and named in the
+message."""
 
 from __future__ import annotations
 
@@ -95,7 +96,7 @@ def _rv(value: Any) -> Rv:
         key = next((name for name in ("id", "path") if name in columns), None)
         if key is None or "rv" not in columns:
             raise ConfigError(
-                f"rv: a table of the columns {', '.join(columns)}: expected id (or path) and rv"
+                f"rv: a table with the columns {', '.join(columns)}: expected id (or path) and rv"
             )
         pairs = zip(value[key], values("rv", value["rv"], expected, "km/s"), strict=True)
         return {str(name): rv for name, rv in pairs if math.isfinite(rv)}
@@ -109,7 +110,7 @@ def _rv(value: Any) -> Rv:
         try:
             float(value)
         except ValueError:
-            return value  # a table, which is read when the run begins
+            return value  # a table, read when the run begins
     return _velocity("rv", value)
 
 
@@ -192,7 +193,7 @@ def as_frame(value: Any) -> Frame | None:
 
 
 def _one_of(name: str, value: Any, words: Sequence[str]) -> Any:
-    """One of the ``words``, whatever its capitals, or None."""
+    """One of the ``words``, in any case of letters, or None."""
     if value is None:
         return None
     if isinstance(value, str) and value.strip().lower() in words:
@@ -211,7 +212,7 @@ def _model(value: Any) -> Any:
     if value is None or isinstance(value, (str, Path)):
         return None if value is None else str(value)
     if not all(hasattr(value, name) for name in ("labels", "sample", "preprocessing")):
-        raise _wrong("model", value, "the name or file of a model, or what load_model gives")
+        raise _wrong("model", value, "the name or file of a model, or the result of load_model")
     return value
 
 
@@ -249,14 +250,14 @@ class RunOptions:
     model
         Name or file of a trained model, or a loaded one; None for the one that suits the instrument.
     device
-        Of torch: ``cpu``, ``cuda`` or ``cuda:N``.
+        Torch device: ``cpu``, ``cuda`` or ``cuda:N``.
     samples, seed
         Posterior samples of each spectrum, and the seed of the random numbers.
     rv
         In km/s: a number for all; ``"auto"`` measures all; a mapping or a table (file) by id or path; a
         number for each spectrum (NaN: measure); None takes what the spectra state and measures the rest.
     resolving_power
-        Of the spectra, whatever they say: a number, or one for each spectrum.
+        Of the spectra, overriding them: a number, or one for each spectrum.
     degrade_snr
         Noise is added down to this S/N per Angstrom.
     synthetic
@@ -266,7 +267,7 @@ class RunOptions:
     format
         Name of the reader of files; ``auto`` recognises the format.
     medium
-        ``air`` or ``vacuum``: of the wavelengths, whatever the spectra say.
+        ``air`` or ``vacuum``: of the wavelengths, overriding the spectra.
     frame
         ``barycentric``, ``heliocentric``, ``topocentric`` or ``rest``: of the wavelengths, likewise.
     check

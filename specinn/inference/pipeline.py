@@ -33,7 +33,7 @@ __all__ = ["Pipeline"]
 log = logging.getLogger(__name__)
 
 _DEGRADE = "degrade-snr"  # the step that adds noise
-_SNR_RANGE = (10.0, 1000.0)  # per Angstrom, where the model's header does not say
+_SNR_RANGE = (10.0, 1000.0)  # per Angstrom, unless the model's header states it
 
 
 class Pipeline:
@@ -44,8 +44,8 @@ class Pipeline:
     estimator, plugins
         The model, and where its preprocessing steps are looked up.
     options
-        Of the run; of ``rv`` and ``resolving_power`` those that hold for all spectra. With
-        ``synthetic``, ``meta["synthetic"]`` tells the estimator. The check ``arms`` adds ``arm_disagreement``
+        Of the run; ``rv`` and ``resolving_power`` only if they hold for all spectra. With ``synthetic``,
+        ``meta["synthetic"]`` informs the estimator. The check ``arms`` adds ``arm_disagreement``
         (:func:`~specinn.inference.arms.arm_disagreement`) to the ``meta`` of results, and a flag.
     instrument
         The instrument of the spectra; its resolving power holds where a file gives none.
@@ -55,7 +55,7 @@ class Pipeline:
         Whether results hold the samples and not only their summary.
     check
         A synthesizer whose model spectra of the MAP are compared with the spectra: adds ``misfit`` to the
-        ``meta`` of results, and a flag where it is above 1. It takes a few milliseconds a spectrum.
+        ``meta`` of results, and a flag where it is above 1. It takes a few milliseconds per spectrum.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Pipeline:
             return self._infer(self._preprocess(batch))
         except Exception as error:
             low = isinstance(error, ReadError) and self._resolution_low(batch)
-            if len(batch) > 1 and not low:  # one spectrum must not take its companions with it
+            if len(batch) > 1 and not low:  # one spectrum must not cost its companions theirs
                 return Result.join([self(batch[i]) for i in range(len(batch))])
             message = str(error)
             if not isinstance(error, SpecinnError):
@@ -99,11 +99,11 @@ class Pipeline:
             return self.failed(batch.meta, message, flag)
 
     def preprocess(self, batch: SpectrumBatch) -> SpectrumBatch:
-        """The spectra as the estimator is given them. Raises what a step raises."""
+        """The spectra as the estimator receives them. Raises what a step raises."""
         return self._preprocess(self._prepare(batch))
 
     def failed(self, meta: Table, message: str, flag: Flag = Flag.NOT_READ) -> Result:
-        """The result for spectra that have none: a flag and a sentence in every row of ``meta``."""
+        """The result for spectra without values: a flag and a sentence in every row of ``meta``."""
         meta = _complete(meta)
         meta["flags"] |= np.uint32(flag)
         meta["message"] = np.array([message] * len(meta), dtype=object)
@@ -137,16 +137,18 @@ class Pipeline:
         return batch
 
     def _resolution_low(self, batch: SpectrumBatch) -> bool:
-        """Whether the spectra are less resolved than the model needs, anywhere that both cover."""
+        """Whether the spectra have lower resolution than the model needs, anywhere that both cover."""
         for arm in self.estimator.instrument.arms:
-            here = arm.contains(batch.wavelength)
-            given = np.broadcast_to(np.asarray(batch.resolving_power, float), here.shape)[here]
-            if (given < R_TOLERANCE * arm.resolving_power.at(batch.wavelength[here])).any():
+            covered = arm.contains(batch.wavelength)
+            resolving_power = np.broadcast_to(np.asarray(batch.resolving_power, float), covered.shape)[
+                covered
+            ]
+            if (resolving_power < R_TOLERANCE * arm.resolving_power.at(batch.wavelength[covered])).any():
                 return True
         return False
 
     def _infer(self, batch: SpectrumBatch) -> Result:
-        """Sample the spectra that are fit for it, and flag what the pixels and the samples tell."""
+        """Sample the usable spectra, and set the flags that follow from pixels and samples."""
         flags = np.asarray(batch.meta["flags"], np.uint32)
         flags |= self._pixel_flags(batch)
         labels, n = self.estimator.labels, len(batch)
@@ -167,24 +169,24 @@ class Pipeline:
             encoded = _rows(encoded, np.flatnonzero(usual))
         if good.size and not self.keep_samples and not self.corrections:
             with _blame(self._name):
-                own = self.estimator.summarise(encoded, self.n_samples, self.seed)
-                summary.put(good, _whole(own, good.size))
+                fitted = self.estimator.summarise(encoded, self.n_samples, self.seed)
+                summary.put(good, _whole(fitted, good.size))
             flags |= posterior_flags(summary, labels)
         elif good.size:
             with _blame(self._name):
-                found = self.estimator.sample(encoded, self.n_samples, self.seed)
-                summary.put(good, _whole(found.summary(), good.size))
+                drawn = self.estimator.sample(encoded, self.n_samples, self.seed)
+                summary.put(good, _whole(drawn.summary(), good.size))
             flags |= posterior_flags(summary, labels)
             if raw is not None:
                 raw.put(good, summary[good])
                 for correction in self.corrections:
                     with _blame(f"the correction {type(correction).__name__!r}"):
-                        found, within = correction.apply(found)
-                        corrected = _whole(found.summary(), good.size)
+                        drawn, within = correction.apply(drawn)
+                        corrected = _whole(drawn.summary(), good.size)
                     raise_flag(flags, good[~within], Flag.CORRECTION_OUT_OF_RANGE)
                 summary.put(good, corrected)
             if posterior is not None:
-                posterior.put(good, found)
+                posterior.put(good, drawn)
         if "arms" in self.checks:
             self._compare_arms(batch, meta, flags, reasons, good, summary if raw is None else raw)
         if self._misfit is not None:
@@ -251,10 +253,10 @@ class Pipeline:
         above 1."""
         score, reasons = np.full(n, np.nan), [""] * n
         with _blame(self._name):
-            found = self.estimator.strangeness(encoded) if rows.size else None
-        if found is not None:
-            score[rows] = found.score
-            for row, reason in zip(rows, found.reasons, strict=True):
+            strangeness = self.estimator.strangeness(encoded) if rows.size else None
+        if strangeness is not None:
+            score[rows] = strangeness.score
+            for row, reason in zip(rows, strangeness.reasons, strict=True):
                 if score[row] > 1.0:
                     reasons[row] = f"unlike the spectra of the training (score {score[row]:.2f}): {reason}"
         return score, reasons
@@ -289,7 +291,7 @@ def _rows(spectra: Any, rows: np.ndarray) -> Any:
 
 @contextlib.contextmanager
 def _blame(who: str) -> Iterator[None]:
-    """What a plugin's code raises says whose it is."""
+    """An error raised by a plugin's code names the plugin."""
     try:
         yield
     except (ModelError, PluginError) as error:
@@ -302,7 +304,7 @@ def _blame(who: str) -> Iterator[None]:
 
 
 def _whole(summary: Summary, n: int) -> Summary:
-    """The summary, if it is of ``n`` spectra of which numbers are known; else a ``PluginError``."""
+    """The summary, if it is one of ``n`` spectra and holds numbers; else a ``PluginError``."""
     if len(summary) != n:
         raise PluginError(f"it returned {len(summary)} posteriors for {n} spectra")
     accepted = summary.rejected_fraction < 1.0
@@ -314,7 +316,7 @@ def _whole(summary: Summary, n: int) -> Summary:
 def _chain(
     estimator: Estimator, plugins: Plugins, options: RunOptions
 ) -> tuple[tuple[str, Preprocessor], ...]:
-    """The model's steps with the user's velocity and S/N given to those that are concerned."""
+    """The model's steps with the user's velocity and S/N passed to those that take them."""
     rv, degrade_snr, seed = options.rv, options.degrade_snr, options.seed
     recipe = [(name, plugins.load("preprocessor", name), dict(its)) for name, its in estimator.preprocessing]
     if rv is not None:
@@ -352,7 +354,7 @@ def _normaliser(steps: Sequence[tuple[str, Preprocessor]]) -> Preprocessor:
     if number is None:
         raise ConfigError(
             "this model has no step that divides by the continuum, so its spectra cannot be compared with "
-            "model spectra: leave check out"
+            "model spectra: remove --check"
         )
     return steps[number][1]
 
@@ -361,13 +363,13 @@ def _complete(meta: Table) -> Table:
     """A copy of ``meta`` with every column that the steps rely on."""
     meta = meta.copy()
     n = len(meta)
-    given = meta["rv"] if "rv" in meta.colnames else np.full(n, np.nan)
-    meta["rv"] = np.ma.filled(np.ma.asarray(given, float), np.nan)
+    velocity = meta["rv"] if "rv" in meta.colnames else np.full(n, np.nan)
+    meta["rv"] = np.ma.filled(np.ma.asarray(velocity, float), np.nan)
     meta["flags"] = (
         np.asarray(meta["flags"], np.uint32) if "flags" in meta.colnames else np.zeros(n, np.uint32)
     )
     meta["key"] = np.asarray(meta["key"], np.int64) if "key" in meta.colnames else np.arange(n)
-    # objects, because numpy cuts a longer sentence to the width of the first
+    # objects, because numpy truncates a longer sentence to the width of the first
     meta["message"] = np.array(
         list(meta["message"]) if "message" in meta.colnames else [""] * n, dtype=object
     )

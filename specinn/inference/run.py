@@ -1,4 +1,4 @@
-"""A run over many spectra: files in, rows out; a file that fails costs its own row and nothing else."""
+"""A run over many spectra: files in, rows out; a file that fails costs its own row and nothing more."""
 
 from __future__ import annotations
 
@@ -61,9 +61,9 @@ _PACKAGES = ("numpy", "scipy", "astropy", "torch")  # those whose version may ch
 class Run:
     """One model, one instrument and one set of options, ready to go through spectra.
 
-    ``velocities`` are radial velocities in km/s by ``id``, path or file name of the spectrum; they stand in
-    for those that the files state. ``stated`` is what the user says of all spectra (see
-    :class:`specinn.inference.sources.Item`); what a source states of its own goes before it.
+    ``velocities`` are radial velocities in km/s by ``id``, path or file name of the spectrum; they replace
+    those that the files state. ``stated`` is what the user states for all spectra (see
+    :class:`specinn.inference.sources.Item`); what a source itself states takes precedence.
     """
 
     pipeline: Pipeline
@@ -175,12 +175,12 @@ class Run:
 def file_sources(files: Iterable[str | Path], plugins: Plugins, format: str = "auto") -> list[Source]:
     """A source for every file. Raises ``ConfigError`` where every one of them is a folder."""
     items = [Item(str(file)) for file in files]
-    check_items(items, plugins, format)  # a misspelt format concerns every file: say so once, now
+    check_items(items, plugins, format)  # a misspelt format affects every file: report it once, now
     return item_sources(items, plugins, format)
 
 
 def check_given(files: Iterable[str | Path], format: str, plugins: Plugins) -> None:
-    """Raises ``ReadError`` for a file that is not there, ``PluginError`` for a format that nobody reads."""
+    """Raises ``ReadError`` for a missing file, ``PluginError`` for a format that no reader knows."""
     if format != "auto":
         plugins.record("reader", format)
     for path in map(Path, files):
@@ -189,7 +189,7 @@ def check_given(files: Iterable[str | Path], format: str, plugins: Plugins) -> N
 
 
 def example_files() -> list[Path]:
-    """The spectra that ship with the package. Raises ``ConfigError`` where they were left out.
+    """The spectra that ship with the package. Raises ``ConfigError`` if this installation lacks them.
 
     >>> [path.stem for path in example_files()]
     ['dwarf-g', 'dwarf-k', 'giant-clump', 'giant-metal-poor', 'turn-off-f']
@@ -208,7 +208,7 @@ def example_files() -> list[Path]:
 def prepare(
     plugins: Plugins, options: RunOptions | None = None, *, keep_samples: bool = False, **fields: Any
 ) -> Run:
-    """Look everything up and load the model: whatever is wrong with the options is raised here.
+    """Look everything up and load the model: any error in the options is raised here.
 
     ``fields`` are those of :class:`~specinn.inference.options.RunOptions`, in place of ``options`` or of some
     of them. Without ``keep_samples`` results hold the summaries of the posteriors only.
@@ -224,7 +224,7 @@ def prepare(
     name = f"{about['model']} {sha256[:12]}" if sha256 else about["model"]
     if not len(estimator.labels):
         raise ModelError(f"the model {name} infers no labels")
-    # what is stated of the spectra, not of the pipeline, is put into them as they are read
+    # what concerns the spectra and not the pipeline is added to them as they are read
     stated = {key: getattr(options, key) for key in ("medium", "frame", "resolving_power")}
     stated = {key: value for key, value in stated.items() if isinstance(value, (str, float))}
     pipeline = Pipeline(
@@ -300,7 +300,7 @@ def unmatched(velocities: Iterable[str], ids: Iterable[Any], paths: Iterable[Any
 
 
 def unmatched_message(names: Sequence[str], of: int) -> str:
-    """What to say of velocities without a spectrum."""
+    """The message about velocities without a spectrum."""
     some = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
     return (
         f"{len(names)} of {plural(of, 'velocity', 'velocities')} that were given match no spectrum by id, "
@@ -309,5 +309,5 @@ def unmatched_message(names: Sequence[str], of: int) -> str:
 
 
 def unread(rows: Any) -> np.ndarray:
-    """``(n_rows,)`` whether a row (of a table or a Parquet block) is of what could not be processed."""
+    """``(n_rows,)`` whether a row (of a table or a Parquet block) could not be processed."""
     return (np.asarray(rows["flags"]) & np.uint32(Flag.NOT_READ)) != 0

@@ -1,4 +1,4 @@
-"""Where spectra come from: files, lists and tables of files, folders; and what the user states of each."""
+"""Where spectra come from: files, lists and tables of files, folders; and what the user states for each."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ SUFFIXES = (  # of files that are taken from a folder
 )  # fmt: skip
 _PACKED = (".gz", ".bz2", ".xz")
 _TABLES = (".fits", ".fit", ".csv", ".ecsv", ".vot", ".xml", ".parquet", ".h5")
-_COLUMNS = {  # names of the columns of a table of files, and what else they are called
+_COLUMNS = {  # names of the columns of a table of files, and their aliases
     "path": ("file", "filename"),
     "id": (),
     "rv": (),
@@ -70,9 +70,9 @@ _UNITS = {"rv": "km/s"}
 class Item:
     """A file of spectra.
 
-    ``stated`` holds what the user says of its spectra in place of what the file says (``id``, ``rv`` in
-    km/s, ``medium``, ``frame``, ``resolving_power``, ``instrument``); ``others`` are further columns of the
-    table that named the file; neighbours with the same ``group`` are one spectrum.
+    ``stated`` holds what the user states for its spectra, overriding the file (``id``, ``rv`` in km/s,
+    ``medium``, ``frame``, ``resolving_power``, ``instrument``); ``others`` are further columns of the table
+    that named the file; neighbours with the same ``group`` are one spectrum.
     """
 
     path: str
@@ -84,8 +84,9 @@ class Item:
 def expand(
     given: Iterable[str | Path], *, recursive: bool = False, say: Callable[[str], None] = lambda _: None
 ) -> list[Item]:
-    """The files that are meant: files as they are, ``@FILE`` the list or table of that name, and with
-    ``recursive`` all spectra below a folder. Raises ``ConfigError``; ``say`` hears what was left out.
+    """The files denoted by the arguments: files as they are, ``@FILE`` the list or table of that name, and
+    with ``recursive`` all spectra below a folder. Raises ``ConfigError``; ``say`` is called with what was
+    left out.
     """
     out: list[Item] = []
     for entry in map(str, given):
@@ -110,12 +111,12 @@ def _below(folder: Path, say: Callable[[str], None]) -> list[Item]:
                 (out if _suffix(name) in SUFFIXES else left).append(os.path.join(at, name))
     if left:
         say(
-            f"{plural(len(left), 'file')} below {folder} left out, whose names are not those of spectra: "
-            f"{left[0]}"
+            f"{plural(len(left), 'file')} below {folder} left out, because their names are not those of "
+            f"spectra: {left[0]}"
         )
     if not out:
         raise ConfigError(
-            f"{folder} holds no file that is called like a spectrum ({', '.join(SUFFIXES[:6])}, ...)"
+            f"{folder} holds no file with the suffix of a spectrum ({', '.join(SUFFIXES[:6])}, ...)"
         )
     return [Item(path) for path in out]
 
@@ -131,7 +132,7 @@ def _suffix(name: str) -> str:
 
 
 def listed(path: Path) -> list[Item]:
-    """The files that a list (a path a line) or a table (CSV, ECSV, FITS, VOTable, Parquet) names.
+    """The files that a list (one path per line) or a table (CSV, ECSV, FITS, VOTable, Parquet) names.
 
     Relative paths are those from the working folder or, where there is no such file, from that of the list.
     Raises ``ConfigError``.
@@ -147,7 +148,7 @@ def listed(path: Path) -> list[Item]:
         items = [Item(line) for line in lines if line and not line.startswith("#")]
         if any("\0" in item.path for item in items):
             raise ConfigError(
-                f"@{path} is no text: expected a path a line, or a table ({', '.join(_TABLES)})"
+                f"@{path} is not text: expected one path per line, or a table ({', '.join(_TABLES)})"
             )
     if not items:
         raise ConfigError(f"@{path} names no files")
@@ -165,17 +166,18 @@ def from_table(table: Any, name: str = "the table") -> list[Item]:
     columns = {
         str(column).strip().lower(): column for column in getattr(table, "colnames", None) or table.columns
     }
-    known = {
+    recognised = {
         key: next(columns[word] for word in (key, *words) if word in columns)
         for key, words in _COLUMNS.items()
         if any(word in columns for word in (key, *words))
     }
-    if "path" not in known:
+    if "path" not in recognised:
         raise ConfigError(f"{name}: expected a column path, found {', '.join(map(str, columns.values()))}")
     values = {
-        key: _plain(table[column], _UNITS.get(key, ""), f"{name}: {key}") for key, column in known.items()
+        key: _plain(table[column], _UNITS.get(key, ""), f"{name}: {key}")
+        for key, column in recognised.items()
     }
-    others = {str(c): _plain(table[c], "", "") for c in columns.values() if c not in known.values()}
+    others = {str(c): _plain(table[c], "", "") for c in columns.values() if c not in recognised.values()}
     items = []
     seen: set[str] = set()
     for i, path in enumerate(values.pop("path")):
@@ -230,21 +232,22 @@ def _plain(column: Any, unit: str, what: str) -> list[Any]:
 
 
 def group(items: Sequence[Item], by: str) -> list[Item]:
-    """The items with those next to one another that are one exposure of one star.
+    """The items, with adjacent ones that are one exposure of one star grouped.
 
     ``by`` is a column of the table that names the files, else a keyword of their FITS headers; files of one
-    group must share the night, too, where the headers tell it. A file without a value stays by itself.
-    Raises ``ConfigError`` where no file has one.
+    group must also share the night, if the headers state it. A file without a value stays by itself. Raises
+    ``ConfigError`` where no file has one.
     """
     keys = []
     for item in items:
         value = item.others.get(by) or item.stated.get(by)
         keys.append(str(value) if value else _header_key(item.path, by))
     if not any(keys):
-        known = sorted({name for item in items for name in item.others})
-        hint = near(by, known) if known else "for example object"
+        columns = sorted({name for item in items for name in item.others})
+        hint = near(by, columns) if columns else "for example object"
         raise ConfigError(
-            f"--group-by {by}: no column of a table and no FITS keyword of the files is called so; {hint}"
+            f"--group-by {by}: neither a column of a table nor a FITS keyword of the files has this name; "
+            f"{hint}"
         )
     first: dict[str, int] = {}
     places = [first.setdefault(key, i) if key else i for i, key in enumerate(keys)]
@@ -264,7 +267,7 @@ def _header_key(path: str, keyword: str) -> str:
                 night = night or _night(hdu.header)
                 if value and night:
                     break
-    except Exception:  # whatever is wrong with the file is said when it is read
+    except Exception:  # any defect of the file is reported when it is read
         return ""
     return f"{value} {night}".strip() if value else ""
 
@@ -298,7 +301,7 @@ def join_arms(batches: Sequence[SpectrumBatch], name: str) -> SpectrumBatch:
     first = batches[0]
     if any(len(batch) != len(first) for batch in batches):
         counts = ", ".join(str(len(batch)) for batch in batches)
-        raise ReadError(f"{name}: files of {counts} spectra cannot be one star")
+        raise ReadError(f"{name}: files of {counts} spectra cannot be joined: expected equal numbers")
     batches = [batch.in_medium(first.medium) for batch in batches]
     arms: dict[str, slice] = {}
     start = 0
@@ -311,9 +314,9 @@ def join_arms(batches: Sequence[SpectrumBatch], name: str) -> SpectrumBatch:
     if any(batch.resolving_power is not None for batch in batches):
         lost = [batch for batch in batches if batch.resolving_power is None]
         if lost:
-            path, known = lost[0].meta["path"][0], plural(len(batches) - len(lost), "other file")
+            path, others = lost[0].meta["path"][0], plural(len(batches) - len(lost), "other file")
             raise ReadError(
-                f"{path} states no resolving power, but {known} of {name} do: give it with --resolving-power"
+                f"{path} states no resolving power, but {others} of {name} do: give it with --resolving-power"
             )
         power = np.concatenate(
             [np.broadcast_to(np.asarray(b.resolving_power, float), b.wavelength.shape) for b in batches]
@@ -344,9 +347,9 @@ def join_arms(batches: Sequence[SpectrumBatch], name: str) -> SpectrumBatch:
 class Source:
     """Where spectra come from: ``open`` gives them, and may raise ``ReadError`` at any time.
 
-    ``first_key`` is the ``meta["key"]`` of its first spectrum, on which that one's random draws depend; the
-    next ones count on from there. ``stated`` holds what the user says of all its spectra (see
-    :class:`Item`), or ``rv`` as an array with a velocity in km/s for each (NaN: not known).
+    ``first_key`` is the ``meta["key"]`` of its first spectrum, on which that one's random draws depend; those
+    of the following spectra continue from there. ``stated`` holds what the user states for all its spectra
+    (see :class:`Item`), or ``rv`` as an array with a velocity in km/s for each (NaN: not known).
     """
 
     name: str
@@ -358,7 +361,7 @@ class Source:
 def with_stated(
     batch: SpectrumBatch, stated: Mapping[str, Any], start: int, instrument: Instrument | None
 ) -> SpectrumBatch:
-    """The batch with what the user states of its spectra, which are those from ``start`` of their source.
+    """The batch with what the user states for its spectra, which are those from ``start`` of their source.
 
     ``instrument`` is the stated one, whose resolving power holds where neither the file nor the user has any.
     """
@@ -410,8 +413,8 @@ def by_instrument(batch: SpectrumBatch, instrument: Instrument) -> SpectrumBatch
 
 
 def check_items(items: Sequence[Item], plugins: Plugins, format: str = "auto") -> None:
-    """What is wrong with all items: raises ``ConfigError`` where every one is a folder, ``PluginError`` for
-    a format that nobody reads, and for an instrument that nobody has."""
+    """Check all items: raises ``ConfigError`` if every one is a folder, ``PluginError`` for a format that no
+    reader knows, and for an unknown instrument."""
     if items and all(os.path.isdir(item.path) for item in items):
         raise ConfigError(folder_message(Path(items[0].path)))
     if format != "auto":
@@ -492,7 +495,7 @@ def file_source(
 
 
 def folder_message(path: Path) -> str:
-    """What to do about a folder that is given as a file."""
+    """The message about a folder given as a file."""
     return (
         f"{path} is a folder: give its files, for example {path / '*.fits'}, or --recursive for all below it"
     )
@@ -506,7 +509,7 @@ def load_instrument(plugins: Plugins, name: str) -> Instrument:
 
 
 def failed_source(name: str, error: SpecinnError, first_key: int) -> Source:
-    """A source of nothing but the reason."""
+    """A source that only raises the reason."""
 
     def batches() -> Iterable[SpectrumBatch]:
         raise error

@@ -24,13 +24,13 @@ def read_velocities(path: str | Path) -> dict[str, float]:
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"{path} is no text: expected a CSV table with the columns id and rv") from None
+        raise ConfigError(f"{path} is not text: expected a CSV table with the columns id and rv") from None
     space = bool(lines) and "," not in lines[0]
     rows = list(csv.DictReader(lines, delimiter=" " if space else ",", skipinitialspace=True))
     key = next((name for name in ("id", "path") if rows and name in rows[0]), None)
     if key is None or "rv" not in rows[0]:
-        found = ", ".join(str(name) for name in rows[0]) if rows else "nothing"
-        raise ConfigError(f"{path}: expected the columns id (or path) and rv, found {found}")
+        columns = ", ".join(str(name) for name in rows[0]) if rows else "nothing"
+        raise ConfigError(f"{path}: expected the columns id (or path) and rv, found {columns}")
     velocities: dict[str, float] = {}
     for row in rows:
         name, text = row[key], (row["rv"] or "").strip()

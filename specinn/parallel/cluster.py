@@ -32,7 +32,7 @@ _PATIENCE = 30.0  # seconds without a scheduler until the run stops
 @attrs.frozen
 class ClusterFile:
     """``--cluster FILE.toml``: ``jobs`` of the batch system ``kind``; ``options`` are keyword arguments of
-    its class in dask-jobqueue. ``local`` is a cluster of processes on this machine, to try things out.
+    its class in dask-jobqueue. ``local`` is a cluster of processes on this machine, for trials.
     """
 
     kind: str
@@ -42,21 +42,21 @@ class ClusterFile:
     @classmethod
     def read(cls, path: str | Path) -> ClusterFile:
         """Raises ``ConfigError``."""
-        found = structure(read_toml(path), cls, str(path))
-        if found.kind not in KINDS:
-            raise ConfigError(f"{path}: no kind {found.kind!r}; {near(found.kind, KINDS)}")
-        if found.jobs < 1:
-            raise ConfigError(f"{path}: jobs {found.jobs}: at least 1 is needed")
-        return found
+        settings = structure(read_toml(path), cls, str(path))
+        if settings.kind not in KINDS:
+            raise ConfigError(f"{path}: no kind {settings.kind!r}; {near(settings.kind, KINDS)}")
+        if settings.jobs < 1:
+            raise ConfigError(f"{path}: jobs {settings.jobs}: at least 1 is needed")
+        return settings
 
 
 def check(scheduler: str | None, cluster: str | Path | None) -> None:
-    """Raises ``ConfigError`` where the options, if there are any, cannot be used; asked before the work
+    """Raises ``ConfigError`` where the options, if there are any, cannot be used; checked before the work
     starts."""
     if scheduler is None and cluster is None:
         return
     if scheduler is not None and cluster is not None:
-        raise ConfigError("--scheduler names a cluster that runs, --cluster starts one: give one of them")
+        raise ConfigError("--scheduler names a running cluster, --cluster starts one: give only one of them")
     packages = ["distributed"]
     if cluster is not None and ClusterFile.read(cluster).kind != "local":
         packages.append("dask_jobqueue")
@@ -65,7 +65,7 @@ def check(scheduler: str | None, cluster: str | Path | None) -> None:
             __import__(package)
         except ImportError as error:
             raise ConfigError(
-                f"{package} is not installed, which clusters need: pip install 'specinn[cluster]'"
+                f"{package}, which clusters need, is not installed: pip install 'specinn[cluster]'"
             ) from error
 
 
@@ -79,9 +79,9 @@ def spread(
     again: str,
 ) -> Generator[tuple[int, Any]]:
     """Each of ``numbers``, as it is done, with ``function(folder, number)`` of a worker of the cluster, or
-    with None where workers died one after another over it. What is left when this is closed is cancelled.
+    with None where workers died one after another over it. What remains when this is closed is cancelled.
 
-    ``again`` says how to go on after an error. Raises ``SpecinnError``.
+    ``again`` says how to continue after an error. Raises ``SpecinnError``.
     """
     from dask.distributed import CancelledError, as_completed
     from distributed.comm.core import CommClosedError
@@ -108,7 +108,7 @@ def spread(
                     yield futures[future], future.result()
                     future.release()
         except BaseException as error:
-            with contextlib.suppress(Exception):  # there may be nobody left to tell
+            with contextlib.suppress(Exception):  # there may be no recipient left
                 client.cancel(list(futures), force=True)
             if isinstance(error, (CommClosedError, CancelledError)):
                 raise SpecinnError(gone) from error
@@ -134,23 +134,23 @@ def _client(scheduler: str | None, path: str | Path | None) -> Iterator[Any]:
 
 
 def _wait_for_an_answer(address: str) -> None:
-    """Raises ``OSError`` where nobody speaks at ``tcp://HOST:PORT``. A scheduler speaks first, at once;
-    on one that accepts connections and is silent (stopped, or another service) a ``Client`` waits for ever.
+    """Raises ``OSError`` if nothing answers at ``tcp://HOST:PORT``. A scheduler speaks first, at once; on one
+    that accepts connections and is silent (stopped, or another service) a ``Client`` waits for ever.
     """
-    protocol, _, place = address.rpartition("://")
-    host, _, port = place.rpartition(":")
+    protocol, _, endpoint = address.rpartition("://")
+    host, _, port = endpoint.rpartition(":")
     if protocol not in ("", "tcp") or not host or not port.isdigit():
-        return  # with TLS the client speaks first; what is no address the Client says
+        return  # with TLS the client speaks first; the Client reports what is not an address
     with socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE) as connection:
         try:
             if not connection.recv(1):
                 raise ConnectionError("it closes the connection")
         except TimeoutError:
-            raise TimeoutError(f"it accepts connections and says nothing for {_PATIENCE:g} s") from None
+            raise TimeoutError(f"it accepts connections but does not answer for {_PATIENCE:g} s") from None
 
 
 def _close(client: Any) -> None:
-    with contextlib.suppress(Exception):  # there may be nobody left to say goodbye to
+    with contextlib.suppress(Exception):  # there may be no peer left
         client.close(timeout=5)
 
 

@@ -1,8 +1,9 @@
-"""Who works at what, among processes of any machine that share a folder, when any of them may be killed.
+"""Which process works on what, among processes of any machine that share a folder and may be killed.
 
-Locks of files (flock) end with their process, at once, but not every shared file system passes them on to
+Locks of files (flock) end with their process, at once, but not every shared file system propagates them to
 other machines. Creating a file that must not exist is safe everywhere, but the file outlives its process. So
-both are used: on one machine the lock decides, between machines the file, as long as its owner touches it.
+both are used: on one machine the lock decides, between machines the file, as long as its owner keeps touching
+it.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def machine() -> str:
 def lock_file(handle: int, *, wait: bool = False) -> bool | None:
     """Lock an open file or folder for as long as it is open, against the processes of this machine.
 
-    False where another one has it; None where there are no such locks, as in some file systems.
+    False where another one has it; None where the file system has no such locks.
     """
     if fcntl is None:
         return None
@@ -61,7 +62,7 @@ class Lock:
         handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             locked = lock_file(handle, wait=True)
-            self._link(machine() if locked else "")  # without locks the link must do
+            self._link(machine() if locked else "")  # without locks the link must suffice
         except BaseException:
             os.close(handle)
             raise
@@ -74,8 +75,8 @@ class Lock:
         os.close(handle)
 
     def _link(self, ours: str) -> None:
-        """Wait for other machines. Who has the lock of this machine may remove what is of ``ours``: a process
-        that was killed has left it."""
+        """Wait for other machines. The holder of the lock of this machine may remove what is ``ours``: a
+        process that was killed has left it."""
         seen, since, pause = None, time.monotonic(), 0.001
         while True:
             try:
@@ -112,8 +113,8 @@ class Claims:
     def take(self, number: int) -> Claim | None:
         """The claim to ``number``, or None where a living process has it.
 
-        A claim that is taken over from a dead process is the next generation of it, and whoever creates
-        the file of a generation has it.
+        A claim that is taken over from a dead process is the next generation of it, and the process that
+        creates the file of a generation holds it.
         """
         generations = [int(path.suffix[1:]) for path in self.folder.glob(f"{number:04d}.*")]
         last = max(generations, default=0)
@@ -125,7 +126,7 @@ class Claims:
         except FileExistsError:
             return None
         lock_file(handle)
-        os.write(handle, machine().encode())  # after the lock: who reads this may test the lock
+        os.write(handle, machine().encode())  # after the lock: a process that reads this may test the lock
         return Claim(path, handle)
 
     def _alive(self, path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Processes of this machine that work for this one: how they begin, what they tell, and how they end."""
+"""Processes of this machine that work for this one: how they begin, what they report, and how they end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 @attrs.define(eq=False)
 class Child:
-    """A process, the connection to it, and the number of the task that it is at."""
+    """A process, the connection to it, and the number of its current task."""
 
     process: Any
     connection: Connection
@@ -53,12 +53,12 @@ class Children(Generic[C]):
     def start(self) -> C:
         """One more of them."""
         context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-        here, there = context.Pipe()
-        process = context.Process(target=_run, args=(there, *self._target), daemon=True)
+        connection, remote = context.Pipe()
+        process = context.Process(target=_run, args=(remote, *self._target), daemon=True)
         with _environment(self._environment):  # of libraries that are imported before anything is called
             process.start()
-        there.close()  # so that the death of the process is the end of what can be received
-        self._living.append(child := self._kind(process, here))
+        remote.close()  # so that the death of the process is the end of what can be received
+        self._living.append(child := self._kind(process, connection))
         return child
 
     def told(self) -> Iterator[tuple[C, str, tuple[Any, ...]]]:
@@ -79,7 +79,7 @@ class Children(Generic[C]):
                 yield child, word, tuple(rest)
 
     def end(self, child: C) -> None:
-        """Wait for one that has nothing more to do."""
+        """Wait for one that has finished."""
         self._living.remove(child)
         child.connection.close()
         child.process.join(10)
@@ -103,7 +103,7 @@ def spread(
     """Each of ``numbers``, as it is done, with ``function(folder, number)`` of one of ``n_processes``
     processes, which have one thread, or with None where ``TRIES`` of them died over it.
 
-    Raises the ``SpecinnError`` of any of them; what else a function raises becomes one.
+    Raises the ``SpecinnError`` of any of them; any other exception of the function becomes one.
     """
     waiting, deaths = deque(numbers), Counter[int]()
     with Children(Child, _answer, function, folder, environment=dict.fromkeys(THREADS, "1")) as children:
@@ -112,7 +112,7 @@ def spread(
             if not waiting:
                 return children.end(child)
             child.task = waiting.popleft()
-            with contextlib.suppress(OSError):  # it has died: that is seen when it should answer
+            with contextlib.suppress(OSError):  # it has died, which shows when it should answer
                 child.connection.send(child.task)
 
         for _ in range(min(n_processes, len(waiting))):
@@ -132,7 +132,7 @@ def spread(
 
 
 def _answer(connection: Connection, function: Callable[[str, int], Any], folder: str) -> None:
-    """What a process of :func:`spread` does, until nobody gives it anything more to do."""
+    """What a process of :func:`spread` does, until it receives no more tasks."""
     with contextlib.suppress(EOFError):
         while True:
             number = connection.recv()
@@ -158,7 +158,7 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 
 def _run(connection: Connection, serve: Callable[..., None], *arguments: Any) -> None:
     """What a process does, unless nobody listens any more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who started it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the process that started it
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         try:
             serve(connection, *arguments)

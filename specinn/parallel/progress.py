@@ -1,4 +1,4 @@
-"""Who is told how far a long work is, and what failed."""
+"""The callbacks that receive the progress of long work, and its failures."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Remark = Callable[[str], None]  # on a file that can be used: its name, a colon,
 
 
 class Watch(Protocol):
-    """Who is told how a run goes on."""
+    """Receives the progress of a run."""
 
     def start(self, files: int, done: int) -> None:
-        """So many files, of which so many were done by an earlier run."""
+        """The number of files, and how many of them were done by an earlier run."""
 
     def report(self, name: str, message: str) -> None:
         """A spectrum or a file failed."""

@@ -39,7 +39,7 @@ def _received(waiting: Waiting) -> Iterator[Any]:
 
 
 def ahead(items: Iterable[T], depth: int) -> Generator[T]:
-    """The items, made by a thread of their own that is at most ``depth`` of them ahead."""
+    """The items, made by a separate thread that is at most ``depth`` of them ahead."""
     waiting: Waiting = queue.Queue(depth)
     stop = threading.Event()
 
@@ -70,8 +70,8 @@ def ahead(items: Iterable[T], depth: int) -> Generator[T]:
 def behind(consume: Callable[[Iterator[T]], None], depth: int) -> Iterator[Callable[[T], None]]:
     """A function that hands items to ``consume``, which runs in a thread and may be ``depth`` of them behind.
 
-    The block ends when ``consume`` has, with the error that either of them raised; where it is the block's,
-    ``consume`` sees it, too, in place of the next item.
+    The block ends when ``consume`` has, with the error that either of them raised; if it is the block's,
+    ``consume`` receives it, too, in place of the next item.
     """
     waiting: Waiting = queue.Queue(depth)
     failed: list[BaseException] = []

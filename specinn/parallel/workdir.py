@@ -1,4 +1,4 @@
-"""The folder in which processes, here and on other machines, do the parts of one work."""
+"""The folder in which processes, here and on other machines, do the parts of one job."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def folder_of(output: Path) -> Path:
 
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """The folder of a run, made where it is missing, and kept from every other run meanwhile.
+    """The folder of a run, made where it is missing, and locked against every other run meanwhile.
 
     The lock ends with the process that holds it, however that ends. Raises ``OutputError``.
     """
@@ -48,7 +48,7 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def time_of(manifest: Path) -> int:
-    """When a manifest was written, in ns; raises ``SpecinnError`` where a worker does not see it."""
+    """When a manifest was written, in ns; raises ``SpecinnError`` if a worker does not see it."""
     try:
         return manifest.stat().st_mtime_ns
     except FileNotFoundError:

@@ -1,10 +1,10 @@
-"""All that the author of a plugin needs, and the loading of plugins.
+"""Everything that the author of a plugin needs, and the loading of plugins.
 
     from specinn.plugins import Preprocessor, Record, hookimpl
 
 Hooks and records, the classes to implement, the nouns of specinn, its errors, and what authors would
 otherwise copy from one another: reading of TOML, weights and model files, checkpoints, simulated training
-spectra. What is heavy is imported when its name is first used, so a module with hooks stays light.
+spectra. Heavy modules are imported when a name is first used, so a module with hooks stays light.
 
 :class:`Plugins` loads what plugins offer, one at a time, so that a broken one costs nothing else.
 
@@ -172,7 +172,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is not here yet, when it is first used."""
+    """Import a name when it is first used."""
     if name in _LAZY:
         import importlib
 

@@ -42,8 +42,8 @@ class InstrumentRecord:
 
 @attrs.frozen(kw_only=True)
 class ReaderRecord(Record):
-    """A :class:`Record` of a file format. Formats are tried by ``priority``, highest first; catch-alls have
-    the lowest."""
+    """A :class:`Record` of a file format. Formats are tried in order of ``priority``, highest first;
+    catch-alls have the lowest."""
 
     priority: int = 0
 
@@ -62,7 +62,7 @@ class EstimatorRecord(Record):
 
     ``trainer`` is ``"package.module:name"`` of the function that ``specinn train`` calls, with the table of a
     recipe without its ``kind``, a folder for checkpoints, from which an interrupted training resumes, and a
-    function that is called with the state now and then; it returns the estimator. ``speed`` is
+    function that is called with the state from time to time; it returns the estimator. ``speed`` is
     ``"package.module:name"`` of what ``specinn benchmark`` should compare, if there is anything.
     """
 

@@ -27,7 +27,8 @@ class Reader(ABC):
 
     @abstractmethod
     def recognises(self, path: Path) -> bool:
-        """Whether the file's content is of this format. Looks at little, never raises on strange files."""
+        """Whether the file's content is of this format. Reads little, and never raises on files of other
+        formats."""
 
     @abstractmethod
     def read(self, path: Path) -> Iterator[SpectrumBatch]:
@@ -38,9 +39,9 @@ class Reader(ABC):
         """
 
     def count(self, path: Path) -> int | None:
-        """The number of spectra in the file, where that can be told without reading them; else None.
+        """The number of spectra in the file, if that is known without reading them; else None.
 
-        Runs over files of many spectra are divided by it. A reader that counts implements ``read_rows``.
+        It is used to divide runs over files of many spectra. A reader that counts implements ``read_rows``.
         """
         return None
 
@@ -84,8 +85,8 @@ class Preprocessor(ABC):
 
     Attributes
     ----------
-    stage : what the step is for, by which simulated spectra enter a model's steps where they belong:
-        ``mask`` (says which pixels count), ``velocity`` (moves spectra to rest), ``pixels`` (puts them on the
+    stage : the purpose of the step, which decides where simulated spectra enter a model's steps:
+        ``mask`` (marks pixels to ignore), ``velocity`` (moves spectra to rest), ``pixels`` (puts them on the
         pixels and the resolving power of the instrument), ``noise`` (adds noise on purpose), ``continuum``
         (divides by the continuum), or ``other``.
     takes_velocity : whether the step has an option ``velocity``: a number in km/s for all spectra, ``"auto"``
@@ -113,7 +114,7 @@ class GridLoader(ABC):
 
     @abstractmethod
     def load(self, path: Path) -> Grid:
-        """The grid, its spectra read when they are asked for.
+        """The grid, its spectra read on request.
 
         Raises ``specinn.errors.GridError`` that names the defective file and the defect.
         """
@@ -121,9 +122,8 @@ class GridLoader(ABC):
 
 @attrs.frozen
 class Component:
-    """A part of a synthesis code that is installed apart: its ``name``, whether it is ``present``, in
-    ``detail`` where, or why not, and as ``remedy`` the command that gets it ("" where nothing is to be
-    done)."""
+    """A part of a synthesis code that is installed apart: its ``name``, whether it is ``present``, ``detail``
+    where, or why not, and ``remedy`` the command that installs it ("" if nothing is to be done)."""
 
     name: str
     present: bool
@@ -138,8 +138,8 @@ class Synthesizer(ABC):
     ``(n_pix,)`` Angstrom in ``medium``; where that is in pieces, ``arms`` names them (name -> slice).
     ``provenance`` is the physics, which goes into the header of grids, models and catalogues (JSON values):
     ``code``, ``version``, ``nlte`` (by element), ``atmospheres``, ``line_lists`` (name -> SHA-256),
-    ``solar_scale``, and what else it takes to compute the same again. ``differentiable`` ones take and give
-    tensors of torch through which gradients reach every label.
+    ``solar_scale``, and whatever else is needed to reproduce the spectra. ``differentiable`` ones take and
+    give tensors of torch through which gradients reach every label.
     """
 
     labels: tuple[str, ...]
@@ -168,7 +168,7 @@ class Synthesizer(ABC):
 
     @classmethod
     def load(cls, path: Path | None = None) -> Synthesizer:
-        """As its plugin has it, or with what was trained and stands in the file ``path``.
+        """The synthesizer as its plugin provides it, or with the trained weights in the file ``path``.
 
         Optional. Without a ``path`` it is called without arguments, and a ``path`` raises
         ``specinn.errors.ConfigError``, unless overridden.
@@ -188,9 +188,9 @@ class Synthesizer(ABC):
     @classmethod
     def setup(cls, prefix: Path | None, progress: Callable[[str], None]) -> None:
         """Install the :meth:`components` in the folder ``prefix`` (None: the default); ``progress`` is called
-        with sentences. What is there is kept.
+        with sentences. Existing parts are kept.
 
-        Optional. Nothing is to be done, unless overridden.
+        Optional. Does nothing, unless overridden.
         """
         return None
 
@@ -198,7 +198,8 @@ class Synthesizer(ABC):
         """The synthesizer over the wavelengths of each arm of an instrument: ``ranges``, by name, are first
         and last in Angstrom in :attr:`medium`.
 
-        Optional. This one, whatever it covers, unless overridden: for codes whose wavelengths can be chosen.
+        Optional. This one, whatever its coverage, unless overridden: for codes whose wavelengths can be
+        chosen.
         """
         return self
 
@@ -246,8 +247,8 @@ class Synthesizer(ABC):
     ) -> None:
         """Fit the line data to reference stars, as the file ``recipe`` says, and write a table of lines to
         the file ``output`` (and figures to ``page``); readers come from ``plugins``. What is computed on the
-        way, in ``processes`` processes that ``progress`` hears of, stays in ``folder``, and is found there
-        again. With ``leave_one_out`` each star is also left out of the fit in turn.
+        way, in ``processes`` processes reported to ``progress``, is kept in ``folder`` for later runs. With
+        ``leave_one_out`` each star is also left out of the fit in turn.
 
         Optional. Raises ``specinn.errors.ConfigError`` unless overridden.
         """
@@ -265,9 +266,8 @@ class Synthesizer(ABC):
 
 @attrs.frozen(eq=False)
 class Strangeness:
-    """How unlike the training spectra are: ``score (n_spec,)``, above 1 for those that the model has no
-    business with, NaN where nothing can be said; ``reasons``, for each spectrum what speaks against it, in
-    words ("" for nothing)."""
+    """How far out of distribution spectra are: ``score (n_spec,)``, above 1 for those to which the model does
+    not apply, NaN where unknown; ``reasons``, for each spectrum the evidence in words ("" for none)."""
 
     score: np.ndarray
     reasons: Sequence[str]
@@ -287,7 +287,7 @@ class Estimator(ABC):
     templates
         For the radial velocity.
     header
-        Everything a user should know: physics of the grid, versions, test metrics (JSON values).
+        What a user should know: physics of the grid, versions, test metrics (JSON values).
     """
 
     labels: LabelSet
@@ -301,7 +301,7 @@ class Estimator(ABC):
         cls, config: Mapping[str, Any], folder: Path, progress: Callable[[dict[str, Any]], None]
     ) -> Estimator:
         """Superseded by the function that the record names as its ``trainer``, which takes the same
-        ``config``, ``folder`` and ``progress``; called where a record of before that names none.
+        ``config``, ``folder`` and ``progress``; called for an older record that names none.
 
         Raises ``specinn.errors.ConfigError`` unless overridden.
         """
@@ -331,30 +331,34 @@ class Estimator(ABC):
     @abstractmethod
     def sample(self, batch: SpectrumBatch, n_samples: int, seed: int) -> Posterior:
         """Draw ``n_samples`` for every spectrum of a preprocessed batch. The samples of a spectrum depend
-        on the spectrum, its ``meta["key"]`` and the seed, and not on its companions.
+        only on the spectrum, its ``meta["key"]`` and the seed, and not on the rest of the batch.
         """
 
     def summarise(self, batch: SpectrumBatch, n_samples: int, seed: int) -> Summary:
-        """The summary of what :meth:`sample` draws for the same ``n_samples`` and ``seed``; faster where no
-        samples need to leave."""
+        """The summary of what :meth:`sample` draws for the same ``n_samples`` and ``seed``; faster if the
+        samples themselves are not needed."""
         return self.sample(batch, n_samples, seed).summary()
 
     @property
     def used_pixels(self) -> np.ndarray:
-        """``(n_pix,)`` whether a pixel of the instrument has a say; all within the arms unless overridden."""
+        """``(n_pix,)`` whether the estimator uses a pixel of the instrument; all within the arms unless
+        overridden."""
         return np.concatenate([arm.contains(arm.wavelength) for arm in self.instrument.arms])
 
     def gradients(self, batch: SpectrumBatch, n_samples: int, seed: int) -> np.ndarray:
         """How each label changes with the flux of each pixel: derivatives ``(n_spec, n_labels, n_pix)`` of
         the mean of ``n_samples`` samples, inside the bounds or not, in physical units for a change of the
-        normalised flux by 1; sigma and the random numbers of ``seed`` held, 0 where a pixel has no say.
+        normalised flux by 1; sigma and the random numbers of ``seed`` held fixed, 0 for pixels that are not
+        used.
 
         Optional. Raises ``specinn.errors.ModelError`` unless overridden.
         """
-        raise ModelError(f"{type(self).__name__} does not tell how its labels change with the flux")
+        raise ModelError(
+            f"{type(self).__name__} does not provide the derivatives of its labels with respect to the flux"
+        )
 
     def strangeness(self, batch: SpectrumBatch) -> Strangeness | None:
-        """How unlike its training each spectrum of a preprocessed batch is, whatever its companions are. A
+        """How unlike its training each spectrum of a preprocessed batch is, independently of the others. A
         spectrum with a score above 1 is flagged and not sampled.
 
         Optional. None, as here, where the estimator cannot tell.
@@ -373,8 +377,8 @@ class BenchmarkStars:
     ``posterior`` has a row for each spectrum, with at least one accepted sample; ``star (n_spec,)`` is the
     name of its star. Spectra of one star share its weight. ``literature`` and ``errors`` have values and
     their standard errors ``(n_spec,)`` by name of the label; NaN and 0 where not known. ``seen (n_spec,)``
-    marks the calibrators of the model's training. The stars were chosen from ``fe_h_min`` on, where that is
-    given; ``model`` is the SHA-256 of the model, and ``provenance`` says in words where all this comes from.
+    marks the stars of the model's training. Only stars of at least ``fe_h_min`` were chosen, if it is given;
+    ``model`` is the SHA-256 of the model, and ``provenance`` says in words where the data come from.
     """
 
     star: np.ndarray
@@ -400,9 +404,9 @@ class BenchmarkStars:
 
 @attrs.frozen
 class LeaveOneOut:
-    """Errors of the MAP of ``n_stars`` that had no say in the fit, in the unit of the label: median absolute
-    ones (``median_before`` and ``median_after`` the correction) and root mean square (``rms_before``,
-    ``rms_after``)."""
+    """Errors of the MAP of ``n_stars`` that were left out of the fit, in the unit of the label: median
+    absolute ones (``median_before`` and ``median_after`` the correction) and root mean square
+    (``rms_before``, ``rms_after``)."""
 
     n_stars: int
     median_before: float
@@ -417,7 +421,8 @@ class LeaveOneOut:
 
 
 class Correction(ABC):
-    """Moves posterior samples; never applied silently. What is not abstract is for ``specinn calibrate``.
+    """Moves posterior samples; never applied silently. The methods that are not abstract serve ``specinn
+    calibrate``.
 
     ``model`` is the SHA-256 of the trained model that it belongs to, or its first digits; None: any.
     """
@@ -460,8 +465,8 @@ class Correction(ABC):
         return {}
 
     def bias(self, label: str, teff: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-        """What is subtracted from ``label`` at ``teff (n,)`` in K, and its standard error; None if that is
-        not all it hangs on."""
+        """What is subtracted from ``label`` at ``teff (n,)`` in K, and its standard error; None if it depends
+        on more than that."""
         return None
 
 

@@ -44,7 +44,7 @@ KINDS = {
 EXPECTED: dict[str, Any] = {
     "specinn_instruments": (InstrumentRecord, ReaderRecord),
     "specinn_estimators": EstimatorRecord,
-}  # where a plain Record does not do
+}  # where a plain Record does not suffice
 
 
 @attrs.frozen
@@ -77,7 +77,7 @@ class Failure:
 
 
 class Plugins:
-    """The plugins of one process or one test: build as many as you like, there is no global state.
+    """The plugins of one process or one test: there may be any number, since there is no global state.
 
     Parameters
     ----------
@@ -107,14 +107,14 @@ class Plugins:
     ) -> None:
         self.failures: list[Failure] = []
         self._offers: list[Offer] = []
-        found = entry_points(group=PROJECT) if entry is None else entry
-        for point in sorted(found, key=lambda p: p.name):
+        entries = entry_points(group=PROJECT) if entry is None else entry
+        for point in sorted(entries, key=lambda p: p.name):
             self._load(point.name, _distribution(point), point.load)
         for name, plugin in (extra or {}).items():
             self._load(name, name, lambda plugin=plugin: plugin)
 
     def _load(self, name: str, distribution: str, load: Any) -> None:
-        """One plugin through a manager of its own, so that its mistakes are its own."""
+        """Load one plugin through its own manager, so that its mistakes affect no other."""
         try:
             manager = pluggy.PluginManager(PROJECT)
             manager.add_hookspecs(hookspecs)
@@ -128,7 +128,7 @@ class Plugins:
                 if offer.record.api_version > API_VERSION:
                     raise PluginError(
                         f"{offer.record.name} needs version {offer.record.api_version} of specinn's plugin "
-                        f"interface, this specinn has {API_VERSION}: upgrade specinn"
+                        f"interface, but this specinn has {API_VERSION}: upgrade specinn"
                     )
         except (Exception, SystemExit) as cause:  # a plugin may do anything on import
             self.failures.append(Failure(name, distribution, cause))
@@ -145,7 +145,7 @@ class Plugins:
             )
 
     def offers(self, kind: str | None = None) -> list[Offer]:
-        """What is offered, of one kind or of all, sorted by kind and name."""
+        """The offers of one kind or of all, sorted by kind and name."""
         chosen = [offer for offer in self._offers if kind in (None, offer.kind)]
         return sorted(chosen, key=lambda offer: (list(KINDS).index(offer.kind), offer.record.name))
 
@@ -160,8 +160,8 @@ class Plugins:
             raise PluginError(f"the {kind} {name!r} is claimed twice, by {sources}: uninstall one of them")
         if claims:
             return claims[0].record
-        known = [offer.record.name for offer in self.offers(kind)]
-        hint = f"; {near(name, known)}"
+        names = [offer.record.name for offer in self.offers(kind)]
+        hint = f"; {near(name, names)}"
         broken = [f for f in self.failures if name in (f.plugin, f.distribution)] or self.failures
         if broken:
             first = broken[0]
@@ -196,14 +196,14 @@ class Plugins:
 
     def trainer(self, kind: str, name: str) -> Trainer:
         """The function that trains the estimator or synthesizer (``kind``) of that ``name``: called with the
-        table of a recipe, a folder for checkpoints, and a function that hears of the progress.
+        table of a recipe, a folder for checkpoints, and a function that receives the progress.
 
         Raises ``PluginError`` where it cannot be imported.
         """
         record = self.record(kind, name)
         if isinstance(record, (EstimatorRecord, SynthesizerRecord)) and record.trainer:
             trainer: Trainer = load_factory(attrs.evolve(record, factory=record.trainer))
-        else:  # of before there were trainers; by default an error that says so
+        else:  # older records without a trainer; by default an error that says so
             trainer = self.load(kind, name).train
         return trainer
 

@@ -1,4 +1,4 @@
-"""The file of a trained model: what every estimator keeps there, and the tensors of its own."""
+"""The file of a trained model: what every estimator stores there, and its own tensors."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def save_model(
     Raises
     ------
     OutputError
-        Where that cannot be written.
+        If the file cannot be written.
     """
     import torch
 
@@ -77,8 +77,8 @@ def save_model(
 def open_model(path: Path) -> Iterator[ModelParts]:
     """The parts of the model in the file ``path``, for a ``with`` statement that makes an estimator of them.
 
-    Raises ``ModelError`` for a file that :func:`save_model` did not write, and turns into one what the body
-    of the statement raises where tensors and header do not fit each other.
+    Raises ``ModelError`` for a file that :func:`save_model` did not write, and converts into one what the
+    body of the statement raises where tensors and header do not match.
     """
     tensors, header = load_weights(Path(path), MODEL_FORMAT)
     with fitting(path):

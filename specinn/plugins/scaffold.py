@@ -1,4 +1,4 @@
-"""The skeleton of a plugin: a package that passes its own tests, and that its author then fills with life.
+"""The skeleton of a plugin: a package that passes its own tests, for its author to fill in.
 
 The folder ``template`` holds a small working part of each kind, with its test, in which ``plugin_name`` and
 ``plugin-name`` stand for the names of the module and of the package.
@@ -73,7 +73,7 @@ def write(name: str, kinds: Sequence[str], folder: Path) -> list[Path]:
             raise ConfigError(f"no kind of plugin is called {kind!r}; {near(kind, KINDS)}")
     module, target = name.replace("-", "_"), folder / name
     if not re.fullmatch("[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
-        raise ConfigError(f"{name!r} is no name for a plugin: use small letters, digits and hyphens")
+        raise ConfigError(f"{name!r} is not a name for a plugin: use small letters, digits and hyphens")
     if importlib.util.find_spec(module) is not None:
         raise ConfigError(f"a package {module} is installed: choose another name than {name!r}")
     if target.exists():
@@ -90,7 +90,7 @@ def write(name: str, kinds: Sequence[str], folder: Path) -> list[Path]:
 
 
 def _files(kinds: Sequence[str]) -> dict[str, str]:
-    """Text by path; names are still to be put in."""
+    """Text by path; names are still to be inserted."""
     template = resources.files("specinn.plugins") / "template"
     files = {"pyproject.toml": _PROJECT, "README.md": _README, "src/plugin_name/__init__.py": _hooks(kinds)}
     chosen = {"tests/test_plugin.py": "test_plugin.py"}
@@ -110,9 +110,9 @@ def _hooks(kinds: Sequence[str]) -> str:
         lines = "".join(f"            {field},\n" for field in fields)
         hooks[hook] = hooks.get(hook, "") + f"        {record}(\n{lines}        ),\n"
     records = ", ".join(sorted({KINDS[kind][1] for kind in kinds}))
-    here = "instrument" in kinds
-    head = '"""A plugin of specinn."""\n\n' + ("from pathlib import Path\n\n" if here else "")
+    with_file = "instrument" in kinds
+    head = '"""A plugin of specinn."""\n\n' + ("from pathlib import Path\n\n" if with_file else "")
     head += f"from specinn.plugins import {records}, hookimpl\n"
-    head += "\nHERE = Path(__file__).parent\n" if here else ""
+    head += "\nHERE = Path(__file__).parent\n" if with_file else ""
     bodies = (f"\n\n@hookimpl\ndef {hook}():\n    return [\n{each}    ]\n" for hook, each in hooks.items())
     return head + "".join(bodies)

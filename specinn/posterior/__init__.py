@@ -1,7 +1,7 @@
-"""The posterior of the labels of stars: samples, their summary, and how people see them.
+"""The posterior of the labels of stars: samples, their summary, and their display.
 
 A :class:`Posterior` holds the samples of a batch of stars, with names and units in its labels; a
-:class:`Summary` is what of them enters a catalogue.
+:class:`Summary` is what enters a catalogue.
 
 >>> import numpy as np
 >>> from specinn.labels import LabelSet, make_label

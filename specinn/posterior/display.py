@@ -1,4 +1,4 @@
-"""Small tables of results, for the prompt and for notebooks: what was found, and what is flagged."""
+"""Small tables of results, for the prompt and for notebooks: values and flags."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = [
     "with_unit",
 ]
 
-FEW = 3  # stars of a posterior that have a table each
+FEW = 3  # stars of a posterior up to which each has a table
 ROWS = 10  # of a catalogue that are shown
 _MAIN = ("teff", "logg", "fe_h")
 _LEVELS = list(QUANTILES)
@@ -40,7 +40,7 @@ _CELL = "padding: 0.15em 0.7em; text-align: {};"
 
 @attrs.frozen
 class Small:
-    """A table of few rows: ``title`` above, ``notes`` below; the first ``words`` columns are words."""
+    """A small table: ``title`` above, ``notes`` below; the first ``words`` columns are words."""
 
     title: str
     head: Sequence[str] = ()
@@ -79,7 +79,8 @@ class Small:
 
 
 def posterior_tables(posterior: Posterior) -> list[Small]:
-    """A table a star with a row a label; of more than :data:`FEW` stars only how many samples they have."""
+    """One table per star with one row per label; for more than :data:`FEW` stars only the numbers of
+    samples."""
     n, n_samples = len(posterior), posterior.samples.shape[1]
     labels = ", ".join(posterior.labels.names)
     if n <= FEW and n:
@@ -89,7 +90,7 @@ def posterior_tables(posterior: Posterior) -> list[Small]:
     if n:
         none = int((accepted == 0).sum())
         some = f"accepted of {n_samples} samples: median {np.median(accepted):.0f}, lowest {accepted.min()}"
-        notes += [some] + ([f"{none} of them without any accepted sample"] if none else [])
+        notes += [some] + ([f"{none} of them have no accepted sample"] if none else [])
         notes.append("posterior[0], or posterior[NAME], shows one of them")
     return [Small(f"Posterior of {n} spectra", notes=notes)]
 
@@ -100,17 +101,17 @@ def _star(one: Posterior, name: str) -> Small:
     title = f"Posterior of {name}: {accepted} of {n_samples} samples accepted"
     if not accepted:
         return Small(title, notes=["no sample lies within the bounds of the training set: no values"])
-    found = one.summary()
-    undetected = found.undetected[0]
+    summary = one.summary()
+    undetected = summary.undetected[0]
     rows = []
-    for i, label in enumerate(found.labels):
-        low, median, high = (found.quantiles[_LEVELS.index(at), 0, i] for at in ("p16", "median", "p84"))
+    for i, label in enumerate(summary.labels):
+        low, median, high = (summary.quantiles[_LEVELS.index(at), 0, i] for at in ("p16", "median", "p84"))
         style = f".{decimals_for(high - median, median - low)}f"
         if undetected[i]:
-            limit = found.quantiles[_LEVELS.index("upper"), 0, i]
+            limit = summary.quantiles[_LEVELS.index("upper"), 0, i]
             cells = ["-", "-", f"< {limit:.2f} (95 %)"]
         else:
-            cells = [f"{found.map[0, i]:{style}}", f"{median:{style}}", f"{low:{style}} to {high:{style}}"]
+            cells = [f"{summary.map[0, i]:{style}}", f"{median:{style}}", f"{low:{style}} to {high:{style}}"]
         rows.append([label.name, label.printed_unit, *cells])
     return Small(title, ["label", "unit", "MAP", "median", "16 to 84 %"], rows, words=2)
 
@@ -162,7 +163,7 @@ def value_with_errors(value: Any, low: Any, high: Any) -> str:
 
 
 def decimals_for(*errors: float) -> int:
-    """The decimals that values with such errors deserve."""
+    """The number of decimals that suits values with such errors."""
     size = min((abs(e) for e in errors if e != 0), default=0.0)
     if size <= 0:
         return 2

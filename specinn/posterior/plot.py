@@ -1,4 +1,4 @@
-"""Figures of the posterior of one star: a histogram a label, and each label against each other one."""
+"""Figures of the posterior of one star: one histogram per label, and all pairs of labels."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _COLUMNS = 4
 _BINS = 36
 _FEWEST = 50  # samples that a corner plot needs
 _INSIDE = (0.68, 0.95)  # shares of the samples within the contours
-_EDGES = (0.002, 0.998)  # quantiles beyond which little is shown
+_EDGES = (0.002, 0.998)  # quantiles that limit the plotted range
 
 
 @attrs.frozen(eq=False)
 class _Star:
     """Chosen labels of one star: ``values (n, n_labels)`` accepted samples, MAP ``best``, percentiles, upper
-    limits (NaN where something is detected), and the range to be shown ``low`` to ``high``."""
+    limits (NaN for detections), and the plotted range ``low`` to ``high``."""
 
     name: str
     labels: list[Label]
@@ -61,8 +61,8 @@ def plot(
     figure: Figure | None,
 ) -> Figure:
     """See :meth:`specinn.posterior.Posterior.plot`."""
-    found = _find(posterior, star, labels)
-    n = len(found.labels)
+    chosen = _find(posterior, star, labels)
+    n = len(chosen.labels)
     columns = min(_COLUMNS, n)
     rows = -(-n // columns)
     if figure is None:
@@ -70,18 +70,20 @@ def plot(
     every = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in every[n:]:
         axes.remove()
-    for i, (axes, label) in enumerate(zip(every, found.labels, strict=False)):
-        axes.hist(found.values[:, i], bins=_BINS, range=(found.low[i], found.high[i]), color=FAINT, alpha=0.6)
-        if np.isfinite(found.limit[i]):
-            axes.axvline(found.limit[i], color=RED, linestyle="--", label="95 % upper limit")
+    for i, (axes, label) in enumerate(zip(every, chosen.labels, strict=False)):
+        axes.hist(
+            chosen.values[:, i], bins=_BINS, range=(chosen.low[i], chosen.high[i]), color=FAINT, alpha=0.6
+        )
+        if np.isfinite(chosen.limit[i]):
+            axes.axvline(chosen.limit[i], color=RED, linestyle="--", label="95 % upper limit")
         else:
-            axes.axvspan(found.p16[i], found.p84[i], color=BLUE, alpha=0.2, linewidth=0, label="16 to 84 %")
-            axes.axvline(found.best[i], color=RED, label="MAP")
-        _dress(axes, label, found.low[i], found.high[i])
-        axes.set_title(found.title(i), fontsize="small")
+            axes.axvspan(chosen.p16[i], chosen.p84[i], color=BLUE, alpha=0.2, linewidth=0, label="16 to 84 %")
+            axes.axvline(chosen.best[i], color=RED, label="MAP")
+        _dress(axes, label, chosen.low[i], chosen.high[i])
+        axes.set_title(chosen.title(i), fontsize="small")
     handles = {name: handle for axes in every[:n]
                for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}  # fmt: skip
-    figure.suptitle(found.name, x=0.01, ha="left", fontsize="medium")
+    figure.suptitle(chosen.name, x=0.01, ha="left", fontsize="medium")
     figure.legend(handles.values(), handles.keys(), loc="upper right", ncols=len(handles), frameon=False,
                   fontsize="small")  # fmt: skip
     return figure
@@ -96,75 +98,75 @@ def corner(
 ) -> Figure:
     """See :meth:`specinn.posterior.Posterior.corner`."""
     package = optional("corner", "a corner plot")
-    found = _find(posterior, star, labels)
-    n = len(found.labels)
-    if len(found.values) < _FEWEST:
+    chosen = _find(posterior, star, labels)
+    n = len(chosen.labels)
+    if len(chosen.values) < _FEWEST:
         raise ModelError(
-            f"only {len(found.values)} samples of {found.name} were accepted, and a corner plot needs "
-            f"{_FEWEST}: plot shows them, or draw more"
+            f"only {len(chosen.values)} samples of {chosen.name} were accepted, but a corner plot needs "
+            f"{_FEWEST}: use plot, or draw more"
         )
-    marked = _truths(posterior, truths, found.labels)
-    room = 0.05 * (found.high - found.low)  # a truth far off is in the picture, too
-    low, high = np.fmin(found.low, marked - room), np.fmax(found.high, marked + room)
+    marked = _truths(posterior, truths, chosen.labels)
+    room = 0.05 * (chosen.high - chosen.low)  # includes a truth that is far off
+    low, high = np.fmin(chosen.low, marked - room), np.fmax(chosen.high, marked + room)
     panel = 1.9 if n < 6 else 1.35  # inches
     if figure is None:
         figure = Canvas(figsize=(1.3 + n * panel, 1.3 + n * panel))
     figure.set_layout_engine("none")
-    names = [_axis(label) for label in found.labels]
+    names = [_axis(label) for label in chosen.labels]
     package.corner(
-        found.values, bins=_BINS, range=list(zip(low, high, strict=True)), labels=names, color=INK,
+        chosen.values, bins=_BINS, range=list(zip(low, high, strict=True)), labels=names, color=INK,
         truths=[None if np.isnan(value) else value for value in marked], truth_color=BLUE, levels=_INSIDE,
         smooth=1.0, plot_datapoints=False, fill_contours=True, max_n_ticks=3, fig=figure,
         label_kwargs={"fontsize": "small"}, labelpad=0.25 / panel - 0.1, hist_kwargs={"linewidth": 0.9},
     )  # fmt: skip
     width, height = figure.get_size_inches()
     figure.subplots_adjust(0.9 / width, 0.9 / height, 1.0 - 0.1 / width, 1.0 - 0.3 / height)
-    package.overplot_lines(figure, found.best, color=RED, linewidth=0.8)
+    package.overplot_lines(figure, chosen.best, color=RED, linewidth=0.8)
     grid = np.array(figure.axes).reshape(n, n)
     for i in range(n):
-        grid[i, i].set_title(found.title(i), fontsize="small" if n < 6 else "x-small")
+        grid[i, i].set_title(chosen.title(i), fontsize="small" if n < 6 else "x-small")
     for axes in figure.axes:
         axes.tick_params(labelsize="x-small")
     marks = ", blue: truth" if np.isfinite(marked).any() else ""
-    figure.text(0.98, 0.98, f"{found.name}\nred: MAP{marks}\ncontours: 68 and 95 %", ha="right", va="top",
+    figure.text(0.98, 0.98, f"{chosen.name}\nred: MAP{marks}\ncontours: 68 and 95 %", ha="right", va="top",
                 fontsize="medium" if n > 2 else "x-small")  # fmt: skip
     return figure
 
 
 def _find(posterior: Posterior, star: int | str, labels: Sequence[str] | str | None) -> _Star:
     row = some_accepted(posterior, star)
-    known = with_derived_labels(posterior.labels)
+    label_set = with_derived_labels(posterior.labels)
     if labels is None:
         labels = posterior.labels.names
     names = [labels] if isinstance(labels, str) else list(labels)
     if not names:
-        raise ConfigError(f"labels is empty: choose from {', '.join(known.names)}")
+        raise ConfigError(f"labels is empty: choose from {', '.join(label_set.names)}")
     values = posterior.accepted(row, names)
-    summary, columns = posterior[row].summary(), [known.index(name) for name in names]
+    summary, columns = posterior[row].summary(), [label_set.index(name) for name in names]
     best = summary.map[0, columns]
     at = dict(zip(QUANTILES, summary.quantiles[:, 0, columns], strict=True))
     low, high = np.quantile(values, _EDGES, axis=0)
     low, high = np.minimum(low, best), np.maximum(high, best)
     room = np.maximum(0.1 * (high - low), 1e-6 * np.maximum(np.abs(high), 1.0))
     return _Star(
-        posterior.name(row), [known[name] for name in names], values, best, at["p16"], at["p84"],
+        posterior.name(row), [label_set[name] for name in names], values, best, at["p16"], at["p84"],
         np.where(summary.undetected[0, columns], at["upper"], np.nan), low - room, high + room,
     )  # fmt: skip
 
 
 def _truths(posterior: Posterior, truths: Any, labels: Sequence[Label]) -> np.ndarray:
-    """A value a label, NaN for those of which no truth is given."""
+    """One value per label, NaN for those without a given truth."""
     if truths is None:
         return np.full(len(labels), np.nan)
     if isinstance(truths, Mapping):
-        known = with_derived_labels(posterior.labels)
+        label_set = with_derived_labels(posterior.labels)
         for name in truths:
-            known.index(name)
+            label_set.index(name)
         return np.array([float(truths.get(label.name, np.nan)) for label in labels])
     values = np.asarray(truths, dtype=float)
     if values.shape != (len(labels),):
         names = ", ".join(label.name for label in labels)
-        raise ConfigError(f"truths have shape {values.shape}: expected a value for each of {names}")
+        raise ConfigError(f"truths have shape {values.shape}: expected one value for each of {names}")
     return values
 
 

@@ -1,4 +1,4 @@
-"""Posterior: samples of the labels of a batch of stars; Summary: what is read off them."""
+"""Posterior: samples of the labels of a batch of stars."""
 
 from __future__ import annotations
 
@@ -29,8 +29,7 @@ def _as_ids(ids: Iterable[Any] | None) -> tuple[str, ...] | None:
 class Posterior:
     """Posterior samples of a batch. Methods on one star take its number, from 0, or its name.
 
-    A sample outside the training bounds is rejected: it counts towards :attr:`rejected_fraction` and towards
-    nothing else.
+    A sample outside the training bounds is rejected: it counts only towards :attr:`rejected_fraction`.
 
     Attributes
     ----------
@@ -41,15 +40,15 @@ class Posterior:
     log_prob : ndarray
         ``(n_spec, n_samples)`` log density in the network's label space (docs/method.md).
     inside : ndarray, optional
-        ``(n_spec, n_samples)`` bool: the accepted samples. It stays what the estimator saw when a correction
-        moves samples; by default those within the bounds.
+        ``(n_spec, n_samples)`` bool: the accepted samples. It is unchanged when a correction moves samples;
+        by default those within the bounds.
     ids : tuple of str, optional
         The names of the stars, where they are known.
 
     Raises
     ------
     ModelError
-        Where shapes do not agree.
+        If shapes do not agree.
 
     Examples
     --------
@@ -148,14 +147,14 @@ class Posterior:
                 return rows[0]
             if rows:
                 raise ConfigError(f"{len(rows)} spectra are called {star!r}: give one of the numbers {rows}")
-            known = f"there are {', '.join(self.ids[:8])}{', ...' if n > 8 else ''}" if self.ids else ""
-            raise ConfigError(f"no spectrum is called {star!r}; {known or 'give its number'}")
+            hint = f"there are {', '.join(self.ids[:8])}{', ...' if n > 8 else ''}" if self.ids else ""
+            raise ConfigError(f"no spectrum is called {star!r}; {hint or 'give its number'}")
         if not -n <= star < n:
             raise ConfigError(f"there is no spectrum {star}: they are numbered from 0 to {n - 1}")
         return int(star) % n
 
     def name(self, star: int | str = 0) -> str:
-        """What to call a star: its name, or its number where it has none."""
+        """The name of a star, or its number if it has none."""
         row = self.row(star)
         return self.ids[row] if self.ids else f"spectrum {row}"
 
@@ -178,15 +177,15 @@ class Posterior:
         Raises
         ------
         ConfigError
-            For a star or a label that is not there.
+            For a star or a label that does not exist.
         """
-        row, known = self.row(star), with_derived_labels(self.labels)
+        row, label_set = self.row(star), with_derived_labels(self.labels)
         values: np.ndarray = self.samples[row, self.inside[row]].astype(np.float64)
-        if len(known) > len(self.labels):
+        if len(label_set) > len(self.labels):
             a_li, fe_h = (values[:, self.labels.index(name)] for name in ("a_li", "fe_h"))
             values = np.column_stack([values, li_fe(a_li, fe_h)])
         names = self.labels.names if labels is None else (labels,) if isinstance(labels, str) else labels
-        chosen: np.ndarray = values[:, [known.index(name) for name in names]]
+        chosen: np.ndarray = values[:, [label_set.index(name) for name in names]]
         return chosen
 
     def plot(
@@ -196,7 +195,8 @@ class Posterior:
         *,
         figure: Figure | None = None,
     ) -> Figure:
-        """Histograms of the accepted samples of one star, a panel a label, with MAP and 16 to 84 percentiles.
+        """Histograms of the accepted samples of one star, one panel per label, with MAP and 16 to 84
+        percentiles.
 
         Parameters
         ----------
@@ -229,7 +229,7 @@ class Posterior:
         *,
         figure: Figure | None = None,
     ) -> Figure:
-        """Accepted samples of one star, each label against each other one; contours hold 68 and 95 per cent.
+        """Accepted samples of one star, all pairs of labels; contours hold 68 and 95 per cent.
 
         Needs the package corner (``pip install 'specinn[notebook]'``).
 
@@ -245,10 +245,11 @@ class Posterior:
         return corner(self, star, labels, truths, figure)
 
     def to_xarray(self) -> xarray.Dataset:
-        """The samples as an ``xarray.Dataset``: a variable a label, with units, over ``star`` and ``draw``.
+        """The samples as an ``xarray.Dataset``: one variable per label, with units, over ``star`` and
+        ``draw``.
 
-        Rejected samples are NaN. ``accepted`` tells which they are, ``log_prob`` is the log density. Needs
-        xarray (``pip install 'specinn[notebook]'``).
+        Rejected samples are NaN. ``accepted`` marks the others, ``log_prob`` is the log density. Needs xarray
+        (``pip install 'specinn[notebook]'``).
         """
         from specinn.posterior.export import posterior_to_xarray
 
@@ -266,7 +267,7 @@ class Posterior:
         return posterior_to_arviz(self, star)
 
     def summary(self) -> Summary:
-        """What enters a catalogue. A spectrum of which every sample is NaN counts as not drawn."""
+        """What enters a catalogue. A spectrum whose samples are all NaN counts as not sampled."""
         out = Summary.empty(self.labels, len(self))
         for i, samples in enumerate(self.samples):
             if not np.isnan(samples).all():

@@ -1,4 +1,4 @@
-"""The summary of samples: the MAP, the percentiles, and what they say of the star."""
+"""The summary of samples: the MAP, the percentiles, and what they imply for the star."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["QUANTILES", "Summary", "can_be_absent", "posterior_flags"]
 
 _BOUND_MARGIN = 0.01  # of a label's range, for AT_BOUNDS
 QUANTILES = {"median": 0.5, "p2_5": 0.025, "p16": 0.16, "p84": 0.84, "p97_5": 0.975, "upper": 0.95}
-_NEVER_ABSENT = ("teff", "logg", "fe_h", "vmic")  # labels whose lowest value does not mean: nothing is seen
+_NEVER_ABSENT = ("teff", "logg", "fe_h", "vmic")  # labels whose lowest value does not mean a non-detection
 _LEANS = 0.1  # density at the lower bound over the highest, above which nothing is detected
 
 
@@ -25,7 +25,8 @@ def can_be_absent(name: str) -> bool:
 
 @attrs.frozen(eq=False)
 class Summary:
-    """What of the posteriors of a batch enters a catalogue; float64, and NaN where no sample was accepted.
+    """The summary of the posteriors of a batch for a catalogue; float64, and NaN where no sample was
+    accepted.
 
     Attributes
     ----------
@@ -61,7 +62,7 @@ class Summary:
 
     @classmethod
     def empty(cls, labels: LabelSet, n: int) -> Summary:
-        """For ``n`` spectra of a model with ``labels``, nothing known yet."""
+        """For ``n`` spectra of a model with ``labels``, without values."""
         labels = with_derived_labels(labels)
         shape = (n, len(labels))
         numbers = [np.full(s, np.nan) for s in (shape, shape, (len(QUANTILES), *shape), (n,))]
@@ -88,27 +89,27 @@ class Summary:
         if not accepted:
             return
         ordered = np.empty((len(self.labels), accepted), values.dtype)
-        own, derived = ordered[: len(values)], ordered[len(values) :]
+        inferred, derived = ordered[: len(values)], ordered[len(values) :]
         if accepted < inside.size:
-            np.compress(inside, values, axis=1, out=own)
+            np.compress(inside, values, axis=1, out=inferred)
             log_prob = log_prob[inside]
         else:
-            own[:] = values
+            inferred[:] = values
         if len(derived):
             names = self.labels.names
-            derived[0] = li_fe(own[names.index("a_li")], own[names.index("fe_h")])
+            derived[0] = li_fe(inferred[names.index("a_li")], inferred[names.index("fe_h")])
         self.map[row] = ordered[:, log_prob.argmax()]
-        # a vectorised sort: 20 us a label of 4096 samples, a partition at one place 7, at twelve 90
+        # a vectorised sort takes 20 us per label of 4096 samples, a partition at one index 7, at twelve 90
         ordered.sort(axis=1)
-        off = ordered - ordered[:, accepted // 2, None]  # numbers so small that single precision will do
+        off = ordered - ordered[:, accepted // 2, None]  # numbers small enough for single precision
         mean = off.mean(axis=1, dtype=off.dtype)
         off -= mean[:, None]
         self.std[row] = np.sqrt(np.square(off, out=off).mean(axis=1))
-        place = np.array(list(QUANTILES.values())) * (accepted - 1)
-        below = place.astype(int)
+        position = np.array(list(QUANTILES.values())) * (accepted - 1)
+        below = position.astype(int)
         low = ordered[:, below].astype(np.float64)
         high = ordered[:, np.minimum(below + 1, accepted - 1)]
-        self.quantiles[:, row] = (low + (high - low) * (place - below)).T
+        self.quantiles[:, row] = (low + (high - low) * (position - below)).T
 
     @property
     def undetected(self) -> np.ndarray:
@@ -118,8 +119,8 @@ class Summary:
         The mean density below the 2.5 percentile is more than a tenth of the highest between neighbouring
         percentiles (a Gaussian whose mean is less than 2.5 standard deviations above the bound). Densities
         are those in the variable in which the training prior is flat, where they are likelihoods: the
-        logarithm of labels learnt as such, else the label itself. Never for Teff, logg, [Fe/H] and vmic;
-        [Li/Fe] goes with A(Li).
+        logarithm for labels learnt as such, else the label itself. Never for Teff, logg, [Fe/H] and vmic;
+        [Li/Fe] is treated as A(Li).
         """
         order = np.argsort(list(QUANTILES.values()))
         mass = np.diff([0.0, *np.array(list(QUANTILES.values()))[order], 1.0])
@@ -155,7 +156,7 @@ def posterior_flags(summary: Summary, labels: LabelSet) -> np.ndarray:
     flags = np.zeros(len(rejected), np.uint32)
     raise_flag(flags, rejected > 0.5, Flag.MANY_REJECTED)
     raise_flag(flags, rejected == 1.0, Flag.ALL_REJECTED)
-    # in the variables of the network: 1 % of vbroad's range is nothing at 100 km/s and much at 1 km/s
+    # in the variables of the network: 1 % of vbroad's range is negligible at 100 km/s and large at 1 km/s
     low, high = labels.to_network(labels.bounds.T)
     best = labels.to_network(summary.map[:, : len(labels)])
     near = np.minimum(best - low, high - best) < _BOUND_MARGIN * (high - low)

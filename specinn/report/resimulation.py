@@ -1,4 +1,4 @@
-"""The folder of ``specinn resimulate``: a table of all stars, figures, and spectra where asked for."""
+"""The folder of ``specinn resimulate``: a table of all stars, figures, and spectra if requested."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ COLUMNS = {
 
 @attrs.frozen
 class Outcome:
-    """``rows``: one a star, of :data:`COLUMNS`; ``total``: :func:`specinn.resimulation.result.overall` of
+    """``rows``: one per star, of :data:`COLUMNS`; ``total``: :func:`specinn.resimulation.result.overall` of
     them; ``failed``: stars without a model spectrum; ``interrupted``: whether the user stopped it half-way.
     """
 
@@ -55,12 +55,12 @@ def check(folder: Path, *, overwrite: bool = False) -> Path:
     check_new(folder, overwrite=overwrite)
     if folder.exists():
         if not folder.is_dir():
-            raise OutputError(f"{folder} is a file, and what is written is a folder: give another name")
+            raise OutputError(f"{folder} is a file, but a folder is written: give another name")
         others = sorted({each.name for each in folder.iterdir()} - {TABLE, FIGURES, SPECTRA})
         if others:
             raise OutputError(
-                f"{folder} is not of specinn resimulate (it holds {others[0]}), so it is not replaced: give "
-                "another name"
+                f"{folder} was not written by specinn resimulate (it holds {others[0]}), so it is not "
+                "replaced: give another name"
             )
     return folder
 
@@ -80,8 +80,8 @@ def write(
 ) -> Outcome:
     """Write the folder, one star in memory at a time; the first ``drawn`` have figures of their own.
 
-    ``instrument`` and ``used (n_pix,)`` are those of the model. ``report`` hears the name and the sentence of
-    every star that has one, ``progress`` the number of stars done. Raises ``OutputError``.
+    ``instrument`` and ``used (n_pix,)`` are those of the model. ``report`` is called with the name and the
+    message of every star that has one, ``progress`` with the number of stars done. Raises ``OutputError``.
     """
     folder = check(folder, overwrite=overwrite).resolve()
     rows: list[dict[str, Any]] = []

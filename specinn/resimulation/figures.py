@@ -1,4 +1,4 @@
-"""Figures of observed spectra and the model spectra of what was inferred from them."""
+"""Figures of observed spectra and the model spectra of the labels inferred from them."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def spectrum(read: SpectrumBatch, star: Resimulation) -> Figure:
     )
     _as_read(figure.add_subplot(outer[0]), read, star.instrument)
     pairs = [_cell(figure, outer[i + 1], 2.2) for i in range(len(pieces))]
-    known = star.flux[np.isfinite(star.flux)]
-    low = float(np.clip(np.percentile(known, 0.1) - 0.05, -0.05, 0.6)) if known.size else 0.0
+    finite = star.flux[np.isfinite(star.flux)]
+    low = float(np.clip(np.percentile(finite, 0.1) - 0.05, -0.05, 0.6)) if finite.size else 0.0
     limit = _limit(100 * star.residual[star.used])
     for (flux, residual), (arm, ends) in zip(pairs, pieces, strict=True):
         _compare(flux, residual, star, star.instrument.slices[arm], ends, low, thin=True)
@@ -79,13 +79,13 @@ def spectrum(read: SpectrumBatch, star: Resimulation) -> Figure:
     _head(figure, star, pairs[0][0])
     figure.align_ylabels([axes for pair in pairs for axes in pair])
     if star.note:
-        place = 1.0 - 0.29 / total
-        figure.text(0.008, place, star.note[:110], fontsize=7.5, va="top", color=RED, parse_math=False)
+        top = 1.0 - 0.29 / total
+        figure.text(0.008, top, star.note[:110], fontsize=7.5, va="top", color=RED, parse_math=False)
     return figure
 
 
 def _as_read(axes: Axes, read: SpectrumBatch, instrument: Instrument) -> None:
-    """The flux of the file at the wavelengths of the file, every piece of them by itself."""
+    """The flux of the file at the wavelengths of the file, every piece separately."""
     wave, flux, bad = read.wavelength, read.flux[0], read.mask[0]
     shown = np.where(bad, np.nan, flux)
     for piece in read.arms.values() or [slice(0, wave.size)]:
@@ -94,7 +94,7 @@ def _as_read(axes: Axes, read: SpectrumBatch, instrument: Instrument) -> None:
         axes.axvspan(*arm.range, color=BLUE, alpha=0.08, linewidth=0, zorder=0)
     axes.set_xlim(float(wave.min()), float(wave.max()))
     good = flux[~bad]
-    if good.size:  # a few wild pixels do not squeeze the others
+    if good.size:  # a few outliers do not compress the others
         low, high = np.percentile(good, (0.2, 99.8))
         margin = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
         axes.set_ylim(min(low - margin, 0.0) if low < 0.5 * high else low - margin, high + margin)
@@ -110,17 +110,17 @@ def _as_read(axes: Axes, read: SpectrumBatch, instrument: Instrument) -> None:
 
 
 def lines(star: Resimulation, columns: int = 4) -> Figure:
-    """Windows around the lines of every element that the model infers, an element a row."""
-    found = windows(star, each=columns)
-    elements = list(dict.fromkeys(window.element for window in found))
+    """Windows around the lines of every element that the model infers, one element per row."""
+    chosen = windows(star, each=columns)
+    elements = list(dict.fromkeys(window.element for window in chosen))
     figure, grid = _grid(max(len(elements), 1), columns, 1.45, head=0.95)
     key: Any = None
     for row, element in enumerate(elements):
-        mine = [window for window in found if window.element == element]
+        of_element = [window for window in chosen if window.element == element]
         wide = (
-            len(mine) == 1 and mine[0].high - mine[0].low > 20.0
+            len(of_element) == 1 and of_element[0].high - of_element[0].low > 20.0
         )  # the Balmer wings have a row to themselves
-        for column, window in enumerate(mine):
+        for column, window in enumerate(of_element):
             pair = _cell(figure, grid[row, :] if wide else grid[row, column])
             _window(*pair, star, window)
             _ends(pair, column == 0)
@@ -132,16 +132,16 @@ def lines(star: Resimulation, columns: int = 4) -> Figure:
 
 
 def examples(stars: Sequence[Resimulation]) -> Figure:
-    """Several stars, a row each: the line of Mg, Ca, Li and Fe that tells most in each."""
+    """Several stars, one per row: the most informative lines of Mg, Ca, Li and Fe."""
     figure, grid = _grid(len(stars), len(_EXAMPLES), 1.65, head=0.5)
     key: Any = None
     for row, star in enumerate(stars):
-        found = {window.element: window for window in windows(star, each=1)}
+        by_element = {window.element: window for window in windows(star, each=1)}
         for column, element in enumerate(_EXAMPLES):
-            if element not in found:
+            if element not in by_element:
                 continue
             pair = _cell(figure, grid[row, column])
-            _window(*pair, star, found[element])
+            _window(*pair, star, by_element[element])
             _ends(pair, column == 0)
             key = key or pair[0]
         figure.text(0.008, grid[row, 0].get_position(figure).y1 + 0.14 / figure.get_figheight(), star.id,
@@ -186,12 +186,12 @@ def _compare(
     """Observed and model flux with bands, and below it observed minus model in per cent."""
     wave = star.wavelength[arm]
     near = (wave >= ends[0]) & (wave <= ends[1])
-    here = np.arange(arm.start, arm.stop)[near]
+    index = np.arange(arm.start, arm.stop)[near]
     wave = wave[near]
-    model, off = star.model[here], 100 * star.residual[here]
+    model, off = star.model[index], 100 * star.residual[index]
     for (lower, upper), shade in (((0, 3), 0.3), ((1, 2), 0.55)):
         percent = 95 if lower == 0 else 68
-        bottom, top = star.bands[lower, here], star.bands[upper, here]
+        bottom, top = star.bands[lower, index], star.bands[upper, index]
         if not np.isfinite(star.bands).any():
             continue
         flux.fill_between(wave, bottom, top, color=ORANGE, alpha=shade, linewidth=0,
@@ -199,15 +199,15 @@ def _compare(
         residual.fill_between(wave, 100 * (bottom - model), 100 * (top - model), color=ORANGE,
                               alpha=shade, linewidth=0)  # fmt: skip
     if thin:
-        flux.plot(wave, star.flux[here], color=INK, linewidth=1.1, label="observed")
+        flux.plot(wave, star.flux[index], color=INK, linewidth=1.1, label="observed")
     else:
-        flux.errorbar(wave, star.flux[here], star.sigma[here], fmt="o", color=INK, markersize=1.8,
+        flux.errorbar(wave, star.flux[index], star.sigma[index], fmt="o", color=INK, markersize=1.8,
                       elinewidth=0.5, linewidth=0, label="observed")  # fmt: skip
     flux.plot(wave, model, color=RED, linewidth=0.5 if thin else 1.1, label="model at the MAP")
     residual.plot(wave, off, color=INK, linewidth=0.5 if thin else 0.8)
     residual.axhline(0, color=RED, linewidth=0.6)
     for axes in (flux, residual):
-        _shade(axes, wave, (star.good & ~star.used)[here])
+        _shade(axes, wave, (star.good & ~star.used)[index])
         axes.set_xlim(*ends)
     flux.set_ylim(low, 1.09)
     flux.tick_params(labelbottom=False)
@@ -218,26 +218,26 @@ def _window(flux: Axes, residual: Axes, star: Resimulation, window: Window) -> N
     for arm in star.instrument.slices.values():
         if star.wavelength[arm][0] <= centre <= star.wavelength[arm][-1]:
             break
-    here = (star.wavelength[arm] >= window.low) & (star.wavelength[arm] <= window.high)
-    deepest = np.nanmin(np.concatenate([star.flux[arm][here], star.model[arm][here], [1.0]]))
+    inside = (star.wavelength[arm] >= window.low) & (star.wavelength[arm] <= window.high)
+    deepest = np.nanmin(np.concatenate([star.flux[arm][inside], star.model[arm][inside], [1.0]]))
     low = min(float(deepest) - 0.05, 0.85)
     _compare(flux, residual, star, arm, (window.low, window.high), low)
-    limit = float(np.nanmax(np.abs(100 * star.residual[arm][here]), initial=2.0))
+    limit = float(np.nanmax(np.abs(100 * star.residual[arm][inside]), initial=2.0))
     residual.set_ylim(-1.15 * limit, 1.15 * limit)
     flux.axvline(centre, color=FAINT, linewidth=0.6, linestyle=":", zorder=0)
     flux.set_title(window.line.name + (" *" if window.line.diagnostic else ""), fontsize=7.5, pad=2)
 
 
 def _shade(axes: Axes, wave: np.ndarray, where: np.ndarray) -> None:
-    """Grey behind pixels at which the trained model does not look."""
+    """Grey behind pixels that the trained model does not use."""
     axes.fill_between(wave, 0, 1, where=where.tolist(), transform=axes.get_xaxis_transform(), color=FAINT,
                       alpha=0.28, linewidth=0, step="mid", zorder=0, label=_UNUSED)  # fmt: skip
 
 
 def _floor(star: Resimulation) -> float:
     """The lower end of the flux axis: below all but a few pixels."""
-    known = star.flux[star.good]
-    return float(np.clip(np.percentile(known, 0.1) - 0.05, -0.05, 0.6)) if known.size else 0.0
+    finite = star.flux[star.good]
+    return float(np.clip(np.percentile(finite, 0.1) - 0.05, -0.05, 0.6)) if finite.size else 0.0
 
 
 def _limit(values: np.ndarray) -> float:
@@ -325,8 +325,8 @@ def _head(figure: Figure, star: Resimulation, key: Any) -> None:
 
 def _key(figure: Figure, axes: Any, y: float) -> None:
     if axes is not None:
-        found = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-        names = sorted(found, key=lambda name: _KEY.index(name) if name in _KEY else len(_KEY))
-        handles = [found[name] for name in names]
+        by_label = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+        names = sorted(by_label, key=lambda name: _KEY.index(name) if name in _KEY else len(_KEY))
+        handles = [by_label[name] for name in names]
         figure.legend(handles, names, loc="upper left", bbox_to_anchor=(0.0, y), ncols=len(names),
                       fontsize=7.5, handlelength=1.8, columnspacing=1.4)  # fmt: skip

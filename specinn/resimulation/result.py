@@ -1,4 +1,4 @@
-"""One observed spectrum and its model spectrum: how far they agree, and where to look."""
+"""One observed spectrum and its model spectrum: how well they agree, and where to look."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["LEVELS", "NUMBERS", "Resimulation", "Unsimulated", "Window", "overal
 
 LEVELS = (0.025, 0.16, 0.84, 0.975)  # of the bands, 95 and 68 %
 _HALF_WIDTH = 1.5  # Angstrom of a window, at least
-_ANSWER = 0.002  # of the continuum for 0.1 dex: lines that answer less are not worth a window
+_ANSWER = 0.002  # of the continuum for 0.1 dex: lines that respond less are not shown
 _MOLECULES = {"C2": "C", "CN": "N", "MgH": "Mg"}  # the element for which their windows are shown
 NUMBERS = {
     "mean": ("percent", "Mean of observed minus model flux, of the continuum"),
@@ -29,16 +29,16 @@ NUMBERS = {
 
 @attrs.frozen(eq=False)
 class Resimulation:
-    """One star: its spectrum as the trained model was given it, and what the labels make of it.
+    """One star: its spectrum as the trained model received it, and the model spectrum of its labels.
 
     Arrays have the pixels of ``instrument`` (``wavelength`` in Angstrom, its arms in ``slices``), fluxes are
     over the pseudo-continuum, and masked pixels are NaN. ``flux``, ``sigma (n_pix,)``: observed; ``model
     (n_pix,)``: at the MAP; ``bands (4, n_pix)``: quantiles :data:`LEVELS` of the model flux over posterior
-    samples (NaN without any). ``used (n_pix,)``: the good pixels that the trained model looks at.
+    samples (NaN without any). ``used (n_pix,)``: the good pixels that the trained model uses.
     ``labels``: the MAP by name. ``response``: by element, the change ``(n_pix,)`` of the model flux for
     0.1 dex more of it. ``samples (n, n_labels)``: all accepted posterior samples, with corrections as the
-    catalogue has them; none without bands. ``row`` is that of the catalogue table; ``note`` what the user
-    should know, or "".
+    catalogue has them; none without bands. ``row`` is that of the catalogue table; ``note`` is a remark for
+    the user, or "".
     """
 
     id: str
@@ -72,7 +72,7 @@ class Resimulation:
 
     def numbers(self) -> dict[str, float | None]:
         """The values of :data:`NUMBERS` over all good pixels, and with ``_used`` after their names over those
-        that the trained model looks at; None without pixels."""
+        that the trained model uses; None without pixels."""
         out: dict[str, float | None] = {}
         for end, where in (("", self.good), ("_used", self.used)):
             off, sigma = self.residual[where], self.sigma[where]
@@ -111,12 +111,12 @@ def overall(stars: Sequence[Mapping[str, float | None]]) -> dict[str, float | No
     """:meth:`Resimulation.numbers` of all pixels of many stars, from those of each."""
     out: dict[str, float | None] = {}
     for end in ("", "_used"):
-        known = [star for star in stars if star[f"n_pixels{end}"]]
-        column = {name: np.array([star[f"{name}{end}"] for star in known], float) for name in NUMBERS}
+        with_pixels = [star for star in stars if star[f"n_pixels{end}"]]
+        column = {name: np.array([star[f"{name}{end}"] for star in with_pixels], float) for name in NUMBERS}
         weight = column["n_pixels"]
         out |= {f"{name}{end}": None for name in NUMBERS}
         out[f"n_pixels{end}"] = int(weight.sum())
-        if not known:
+        if not with_pixels:
             continue
         for name in ("mean", "mean_abs", "noise", "chi2"):
             out[name + end] = float(np.average(column[name], weights=weight))
@@ -126,16 +126,16 @@ def overall(stars: Sequence[Mapping[str, float | None]]) -> dict[str, float | No
 
 
 def windows(star: Resimulation, each: int = 4, lines: Sequence[Line] | None = None) -> list[Window]:
-    """At most ``each`` windows an element that the model infers, and hydrogen before them if it infers Teff.
+    """At most ``each`` windows per element that the model infers, and hydrogen before them if it infers Teff.
 
     A line has a good pixel within 0.2 Angstrom. Those by which Ksoll et al. 2026 measure abundances come
-    first, then those whose pixels the model looks at, then those that answer most to their element. Without
-    :attr:`Resimulation.response` there are no windows but those of hydrogen.
+    first, then those whose pixels the model uses, then those that respond most to their element. Without
+    :attr:`Resimulation.response` there are only the windows of hydrogen.
     """
     vacuum = star.instrument.medium == "vacuum"
     flat = np.full(star.wavelength.shape, np.inf)
     elements = {**({"H": flat} if "teff" in star.labels else {}), **star.response}
-    found: list[Window] = []
+    chosen: list[Window] = []
     lines = read_lines() if lines is None else lines
     for element, response in elements.items():
         ranked = []
@@ -143,15 +143,15 @@ def windows(star: Resimulation, each: int = 4, lines: Sequence[Line] | None = No
             if _MOLECULES.get(line.species, line.species.split()[0]) != element:
                 continue
             centre = float(air_to_vacuum(np.array([line.wavelength]))[0]) if vacuum else line.wavelength
-            here = np.abs(star.wavelength - centre) < 0.2
-            answer = float(np.abs(response[here & star.good]).max(initial=0.0))
-            if (here & star.good).any() and (line.diagnostic or answer > _ANSWER):
-                ranked.append((not line.diagnostic, not (here & star.used).any(), -answer, centre, line))
-        mine: list[Window] = []
+            nearby = np.abs(star.wavelength - centre) < 0.2
+            answer = float(np.abs(response[nearby & star.good]).max(initial=0.0))
+            if (nearby & star.good).any() and (line.diagnostic or answer > _ANSWER):
+                ranked.append((not line.diagnostic, not (nearby & star.used).any(), -answer, centre, line))
+        of_element: list[Window] = []
         for *_, centre, line in sorted(ranked, key=lambda item: item[:4]):
             half = max(_HALF_WIDTH, 1.6 * line.reach, 1.8 * star.labels.get("vbroad", 0.0) / C_KMS * centre)
-            near = [w for w in mine if abs(centre - 0.5 * (w.low + w.high)) < _HALF_WIDTH]
-            if not near and len(mine) < each:
-                mine.append(Window(element, line, centre - half, centre + half))
-        found += sorted(mine, key=lambda window: window.low)
-    return found
+            near = [w for w in of_element if abs(centre - 0.5 * (w.low + w.high)) < _HALF_WIDTH]
+            if not near and len(of_element) < each:
+                of_element.append(Window(element, line, centre - half, centre + half))
+        chosen += sorted(of_element, key=lambda window: window.low)
+    return chosen

@@ -1,4 +1,5 @@
-"""Observed spectra, and model spectra of what was inferred: at the MAP, with bands from posterior samples."""
+"""Observed spectra, and model spectra of the inferred labels: at the MAP, with bands from posterior
+samples."""
 
 from __future__ import annotations
 
@@ -33,8 +34,8 @@ __all__ = ["DRAWS", "STEP", "Resimulator", "Simulator"]
 
 log = logging.getLogger(__name__)
 
-DRAWS = 300  # posterior samples a star: the edge of the 95 % band is then good to a tenth of its width
-STEP = 0.1  # dex by which an abundance is raised to see which pixels answer
+DRAWS = 300  # posterior samples per star: the edge of the 95 % band is then good to a tenth of its width
+STEP = 0.1  # dex by which an abundance is raised to see which pixels respond
 _BLOCK = 50  # model spectra at once: 12 000 pixels in float64 and what the continuum makes of them
 _REALISATIONS = 32  # of the noise, over which the continuum of the MAP spectrum is averaged
 _SHIFT = 0.5  # standard deviations of the posterior by which samples drawn again may be off the catalogue
@@ -59,12 +60,12 @@ class Simulator:
     draws
         Posterior samples that make the bands; 0 for none.
     respond
-        Compute ``response``, by which :func:`~specinn.resimulation.result.windows` finds telling lines.
+        Compute ``response``, by which :func:`~specinn.resimulation.result.windows` finds informative lines.
 
     Raises
     ------
     ConfigError, ModelError, PluginError
-        Where they do not go together.
+        If they do not match.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class Simulator:
             raise ConfigError(f"the catalogue lacks {', '.join(absent)}, which {run.model.split()[0]} infers")
         code = plugins.load("synthesizer", synthesizer).load()
         self.models = Models(code, self.estimator.instrument)
-        self.models.complete(np.zeros((1, len(self.labels))), self.labels.names)  # that the labels suffice
+        self.models.complete(np.zeros((1, len(self.labels))), self.labels.names)  # the labels must suffice
         if isinstance(samples, (str, Path)):
             samples = _samples_file(Path(samples), catalogue, self.labels)
         self._samples: Posterior | Path | None = samples
@@ -142,7 +143,7 @@ class Simulator:
         )  # fmt: skip
 
     def _observe(self, star: SpectrumBatch, entry: Any) -> SpectrumBatch:
-        """The spectrum through the steps of the model, at the velocity that the catalogue says."""
+        """The spectrum through the steps of the model, at the velocity in the catalogue."""
         star = attrs.evolve(star, meta=star.meta.copy())
         star.meta["rv"] = np.array([_number(entry["rv"])])
         if star.resolving_power is None:
@@ -154,7 +155,7 @@ class Simulator:
         return self._run.pipeline.preprocess(star)
 
     def _draw(self, observed: SpectrumBatch, row: int, draws: int) -> tuple[np.ndarray, str]:
-        """The accepted samples ``(n, n_labels)``, and what is wrong with them, if anything is."""
+        """The accepted samples ``(n, n_labels)``, and a remark if anything is wrong with them."""
         if not draws:
             return np.empty((0, len(self.labels))), ""
         if isinstance(self._samples, Posterior):
@@ -165,17 +166,17 @@ class Simulator:
             with h5py.File(self._samples) as file:
                 values, inside = file["samples"][row], file["inside"][row]
         else:
-            found = self.estimator.sample(observed, self._run.pipeline.n_samples, self._seed)
-            values, inside = found.samples[0], found.inside[0]
+            posterior = self.estimator.sample(observed, self._run.pipeline.n_samples, self._seed)
+            values, inside = posterior.samples[0], posterior.inside[0]
         values = np.asarray(values[inside], float)
         return values, "" if self._samples is not None else self._check(values, row)
 
     def _check(self, values: np.ndarray, row: int) -> str:
-        """Whether samples drawn again are those of the catalogue."""
+        """Whether samples drawn again match the catalogue."""
         entry, off = self.catalogue[row], []
         for name, column in zip(self.labels.names, values.T, strict=True):
-            known = all(f"{name}_{end}" in entry.colnames for end in ("median", "std"))
-            if known and f"{name}_raw" not in entry.colnames and column.size:
+            comparable = all(f"{name}_{end}" in entry.colnames for end in ("median", "std"))
+            if comparable and f"{name}_raw" not in entry.colnames and column.size:
                 shift = abs(np.median(column) - _number(entry[f"{name}_median"]))
                 if shift > _SHIFT * _number(entry[f"{name}_std"]):
                     off.append(name)
@@ -190,7 +191,7 @@ class Simulator:
         """Flux ``(n, n_pix)`` over the continuum that the model's own steps fit, NaN where masked.
 
         The fit sees the flux with the noise of the observed spectrum, a draw of it for each, because noise
-        shifts an upper envelope; it is taken off again afterwards.
+        shifts an upper envelope; it is subtracted again afterwards.
         """
         n, bad = len(flux), observed.mask[0]
         sigma = np.where(bad, 0.0, observed.sigma[0])
@@ -237,7 +238,7 @@ class Resimulator(Simulator):
     Raises
     ------
     ConfigError, ModelError, PluginError
-        Where they do not go together.
+        If they do not match.
     """
 
     def __init__(
@@ -255,7 +256,7 @@ class Resimulator(Simulator):
     ) -> None:
         plugins = Plugins() if plugins is None else plugins
         if missing := sorted({"id", "path", "instrument", "rv", "flags", "model"} - set(catalogue.colnames)):
-            raise ConfigError(f"the catalogue lacks {', '.join(missing)}: is it one of specinn run?")
+            raise ConfigError(f"the catalogue lacks {', '.join(missing)}: was it written by specinn run?")
         meta = {str(key).lower(): value for key, value in catalogue.meta.items()}
         self.model = _model_of(catalogue, plugins, model)
         run = prepare(
@@ -322,7 +323,7 @@ class Resimulator(Simulator):
 
 
 class _Files:
-    """Which row of a catalogue is that of a spectrum in a file."""
+    """Finds the row of a catalogue for a spectrum in a file."""
 
     def __init__(self, catalogue: Table) -> None:
         self._rows: dict[str, dict[str, list[int]]] = {}
@@ -337,9 +338,9 @@ class _Files:
         ]
 
     def number(self, path: Path) -> int:
-        """The place of the file in the run: on it hang the random draws of its spectra."""
-        known = self._known(path)
-        return self._numbers[known[0]] if known else len(self._numbers)
+        """The position of the file in the run, on which the random draws of its spectra depend."""
+        paths = self._known(path)
+        return self._numbers[paths[0]] if paths else len(self._numbers)
 
     def rows(self, path: Path) -> set[int]:
         """All rows of a file."""
@@ -347,10 +348,13 @@ class _Files:
 
     def row(self, path: Path, name: str, nth: int) -> tuple[int, str]:
         """The row of the ``nth`` spectrum of that name in a file; -1, and why, where there is none."""
-        known = self._known(path)
-        if len(known) > 1:
-            return -1, f"the catalogue has {len(known)} files called {path.name}: give the path as it has it"
-        rows = self._rows[known[0]].get(name, []) if known else []
+        paths = self._known(path)
+        if len(paths) > 1:
+            return (
+                -1,
+                f"the catalogue has {len(paths)} files called {path.name}: give the path in it",
+            )
+        rows = self._rows[paths[0]].get(name, []) if paths else []
         return (rows[nth], "") if nth < len(rows) else (-1, "the catalogue has no row for this spectrum")
 
     def _known(self, path: Path) -> list[str]:
@@ -371,7 +375,7 @@ def _model_of(catalogue: Table, plugins: Plugins, given: str | Path | None) -> m
         )
     name, _, sha256 = named[0].partition(" ")
     try:
-        found = models.find(plugins, name if given is None else given)
+        model = models.find(plugins, name if given is None else given)
     except ModelError as error:
         if given is not None:
             raise
@@ -379,12 +383,12 @@ def _model_of(catalogue: Table, plugins: Plugins, given: str | Path | None) -> m
             f"the catalogue was made with the model {named[0]}, which is not installed here: "
             "give its file with --model FILE.safetensors"
         ) from error
-    if sha256 and not found.sha256().startswith(sha256):
+    if sha256 and not model.sha256().startswith(sha256):
         raise ConfigError(
-            f"the catalogue was made with the model {named[0]}, {found.path} is {found.sha256()[:12]}: give "
-            "the right file with --model"
+            f"the catalogue was made with the model {named[0]}, but {model.path} is {model.sha256()[:12]}: "
+            "give the right file with --model"
         )
-    return found
+    return model
 
 
 def _samples_file(path: Path, catalogue: Table, labels: LabelSet) -> Path:
@@ -399,7 +403,7 @@ def _samples_file(path: Path, catalogue: Table, labels: LabelSet) -> Path:
             names = [str(name) for name in file.attrs["labels"]]
             complete = len(file["samples"]) == len(file["inside"]) == len(ids)
     except (OSError, KeyError) as error:
-        raise ConfigError(f"{path} is no file of specinn run --save-samples ({error})") from None
+        raise ConfigError(f"{path} is not a file of specinn run --save-samples ({error})") from None
     if not complete or ids != [str(name) for name in catalogue["id"]] or names != list(labels.names):
         raise ConfigError(f"{path} holds {len(ids)} stars that are not those of the catalogue, row by row")
     return path

@@ -21,9 +21,9 @@ def follow(
 ) -> tuple[SpectrumBatch, Resimulation]:
     """The one spectrum of ``batch`` as it enters the pipeline, and as a resimulated star without bands.
 
-    What cannot be had is NaN, and the star's ``note`` says why: the model spectrum of a star without values,
-    or with labels that the synthesizer lacks; the prepared flux, where a step fails. Raises ``ReadError``
-    where there is not one spectrum.
+    What is not available is NaN, and the star's ``note`` says why: the model spectrum of a star without
+    values, or with labels that the synthesizer lacks; the prepared flux, where a step fails. Raises
+    ``ReadError`` where there is not one spectrum.
     """
     if len(batch) != 1:
         raise ReadError(f"{len(batch)} spectra: expected one")

@@ -1,4 +1,4 @@
-"""From model spectra to observed ones: rotation, resolution, noise, and what else befalls a spectrum.
+"""From model spectra to observed ones: rotation, resolution, noise, and other disturbances of a spectrum.
 
 An :class:`~specinn.simulation.observer.Observer` broadens model spectra and puts them on an instrument's
 pixels, :class:`~specinn.simulation.observer.Noise` disturbs them as

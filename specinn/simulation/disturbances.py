@@ -1,4 +1,4 @@
-"""What else an observation does to a spectrum: shapes of the continuum, noise, gaps. In torch, by batches."""
+"""Disturbances of an observed spectrum: shapes of the continuum, noise, gaps. In torch, by batches."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Disturbances:
     periods from 30 to 300 Angstrom; the zero level (scattered light, sky) is off by ``zero_level`` of the
     continuum (standard deviation); up to ``gaps`` stretches of up to ``gap_width`` Angstrom are lost in a
     spectrum, a whole arm with probability ``arm_loss``; a fraction ``lost`` of spectra miss up to 70 % of
-    their pixels, one by one or in stretches. What masking leaves of cosmic rays: in a quarter of the spectra
-    up to ``hits`` pixels are too bright by up to ``hit_level`` of the continuum. Pixels in ``windows``
-    (Angstrom in the frame of the instrument: tellurics, sky lines) are masked, each shifted with the star's
-    velocity, of standard deviation ``window_velocity`` km/s.
+    their pixels, one by one or in stretches. Residuals of cosmic rays after masking: in a quarter of the
+    spectra up to ``hits`` pixels are too bright by up to ``hit_level`` of the continuum. Pixels in
+    ``windows`` (Angstrom in the frame of the instrument: tellurics, sky lines) are masked, each shifted with
+    the star's velocity, of standard deviation ``window_velocity`` km/s.
     """
 
     snr: tuple[float, float] = (10.0, 1000.0)
@@ -51,8 +51,8 @@ class Disturbances:
 
 
 class Noise:
-    """Adds continuum shapes, noise and gaps to noiseless spectra on an instrument's pixels, as ``plan``
-    says, on a ``device`` of torch."""
+    """Adds continuum shapes, noise and gaps to noiseless spectra on an instrument's pixels, according to
+    ``plan``, on a torch ``device``."""
 
     def __init__(self, instrument: Instrument, plan: Disturbances, device: str = "cpu") -> None:
         self.plan, self.device = plan, device
@@ -118,7 +118,7 @@ class Noise:
         return shape.clamp(min=0.2)
 
     def _gap(self, n: int, generator: torch.Generator) -> torch.Tensor:
-        """At most one gap a spectrum, anywhere, in half of the spectra, short ones more often."""
+        """At most one gap per spectrum, anywhere, in half of the spectra, short ones more often."""
         low, high = self.wavelength.min(), self.wavelength.max()
         middle = low + (high - low) * self._uniform(n, 1, generator=generator)
         width = self.plan.gap_width * self._uniform(n, 1, generator=generator) ** 3

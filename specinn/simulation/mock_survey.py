@@ -1,7 +1,7 @@
 """Simulated surveys of any size, in the layout of 4MOST level-1 files of many spectra.
 
-They are for measuring speed and for rehearsals: stars of a simple prior, spectra of the emulator, noise of
-the simulator. A star is the same whatever the size of the survey, and the same seed gives the same bytes.
+They serve timing and rehearsals: stars from a simple prior, spectra from the emulator, noise from the
+simulator. A star is the same whatever the size of the survey, and the same seed gives the same bytes.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ __all__ = ["PER_FILE", "STEP", "SimulatedSurvey", "draw_stars", "telescope"]
 
 PER_FILE = 800  # about the fibres of the high-resolution spectrograph
 STEP = 0.1  # Angstrom; as many pixels in the arms as the detectors have
-_LAYOUT = 1  # to be raised with every change of what is written
-_BLOCK = 50  # stars drawn and observed at a time: what a star is hangs on its number and not on the file
+_LAYOUT = 1  # to be incremented with every change of the files
+_BLOCK = 50  # stars drawn and observed at a time: a star depends on its number and not on the file
 _FITS = 2880
 _VELOCITY = 150.0  # km/s at most: model spectra reach 200 km/s beyond the arms
 _SCALE = (1e-15, 1e-13)  # of the flux, erg / (s cm2 Angstrom)
@@ -41,8 +41,8 @@ _ALPHA = ("ca_fe", "mg_fe", "si_fe", "ti_fe", "o_fe")
 def telescope(
     plugins: Plugins, instrument: Instrument, synthesizer: str = "emulator"
 ) -> tuple[Any, Observer]:
-    """The synthesizer of that name, as it comes with its plugin, on the model grid of an instrument, and what
-    observes its spectra there."""
+    """The synthesizer of that name, as its plugin provides it, on the model grid of an instrument, and the
+    observer of its spectra."""
     emulator = plugins.load("synthesizer", synthesizer).load()
     grid = ModelGrid.of(instrument, emulator.wavelength, emulator.arms)
     operator = grid.operator(emulator.wavelength, emulator.arms, emulator.resolving_power)
@@ -117,11 +117,12 @@ class SimulatedSurvey:
         per_file: int = PER_FILE,
         progress: Callable[[int], None] = lambda done: None,
     ) -> list[Path]:
-        """The files of the first ``n`` spectra, ``per_file`` in each; ``progress`` hears how many are there.
+        """The files of the first ``n`` spectra, ``per_file`` in each; ``progress`` is called with the number
+        written.
 
-        Files that are there already, whole and of this survey, stay as they are. A file appears whole or not
-        at all. Raises ``OutputError`` where one cannot be written, or where a file that is not of a simulated
-        survey has its name, and ``ConfigError`` for numbers below 1.
+        Existing complete files of this survey are kept. A file appears whole or not at all. Raises
+        ``OutputError`` where one cannot be written, or where another file has its name, and ``ConfigError``
+        for numbers below 1.
         """
         for name, number in (("spectra", n), ("per_file", per_file)):
             if number < 1:
@@ -140,8 +141,8 @@ class SimulatedSurvey:
         free = shutil.disk_usage(folder).free
         if needed > free:
             raise OutputError(
-                f"{folder}: the survey takes {needed / 1e9:.1f} GB more, the disk has {free / 1e9:.1f} GB: "
-                "free some space or choose another folder"
+                f"{folder}: the survey takes {needed / 1e9:.1f} GB more, but the disk has {free / 1e9:.1f} "
+                "GB: free some space or choose another folder"
             )
         done = n - sum(size for *_, size in missing)
         for path, first, size in missing:
@@ -160,10 +161,10 @@ class SimulatedSurvey:
             header = fits.Header()
         if header.get("SURVEY") is None:
             raise OutputError(
-                f"{path} is no file of a simulated survey: move it away or choose another folder"
+                f"{path} is not a file of a simulated survey: move it away or choose another folder"
             )
-        found = tuple(header.get(key) for key in ("SURVEY", "FIRST", "SPECTRA", "BYTES"))
-        return found == (self.identity, first, size, path.stat().st_size)
+        values = tuple(header.get(key) for key in ("SURVEY", "FIRST", "SPECTRA", "BYTES"))
+        return values == (self.identity, first, size, path.stat().st_size)
 
     def _write(self, file: BinaryIO, first: int, size: int) -> None:
         primary = fits.PrimaryHDU()
@@ -245,7 +246,7 @@ def _write_table(
     row: np.dtype | None = None,
     size: int | None = None,
 ) -> None:
-    """A binary table, block by block: astropy would want all of it in memory. ``row`` and ``size`` are type
+    """A binary table, block by block: astropy would need all of it in memory. ``row`` and ``size`` are type
     and number of its rows, where there is more than one block."""
     if row is None or size is None:
         (block,) = blocks = list(blocks)

@@ -44,33 +44,35 @@ class Models:
         self.observer = Observer(instrument, grid)
 
     def complete(self, values: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
-        """The synthesizer's labels ``(n, n_labels)`` for values ``(n, n_names)``, and the names of those that
-        lay beyond its bounds and were taken at the bound.
+        """The synthesizer's labels ``(n, n_labels)`` for values ``(n, n_names)``, and the names of those
+        beyond its bounds, which were set to the bound.
 
-        What was not inferred is what the grid has on average for such a star: [O/Fe] the mean of the alpha
-        elements, all other [X/Fe] 0. A(Li) and [Li/Fe] come from each other. Raises ``ConfigError`` for a
-        label that can be had from none of these.
+        Labels that were not inferred have the average values of the grid for such a star: [O/Fe] the mean of
+        the alpha elements, all other [X/Fe] 0. A(Li) and [Li/Fe] come from each other. Raises ``ConfigError``
+        for a label that none of these provides.
         """
-        known = dict(zip(names, np.asarray(values, float).T, strict=True))
-        if {"a_li", "fe_h"} <= set(known):
-            known.setdefault("li_fe", li_fe(known["a_li"], known["fe_h"]))
-        elif {"li_fe", "fe_h"} <= set(known):
-            known["a_li"] = known["li_fe"] - li_fe(0.0, known["fe_h"])
-        alpha = [known[name] for name in _ALPHA if name in known]
+        by_name = dict(zip(names, np.asarray(values, float).T, strict=True))
+        if {"a_li", "fe_h"} <= set(by_name):
+            by_name.setdefault("li_fe", li_fe(by_name["a_li"], by_name["fe_h"]))
+        elif {"li_fe", "fe_h"} <= set(by_name):
+            by_name["a_li"] = by_name["li_fe"] - li_fe(0.0, by_name["fe_h"])
+        alpha = [by_name[name] for name in _ALPHA if name in by_name]
         out = np.zeros((len(values), len(self.labels)))
         for column, name in zip(out.T, self.labels, strict=True):
-            if name in known:
-                column[:] = known[name]
+            if name in by_name:
+                column[:] = by_name[name]
             elif name == "o_fe" and alpha:
                 column[:] = np.mean(alpha, axis=0)
             elif not name.endswith("_fe"):
                 raise ConfigError(
-                    f"the synthesizer needs {name}, and the model infers {', '.join(names)}: use another one"
+                    f"the synthesizer needs {name}, but the model infers {', '.join(names)}: use another one"
                 )
         low, high = self.bounds.T
         margin = _ROUNDING * (high - low)
         beyond = ((out < low - margin) | (out > high + margin)).any(axis=0)
-        return out.clip(low, high), [n for n, b in zip(self.labels, beyond, strict=True) if b and n in known]
+        return out.clip(low, high), [
+            n for n, b in zip(self.labels, beyond, strict=True) if b and n in by_name
+        ]
 
     def __call__(self, values: np.ndarray, names: Sequence[str]) -> np.ndarray:
         """Noiseless flux ``(n, n_pix)`` over the true continuum for values ``(n, n_names)``."""
@@ -78,7 +80,7 @@ class Models:
 
         completed = self.complete(values, names)[0]
         vbroad = values[:, list(names).index("vbroad")] if "vbroad" in names else np.zeros(len(values))
-        if "vbroad" in self.labels:  # then the synthesizer has broadened already
+        if "vbroad" in self.labels:  # the synthesizer has then already broadened
             vbroad = np.zeros(len(values))
         flux = torch.as_tensor(np.ascontiguousarray(self.synthesise(completed)), dtype=torch.float32)
         with torch.no_grad():
@@ -86,7 +88,7 @@ class Models:
 
 
 def _needed(instrument: Instrument, medium: str) -> dict[str, tuple[float, float]]:
-    """The wavelengths of each arm that model spectra must reach over, in the medium of the synthesizer."""
+    """The wavelengths of each arm that model spectra must cover, in the medium of the synthesizer."""
     out = {}
     for arm in instrument.arms:
         ends = to_medium(np.array(arm.range, float), instrument.medium, medium)

@@ -65,8 +65,8 @@ class ModelGrid:
 
     @classmethod
     def of(cls, instrument: Instrument, wavelength: np.ndarray, arms: Mapping[str, slice]) -> ModelGrid:
-        """A grid within the model spectra's ``wavelength`` that covers each arm of the instrument as far as
-        the model reaches beyond it, at most 25 Angstrom, for shifts and the wrap of the Fourier transform.
+        """A grid within the model spectra's ``wavelength`` that covers each arm of the instrument with the
+        margin of the model beyond it, at most 25 Angstrom, for shifts and the wrap of the Fourier transform.
 
         Raises ``ModelError`` where an arm of the instrument is not covered.
         """
@@ -75,10 +75,10 @@ class ModelGrid:
         for arm in instrument.arms:
             covering = [(lo, hi) for lo, hi in ranges if lo <= arm.range[0] and hi >= arm.range[1]]
             if not covering:
-                found = ", ".join(f"{lo:.0f}-{hi:.0f}" for lo, hi in ranges)
+                covered = ", ".join(f"{lo:.0f}-{hi:.0f}" for lo, hi in ranges)
                 raise ModelError(
                     f"arm {arm.name} needs model spectra over {arm.range[0]:.0f}-{arm.range[1]:.0f} "
-                    f"Angstrom, there are {found}"
+                    f"Angstrom, there are {covered}"
                 )
             lo, hi = covering[0]
             lo, hi = max(lo + 0.1, arm.range[0] - 25.0), min(hi - 0.1, arm.range[1] + 25.0)
@@ -104,7 +104,7 @@ class ModelGrid:
 def spline_matrix(grid: np.ndarray, wavelength: np.ndarray) -> sparse.csr_array:
     """Operator ``(n_pix, n_grid)`` from cubic B-spline coefficients, on a grid even in ln(lambda), to points.
 
-    The coefficients come from values by :func:`spline_prefilter` in Fourier space; the two together are the
+    The coefficients come from values by :func:`spline_prefilter` in Fourier space; together they are the
     interpolating spline, exact to 1e-4 of a line's depth at 3 points per FWHM.
     """
     position = np.log(wavelength / grid[0]) / np.log(grid[1] / grid[0])
@@ -140,7 +140,7 @@ class Observer:
     grid : ModelGrid
         That of the model spectra.
     device : str
-        Of torch, on which to compute.
+        Torch device on which to compute.
 
     Examples
     --------
@@ -236,7 +236,7 @@ class Observer:
 
 
 def _taper(flux: torch.Tensor, points: int = 16) -> torch.Tensor:
-    """Flux that goes to 1 within a few points of both ends: lines cut by an end would ring."""
+    """Flux that tends to 1 within a few points of both ends: lines cut by an end would ring."""
     ramp = torch.ones(flux.shape[1], device=flux.device)
     ramp[:points] = torch.linspace(0, 1, points, device=flux.device)
     ramp[-points:] = torch.linspace(1, 0, points, device=flux.device)

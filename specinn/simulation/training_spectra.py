@@ -1,4 +1,4 @@
-"""Spectra of a grid as an estimator will be given them: observed, disturbed, and preprocessed."""
+"""Spectra of a grid as an estimator will receive them: observed, disturbed, and preprocessed."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class TrainingSpectra:
         With pixels and the arms that the model uses.
     preprocessing : sequence of (str, mapping)
         Names and options of the steps of the model. Those that follow its step of the stage ``pixels`` are
-        taken here as observed spectra will take them; the others a simulated spectrum does not need. Without
-        such a step, the one of the stage ``continuum`` is.
+        applied as to observed spectra; a simulated spectrum does not need the others. Without such a step,
+        the one of the stage ``continuum`` is applied.
     plugins : Plugins
         Where the steps are looked up.
     disturbances : Disturbances, optional

@@ -25,29 +25,29 @@ def compute_there(
     scheduler: str | None = None,
     cluster: str | Path | None = None,
 ) -> None:
-    """Do ``shards`` on the workers of a cluster that see the same files. What Dask loses it does again.
+    """Do ``shards`` on the workers of a cluster that see the same files. Dask repeats what it loses.
 
     Raises ``SpecinnError`` for a scheduler that cannot be reached or vanishes, an error of a worker, and for
     a shard that kills its workers.
     """
-    again = "what is done is kept, the same command with --resume goes on"
+    again = "what is done is kept, and the same command with --resume continues"
     there = spread(task, str(folder.resolve()), shards, scheduler=scheduler, cluster=cluster, again=again)
     with contextlib.closing(there) as answers:
-        for shard, told in answers:
-            if told is None:
+        for shard, messages in answers:
+            if messages is None:
                 raise SpecinnError(
                     f"workers died one after another over {plan.describe(shard)}, most likely because "
                     f"memory ran out: {again}, on workers with more memory"
                 )
-            for text in told["remarks"]:
+            for text in messages["remarks"]:
                 watch.remark(text)
-            for said in told["reports"]:
+            for said in messages["reports"]:
                 watch.report(*said)
-            watch.progress(*told["done"])
+            watch.progress(*messages["done"])
 
 
 def task(folder: str, shard: int) -> dict[str, Any]:
-    """What a worker of the cluster does; gives what there is to tell."""
+    """The work of one worker of the cluster; returns its messages."""
     reports: list[tuple[str, str]] = []
     remarks: list[str] = []
     done = [0, 0]

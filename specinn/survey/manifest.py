@@ -28,7 +28,7 @@ __all__ = ["BLOCK", "FORMAT", "LARGEST", "SMALLEST", "USUAL", "VERSION", "File",
 
 FORMAT, VERSION = "specinn run", 2
 SMALLEST, LARGEST = 1 << 24, 1 << 28  # bytes of a shard's files: 100 to 1600 spectra of 4MOST HR
-BLOCK = 32  # spectra, by which files are divided: what is inferred at once
+BLOCK = 32  # spectra in the units in which files are divided: those inferred together
 USUAL = 200  # shards, where that gives a size between the two
 
 
@@ -38,10 +38,10 @@ def _rows(given: Any) -> tuple[int, int] | None:
 
 @attrs.frozen
 class File:
-    """A file as it was when the run was planned; ``size`` is -1 for what was none.
+    """A file as it was when the run was planned; ``size`` is -1 if there was none.
 
     ``stated`` and ``group`` are those of its :class:`~specinn.inference.sources.Item`; of a file of many
-    spectra only those from number ``rows[0]`` to before ``rows[1]`` are meant.
+    spectra only those from ``rows[0]`` to before ``rows[1]`` are included.
     """
 
     path: str
@@ -53,26 +53,26 @@ class File:
 
     @property
     def state(self) -> tuple[str, int, int]:
-        """By which it is seen that a file has changed."""
+        """The properties that show whether a file has changed."""
         return self.path, self.size, self.mtime_ns
 
     @classmethod
     def of(cls, path: str | Path) -> File:
         try:
-            found = os.stat(path)
+            status = os.stat(path)
         except OSError:
             return cls(str(path), -1, 0)
-        if not stat.S_ISREG(found.st_mode):
+        if not stat.S_ISREG(status.st_mode):
             return cls(str(path), -1, 0)
-        return cls(str(path), found.st_size, found.st_mtime_ns)
+        return cls(str(path), status.st_size, status.st_mtime_ns)
 
     def check(self) -> None:
-        """Raises ``ReadError`` where the file is not what it was."""
+        """Raises ``ReadError`` if the file has changed."""
         now = File.of(self.path)
         if now.state != self.state:
             what = "vanished" if now.size < 0 else "changed"
             raise ReadError(
-                f"{self.path} {what} during the run: the same command with --resume goes on with the files "
+                f"{self.path} {what} during the run: the same command with --resume continues with the files "
                 "as they are then"
             )
 
@@ -94,18 +94,18 @@ class Plan:
     ) -> Plan:
         """Shards of about equal size on disk, by the files alone: the same on every machine.
 
-        ``count`` tells the number of spectra of a file, if it can: one that is larger than a shard is then
+        ``count`` gives the number of spectra of a file, if known: one that is larger than a shard is then
         divided. Files of one group stay together.
         """
         items = [file if isinstance(file, Item) else Item(str(file)) for file in files]
-        known = [
+        sizes = [
             attrs.evolve(File.of(item.path), stated=dict(item.stated), group=item.group) for item in items
         ]
-        wanted = min(max(sum(max(0, file.size) for file in known) // USUAL, SMALLEST), LARGEST)
+        wanted = min(max(sum(max(0, file.size) for file in sizes) // USUAL, SMALLEST), LARGEST)
         parts: list[File] = []
         counts: list[int] = []
         filled = 0
-        for _, members in itertools.groupby(enumerate(known), key=lambda pair: pair[1].group or pair[0]):
+        for _, members in itertools.groupby(enumerate(sizes), key=lambda pair: pair[1].group or pair[0]):
             together = [file for _, file in members]
             size = sum(max(0, file.size) for file in together)
             pieces = [together]
@@ -127,7 +127,7 @@ class Plan:
 
     @cached_property
     def _numbers(self) -> list[int]:
-        """Of each entry in ``files`` the number of its file, on which the random draws depend."""
+        """For each entry in ``files`` the number of its file, on which the random draws depend."""
         begins = [file.rows is None or file.rows[0] == 0 for file in self.files]
         return [number - 1 for number in itertools.accumulate(map(int, begins))]
 
@@ -183,7 +183,7 @@ class Plan:
             if content["version"] != VERSION:
                 raise OutputError(
                     f"{folder} was begun by another specinn (its manifest has version {content['version']}, "
-                    f"expected {VERSION}): go on with that one, or start anew with --overwrite"
+                    f"expected {VERSION}): continue with that version, or start anew with --overwrite"
                 )
             if content.pop("hash") != _hash(content):
                 raise ValueError("it was edited or cut")
@@ -194,29 +194,29 @@ class Plan:
 
     def difference(self, other: Plan) -> tuple[str, Any, Any] | None:
         """The first setting in which another plan differs, in words, with the two values."""
-        mine, its = dict(_flat(self.settings)), dict(_flat(json.loads(json.dumps(other.settings))))
-        for key in {**mine, **its}:
-            if mine.get(key) != its.get(key):
-                return _SETTINGS.get(key, key.rpartition("/")[2]), mine.get(key), its.get(key)
+        settings, its = dict(_flat(self.settings)), dict(_flat(json.loads(json.dumps(other.settings))))
+        for key in {**settings, **its}:
+            if settings.get(key) != its.get(key):
+                return _SETTINGS.get(key, key.rpartition("/")[2]), settings.get(key), its.get(key)
         return None
 
     def check_same(self, new: Plan, folder: Path) -> None:
-        """Raises ``ConfigError`` that names the first difference to a plan of now."""
+        """Raises ``ConfigError`` that names the first difference from the present plan."""
         anew = "give what was given then, or start anew with --overwrite"
         different = self.difference(new)
         if different:
             what, then, now = different
             raise ConfigError(f"{folder} is a run with another {what}: {then} then, {now} now; {anew}")
-        for file, given in itertools.zip_longest(self.files, new.files):
-            if file is None or given is None or file.path != given.path:
-                names = [repr(f.path) if f else "no more" for f in (file, given)]
+        for file, present in itertools.zip_longest(self.files, new.files):
+            if file is None or present is None or file.path != present.path:
+                names = [repr(f.path) if f else "no more" for f in (file, present)]
                 raise ConfigError(
                     f"{folder} is a run over other files: {names[0]} then, {names[1]} now; {anew}"
                 )
-            if (file.stated, file.group) != (given.stated, given.group):
+            if (file.stated, file.group) != (present.stated, present.group):
                 raise ConfigError(
                     f"{folder} is a run in which other things were stated of {file.path}: "
-                    f"{_said(file)} then, {_said(given)} now; {anew}"
+                    f"{_said(file)} then, {_said(present)} now; {anew}"
                 )
 
 
@@ -228,8 +228,8 @@ def _divided(file: File, n: int, size: int) -> list[File]:
 
 
 def _said(file: File) -> str:
-    told = [f"{key} {value}" for key, value in file.stated.items()]
-    return ", ".join(told + ([f"group {file.group.partition(':')[2]}"] if file.group else [])) or "nothing"
+    stated = [f"{key} {value}" for key, value in file.stated.items()]
+    return ", ".join(stated + ([f"group {file.group.partition(':')[2]}"] if file.group else [])) or "nothing"
 
 
 _SETTINGS = {
@@ -240,12 +240,12 @@ _SETTINGS = {
 
 
 def settings_of(run: Run, options: RunOptions, *, keep: int = 0) -> dict[str, Any]:
-    """What a run depends on besides its files: its options, and what they stood for."""
+    """What a run depends on besides its files: its options, and the files that they name."""
     inputs = {}
-    for given in map(str, [options.rv, options.instrument, *options.corrections]):
-        for path in Path(given), Path(given.partition(":")[2]):  # a correction may be KIND:FILE
+    for text in map(str, [options.rv, options.instrument, *options.corrections]):
+        for path in Path(text), Path(text.partition(":")[2]):  # a correction may be KIND:FILE
             if path.is_file():
-                inputs[given] = hashlib.sha256(path.read_bytes()).hexdigest()
+                inputs[text] = hashlib.sha256(path.read_bytes()).hexdigest()
     return {
         "options": options.plain(),
         "catalogue": dict(run.meta),

@@ -27,15 +27,14 @@ if TYPE_CHECKING:
 __all__ = ["Outcome", "finish"]
 
 
-_PATIENCE = 60.0  # seconds until a file that another machine wrote is seen here
+_PATIENCE = 60.0  # seconds until a file written by another machine must be visible
 
 
 @attrs.frozen(eq=False)
 class Outcome:
-    """What a run gave: ``first`` are some rows of the catalogue; ``unread`` were not read or processed.
+    """The outcome of a run: ``first`` are some rows of the catalogue; ``unread`` were not read or processed.
 
-    Where these are all, nothing is written. ``unmatched`` are the velocities that the user gave for spectra
-    that there are not.
+    Where these are all, nothing is written. ``unmatched`` are velocities of the user that match no spectrum.
     """
 
     rows: int
@@ -48,19 +47,19 @@ class Outcome:
 def finish(
     plan: Plan, folder: Path, output: Path, run: Run, *, show: int = 0, save_samples: Path | None = None
 ) -> Outcome:
-    """Number the rows of all shards and make them the catalogue; nothing is held in memory but a block."""
+    """Number the rows of all shards and make them the catalogue; only one block is held in memory."""
     patience = time.monotonic() + _PATIENCE
     while lost := missing(plan, folder):
         if time.monotonic() > patience:
             raise OutputError(
                 f"{plan.describe(lost[0])} was computed, but {part_of(folder, lost[0])} is not seen here: do "
-                "all machines share that folder? The same command with --resume goes on"
+                "all machines share that folder? The same command with --resume continues"
             )
         time.sleep(1.0)
     parts = [part_of(folder, shard) for shard in range(len(plan.counts))]
     layout, bad, n_unread, lost_velocities = _survey(parts, run)
     outcome = Outcome(layout.n_rows, bad, n_unread, _head(parts, run, show), lost_velocities)
-    if n_unread == layout.n_rows:  # a catalogue of nothing would be in the way of the corrected command
+    if n_unread == layout.n_rows:  # an empty catalogue would obstruct the corrected command
         clear(folder)
         return outcome
     with resumable():
@@ -90,7 +89,7 @@ def finish(
 
 
 def _remove(folder: Path) -> None:
-    """Take a folder away at once, and then what is in it."""
+    """Remove a folder from its place at once, and then delete its contents."""
     check_ours(folder)
     aside = folder.with_name(f".{folder.name}.old")
     if aside.is_dir():
@@ -100,8 +99,8 @@ def _remove(folder: Path) -> None:
 
 
 def _survey(parts: Sequence[Path], run: Run) -> tuple[Layout, int, int, list[str]]:
-    """The layout of all rows together, how many are bad, how many were not read, and which velocities that
-    the user gave are of none of them."""
+    """The layout of all rows together, how many are bad, how many were not read, and which velocities of the
+    user match none of them."""
     from pyarrow import parquet
 
     head = catalogue.build([], run.fields, run.meta)

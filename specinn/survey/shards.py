@@ -1,8 +1,8 @@
 """A run in shards: consecutive files whose rows are written together, whole or not at all.
 
 The folder of a run holds a manifest, which says what is to be done, and a Parquet file for every shard that
-is done. Shards know nothing of one another, so they can be computed anywhere and in any order; what they
-become in the end is said in :mod:`.merge`.
+is done. Shards are independent of one another, so they can be computed anywhere and in any order;
+:mod:`.merge` joins them in the end.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ _OURS = (MANIFEST, "part-*.parquet", "part-*.h5", ".part-*.partial*", f".{Path(M
 def begin(
     output: Path, plan: Plan, *, resume: bool, overwrite: bool, say: Callable[[str], None]
 ) -> tuple[Plan, Path]:
-    """Begin in the folder of a run, which is :func:`held`, or go on with what an interrupted one left there.
+    """Begin in the folder of a run, which is :func:`held`, or resume what an interrupted one left there.
 
-    The plan is then that of the manifest.
-    ``say`` is told what is kept and what is done again. Raises ``OutputError`` or ``ConfigError``.
+    The plan is then that of the manifest. ``say`` is called with what is kept and what is repeated. Raises
+    ``OutputError`` or ``ConfigError``.
     """
     folder = folder_of(output)
     if output.is_dir():  # to be replaced, in the end
@@ -82,7 +82,7 @@ def begin(
     else:
         if any(folder.glob("part-*")) and not overwrite:
             raise OutputError(
-                f"{folder} holds a run that is not finished: the same command with --resume goes on with it, "
+                f"{folder} holds an unfinished run: the same command with --resume continues it, "
                 "with --overwrite it starts anew"
             )
         _empty(folder)
@@ -106,7 +106,7 @@ def check_ours(folder: Path) -> None:
     names = sorted(path.name for path in folder.iterdir())
     foreign = [name for name in names if not any(fnmatch.fnmatch(name, ours) for ours in _OURS)]
     if foreign:
-        raise OutputError(f"{folder} holds {foreign[0]}, which is not of specinn: move it elsewhere")
+        raise OutputError(f"{folder} holds {foreign[0]}, which specinn did not write: move it elsewhere")
 
 
 def clear(folder: Path) -> None:
@@ -133,10 +133,10 @@ def is_done(plan: Plan, folder: Path, shard: int) -> bool:
     from pyarrow import ArrowException, parquet
 
     try:
-        found = parquet.read_schema(part).metadata
+        metadata = parquet.read_schema(part).metadata
     except (OSError, ArrowException):
         return False
-    return (found or {}).get(SHARD_ID) == plan.id_of(shard).encode()
+    return (metadata or {}).get(SHARD_ID) == plan.id_of(shard).encode()
 
 
 def missing(plan: Plan, folder: Path) -> list[int]:
@@ -146,11 +146,13 @@ def missing(plan: Plan, folder: Path) -> list[int]:
 
 @contextlib.contextmanager
 def resumable() -> Iterator[None]:
-    """Says of an error of writing that nothing is lost."""
+    """Adds to an error of writing that nothing is lost."""
     try:
         yield
     except OutputError as error:
-        raise OutputError(f"{error}; what is done is kept, the same command with --resume goes on") from error
+        raise OutputError(
+            f"{error}; what is done is kept, and the same command with --resume continues"
+        ) from error
 
 
 # Computing --------------------------------------------------------------------------------------------------
@@ -169,7 +171,7 @@ def compute(
     if plan.settings["options"]["device"] == "cpu":
         import torch
 
-        torch.set_num_threads(1)  # the matrices are small: a second thread costs more than it brings
+        torch.set_num_threads(1)  # the matrices are small: a second thread costs more than it saves
 
     def read() -> Iterator[tuple[int, Any]]:
         for shard in shards:
@@ -249,8 +251,8 @@ def _opened(folder: str, _mtime: int) -> tuple[Plan, Plugins, Run]:
     with contextlib.chdir(settings["folder"]):
         options = RunOptions(**settings["options"])
         run = prepare(plugins, options, keep_samples=bool(settings["keep"]))
-        here = settings_of(run, options, keep=settings["keep"])
-    different = plan.difference(attrs.evolve(plan, settings=here))
+        present = settings_of(run, options, keep=settings["keep"])
+    different = plan.difference(attrs.evolve(plan, settings=present))
     if different:
         raise SpecinnError(
             "the worker on {} has another {}: {} here, {} there".format(socket.gethostname(), *different)

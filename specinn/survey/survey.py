@@ -29,7 +29,7 @@ __all__ = ["check", "survey"]
 
 
 def check(output: Path, save_samples: Path | None, *, resume: bool, overwrite: bool) -> bool:
-    """Whether there is anything to do: a run that is to go on may have ended already.
+    """Whether there is anything to do: a run to be resumed may have ended already.
 
     Raises ``OutputError`` where something cannot be written, before the work starts.
     """
@@ -38,7 +38,7 @@ def check(output: Path, save_samples: Path | None, *, resume: bool, overwrite: b
     begun = (folder_of(output) / catalogue.MANIFEST).is_file()
     if resume and not overwrite and not begun and output.exists():
         return False
-    overwrite = overwrite or (resume and begun)  # what it may replace the run was told when it began
+    overwrite = overwrite or (resume and begun)  # the run was told what it may replace when it began
     catalogue.check(output, overwrite=overwrite)
     if save_samples is not None:
         samples.check(save_samples, overwrite=overwrite)
@@ -64,10 +64,10 @@ def survey(
     cluster: Path | None = None,
     show: int = 0,
 ) -> Outcome:
-    """Infer the spectra of all files, or go on with it, and write the catalogue.
+    """Infer the spectra of all files, or resume doing so, and write the catalogue.
 
-    ``options`` are those that made ``run``: with them other processes make theirs. Where nothing could be
-    read no catalogue is written. Raises a ``SpecinnError`` where the run cannot go on; it may be resumed.
+    ``options`` are those that made ``run``: other processes use them to make theirs. If nothing could be
+    read, no catalogue is written. Raises a ``SpecinnError`` if the run cannot continue; it may be resumed.
     """
     settings = settings_of(run, options, keep=keep)
     for path in (output, save_samples):

@@ -1,4 +1,4 @@
-"""Shards in processes of this machine: one that dies costs the shard that it was at, which is done again."""
+"""Shards in processes of this machine: one that dies costs only its current shard, which is repeated."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def compute_here(plan: Plan, folder: Path, shards: Sequence[int], n_workers: int
                 if deaths[shard] == TRIES:
                     raise SpecinnError(
                         f"{TRIES} workers died one after another over {plan.describe(shard)} "
-                        f"({worker.death('killed', 'exit')}): what is done is kept, the same command with "
-                        "--resume goes on, and fewer --workers need less memory"
+                        f"({worker.death('killed', 'exit')}): what is done is kept, and the same command "
+                        "with --resume continues; fewer --workers need less memory"
                     )
                 watch.progress(-worker.spectra, -worker.files)
                 workers.start().give(shard)
@@ -60,14 +60,14 @@ def compute_here(plan: Plan, folder: Path, shards: Sequence[int], n_workers: int
 
 @attrs.define(eq=False)
 class _Worker(Child):
-    """``task`` is its shard; ``spectra`` and ``files`` are how far it has come with it."""
+    """``task`` is its shard; ``spectra`` and ``files`` count what it has done of it."""
 
     spectra: int = 0
     files: int = 0
 
     def give(self, shard: int) -> None:
         self.task, self.spectra, self.files = shard, 0, 0
-        with contextlib.suppress(OSError):  # it has died: that is seen when it should answer
+        with contextlib.suppress(OSError):  # it has died, which shows when it should answer
             self.connection.send(shard)
 
 

@@ -23,10 +23,10 @@ def check_correction(correction: Correction, posterior: Posterior) -> Posterior:
     same = all(close(x, y, 0) for x, y in zip((posterior.samples, posterior.log_prob), kept, strict=False))
     _require(same and np.array_equal(posterior.inside, kept[2]), "the correction changed its input")
     _require(out.labels == posterior.labels, "the correction changed the labels")
-    found, shape = out.samples.shape, posterior.samples.shape
-    _require(found == shape, f"samples have shape {found}: expected {shape}")
+    actual, shape = out.samples.shape, posterior.samples.shape
+    _require(actual == shape, f"samples have shape {actual}: expected {shape}")
     ok = np.shape(applied) == (len(posterior),) and np.asarray(applied).dtype == bool
-    _require(ok, "the second result is not one boolean a star")
+    _require(ok, "the second result is not one boolean per star")
     _require(np.array_equal(out.inside, posterior.inside), "the correction accepts or rejects samples")
     _require(close(out.log_prob, posterior.log_prob, 0), "the correction changed log_prob")
     _require(close(out.samples[~applied], kept[0][~applied], 0), "a star out of range was moved")
@@ -36,12 +36,12 @@ def check_correction(correction: Correction, posterior: Posterior) -> Posterior:
     for row in range(len(posterior)):
         single, alone = correction.apply(posterior[row : row + 1])
         equal = alone[0] == applied[row] and close(single.samples[0], out.samples[row], 0)
-        _require(equal, f"star {row} comes out otherwise alone than in its batch")
+        _require(equal, f"star {row} comes out differently alone and in its batch")
     return out
 
 
 def check_fit(kind: type[Correction], stars: BenchmarkStars) -> Correction:
-    """A ``kind`` of correction that can be fitted, on at least four stars: who has a say, and its file.
+    """A ``kind`` of correction that can be fitted, on at least four stars: which stars count, and its file.
     Returns the correction."""
     _require(len(set(stars.star.tolist())) > 3, "the check needs at least four stars")
     kept, everyone = stars.posterior.samples.copy(), np.ones(len(stars), bool)
@@ -55,11 +55,11 @@ def check_fit(kind: type[Correction], stars: BenchmarkStars) -> Correction:
     literature = {name: np.where(left, values + 1, values) for name, values in stars.literature.items()}
     first, second = (kind.fit(each, ~left) for each in (stars, attrs.evolve(stars, literature=literature)))
     one, other = (each.apply(stars.posterior)[0].samples for each in (first, second))
-    _require(close(one, other, 0), "a star that is not to be used has a say in the fit")
+    _require(close(one, other, 0), "a star that is not to be used influences the fit")
     _require(first.apply(stars.posterior)[1].all(), "the range is not that of all stars")
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "correction.toml"
         correction.save(path)
         again = kind.load(path).apply(stars.posterior)[0].samples
-    _require(close(again, out.samples, 0), "samples are corrected otherwise after save and load")
+    _require(close(again, out.samples, 0), "samples are corrected differently after save and load")
     return correction

@@ -1,4 +1,4 @@
-"""The contract of estimators: what they draw, what they keep, and how they train."""
+"""The contract of estimators: what they draw, what they store, and how they train."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def check_estimator(estimator: Estimator, batch: SpectrumBatch, n_samples: int =
         _require(np.array_equal(copy, posterior.samples), "samples differ after save and load")
         path.write_bytes(path.read_bytes()[:1000])
         error = failure(lambda: type(estimator).load(path))
-        _require(isinstance(error, SpecinnError), f"a truncated model raised {error!r}, no ModelError")
+        _require(isinstance(error, SpecinnError), f"a truncated model raised {error!r}, not a ModelError")
     if hasattr(estimator, "to_latent"):
         check_flow(estimator, batch[:1], posterior.samples[0][usable[0]])
     return posterior
@@ -90,8 +90,8 @@ def check_estimator(estimator: Estimator, batch: SpectrumBatch, n_samples: int =
 
 def _check_posterior(posterior: Posterior, estimator: Estimator, n_spec: int, n_samples: int) -> None:
     shape = (n_spec, n_samples, len(estimator.labels))
-    found = posterior.samples.shape
-    _require(found == shape, f"samples have shape {found}: expected {shape}")
+    actual = posterior.samples.shape
+    _require(actual == shape, f"samples have shape {actual}: expected {shape}")
     _require(posterior.labels == estimator.labels, "the labels of the posterior are not the estimator's")
     inside = posterior.inside
     _require(np.isfinite(posterior.samples[inside]).all(), "accepted samples are not finite")
@@ -107,10 +107,10 @@ def check_training(
 ) -> Estimator:
     """A training by ``config``, the ``[estimator]`` table of a recipe without its ``kind``.
 
-    ``trainer`` is the function that the record names, or an estimator of before with a method ``train``.
+    ``trainer`` is the function that the record names, or an older estimator with a method ``train``.
 
-    What a wrong key gives, what ``progress`` hears, and that an interrupted training goes on. It is
-    interrupted when three quarters are done, so a checkpoint should come before. Checkpoints are left in
+    Checks what a wrong key raises, what ``progress`` receives, and that an interrupted training resumes. It
+    is interrupted when three quarters are done, so a checkpoint should come before. Checkpoints are left in
     ``folder``, which should be empty. Returns the model.
     """
     is_class = isinstance(trainer, type)
@@ -119,7 +119,7 @@ def check_training(
     folder = Path(folder)
     error = failure(lambda: train({**config, "no_such_key": 1}, folder, lambda state: None))
     named = isinstance(error, ConfigError) and "no_such_key" in str(error)
-    _require(named, f"an unknown key raised {error!r}, no ConfigError that names it")
+    _require(named, f"an unknown key raised {error!r}, not a ConfigError that names it")
 
     def run(until: float) -> tuple[Estimator | None, list[int]]:
         heard: list[int] = []
@@ -138,9 +138,9 @@ def check_training(
             return None, heard
 
     model, before = run(0.75)
-    _require(model is None and before, "progress was not called, or an interruption went unheard")
+    _require(model is None and before, "progress was not called, or an interruption was swallowed")
     model, after = run(np.inf)
-    _require(isinstance(model, kind), f"train gave {type(model).__name__}, no {kind.__name__}")
+    _require(isinstance(model, kind), f"train gave {type(model).__name__}, not {kind.__name__}")
     _require(after and after[0] > before[0], "an interrupted training began anew")
     assert model is not None
     return model

@@ -49,8 +49,8 @@ def check_log_density(
     _require(at.shape == y.shape, f"the latent space has shape {at.shape}, the labels {y.shape}")
     volume = np.linalg.slogdet(jacobian)[1]
     expected = -0.5 * (at**2).sum(axis=1) - 0.5 * d * np.log(2.0 * np.pi) + volume
-    found = _numpy(log_prob(y)).astype(float)
-    off = float(np.abs(found - expected).max(initial=0.0))
+    density = _numpy(log_prob(y)).astype(float)
+    off = float(np.abs(density - expected).max(initial=0.0))
     _require(
         off <= atol,
         f"log_prob is off by {off:.3g} from that of a numerical Jacobian, {atol:g} allowed",
@@ -60,7 +60,7 @@ def check_log_density(
 def check_flow(estimator: Any, batch: SpectrumBatch, values: np.ndarray) -> None:
     """The density at a few of the accepted samples ``values (n, n_labels)`` of one spectrum."""
     labels = estimator.labels
-    _require(len(values) > 1, "too few accepted samples for a look at the density: give better spectra")
+    _require(len(values) > 1, "too few accepted samples to check the density: give better spectra")
     y = labels.to_network(values)
 
     def physical(y: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ def check_grid_loader(loader: GridLoader, path: str | Path) -> Grid:
     path = Path(path)
     _require(loader.recognises(path), f"{path} is not recognised")
     grid = loader.load(path)
-    _require(isinstance(grid, Grid), f"load gave {type(grid).__name__}, no Grid")
+    _require(isinstance(grid, Grid), f"load gave {type(grid).__name__}, not a Grid")
     _require(len(grid) > 0, "the grid is empty")
     _require("code" in grid.provenance, "the provenance does not say which code computed the spectra")
     for name, arm in grid.arms.items():

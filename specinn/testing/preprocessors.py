@@ -36,5 +36,5 @@ def check_preprocessor(step: Preprocessor, batch: SpectrumBatch, rtol: float = 1
         alone = np.array_equal(single.mask[0], out.mask[row]) and close(
             single.flux[0][good[row]], out.flux[row][good[row]], rtol, rtol * scale
         )
-        _require(alone, f"spectrum {row} comes out otherwise alone than in its batch")
+        _require(alone, f"spectrum {row} comes out differently alone and in its batch")
     return out

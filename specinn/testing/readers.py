@@ -18,7 +18,7 @@ _require = section("readers")
 def check_reader(reader: Reader, path: str | Path) -> list[SpectrumBatch]:
     """A reader, on a file of its format: what it recognises, what it yields, and how it fails.
 
-    Returns the batches, so that a test can go on to check their values.
+    Returns the batches, so that a test can check their values.
     """
     path = Path(path)
     content = path.read_bytes()
@@ -26,15 +26,15 @@ def check_reader(reader: Reader, path: str | Path) -> list[SpectrumBatch]:
     batches = list(reader.read(path))
     _require(sum(map(len, batches)) > 0, f"{path}: no spectrum was read")
     for batch in batches:
-        _require(isinstance(batch, SpectrumBatch), f"read gave {type(batch).__name__}, no SpectrumBatch")
+        _require(isinstance(batch, SpectrumBatch), f"read gave {type(batch).__name__}, not a SpectrumBatch")
         for column in ("id", "path"):
             _require(column in batch.meta.colnames, f"meta has no column {column!r}")
         for name, arm in batch.arms.items():
             steps = np.diff(batch.wavelength[arm])
             _require((steps > 0).all(), f"the wavelengths of {name!r} do not increase")
         _require(np.isfinite(batch.flux[~batch.mask]).all(), "flux that is not finite was not masked")
-        known = np.isfinite(batch.sigma).any(axis=1)
-        good = batch.sigma[known][~batch.mask[known]]
+        with_errors = np.isfinite(batch.sigma).any(axis=1)
+        good = batch.sigma[with_errors][~batch.mask[with_errors]]
         _require((np.isfinite(good) & (good > 0)).all(), "errors that are not positive were not masked")
         _require(batch.medium in ("air", "vacuum"), f"medium is {batch.medium!r}")
     again = list(reader.read(path))
@@ -55,5 +55,5 @@ def check_reader(reader: Reader, path: str | Path) -> list[SpectrumBatch]:
         broken.write_bytes(content[: max(1, len(content) // 3)])
         error = failure(lambda: [b.flux.sum() for b in reader.read(broken)])
         plain = error is None or isinstance(error, ReadError)
-        _require(plain, f"a truncated file raised {type(error).__name__} ({error}), no ReadError")
+        _require(plain, f"a truncated file raised {type(error).__name__} ({error}), not a ReadError")
     return batches

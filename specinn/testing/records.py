@@ -1,4 +1,4 @@
-"""The contract of plugins as a whole: every record leads to what it names."""
+"""The contract of plugins as a whole: every record refers to something that exists."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _CALLED_WITH: dict[str, tuple[str, ...]] = {
 
 
 def check_plugin(plugin: Any) -> list[Offer]:
-    """A plugin, by its module (or object) with the hooks: it loads, and every record of it leads to what it
-    names. Imports all that the records name. Returns the offers.
+    """A plugin, by its module (or object) with the hooks: it loads, and everything that its records name
+    exists. Imports all that the records name. Returns the offers.
     """
     plugins = Plugins(entry=[], extra={"plugin": plugin})
     for broken in plugins.failures:
@@ -60,13 +60,13 @@ def _check_factory(record: Any, kind: str, what: str) -> None:
     interface = INTERFACES[kind]
     require = section(f"{kind.replace(' ', '-')}s")
     good = isinstance(factory, type) and issubclass(factory, interface)
-    require(good, f"{what}: {record.factory} is no specinn.plugins.interfaces.{interface.__name__}")
+    require(good, f"{what}: {record.factory} is not a specinn.plugins.interfaces.{interface.__name__}")
     missing = ", ".join(sorted(getattr(factory, "__abstractmethods__", ())))
     require(not missing, f"{what}: {record.factory} lacks {missing}")
     if kind in _CALLED_WITH:
-        given = _CALLED_WITH[kind]
-        error = failure(lambda: inspect.signature(factory).bind(**dict.fromkeys(given)))
-        names = " and ".join(given) or "no arguments"
+        arguments = _CALLED_WITH[kind]
+        error = failure(lambda: inspect.signature(factory).bind(**dict.fromkeys(arguments)))
+        names = " and ".join(arguments) or "no arguments"
         require(error is None, f"{what}: {record.factory} cannot be called with {names} ({error})")
     if isinstance(record, (EstimatorRecord, SynthesizerRecord)) and record.trainer:
         try:

@@ -1,4 +1,4 @@
-"""What the checks share: how a broken rule is told, and whether values are the same."""
+"""What the checks share: how a broken rule is reported, and whether values are the same."""
 
 from __future__ import annotations
 

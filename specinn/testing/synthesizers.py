@@ -32,7 +32,7 @@ def check_synthesizer(
     try:
         json.dumps(dict(synthesizer.provenance), allow_nan=False)
     except (TypeError, ValueError) as error:
-        _require(False, f"the provenance is not of JSON values ({error})")
+        _require(False, f"the provenance does not consist of JSON values ({error})")
     if values is None:
         values = low + np.linspace(0.35, 0.65, 3)[:, None] * (high - low)
     values = np.asarray(values, float)

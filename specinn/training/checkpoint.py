@@ -20,7 +20,7 @@ FORMAT = "specinn checkpoint"
 
 
 def fingerprint(config: Any) -> str:
-    """Identifies ``config`` (JSON values), so that a checkpoint of another one is not taken up by mistake."""
+    """Identifies ``config`` (JSON values), so that a checkpoint of another one is not resumed by mistake."""
     return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -56,7 +56,7 @@ def _flatten(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
         return {"dict": [[k, _flatten(v, tensors)] for k, v in value.items()]}
     if isinstance(value, (list, tuple)):
         return [_flatten(v, tensors) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):  # which JSON has no word for
+    if isinstance(value, float) and not math.isfinite(value):  # which JSON cannot represent
         return {"float": repr(value)}
     return value
 
@@ -75,7 +75,7 @@ def _restore(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
 
 def one_cycle(fraction: float, peak: float, warm: float = 0.1) -> float:
     """Learning rate at a ``fraction`` of the training: a linear rise over the fraction ``warm`` to ``peak``,
-    then a cosine down to nothing."""
+    then a cosine down to zero."""
     if fraction < warm:
         return peak * (0.04 + 0.96 * fraction / warm)
     angle = torch.tensor((fraction - warm) / (1.0 - warm) * torch.pi)

@@ -1,4 +1,4 @@
-"""A search in several processes of this machine: one that dies is replaced, and its trial goes on."""
+"""A search in several processes of this machine: one that dies is replaced, and its trial resumes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["work_in_processes"]
 
 
 def work_in_processes(search: Search, folder: Path, n_processes: int, report: Report) -> None:
-    """:func:`.tuning.work` in ``n_processes`` processes, which share the cores that this one may use.
+    """:func:`.tuning.work` in ``n_processes`` processes, which share the cores available to this one.
 
     They end with this process, however it ends. Raises ``SpecinnError`` where one of them does.
     """
@@ -55,7 +55,7 @@ def _mourn(search: Search, folder: Path, child: Child, times: int, report: Repor
 
 
 def _serve(connection: Connection, folder: Path, trials: int) -> None:
-    """What a process does; it ends when nobody listens any more."""
+    """What a process does; it ends when its parent no longer listens."""
     threading.Thread(target=_end_with_parent, args=(connection,), daemon=True).start()
     from specinn.plugins import Plugins
 
@@ -68,5 +68,5 @@ def _serve(connection: Connection, folder: Path, trials: int) -> None:
 
 def _end_with_parent(connection: Connection) -> None:
     with contextlib.suppress(OSError):
-        connection.poll(None)  # nothing is ever sent: what comes is the end
+        connection.poll(None)  # nothing is ever sent: the only event is the end
     os._exit(1)

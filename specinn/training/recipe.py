@@ -22,17 +22,17 @@ def parts(recipe: Mapping[str, Any], path: str | Path) -> tuple[str, str, dict[s
 
     Raises ``ConfigError`` that names the file at ``path``.
     """
-    found = [name for name in TRAINED if isinstance(recipe.get(name), dict)]
-    kind = recipe[found[0]].get("kind") if len(found) == 1 else None
+    present = [name for name in TRAINED if isinstance(recipe.get(name), dict)]
+    kind = recipe[present[0]].get("kind") if len(present) == 1 else None
     if not isinstance(kind, str):
         raise ConfigError(
             f'{path}: it needs a table [estimator] with a kind, such as kind = "cinn", or a table '
             '[synthesizer] with kind = "emulator"'
         )
     if len(recipe) > 1:
-        other = next(name for name in recipe if name != found[0])
-        raise ConfigError(f"{path}: $.{other} is not known: all keys belong in the table [{found[0]}]")
-    return found[0], kind, {key: value for key, value in recipe[found[0]].items() if key != "kind"}
+        other = next(name for name in recipe if name != present[0])
+        raise ConfigError(f"{path}: $.{other} is not known: all keys belong in the table [{present[0]}]")
+    return present[0], kind, {key: value for key, value in recipe[present[0]].items() if key != "kind"}
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def with_values(table: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of ``table`` with values by dotted names, such as ``schedule.learning_rate``.
 
-    Raises ``ConfigError`` where a name leads through something that is no table.
+    Raises ``ConfigError`` where a name leads through something that is not a table.
     """
     out = copy.deepcopy(dict(table))
     for name, value in values.items():
@@ -71,7 +71,8 @@ def value_at(table: Mapping[str, Any], name: str) -> Any:
 
 
 def to_toml(table: Mapping[str, Any], comment: str = "") -> str:
-    """TOML text that reads back as ``table``, below a comment. None has no TOML, and is a ``ConfigError``."""
+    """TOML text that reads back as ``table``, below a comment. None cannot be written, and raises
+    ``ConfigError``."""
     head = [f"# {line}".rstrip() for line in comment.splitlines()]
     body = "\n".join(_lines(table, ())).strip("\n")
     return "\n".join([*head, *([""] if head else []), body]) + "\n"

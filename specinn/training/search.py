@@ -1,6 +1,6 @@
-"""Search files: which keys of a training recipe vary, within what, and how long a training may last.
+"""Search files: which keys of a training recipe vary, in which ranges, and how long a training may last.
 
-A search is to be found in its folder as ``search.toml``, which has all that it needs.
+The folder of a search holds it as ``search.toml``, which is complete.
 """
 
 from __future__ import annotations
@@ -41,27 +41,27 @@ class Range:
 
     def check(self, where: str) -> None:
         """Raises ``ConfigError`` for an empty range."""
-        given = [name for name in ("int", "float", "choice") if getattr(self, name) is not None]
-        if len(given) != 1:
+        specified = [name for name in ("int", "float", "choice") if getattr(self, name) is not None]
+        if len(specified) != 1:
             raise ConfigError(
                 f"{where}: expected one of int = [low, high], float = [low, high] and choice = [values], "
-                f"found {' and '.join(given) or 'none of them'}"
+                f"found {' and '.join(specified) or 'none of them'}"
             )
         if self.choice is not None:
             try:
                 words = [json.dumps(value) for value in self.choice]
             except TypeError as error:
-                raise ConfigError(f"{where}.choice: such a value cannot be chosen ({error})") from None
+                raise ConfigError(f"{where}.choice: this value cannot be used ({error})") from None
             if len(words) < 2 or len(set(words)) < len(words) or self.log:
                 raise ConfigError(f"{where}: a choice needs at least two different values, and has no log")
             return
         low, high = self.int or self.float or (0, 0)
         if not low < high or (self.log and not low > 0):
             ends = "two ends, 0 < low < high" if self.log else "two ends, low < high"
-            raise ConfigError(f"{where}.{given[0]}: expected {ends}, found {low} and {high}")
+            raise ConfigError(f"{where}.{specified[0]}: expected {ends}, found {low} and {high}")
 
     def suggest(self, trial: Trial, name: str) -> Any:
-        """A value for the trial, the same whenever that one trial asks."""
+        """A value for the trial, always the same for that trial."""
         if self.int is not None:
             return trial.suggest_int(name, *self.int, log=self.log)
         if self.float is not None:
@@ -70,7 +70,7 @@ class Range:
         return self.value(trial.suggest_categorical(name, [json.dumps(value) for value in self.choice]))
 
     def value(self, kept: Any) -> Any:
-        """What a value is that Optuna keeps, which is a plain one: lists are none."""
+        """The plain value that stands for one in Optuna, which does not store lists."""
         return kept if self.choice is None or kept is None else json.loads(kept)
 
 
@@ -127,8 +127,8 @@ class Search:
             data["vary"] = dict(_by_dotted_name(data["vary"]))
         file = structure(data, _File, str(path))
         base = read_toml(path.parent / file.recipe) if file.recipe else {}
-        own = {name: getattr(file, name) for name in recipes.TRAINED if name in data}
-        what, kind, table = recipes.parts(recipes.merged(base, own), path)
+        tables = {name: getattr(file, name) for name in recipes.TRAINED if name in data}
+        what, kind, table = recipes.parts(recipes.merged(base, tables), path)
         budget = _budget(file.budget, table, path)
         search = cls(what, kind, table, file.vary, budget, file.trials, file.sampler, file.seed)
         search._check(path)
@@ -159,7 +159,7 @@ class Search:
         return {self.what: {"kind": self.kind, **recipes.with_values(self.table, values)}}
 
     def to_toml(self) -> str:
-        """A search file with all that this search needs."""
+        """A complete search file."""
         ranges = {
             name: attrs.asdict(values, filter=lambda _, value: value not in (None, False))
             for name, values in self.vary.items()
@@ -172,7 +172,7 @@ class Search:
 
 
 def _by_dotted_name(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Ranges by dotted name, which TOML may quote or nest: a table of tables is no range."""
+    """Ranges by dotted name, which TOML may quote or nest: a table of tables is not a range."""
     for key, value in table.items():
         if isinstance(value, Mapping) and value and all(isinstance(v, Mapping) for v in value.values()):
             yield from _by_dotted_name(value, f"{prefix}{key}.")
@@ -181,7 +181,7 @@ def _by_dotted_name(table: Mapping[str, Any], prefix: str = "") -> Iterator[tupl
 
 
 def _budget(given: Budget, table: Mapping[str, Any], path: Path) -> Budget:
-    """What the file leaves out is what the recipe says: a decision needs a validation."""
+    """Missing values are taken from the recipe: a decision needs a validation."""
     for name, key in (("steps", "schedule.steps"), ("first", "schedule.validate_every")):
         if not getattr(given, name):
             value = recipes.value_at(table, key)
@@ -194,11 +194,12 @@ def _budget(given: Budget, table: Mapping[str, Any], path: Path) -> Budget:
 
 
 def begin(search: Search, folder: Path) -> None:
-    """Begin a search in a folder, or join it there. Raises ``ConfigError`` where another one lives there."""
+    """Begin a search in a folder, or join it there. Raises ``ConfigError`` if the folder holds another
+    one."""
     path = folder / SEARCH
     if not path.is_file():
-        found = folder.is_dir() and any(not inside.name.startswith(".") for inside in folder.iterdir())
-        if found and not path.is_file():  # another command may have begun it just now
+        occupied = folder.is_dir() and any(not inside.name.startswith(".") for inside in folder.iterdir())
+        if occupied and not path.is_file():  # another command may have begun it just now
             raise ConfigError(f"{folder} is not empty and holds no search: give another folder with --output")
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -215,6 +216,6 @@ def begin(search: Search, folder: Path) -> None:
     if differ:
         names = ", ".join({"what": "recipe", "kind": "recipe", "table": "recipe"}.get(n, n) for n in differ)
         raise ConfigError(
-            f"{folder} holds another search ({names} differ): give another folder with --output, or go on "
-            f"with that one by specinn tune {folder}"
+            f"{folder} holds another search ({names} differ): give another folder with --output, or resume "
+            f"that one with specinn tune {folder}"
         )

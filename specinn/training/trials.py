@@ -1,4 +1,4 @@
-"""What a search has found: a row for every trial, the table of them, and the best recipe."""
+"""The results of a search: one row per trial, their table, and the best recipe."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _COLUMNS = {
 
 
 def found(search: Search, folder: Path) -> list[dict[str, Any]]:
-    """A row for every trial, the best first: complete ones by their loss, then those that came farthest."""
+    """A row for every trial, the best first: complete ones by their loss, then the most advanced."""
     rows = []
     for trial in open_study(search, folder).get_trials(deepcopy=False):
         losses = trial.intermediate_values
@@ -110,5 +110,5 @@ def counts(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def checkpoints(folder: Path, row: Mapping[str, Any]) -> Path:
-    """Where the trial of a row keeps its checkpoint and model."""
+    """The folder of the checkpoint and model of the trial in a row."""
     return trial_folder(folder, row["trial"])

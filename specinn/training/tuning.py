@@ -1,8 +1,8 @@
 """The search for the best configuration of a training: Hyperband (Li et al. 2018, JMLR 18, 185) with Optuna.
 
-A search lives in a folder: ``search.toml`` (all that it needs), ``journal.log`` (all that happened, lines of
-JSON), ``claims`` (who works at which trial), and a folder for every trial. Any number of processes, also of
-several machines, work on one folder at once; a trial whose process died is taken up by the next that is free.
+A search is a folder: ``search.toml`` (complete), ``journal.log`` (its history, lines of JSON), ``claims``
+(which process works on which trial), and a folder for every trial. Any number of processes, also on several
+machines, may share it; a trial whose process died is resumed by the next free one.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def open_study(search: Search, folder: Path) -> Study:
 
 
 class _JournalLock(Lock):
-    """Whoever gets it removes the line that a process left unfinished when it was killed."""
+    """Acquiring it removes a line that a killed process left unfinished."""
 
     def __init__(self, journal: Path) -> None:
         super().__init__(journal.with_name(f"{journal.name}.lock"))
@@ -116,17 +116,17 @@ def work(search: Search, folder: Path, plugins: Plugins, report: Report) -> None
         if failed == FRUITLESS:
             raise SpecinnError(
                 f"the first {FRUITLESS} trials of this process all failed, the last one because {sentence}: "
-                f"mend the search or its recipe, and begin in another folder than {folder}"
+                f"fix the search or its recipe, and begin in a folder other than {folder}"
             )
 
 
 def _check_where(study: Study, folder: Path) -> None:
     """Paths in recipes are relative to where the command runs, which machines may know by several names."""
-    here = os.path.relpath(Path.cwd(), folder.resolve())
+    current = os.path.relpath(Path.cwd(), folder.resolve())
     then = study.user_attrs.get("began_in")
     if then is None:
-        study.set_user_attr("began_in", here)
-    elif then != here:
+        study.set_user_attr("began_in", current)
+    elif then != current:
         began = os.path.normpath(folder.resolve() / then)
         raise ConfigError(
             f"the search in {folder} began in the folder {began}, to which the paths of its recipe are "
@@ -135,7 +135,7 @@ def _check_where(study: Study, folder: Path) -> None:
 
 
 class _TakenOver(Exception):
-    """Another machine thought this process dead and works at its trial."""
+    """Another machine took this process for dead and works on its trial."""
 
 
 @attrs.frozen(eq=False)
@@ -166,7 +166,7 @@ class _Worker:
                     return trial, claim
 
     def attempt(self, trial: Trial, claim: Claim) -> str:
-        """Train one configuration, from its checkpoint if it has one. Gives the sentence of a failure."""
+        """Train one configuration, from its checkpoint if it has one. Returns the message of a failure."""
         import optuna
         from optuna.trial import TrialState
 
@@ -176,7 +176,7 @@ class _Worker:
         losses: dict[int, float] = dict(self.study.get_trials(deepcopy=False)[number].intermediate_values)
         folder = trial_folder(self.folder, number)
         words = ", ".join(f"{name} {_word(value)}" for name, value in values.items())
-        self.report(number, f"goes on after step {max(losses)}" if losses else words)
+        self.report(number, f"resumes after step {max(losses)}" if losses else words)
 
         def progress(state: dict[str, Any]) -> None:
             loss = state.get("validation")
@@ -213,10 +213,10 @@ class _Worker:
             self.study.tell(trial, state=TrialState.PRUNED)
             self.report(number, f"stopped at step {max(losses)}")
         except _TakenOver:
-            self.report(number, "is worked at by another machine now")
+            self.report(number, "is now trained by another machine")
             return ""
         except (OutputError, PluginError):
-            raise  # not for want of a better configuration
+            raise  # not due to a bad configuration
         except Exception as error:
             log.debug("trial %d failed", number, exc_info=True)
             sentence = str(error) if isinstance(error, SpecinnError) else f"{type(error).__name__}: {error}"
@@ -231,7 +231,7 @@ class _Worker:
         return sentence
 
     def _sampler(self, number: int) -> Any:
-        """A fresh one for every trial: processes that begin with one seed would all draw the same."""
+        """A new one for every trial: processes with the same seed would all draw the same."""
         import optuna
 
         kinds = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
@@ -254,12 +254,12 @@ def _word(value: Any) -> str:
 
 
 def trial_folder(folder: Path, number: int) -> Path:
-    """Where a trial has its checkpoint, and when it is complete its model."""
+    """The folder of the checkpoint of a trial and, when it is complete, of its model."""
     return folder / f"trial-{number:04d}"
 
 
 def trial_of(study: Study, number: int) -> Trial:
-    """The trial of that number, to work at it."""
+    """The trial of that number, to work on it."""
     import optuna
 
     return optuna.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)

@@ -296,7 +296,7 @@ def test_wrong_options_are_said_in_a_sentence(tmp_path, nothing):
         few = file["samples"][:, :5]
         del file["samples"]
         file["samples"] = few
-    with pytest.raises(ConfigError, match="5 samples a spectrum: at least 10"):
+    with pytest.raises(ConfigError, match="5 samples per spectrum: at least 10"):
         combine([tmp_path / "a.h5"], nothing)
 
 

@@ -100,7 +100,7 @@ def test_D6_csv_and_parquet_in_pandas(table: Table, tmp_path: Path) -> None:
 
 def test_D6_csv_is_not_read_back(table: Table, tmp_path: Path) -> None:
     catalogue.write(table, tmp_path / "stars.csv")
-    with pytest.raises(OutputError, match=r"'\.csv' names no format that can be read back"):
+    with pytest.raises(OutputError, match=r"'\.csv' is not a known format that can be read back"):
         catalogue.read(tmp_path / "stars.csv")
 
 

@@ -383,7 +383,7 @@ def test_names_are_completed(
 
 def test_doctor(specinn: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     result = specinn("doctor")
-    assert result.exit_code == 0 and "all that specinn needs is there" in result.stdout
+    assert result.exit_code == 0 and "everything that specinn needs is there" in result.stdout
     found = {(f["group"], f["name"]): f for f in json.loads(specinn("doctor", "--json").stdout)}
     for name in ("numpy", "torch", "freia", "typer"):
         assert any(key[1].lower() == name and of["state"] == "ok" for key, of in found.items()), name
@@ -416,7 +416,7 @@ def test_doctor(specinn: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         "Old GPU, 2 GiB: no kernel;",
     ):
         assert words in " ".join(result.stdout.split()), words
-    assert "to be mended: numpy, no-such-thing, cuda:0, correction lost, clumsy, cut" in result.stdout
+    assert "to be fixed: numpy, no-such-thing, cuda:0, correction lost, clumsy, cut" in result.stdout
     assert "cache folder" in result.stdout.splitlines()[-1]
 
 

@@ -137,7 +137,9 @@ def test_disturbed_spectra_have_what_the_training_drew(
     assert lost.any() and not lost.all(axis=1).any()
     assert first(windows=[[5000.0, 5001.0]]).mask.shape == usual.mask.shape  # lists, as headers have them
     del toy.header["training"]
-    with pytest.raises(ConfigError, match="leave --disturbed"):
+    with pytest.raises(
+        ConfigError, match="does not state how its training spectra were disturbed: remove --disturbed"
+    ):
         Simulation(toy, grid, plugins, disturbed=True)
 
 
@@ -307,9 +309,9 @@ def test_what_does_not_fit_is_said(toy: fake_plugin.Toy, grid: Grid, plugins: Pl
             grid_metrics(toy, of, plugins=plugins, **{"n_samples": 5, **options})
 
     fails(GridError, "no split 'exam'", split="exam")
-    fails(ConfigError, "different positive numbers", snr=[])
-    fails(ConfigError, "different positive numbers", snr=[-3])
-    fails(ConfigError, "different positive numbers", snr=[20, 20])
+    fails(ConfigError, "distinct positive numbers", snr=[])
+    fails(ConfigError, "distinct positive numbers", snr=[-3])
+    fails(ConfigError, "distinct positive numbers", snr=[20, 20])
     fails(ConfigError, "at least 2 samples", n_samples=1)
     fails(GridError, "infers a_li, which the grid does not have; it has teff", attrs.evolve(
         grid, labels=("teff", "logg", "fe_h", "mg_fe", "o_fe")))  # fmt: skip
@@ -429,7 +431,9 @@ def test_a_star_that_fails_is_named_and_not_counted(model: Path, table: Path, pl
 def test_one_spectrum_a_star_and_known_instruments(model: Path, tmp_path: Path, plugins: Plugins) -> None:
     toy = models.load(plugins, models.find(plugins, model))
     path = star_file(tmp_path, "two.txt", np.repeat(SUN, 2, axis=0))
-    with pytest.raises(ConfigError, match=r"two.txt holds 2 spectra: a benchmark star is one"):
+    with pytest.raises(
+        ConfigError, match=r"two.txt holds 2 spectra: expected one spectrum per benchmark star"
+    ):
         star_metrics(toy, [Benchmark("Two", path, "toy", None, {})], n_samples=5, plugins=plugins)
     with pytest.raises(PluginError, match="did you mean 'toy'"):
         star_metrics(toy, [Benchmark("Two", path, "tox", None, {})], plugins=plugins)
@@ -557,6 +561,6 @@ def test_former_commands_work_and_say_what_replaces_them(specinn: Command, model
     former, today = specinn(model, "--stars", table, *options), specinn("stars", model, table, *options)
     assert former.exit_code == today.exit_code == 0 and former.stdout == today.stdout
     (line,) = former.stderr.splitlines()
-    assert line.startswith("specinn: this form is replaced by: specinn evaluate stars ")
+    assert line.startswith("specinn: this form has been replaced by: specinn evaluate stars ")
     words = shlex.split(line.partition("specinn evaluate ")[2])
     assert specinn(*words).stdout == today.stdout

@@ -320,7 +320,9 @@ def test_one_spectrum_a_star_and_known_instruments(
     toy: fake_plugin.Toy, plugins: Plugins, tmp_path: Path
 ) -> None:
     path = fake_plugin.write_text(tmp_path / "two.txt", fake_plugin.simulate(np.repeat(SUN, 2, axis=0)))
-    with pytest.raises(ConfigError, match=r"two.txt holds 2 spectra: a benchmark star is one"):
+    with pytest.raises(
+        ConfigError, match=r"two.txt holds 2 spectra: expected one spectrum per benchmark star"
+    ):
         robustness(toy, [Benchmark("Two", path, "toy", None, {})], n_samples=5, plugins=plugins)
     with pytest.raises(PluginError, match="did you mean 'toy'"):
         robustness(toy, [Benchmark("Two", path, "tox", None, {})], plugins=plugins)

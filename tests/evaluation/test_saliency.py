@@ -126,7 +126,9 @@ def test_options(glass: Glass, grid: Grid, plugins: Plugins) -> None:
     with pytest.raises(GridError, match="infers a_li, which the grid does not have"):
         saliency(glass, attrs.evolve(grid, labels=("teff", "logg", "fe_h", "mg_fe", "o_fe")), plugins=plugins)
     toy = fake_plugin.Toy({"mean": glass.mean, "response": glass.response}, glass.header)
-    with pytest.raises(ModelError, match="Toy does not tell how its labels change with the flux"):
+    with pytest.raises(
+        ModelError, match="Toy does not provide the derivatives of its labels with respect to the flux"
+    ):
         saliency(toy, grid, plugins=plugins)
 
 

@@ -447,7 +447,7 @@ def test_layouts_are_recognised_in_spite_of_a_broken_plugin(tmp_path):
     with pytest.raises(GridError, match="aaa cannot be used"):
         load([tmp_path / "text.txt"], plugins=plugins)
     plugins = Plugins(entry=[point], extra={"greedy": Greedy()})
-    with pytest.raises(GridError, match="could be greedy or specinn: say which with --loader"):
+    with pytest.raises(GridError, match="could be greedy or specinn: choose one with --loader"):
         load([tmp_path / "g.h5"], plugins=plugins)
     assert len(load([tmp_path / "g.h5"], "specinn", plugins)) == 5
 

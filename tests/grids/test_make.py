@@ -448,7 +448,7 @@ def interrupted(
     with monkeypatch.context() as patch:
         patch.setattr(grid_plugin.Lines, "__call__", stop)
         done = make(recipe, *options)
-    assert done.exit_code == 130 and "stopped; the same command goes on" in done.stderr
+    assert done.exit_code == 130 and "stopped; the same command resumes" in done.stderr
 
 
 @pytest.mark.slow

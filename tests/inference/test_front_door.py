@@ -323,7 +323,9 @@ def test_B11_the_headers_tell_object_and_night(tmp_path: Path) -> None:
 
 def test_B11_arms_of_different_media_and_numbers() -> None:
     one, two = fake_plugin.simulate(TRUTH[:1]), fake_plugin.simulate(TRUTH[:2])
-    with pytest.raises(package.errors.ReadError, match="files of 1, 2 spectra cannot be one star"):
+    with pytest.raises(
+        package.errors.ReadError, match="files of 1, 2 spectra cannot be joined: expected equal numbers"
+    ):
         join_arms([one, two], "x")
     joined = join_arms([one, one.in_medium("vacuum")], "x")
     assert joined.medium == "air" and list(joined.arms) == ["1-all", "2-all"]

@@ -301,7 +301,7 @@ def test_correction_files(plugins: Plugins, infer: Infer, tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match="fitted for the model 0123456789ab"):
         infer(batch, corrections=[wrong], plugins=both)
     with pytest.raises(
-        ConfigError, match=r"good.toml is of no correction that is installed \(there is none\)"
+        ConfigError, match=r"good.toml is not read by any installed correction \(there is none\)"
     ):
         infer(batch, corrections=[good])
 
@@ -331,11 +331,12 @@ def test_the_kind_of_a_correction_is_recognised(tmp_path: Path) -> None:
     assert isinstance(load_correction(plugins, f"shift:{both}"), Shift)
     assert isinstance(load_correction(plugins, f"teff-bias:{both}"), TeffBias)
     with pytest.raises(
-        ConfigError, match=r"is read by shift and by teff-bias: say which, as in shift:.*both"
+        ConfigError, match=r"is read by shift and by teff-bias: choose one, as in shift:.*both"
     ):
         load_correction(plugins, both)
     with pytest.raises(
-        ConfigError, match=r"x.toml is of no correction.*shift says: KeyError.*teff-bias says: "
+        ConfigError,
+        match=r"x.toml is not read by any installed correction.*shift says: KeyError.*teff-bias says: ",
     ):
         load_correction(plugins, neither)
     with pytest.raises(KeyError):  # of the kind that was asked for: not hidden

@@ -376,7 +376,7 @@ def test_a_report_replaces_only_a_report(written: tuple[Path, dict[str, Any]], t
     (home / "thesis.tex").write_text("")
     with pytest.raises(OutputError, match=r"is not a report \(it holds thesis.tex\), so it is not replaced"):
         report.check(home, overwrite=True)
-    with pytest.raises(OutputError, match="is a file, and a report is a folder"):
+    with pytest.raises(OutputError, match="is a file, but a report is a folder"):
         report.check(home / "thesis.tex", overwrite=True)
 
 
@@ -443,7 +443,7 @@ def test_command_that_fails_early(specinn: Command, tmp_path: Path) -> None:
     for arguments, words in (
         (("-o", "mine"), "mine exists"),
         (("-o", "mine/", "--overwrite"), "mine is not a report (it holds notes)"),
-        (("-o", "m.csv"), "'.csv' names no format; use one of .ecsv"),
+        (("-o", "m.csv"), "'.csv' is not a known format; use one of .ecsv"),
         (("-o", "none/report"), "there is no folder none"),
     ):
         result = specinn(*arguments)

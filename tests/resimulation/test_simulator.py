@@ -232,7 +232,7 @@ def test_what_does_not_go_together(table: Table, plugins: Plugins, made: Path, t
     fails("was made with the model knows 0123456789ab, .* is [0-9a-f]{12}: give the right file", two)
     fails("holds 4 stars that are not those of the catalogue", table[:3], samples=made / "samples.h5")
     (tmp_path / "letter.h5").write_text("dear friend")
-    fails("letter.h5 is no file of specinn run --save-samples", samples=tmp_path / "letter.h5")
+    fails("letter.h5 is not a file of specinn run --save-samples", samples=tmp_path / "letter.h5")
 
 
 # Windows and numbers
@@ -290,7 +290,7 @@ def test_the_command(made: Path, plugins: Plugins, tmp_path: Path) -> None:
     options = ("--synthesizer", "analytic", "--draws", 50, "-o", out)
     result = run(plugins, "resimulate", made / "cat.ecsv", *options, "--figures", 1, "--save-spectra")
     assert result.exit_code == 0, result.output
-    assert result.stderr.splitlines()[0].startswith("specinn: figures are made of the first 1 of 4 stars")
+    assert result.stderr.splitlines()[0].startswith("specinn: figures are drawn for the first 1 of 4 stars")
     assert len(result.stderr.splitlines()) == 2 and "no such file" in result.stderr
     assert "all 3" in result.stdout and "3 stars, 1 without a model spectrum" in result.stdout
     names = ("00000-dwarf-lines", "00000-dwarf-spectrum", "lines", "mean-residual")

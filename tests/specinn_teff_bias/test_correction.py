@@ -275,9 +275,9 @@ class Forgetful(TeffBias):
 @pytest.mark.parametrize(
     ("kind", "rule"),
     [
-        (Deaf, "a star that is not to be used has a say in the fit"),
+        (Deaf, "a star that is not to be used influences the fit"),
         (Narrow, "the range is not that of all stars"),
-        (Forgetful, "samples are corrected otherwise after save and load"),
+        (Forgetful, "samples are corrected differently after save and load"),
     ],
 )
 def test_a_fit_that_breaks_a_rule(kind, rule):

@@ -208,7 +208,7 @@ def test_D4_a_scheduler_that_never_answers(run: Command, monkeypatch: pytest.Mon
     assert result.exit_code == 1
     said = result.stderr.splitlines()[-1]
     assert said == (
-        f"specinn: no scheduler answers at {address}: it accepts connections and says nothing for 0.3 s"
+        f"specinn: no scheduler answers at {address}: it accepts connections but does not answer for 0.3 s"
     )
 
 
@@ -257,4 +257,4 @@ def test_without_dask(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.exit_code == 1
     assert "pip install 'specinn[cluster]'" in result.stderr and len(result.stderr.splitlines()) == 1
     both = run("-o", "none.fits", "--scheduler", "tcp://127.0.0.1:9", "--cluster", "c.toml")
-    assert "give one of them" in both.stderr
+    assert "give only one of them" in both.stderr

@@ -239,7 +239,7 @@ def test_folders_that_are_there_already(run: Command, tmp_path: Path) -> None:
     (tmp_path / "mine" / "thesis.tex").touch()
     sentence(run("-o", "mine", "--overwrite"), "mine is a folder", "no catalogue of specinn")
     (tmp_path / "survey" / "thesis.tex").touch()
-    sentence(run("-o", "survey", "--overwrite"), "thesis.tex, which is not of specinn")
+    sentence(run("-o", "survey", "--overwrite"), "thesis.tex, which specinn did not write")
     assert (tmp_path / "survey" / "thesis.tex").exists() and len(catalogue.read("survey"))
     with pytest.raises(OutputError, match="no catalogue of specinn"):
         catalogue.read("mine")
@@ -289,7 +289,7 @@ def stopped(run: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pa
         stop_after(patch, 4)
         result = run("-o", "out.fits")
     assert result.exit_code == 130
-    assert result.stderr.splitlines()[-1] == "specinn: stopped; the same command with --resume goes on"
+    assert result.stderr.splitlines()[-1] == "specinn: stopped; the same command with --resume continues"
     folder = tmp_path / "out.fits.run"
     assert 1 <= len(list(folder.glob("part-*"))) < 6
     return folder
@@ -299,7 +299,7 @@ def stopped(run: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pa
 def test_a_stopped_run_goes_on(run: Command, stopped: Path, reference: Path, tmp_path: Path) -> None:
     before = {path.name: path.stat().st_mtime_ns for path in stopped.glob("part-*")}
     sentence(run("-o", "out.fits"), "not finished", "--resume", "--overwrite")
-    with pytest.raises(OutputError, match="--resume goes on"):
+    with pytest.raises(OutputError, match="--resume continues"):
         catalogue.read(stopped)
     assert {path.name: path.stat().st_mtime_ns for path in stopped.glob("part-*")} == before
     assert run("-o", "out.fits", "--resume").exit_code == 0
@@ -504,7 +504,7 @@ def test_a_full_disk(process: Start, run: Command, reference: Path, tmp_path: Pa
     child = process("-o", "out.fits", limit=whole - 1000)  # enough for shards, not for all of them in one
     child.join()
     text = said(tmp_path).splitlines()[-1]
-    assert child.exitcode == 1 and text.startswith("specinn: out.fits could not be written, the disk is full")
+    assert child.exitcode == 1 and text.startswith("specinn: out.fits could not be written: the disk is full")
     assert "--resume" in text
     assert [path.name for path in tmp_path.iterdir()] == ["out.fits.run"]
     assert run("-o", "out.fits", "--resume").exit_code == 0
@@ -517,7 +517,7 @@ def test_a_disk_that_is_full_at_once(process: Start, tmp_path: Path, limit: int)
     child = process("-o", "out.fits", "--save-samples", "s.h5", limit=limit)
     child.join()
     text = said(tmp_path).splitlines()[-1]
-    assert child.exitcode == 1 and "could not be written, the disk is full" in text
+    assert child.exitcode == 1 and "could not be written: the disk is full" in text
     assert [path.name for path in tmp_path.iterdir()] == []
 
 
@@ -675,10 +675,10 @@ def test_a_line_a_minute_where_there_is_no_terminal(
             now[0] += 5.0
             watch.progress(50, 1)
     assert capsys.readouterr().err.splitlines() == [
-        "specinn: 20 of 100 files are done already",
-        "specinn: 600 spectra, 10 a second, 32 of 100 files, 0 h 06 min left",
-        "specinn: 1200 spectra, 10 a second, 44 of 100 files, 0 h 05 min left",
-        "specinn: 1800 spectra, 10 a second, 56 of 100 files, 0 h 04 min left",
+        "specinn: 20 of 100 files are already done",
+        "specinn: 600 spectra, 10 per second, 32 of 100 files, 0 h 06 min left",
+        "specinn: 1200 spectra, 10 per second, 44 of 100 files, 0 h 05 min left",
+        "specinn: 1800 spectra, 10 per second, 56 of 100 files, 0 h 04 min left",
     ]
     with Watch(quiet=True) as watch:
         watch.start(files=100, done=20)

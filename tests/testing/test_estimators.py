@@ -159,7 +159,7 @@ def test_training(tmp_path):
     ("kind", "rule"),
     [
         (Forgets, "an interrupted training began anew"),
-        (Careless, "an unknown key raised None, no ConfigError"),
+        (Careless, "an unknown key raised None, not a ConfigError"),
         (Mute, "progress heard {'loss': 1.0}: expected step and steps"),
     ],
 )

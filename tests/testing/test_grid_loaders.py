@@ -111,7 +111,7 @@ def test_synthesizer():
         (Deaf, "the flux does not depend on logg"),
         (Detached, "the flux has no gradient"),
         (Bright, "not normalised"),
-        (Secretive, "the provenance is not of JSON values"),
+        (Secretive, "the provenance does not consist of JSON values"),
         (Sociable, "a spectrum alone differs"),
     ]:
         with broken(rule, "synthesizers"):

@@ -170,7 +170,7 @@ def test_preprocessor():
         (Dropping, "3 spectra became 2"),
         (Sorting, "changed their order"),
         (Unmasking, "flux that is not finite came out unmasked"),
-        (Gregarious, "comes out otherwise alone than in its batch"),
+        (Gregarious, "comes out differently alone and in its batch"),
     ],
 )
 def test_preprocessor_that_breaks_a_rule(step, rule):

@@ -93,7 +93,7 @@ def test_correction():
         (ShiftAll, "a star out of range was moved"),
         (Judging, "accepts or rejects samples"),
         (Blind, "a star without an accepted sample counts as within range"),
-        (Relative, "comes out otherwise alone"),
+        (Relative, "comes out differently alone"),
     ],
 )
 def test_correction_that_breaks_a_rule(correction, rule):
@@ -128,7 +128,7 @@ def test_our_own_plugins(name):
         ([step(factory="specinn_preprocessing.mask:Masks")], "cannot be used", "hooks-and-records"),
         (
             [step(factory=f"{__name__}:Shift")],
-            "is no specinn.plugins.interfaces.Preprocessor",
+            "is not a specinn.plugins.interfaces.Preprocessor",
             "preprocessors",
         ),
         ([step(factory=f"{__name__}:Lazy")], "lacks __call__", "preprocessors"),

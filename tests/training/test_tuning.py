@@ -417,11 +417,11 @@ def test_an_interrupted_trial_goes_on_from_its_checkpoint(tune, monkeypatch):
 
     monkeypatch.setattr(tune_plugin.Bowl, "train", classmethod(interrupted))
     result = tune("s.toml", "--trials", 2, text=SHORT)
-    assert result.exit_code == 130 and "stopped; the same command goes on" in result.stderr
+    assert result.exit_code == 130 and "stopped; the same command resumes" in result.stderr
     assert list(rows()["state"]) == ["running"] and not Path("s-trials/best.toml").exists()
     assert "no trial is complete yet" in result.stdout
     result = tune("s.toml", "--trials", 2, text=SHORT)
-    assert result.exit_code == 0 and "trial 0: goes on after step 5" in result.stderr
+    assert result.exit_code == 0 and "trial 0: resumes after step 5" in result.stderr
     assert [entry[:2] for entry in attempts()][:2] == [("trial-0000", 0), ("trial-0000", 5)]
     assert sorted(rows()["trial"]) == [0, 1] and "running" not in rows()["state"]
 
@@ -489,7 +489,7 @@ def test_folders_that_cannot_be_joined(tune, tmp_path, monkeypatch):
     assert tune("s.toml", "--trials", 1).exit_code == 0
     other = SEARCH.replace("[0.0, 1.0]", "[0.0, 2.0]").replace("x = 0.5", "x = 0.6")
     sentence(tune(text=other), "s-trials holds another search (recipe, vary differ)", "--output")
-    sentence(tune("s-trials", "-o", "x"), "leave out --output")
+    sentence(tune("s-trials", "-o", "x"), "remove --output")
     Path("full").mkdir()
     Path("full/mine.txt").write_text("mine")
     sentence(tune("s.toml", "-o", "full"), "full is not empty and holds no search")
@@ -681,7 +681,7 @@ def test_all_processes_stop_with_the_command(start, how):
     assert process.returncode == (130 if how == signal.SIGINT else -how)
     assert "Traceback" not in errors
     if how == signal.SIGINT:
-        assert "stopped; the same command goes on" in errors and "2 running" in output
+        assert "stopped; the same command resumes" in errors and "2 running" in output
         assert list(rows()["state"]) == ["running"] * 2
 
 

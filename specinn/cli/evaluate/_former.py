@@ -14,19 +14,19 @@ _SOURCES = {"robustness": "--stars", "ood": "--grid", "stars": "--stars", "grid"
 
 
 class Evaluate(Group):
-    """The commands; ``specinn evaluate MODEL --grid GRID.h5`` and the like are taken for them, and a line
+    """The commands; ``specinn evaluate MODEL --grid GRID.h5`` and the like are translated to them, and a line
     on standard error says so."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         options = {word.partition("=")[0] for word in args}
         if args and args[0] not in self.commands and options & _KINDS.keys() and not ctx.resilient_parsing:
             args = replaced(args)
-            note(f"this form is replaced by: specinn evaluate {shlex.join(args)}")
+            note(f"this form has been replaced by: specinn evaluate {shlex.join(args)}")
         return super().parse_args(ctx, args)
 
 
 def replaced(args: list[str]) -> list[str]:
-    """The words of the command that does what the former options asked for. Raises ``ConfigError``."""
+    """The arguments of the command that replaces the former options. Raises ``ConfigError``."""
     sources: dict[str, list[str]] = {"--grid": [], "--stars": []}
     switches: list[str] = []
     rest: list[str] = []
@@ -40,7 +40,7 @@ def replaced(args: list[str]) -> list[str]:
         else:
             rest.append(word)
     if sources["--grid"] and sources["--stars"]:
-        raise ConfigError("say on what to evaluate the model: either --grid GRID or --stars STARS.csv")
+        raise ConfigError("choose what to evaluate the model on: either --grid GRID or --stars STARS.csv")
     kind = next(_KINDS[option] for option in (*switches, "--stars", "--grid") if sources.get(option, True))
     if not sources[_SOURCES[kind]]:
         needed = "for benchmark stars: give --stars STARS.csv"

@@ -15,7 +15,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def write_all(task: Task, tables: Mapping[str, Table], figures: Mapping[str, Callable[[], Figure]]) -> None:
-    """A folder of all, or the first table as a file."""
+    """A folder with everything, or the first table as a file."""
     from specinn.report.reference_stars import write
 
     if task.path is not None and task.folder:

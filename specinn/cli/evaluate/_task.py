@@ -21,20 +21,22 @@ _WIDTH = 100
 
 GridFiles = Annotated[
     list[Path],
-    typer.Argument(metavar="GRID.h5", help="Synthetic spectra, of which --split is new to the model."),
+    typer.Argument(metavar="GRID.h5", help="Synthetic spectra; those of --split are new to the model."),
 ]
 StarsFile = Annotated[
     Path, typer.Argument(metavar="STARS.csv", help="Table of reference stars and their spectra.")
 ]
 Output = Annotated[
     str | None,
-    typer.Option("--output", "-o", metavar="FILE.ecsv|DIR", help="A table, or a folder with figures, too."),
+    typer.Option(
+        "--output", "-o", metavar="FILE.ecsv|DIR", help="A table, or a folder that also has figures."
+    ),
 ]
 
 
 @attrs.frozen
 class Task:
-    """What the ways to evaluate share: the model, figures for the ``meta`` of the result, and where it goes.
+    """What all evaluations share: the model, entries for the ``meta`` of the result, and where it is written.
 
     ``path`` is a file, or, where ``folder`` is true, a folder; None where nothing is written.
     """
@@ -61,7 +63,7 @@ class Task:
         as_json: bool,
         folders: bool = True,
     ) -> Task:
-        """Load the model; before that, say whether ``output`` can be written, a folder only with ``folders``.
+        """Load the model, after a check that ``output`` can be written; a folder only with ``folders``.
 
         Raises ``OutputError`` and ``ModelError``.
         """
@@ -90,7 +92,7 @@ class Task:
             write(table, self.path, overwrite=self.overwrite)
 
     def show(self, result: dict[str, Any], display: Callable[[], None], page: str = "") -> None:
-        """``result`` as JSON, or what ``display`` prints and the place of what was written."""
+        """``result`` as JSON, or what ``display`` prints and where the result was written."""
         if self.as_json:
             print_json({"meta": self.meta, **result})
             return

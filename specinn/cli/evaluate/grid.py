@@ -40,7 +40,7 @@ def grid(
         bool,
         typer.Option(
             "--disturbed",
-            help="With the errors of velocity, resolution and continuum and the gaps that the training drew.",
+            help="Add gaps and errors of velocity, resolution and continuum as in the training.",
         ),
     ] = False,
     samples: Samples = 4096,
@@ -49,7 +49,7 @@ def grid(
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compare what a model infers of held-out grid spectra with the truth.
+    """Compare what a model infers from held-out grid spectra with the truth.
 
     They are observed with the model's instrument, rotation and noise.
     """
@@ -117,9 +117,9 @@ def _show_metrics(rows: Sequence[dict[str, Any]], split: str) -> None:
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for snr, scope in dict.fromkeys((row["snr"], row["scope"]) for row in rows):
-        mine = [row for row in rows if (row["snr"], row["scope"]) == (snr, scope)]
-        published = any(row["published_std"] is not None for row in mine)
-        first = mine[0]
+        selected = [row for row in rows if (row["snr"], row["scope"]) == (snr, scope)]
+        published = any(row["published_std"] is not None for row in selected)
+        first = selected[0]
         notes = [f"{first['n']} stars", f"{100 * first['rejected_fraction']:.1f} % of samples rejected"]
         notes += [f"{first['failed']} without a posterior"] if first["failed"] else []
         notes += [f"{first['outside']} stars outside the training bounds"] if first["outside"] else []
@@ -135,7 +135,7 @@ def _show_metrics(rows: Sequence[dict[str, Any]], split: str) -> None:
             *(["published"] if published else []),
         ]
         table = columns([""], heads)
-        for row in mine:
+        for row in selected:
             style = decimals(row["unit"], more=1)
             cells = [figure(row["mean_residual"], f"+{style}")]
             cells += [figure(row[key], style) for key in ("std", "robust_std", "posterior_std")]
@@ -165,11 +165,11 @@ def _show_information(rows: Sequence[dict[str, Any]], why: str) -> None:
         echo(f"\nS/N {snr:g} per Angstrom, errors and the information limit of {scopes[-1]}, and ratios")
         table = columns([""], ["error", "bound", "ratio", *(f"ratio, {scope}" for scope in scopes[:-1])])
         for name in dict.fromkeys(row["label"] for row in rows):
-            mine = {row["scope"]: row for row in rows if (row["snr"], row["label"]) == (snr, name)}
-            last = mine[scopes[-1]]
+            by_scope = {row["scope"]: row for row in rows if (row["snr"], row["label"]) == (snr, name)}
+            last = by_scope[scopes[-1]]
             style = decimals(last["unit"], more=1)
             cells = [figure(last[key], style) for key in ("error", "bound")]
-            cells += [figure(mine[scope]["ratio"], ".2f") for scope in (scopes[-1], *scopes[:-1])]
+            cells += [figure(by_scope[scope]["ratio"], ".2f") for scope in (scopes[-1], *scopes[:-1])]
             table.add_row(with_unit(name, last["unit"]), *cells)
         console.print(table)
     echo("\nbound: median Cramer-Rao bound; error: median of |MAP - truth| over 0.6745")

@@ -13,7 +13,7 @@ from specinn.cli._tables import columns, figure
 from specinn.cli.evaluate._task import GridFiles, Task
 
 EXAMPLES = (
-    "specinn evaluate ood 4most-hr-gr grid.h5 -o strangers.ecsv",
+    "specinn evaluate ood 4most-hr-gr grid.h5 -o ood.ecsv",
     "specinn evaluate ood 4most-hr-gr grid.h5 --snr 100 --json",
 )
 
@@ -41,8 +41,8 @@ def ood(
 ) -> None:
     """Make spectra unlike those of the training, and count those that are flagged.
 
-    They are made of held-out grid spectra, each kind in its own way; kinds that a model has to survive are
-    among them, with the fraction of truths inside its intervals.
+    They are made from held-out grid spectra. Some kinds are merely degraded, and a model must survive them:
+    for these the fraction of truths inside its intervals is given, too.
     """
     from specinn.evaluation.ood import strangers_table
     from specinn.grids import load

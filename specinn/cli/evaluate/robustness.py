@@ -1,4 +1,4 @@
-"""``specinn evaluate robustness``: what of a model's answers depends on continuum, velocity and S/N."""
+"""``specinn evaluate robustness``: how much a model's answers depend on continuum, velocity and S/N."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def robustness(
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Infer every reference star in 60 ways, and compare the answers.
+    """Infer every reference star from 60 variants of its spectrum, and compare.
 
-    Three shapes of the continuum, five velocities, four S/N.
+    The variants combine three shapes of the continuum, five velocities and four S/N.
     """
     from specinn.evaluation import robustness as work
     from specinn.evaluation import star_figures
@@ -72,13 +72,13 @@ def _show(rows: Rows, labels: LabelSet, summary: Rows) -> None:
     echo("velocity, largest |found - expected| in km/s of all shapes and shifts, by S/N per Angstrom")
     table = columns(["star", ""], [f"{snr:g}" for snr in LEVELS], ["flagged bad"])
     for star, file in dict.fromkeys((row["star"], row["file"]) for row in rows):
-        mine = [row for row in rows if (row["star"], row["file"]) == (star, file)]
+        of_star = [row for row in rows if (row["star"], row["file"]) == (star, file)]
         cells = []
         for snr in LEVELS:
-            off = [row["rv_difference"] for row in mine if row["snr"] == snr]
+            off = [row["rv_difference"] for row in of_star if row["snr"] == snr]
             cells.append(figure(None if None in off else max(map(abs, off)), ".2f"))
-        bad = sum(row["flag_bad"] for row in mine)
-        table.add_row(shown(star), role(mine[0]), *cells, f"{bad} of {len(mine)}")
+        bad = sum(row["flag_bad"] for row in of_star)
+        table.add_row(shown(star), role(of_star[0]), *cells, f"{bad} of {len(of_star)}")
     console.print(table)
     said = {row["star"]: row["message"] for row in reversed(rows) if row["message"]}  # the first of each
     for star in reversed(said):

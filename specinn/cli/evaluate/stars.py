@@ -30,7 +30,7 @@ def stars(
     snr: Annotated[
         list[float] | None, typer.Option(metavar="SNR", help="Per Angstrom.  [default: 250]")
     ] = None,
-    seeds: Annotated[int, typer.Option(metavar="N", help="Draws of the noise a star.", min=1)] = 3,
+    seeds: Annotated[int, typer.Option(metavar="N", help="Draws of the noise per star.", min=1)] = 3,
     correction: Corrections = None,
     samples: Samples = 4096,
     seed: Seed = 0,
@@ -38,7 +38,7 @@ def stars(
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compare what a model infers of reference stars with the literature.
+    """Compare what a model infers from reference stars with the literature.
 
     Noise is added to their spectra down to the S/N. Calibrators do not count.
     """
@@ -49,7 +49,7 @@ def stars(
     from specinn.inference.corrections import load_correction
 
     if snr and len(snr) > 1:
-        raise ConfigError("specinn evaluate stars takes one --snr: call it once for each")
+        raise ConfigError("specinn evaluate stars takes one --snr: run it once for each S/N")
     task = Task.begin(
         ctx, model, output, device=device, samples=samples, seed=seed, overwrite=overwrite, as_json=as_json
     )
@@ -79,7 +79,7 @@ def _show(rows: Rows, labels: LabelSet, summary: Mapping[str, Any]) -> None:
     from specinn.texts import shown
 
     labels = with_derived_labels(labels)
-    corrected = any("raw" in found for found in summary.values())
+    corrected = any("raw" in errors for errors in summary.values())
     console = wide_console()
     # by heading, the column of the rows and whether it has a sign
     heads = {"inferred": ("", ""), "std": ("_std", ""), "literature": ("_literature", ""),
@@ -116,6 +116,6 @@ def _show(rows: Rows, labels: LabelSet, summary: Mapping[str, Any]) -> None:
         figures = (figure(value, style) for value in (*of, found["median"], found["maximum"]))
         table.add_row(with_unit(name, labels[name].unit), str(found["n"]), *figures, worst)
     console.print(table)
-    failed = list(dict.fromkeys(star for found in summary.values() for star in found["failed"]))
+    failed = list(dict.fromkeys(star for errors in summary.values() for star in errors["failed"]))
     if failed:
         echo(f"without values, and so not counted: {', '.join(failed)}")

@@ -1,4 +1,4 @@
-"""Labels by ridge regression on the flux of all pixels; their error is the scatter of spectra left out."""
+"""Labels by ridge regression on the flux of all pixels; their error is the scatter of left-out spectra."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""From labels to spectra: in place of a code, one line whose depth goes with Teff and [Fe/H]."""
+"""From labels to spectra: in place of a code, one line whose depth depends on Teff and [Fe/H]."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""What a page shows of one star: spectra, bands and the corner plot, coded to take little room."""
+"""What a page shows of one star: spectra, bands and the corner plot, encoded compactly."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ def open_stars(
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[int, dict[str, Any]]:
     """By row what the page shows of the stars; of one without a model spectrum only ``why`` it has none."""
-    found: dict[int, dict[str, Any]] = {}
+    opened: dict[int, dict[str, Any]] = {}
     for star in simulator(files, rows=rows, format=format):
         if isinstance(star, Resimulation):
             entry = simulator.catalogue[star.row]
             best = [float(entry[name]) for name in simulator.labels.names]
-            found[star.row] = spectrum(star) | {"corner": corner(star.samples, best)}
+            opened[star.row] = spectrum(star) | {"corner": corner(star.samples, best)}
             if "n_epochs" in entry.colnames and entry["n_epochs"] > 1:  # then the samples are of one of them
                 note = f"One of {entry['n_epochs']} spectra; the values and the model are of all together"
-                found[star.row] |= {
+                opened[star.row] |= {
                     "bands": [],
                     "corner": None,
                     "note": f"{note}, whose samples are not known.",
                 }
         elif star.row >= 0:
-            found[star.row] = {"why": star.message}
-        progress(len(found), len(rows))
+            opened[star.row] = {"why": star.message}
+        progress(len(opened), len(rows))
     missing = "its spectrum is not among the files that were given"
-    return {row: found.get(row, {"why": missing}) for row in rows}
+    return {row: opened.get(row, {"why": missing}) for row in rows}
 
 
 def spectrum(star: Resimulation) -> dict[str, Any]:

@@ -24,7 +24,7 @@ __all__ = ["PLOTS", "check", "choose", "data", "labels_of", "render", "write"]
 
 PLOTS = (("Kiel diagram", "teff", "logg", True), ("[Mg/Fe] against [Fe/H]", "fe_h", "mg_fe", False))
 _STATISTICS = ("std", "raw", "upper", *QUANTILES)
-_SPREAD = ("teff", "logg", "fe_h")  # over which the stars that are opened are spread
+_SPREAD = ("teff", "logg", "fe_h")  # over which the stars with spectra are spread
 
 
 def check(path: Path, *, overwrite: bool = False) -> Path:
@@ -45,7 +45,9 @@ def choose(table: Table, stars: Sequence[str] = (), most: int = 24) -> list[int]
     from one another in Teff, logg and [Fe/H]. Raises ``ConfigError`` for an id that the catalogue lacks.
     """
     if absent := sorted({"id", "flags"} - set(table.colnames)):
-        raise ConfigError(f"the catalogue lacks the columns {', '.join(absent)}: is it one of specinn run?")
+        raise ConfigError(
+            f"the catalogue lacks the columns {', '.join(absent)}: was it written by specinn run?"
+        )
     ids = [str(name) for name in table["id"]]
     if unknown := sorted(set(stars) - set(ids)):
         close = nearest(unknown[0], ids)
@@ -60,16 +62,16 @@ def choose(table: Table, stars: Sequence[str] = (), most: int = 24) -> list[int]
     warnings = sum((flags[rows] & int(i.flag) != 0).astype(int) for i in FLAGS if i.severity == "warn")
     gravest = rows[np.argsort(-np.asarray(warnings), kind="stable")][: most // 2]
     chosen: list[int] = gravest[is_warn(flags[gravest])].tolist()
-    place = np.array([_numbers(table, name)[rows] for name in _SPREAD if name in table.colnames])
-    place = np.nan_to_num(place) if len(place) else np.arange(len(rows))[None]
-    place = (place / np.maximum(np.ptp(place, axis=1), 1e-9)[:, None]).T
+    position = np.array([_numbers(table, name)[rows] for name in _SPREAD if name in table.colnames])
+    position = np.nan_to_num(position) if len(position) else np.arange(len(rows))[None]
+    position = (position / np.maximum(np.ptp(position, axis=1), 1e-9)[:, None]).T
     distance = np.full(len(rows), np.inf)
     for row in chosen or [int(rows[0])]:
-        distance = np.minimum(distance, np.linalg.norm(place - place[rows == row], axis=1))
+        distance = np.minimum(distance, np.linalg.norm(position - position[rows == row], axis=1))
     while len(chosen) < most:
         furthest = int(distance.argmax())
         chosen.append(int(rows[furthest]))
-        distance = np.minimum(distance, np.linalg.norm(place - place[furthest], axis=1))
+        distance = np.minimum(distance, np.linalg.norm(position - position[furthest], axis=1))
     return sorted(set(chosen))
 
 
@@ -85,8 +87,8 @@ def write(
 ) -> None:
     """Write the page of a catalogue called ``name``, whole or not at all.
 
-    ``opened`` and ``pixels`` are what :mod:`specinn.report.catalogue.embed` makes of stars; where there is
-    nothing, ``why`` says the reason on the page. Raises ``OutputError``.
+    ``opened`` and ``pixels`` are what :mod:`specinn.report.catalogue.embed` makes of stars; if there is
+    nothing, the page gives the reason ``why``. Raises ``OutputError``.
     """
     path = check(path, overwrite=overwrite)
     if not len(table):
@@ -99,12 +101,12 @@ def write(
 def render(
     table: Table, name: str, opened: Mapping[int, Mapping[str, Any]], pixels: Mapping[str, Any], why: str
 ) -> str:
-    """The page as one HTML document that needs nothing else."""
+    """The page as one self-contained HTML document."""
     from plotly.offline import get_plotlyjs
 
-    flags, known = _flags(table), [label.name for label in labels_of(table)]
-    drawn = [(title, {"x": x, "y": y, "flip": flip}) for title, x, y, flip in PLOTS if {x, y} <= set(known)]
-    absent = [(t, [n for n in (x, y) if n not in known]) for t, x, y, _ in PLOTS if not {x, y} <= set(known)]
+    flags, names = _flags(table), [label.name for label in labels_of(table)]
+    drawn = [(title, {"x": x, "y": y, "flip": flip}) for title, x, y, flip in PLOTS if {x, y} <= set(names)]
+    absent = [(t, [n for n in (x, y) if n not in names]) for t, x, y, _ in PLOTS if not {x, y} <= set(names)]
     rows = {row: {**star, "numbers": _statistics(table, row)} for row, star in opened.items()}
     return template("catalogue/page.html").render(
         name=name,
@@ -125,7 +127,7 @@ def render(
 
 
 def data(table: Table, opened: Sequence[int], pixels: Mapping[str, Any]) -> dict[str, Any]:
-    """What the page knows of all stars: numbers as float32 in base64, repeated texts once."""
+    """The data of all stars on the page: numbers as float32 in base64, repeated texts once."""
     labels = labels_of(table)
     of_labels = {f"{label.name}_{end}" for label in labels for end in _STATISTICS}
     columns: dict[str, str] = {}
@@ -140,8 +142,8 @@ def data(table: Table, opened: Sequence[int], pixels: Mapping[str, Any]) -> dict
                       "decimals": 0 if unit == "K" else 2,
                       "about": table[label.name].description or ""})  # fmt: skip
     for name in table.colnames:
-        known = {*(label.name for label in labels), *of_labels, "flags", "row"}
-        if name in known or not _has(table, name):
+        used = {*(label.name for label in labels), *of_labels, "flags", "row"}
+        if name in used or not _has(table, name):
             continue
         columns[name] = _column(table, name)
         unit = str(table[name].unit or "").replace("km / s", "km/s")

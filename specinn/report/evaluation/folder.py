@@ -23,12 +23,12 @@ PAGE, TABLES, FIGURES = "index.html", "tables", "figures"
 def check(folder: Path, *, overwrite: bool = False) -> Path:
     """The folder, if a report can be written there; raises ``OutputError`` where it cannot.
 
-    What exists is replaced with ``overwrite``, but only if it is a report, or empty: a slip of the pen must
-    not delete anything else.
+    What exists is replaced with ``overwrite``, but only if it is a report, or empty: a typing error must not
+    delete anything else.
     """
     check_folder(folder.parent if folder.name else folder.resolve().parent, folder)
     if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder} is a file, and a report is a folder: give another name")
+        raise OutputError(f"{folder} is a file, but a report is a folder: give another name")
     check_new(folder, overwrite=overwrite)
     if folder.exists():
         others = sorted({each.name for each in folder.iterdir()} - {PAGE, TABLES, FIGURES})
@@ -52,8 +52,8 @@ def write(
     """Write the report of a comparison with ranks, whole or not at all; returns the rows of its tables.
 
     ``meta`` goes into the tables and onto the page; ``bounds`` are those of :func:`tables.limits`, and
-    ``why_no_bounds`` the sentence where there are none. ``progress`` hears the figures done and to do.
-    Raises ``OutputError``.
+    ``why_no_bounds`` the sentence where there are none. ``progress`` is called with the numbers of figures
+    done and to do. Raises ``OutputError``.
     """
     folder = check(folder, overwrite=overwrite).resolve()
     rows = {

@@ -1,4 +1,4 @@
-"""The page of an evaluation: numbers as people read them, sentences, and the template."""
+"""The page of an evaluation: formatted numbers, sentences, and the template."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def name_of(label: Label) -> str:
 
 
 def number(value: float | None, unit: str = "", *, sign: bool = False, more: int = 0) -> str:
-    """With the decimals that the unit deserves, and ``more``; a dash where there is no value."""
+    """With the decimals that suit the unit, and ``more``; a dash where there is no value."""
     if value is None or not np.isfinite(value):
         return "–"
     decimals = _DECIMALS.get(unit, 3) + more
@@ -59,7 +59,7 @@ def render(
     meta: Mapping[str, Any],
     why_no_bounds: str,
 ) -> str:
-    """The page as one HTML document that needs nothing else; ``drawn`` are SVG elements by name."""
+    """The page as one self-contained HTML document; ``drawn`` are SVG elements by name."""
     at = reference_level(comparison.snr)
     return template("evaluation/page.html").render(
         meta=meta,
@@ -116,14 +116,14 @@ def _glance(comparison: Comparison, rows: Mapping[str, Rows], snr: float, scope:
 
 def _information(labels: LabelSet, rows: Mapping[str, Rows], at: float) -> list[dict[str, Any]]:
     """Bound, error and ratio of every label in every scope, at one S/N; nothing where there are no bounds."""
-    found = [row for row in rows.get("information", []) if row["snr"] == at]
-    if not found:
+    selected = [row for row in rows.get("information", []) if row["snr"] == at]
+    if not selected:
         return []
     table = []
     for label in labels:
         unit = label.printed_unit
         cells = []
-        for row in found:
+        for row in selected:
             if row["label"] == label.name:
                 more = 1 if unit in _DECIMALS else 0
                 cells += [number(row["bound"], unit, more=more), number(row["error"], unit, more=more)]
@@ -153,11 +153,11 @@ def _uniformity(comparison: Comparison, rows: Mapping[str, Rows]) -> list[dict[s
 
 
 def _rejected(comparison: Comparison, at: float) -> str:
-    """What is to be said of rejected samples."""
-    found = comparison.found[comparison.snr.index(at)]
-    failed = int(np.isnan(found.map).all(axis=1).sum())
+    """A sentence about rejected samples."""
+    summary = comparison.found[comparison.snr.index(at)]
+    failed = int(np.isnan(summary.map).all(axis=1).sum())
     outside = int((~comparison.labels.inside(comparison.truth)).sum())
-    text = f"At S/N {at:g}, {100 * np.nanmean(found.rejected_fraction):.1f} % of the samples were rejected"
+    text = f"At S/N {at:g}, {100 * np.nanmean(summary.rejected_fraction):.1f} % of the samples were rejected"
     text += f"; {failed} stars lost all of theirs and do not count." if failed else "."
     return text + (
         f" The true labels of {outside} stars are not all within the training bounds." if outside else ""
@@ -165,25 +165,25 @@ def _rejected(comparison: Comparison, at: float) -> str:
 
 
 def _provenance(comparison: Comparison) -> list[tuple[str, str]]:
-    """What the grid says of itself, short enough for a page."""
-    given = comparison.simulation.grid.provenance.items()
+    """The provenance of the grid, short enough for a page."""
+    items = comparison.simulation.grid.provenance.items()
     return [
         (key, str(value))
-        for key, value in given
+        for key, value in items
         if not isinstance(value, (list, dict)) and len(str(value)) < 200
     ]
 
 
 def findings(comparison: Comparison, rows: Mapping[str, Rows]) -> list[str]:
-    """What the figures say, in sentences (HTML)."""
+    """The results of the figures, in sentences (HTML)."""
     labels, at = comparison.labels, reference_level(comparison.snr)
-    found = [
+    sentences = [
         _against_published(labels, rows["metrics"], at),
         _of_coverage(labels, rows["coverage"], some_levels(comparison.snr)),
         _of_ranks(labels, rows["uniformity"], some_levels(comparison.snr)),
         _of_bounds(labels, rows.get("information", []), at),
     ]
-    return [text for text in found if text]
+    return [text for text in sentences if text]
 
 
 def _against_published(labels: LabelSet, metrics: Rows, at: float) -> str:
