@@ -21,12 +21,13 @@ __all__ = ["check_hdus"]
 MOST_IMAGE_BYTES = 2**30  # of a compressed image, which takes them all as memory
 _BLOCK, _CARD = 2880, 80
 _MOST = 999  # axes, and columns
-_NO_LIMIT = 2**63 - 1
 _END = re.compile(rb"END {0,76}[^A-Z0-9_-]")
 _VALUE = re.compile(
-    rb"(SIMPLE|XTENSION|BITPIX|NAXIS\d*|GCOUNT|PCOUNT|GROUPS|TFIELDS|THEAP|TFORM\d+|TBCOL\d+"
+    rb"(SIMPLE|XTENSION|BITPIX|BSCALE|BZERO|NAXIS\d*|GCOUNT|PCOUNT|GROUPS|TFIELDS|THEAP|TFORM\d+|TBCOL\d+"
     rb"|ZIMAGE|ZBITPIX|ZNAXIS\d*|ZTILE\d+) *= *('(?:[^']|'')*'?|[^/]*)"
 )
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([EeDd][+-]?\d+)?")
+_KINDS = ("IMAGE", "BINTABLE", "TABLE", "IUEIMAGE", "A3DTABLE", "FOREIGN", "DUMP")
 _DEPTHS = (8, 16, 32, 64, -32, -64)
 _BINARY = re.compile(r"(\d*)([LXBIJKAEDCMPQ])", re.I)
 _WIDTHS = dict(zip("LBIJKAEDCMPQ", (1, 1, 2, 4, 8, 1, 4, 8, 8, 16, 8, 16), strict=True))  # bytes
@@ -66,18 +67,21 @@ class _Header:
             f"{self.path}: the FITS header of HDU {self.hdu} is damaged: {what}: fetch the file again"
         )
 
-    def number(self, key: str, low: int, high: int = _NO_LIMIT, default: int | None = None) -> int:
+    def number(self, key: str, low: int, high: int | None = None, default: int | None = None) -> int:
         text = self.values.get(key)
-        limits = f"at least {low}" if high == _NO_LIMIT else f"{low} to {high}"
+        limits = f"at least {low}" if high is None else f"{low} to {high}"
         if text is None:
             if default is not None:
                 return default
             raise self.damaged(f"{key} is missing, expected a whole number, {limits}")
         if not re.fullmatch(r"[+-]?\d{1,30}", text):
             raise self.damaged(f"{key} is {_shown(text)}, expected a whole number, {limits}")
-        if not low <= int(text) <= high:
+        if int(text) < low or (high is not None and int(text) > high):
             raise self.damaged(f"{key} is {text}, expected {limits}")
         return int(text)
+
+    def kind(self) -> str:
+        return self.values.get("XTENSION", "").strip("' ")
 
     def depth(self, key: str) -> int:
         """Bytes of a pixel."""
@@ -94,6 +98,13 @@ class _Header:
         simple = self.values.get("SIMPLE")
         if simple not in (None, "T"):
             raise self.damaged(f"SIMPLE is {_shown(simple)}, expected T")
+        if simple is None and self.kind() not in _KINDS:
+            raise self.damaged(
+                f"XTENSION is {_shown(self.values.get('XTENSION', ''))}, expected IMAGE, BINTABLE or TABLE"
+            )
+        for key in ("BSCALE", "BZERO"):
+            if key in self.values and not _NUMBER.fullmatch(self.values[key]):
+                raise self.damaged(f"{key} is {_shown(self.values[key])}, expected a number")
         depth, axes = self.depth("BITPIX"), self.axes("NAXIS")
         if not axes:
             return 0
@@ -107,12 +118,14 @@ class _Header:
 
     def check_columns(self) -> None:
         """That the columns of a table fill its rows: otherwise numbers are read from the wrong places."""
-        kind = self.values.get("XTENSION", "").strip("' ")
+        kind = self.kind()
         if kind not in ("BINTABLE", "A3DTABLE", "TABLE"):
             return
         axes = self.axes("NAXIS")
         if len(axes) != 2:
             raise self.damaged(f"NAXIS is {len(axes)}, expected 2 for a table")
+        for key in ("PCOUNT", "GCOUNT"):
+            self.number(key, 0)
         ends = [0]
         for i in range(1, self.number("TFIELDS", 0, _MOST) + 1):
             text = self.values.get(f"TFORM{i}")

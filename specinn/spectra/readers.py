@@ -7,6 +7,7 @@ import contextlib
 import gzip
 import lzma
 import mmap
+import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -35,6 +36,14 @@ _PACKED: dict[bytes, tuple[str, Any]] = {
 MOST_BYTES = 2**30  # of a packed file when it is unpacked
 _IN_MEMORY = 2**26  # bytes that are unpacked in memory and not on the disk
 _BLOCK = 2**20
+_MEANINGS = {  # of what astropy says
+    r"Unparsable card \((\S+)\)": r"the value of \1 in a header is not closed or no value",
+    r"Keyword '(\S+)' not found": r"\1 is missing in a header",
+    r"[Cc]olumn name must be a string|field names must be strings": "a TTYPE is not the name of a column",
+    "name already used as a name": "two columns have the same name",
+    r"could not convert string to float: (?:np\.bytes_\()?b?('[^']*')": r"a number of a table is \1",
+    "decompression error|hit end of compressed byte stream": "the tiles of a compressed image are damaged",
+}
 _MAGIC = {
     b"\x89PNG": "a PNG image",
     b"\xff\xd8\xff": "a JPEG image",
@@ -118,8 +127,7 @@ def _guarded(
         except SpecinnError as cause:
             raise ReadError(_named(path, str(cause))) from cause
         except Exception as cause:
-            reason = " ".join(str(cause).split()) or "no reason given"
-            raise ReadError(f"{path}: cannot be read as {name} ({type(cause).__name__}: {reason})") from cause
+            raise ReadError(f"{path}: cannot be read as {name} ({_reason(cause)})") from cause
         new = list(dict.fromkeys(str(each.message) for each in caught))
         for sentence in new:
             if sentence not in remarks and not (wanted and "--medium" in sentence):
@@ -218,9 +226,10 @@ def open_fits(path: Path) -> Iterator[fits.HDUList]:
         file, size = stack.enter_context(unpacked(path))
         end = check_hdus(path, file, size)
         file.seek(end)
-        if file.read(_BLOCK).strip(b"\0 \r\n\x1a"):
-            sentence = f"{size - end} bytes after the last HDU are not understood and left out"
-            warnings.warn(SpectrumWarning(sentence), stacklevel=2)
+        beyond = f"{size - end} bytes after the last HDU are not understood"
+        junk = bool(file.read(_BLOCK).strip(b"\0 \r\n\x1a"))
+        if junk:
+            warnings.warn(SpectrumWarning(f"{beyond} and left out"), stacklevel=2)
         file.seek(0)
         plain = isinstance(getattr(file, "name", None), str)
         try:
@@ -230,16 +239,25 @@ def open_fits(path: Path) -> Iterator[fits.HDUList]:
                 hdus.close()
                 hdus = fits.open(path, memmap=False)
         except Exception as cause:  # of any kind, as astropy raises for headers that contradict themselves
+            if junk:
+                raise ReadError(f"{path}: damaged: {beyond}: fetch the file again") from cause
             raise _damaged_header(path, cause) from cause
         with hdus:
             yield hdus
 
 
 def _damaged_header(path: Path, cause: Exception) -> ReadError:
-    reason = " ".join(str(cause).split()) or "no reason given"
-    return ReadError(
-        f"{path}: a FITS header is damaged ({type(cause).__name__}: {reason}): fetch the file again"
-    )
+    return ReadError(f"{path}: a FITS header is damaged ({_reason(cause)}): fetch the file again")
+
+
+def _reason(cause: Exception) -> str:
+    """What an error of the libraries underneath means, where that is known; else what it says."""
+    text = " ".join(str(cause).split()) or "no reason given"
+    for pattern, meaning in _MEANINGS.items():
+        match = re.search(pattern, text)
+        if match:
+            return match.expand(meaning)
+    return f"{type(cause).__name__}: {text}"
 
 
 def _is_scaled(header: Any) -> bool:
