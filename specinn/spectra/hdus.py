@@ -141,7 +141,7 @@ class _Header:
             if match is None:
                 raise self.damaged(f"TFORM{i} is {_shown(text)}, expected a format such as 1D or E16.8")
             ends.append(start + (int(match[1]) if kind == "TABLE" else _width(match)))
-        if kind == "TABLE" and max(ends) > axes[0] or kind != "TABLE" and ends[-1] != axes[0]:
+        if (kind == "TABLE" and max(ends) > axes[0]) or (kind != "TABLE" and ends[-1] != axes[0]):
             raise self.damaged(f"its columns take {max(ends)} bytes of a row, but NAXIS1 is {axes[0]}")
         heap = self.number("THEAP", 0, default=_product(axes))
         if not _product(axes) <= heap <= self.size():

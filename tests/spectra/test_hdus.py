@@ -124,11 +124,11 @@ def test_bytes_after_the_last_hdu_are_said(plugins, tmp_path):
     content = image(tmp_path / "whole.fits")
     path = tmp_path / "a.fits"
     path.write_bytes(content + bytes(2880))  # as tapes have them
-    list(readers.read(path, plugins))
+    list(readers.read(path, plugins, "fits-image"))
     path.write_bytes(content + b"\1" * 2880)
     said = "2880 bytes after the last HDU are not understood"
     with pytest.raises(ReadError, match=f"damaged: {said}: fetch the file again"):
-        list(readers.read(path, plugins))
+        list(readers.read(path, plugins, "fits-image"))
     path.write_bytes(content + b"\1" * 80)
     with pytest.warns(SpectrumWarning, match="80 bytes after the last HDU are not understood and left out"):
-        list(readers.read(path, plugins))
+        list(readers.read(path, plugins, "fits-image"))
