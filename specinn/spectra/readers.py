@@ -228,6 +228,8 @@ def open_fits(path: Path) -> Iterator[fits.HDUList]:
         file.seek(end)
         beyond = f"{size - end} bytes after the last HDU are not understood"
         junk = bool(file.read(_BLOCK).strip(b"\0 \r\n\x1a"))
+        if junk and size - end >= 2880:  # which may have been an HDU, and astropy makes something of it
+            raise ReadError(f"{path}: damaged: {beyond}: fetch the file again")
         if junk:
             warnings.warn(SpectrumWarning(f"{beyond} and left out"), stacklevel=2)
         file.seek(0)
@@ -239,8 +241,6 @@ def open_fits(path: Path) -> Iterator[fits.HDUList]:
                 hdus.close()
                 hdus = fits.open(path, memmap=False)
         except Exception as cause:  # of any kind, as astropy raises for headers that contradict themselves
-            if junk:
-                raise ReadError(f"{path}: damaged: {beyond}: fetch the file again") from cause
             raise _damaged_header(path, cause) from cause
         with hdus:
             yield hdus
