@@ -49,8 +49,13 @@ def check_hdus(path: Path, file: Any, size: int) -> int:
             )
         header.check_columns()
         header.check_image(size)
-        end = header.end()
-    return min(end, size)
+        end = min(header.end(), size)
+    file.seek(end)
+    if size - end >= _BLOCK and file.read(_BLOCK).strip(b"\0 \r\n\x1a"):
+        raise ReadError(  # they may have been an HDU, and astropy makes something of them and what follows
+            f"{path}: damaged: {size - end} bytes after the last HDU are not understood: fetch the file again"
+        )
+    return end
 
 
 @attrs.frozen

@@ -226,12 +226,9 @@ def open_fits(path: Path) -> Iterator[fits.HDUList]:
         file, size = stack.enter_context(unpacked(path))
         end = check_hdus(path, file, size)
         file.seek(end)
-        beyond = f"{size - end} bytes after the last HDU are not understood"
-        junk = bool(file.read(_BLOCK).strip(b"\0 \r\n\x1a"))
-        if junk and size - end >= 2880:  # which may have been an HDU, and astropy makes something of it
-            raise ReadError(f"{path}: damaged: {beyond}: fetch the file again")
-        if junk:
-            warnings.warn(SpectrumWarning(f"{beyond} and left out"), stacklevel=2)
+        if file.read(_BLOCK).strip(b"\0 \r\n\x1a"):
+            sentence = f"{size - end} bytes after the last HDU are not understood and left out"
+            warnings.warn(SpectrumWarning(sentence), stacklevel=2)
         file.seek(0)
         plain = isinstance(getattr(file, "name", None), str)
         try:
