@@ -63,7 +63,7 @@ def _find(header: fits.Header, suffix: str) -> list[int]:
     else the first.
     """
     found = []
-    for i in range(int(header.get("TFIELDS", 0))):
+    for i in range(len(column_names(header))):
         utype = str(header.get(f"TUTYP{i + 1}", "")).strip().lower()
         if utype.endswith(suffix):
             main = "meta.main" in str(header.get(f"TUCD{i + 1}", "")).lower()

@@ -10,6 +10,7 @@ from astropy.io import fits
 
 from specinn.errors import ReadError
 from specinn.instruments import Medium
+from specinn.spectra.hdus import check_hdus
 from specinn.spectra.readers import unpacked
 
 _MOST_AXES = 999  # of an image, by the FITS standard; also of the columns of a table
@@ -27,9 +28,10 @@ def headers(path: Path) -> tuple[fits.Header, ...]:
 @lru_cache(maxsize=8)
 def _headers(path: Path, _mtime: int, _size: int) -> tuple[fits.Header, ...]:
     try:
-        with unpacked(path) as (file, _):
+        with unpacked(path) as (file, size):
             if not file.read(6).startswith(b"SIMPLE"):
                 return ()
+            check_hdus(path, file, size)
             file.seek(0)
             with fits.open(file, memmap=False) as hdus:
                 found = []

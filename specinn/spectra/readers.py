@@ -7,6 +7,7 @@ import contextlib
 import gzip
 import lzma
 import mmap
+import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -23,6 +24,7 @@ from specinn.plugins import Plugins
 from specinn.plugins.interfaces import Reader
 from specinn.spectra import SpectrumBatch
 from specinn.spectra.batch import as_medium, warn_of_snr
+from specinn.spectra.hdus import check_hdus
 
 __all__ = ["MOST_BYTES", "count", "find_format", "let_go", "open_fits", "read", "read_rows", "unpacked"]
 
@@ -31,9 +33,17 @@ _PACKED: dict[bytes, tuple[str, Any]] = {
     b"BZh": ("bzip2", bz2.open),
     b"\xfd7zXZ": ("xz", lzma.open),
 }
-MOST_BYTES = 2**30  # of a packed file when it is unpacked, and of an image in memory
+MOST_BYTES = 2**30  # of a packed file when it is unpacked
 _IN_MEMORY = 2**26  # bytes that are unpacked in memory and not on the disk
 _BLOCK = 2**20
+_MEANINGS = {  # of what astropy says
+    r"Unparsable card \((\S+)\)": r"the value of \1 in a header is not closed or no value",
+    r"Keyword '(\S+)' not found": r"\1 is missing in a header",
+    r"[Cc]olumn name must be a string|field names must be strings": "a TTYPE is not the name of a column",
+    "name already used as a name": "two columns have the same name",
+    r"could not convert string to float: (?:np\.bytes_\()?b?('[^']*')": r"a number of a table is \1",
+    "decompression error|hit end of compressed byte stream": "the tiles of a compressed image are damaged",
+}
 _MAGIC = {
     b"\x89PNG": "a PNG image",
     b"\xff\xd8\xff": "a JPEG image",
@@ -117,8 +127,7 @@ def _guarded(
         except SpecinnError as cause:
             raise ReadError(_named(path, str(cause))) from cause
         except Exception as cause:
-            reason = " ".join(str(cause).split()) or "no reason given"
-            raise ReadError(f"{path}: cannot be read as {name} ({type(cause).__name__}: {reason})") from cause
+            raise ReadError(f"{path}: cannot be read as {name} ({_reason(cause)})") from cause
         new = list(dict.fromkeys(str(each.message) for each in caught))
         for sentence in new:
             if sentence not in remarks and not (wanted and "--medium" in sentence):
@@ -210,39 +219,42 @@ def unpacked(path: Path) -> Iterator[tuple[Any, int]]:
 def open_fits(path: Path) -> Iterator[fits.HDUList]:
     """An open FITS file (packed or not) all of whose bytes are there; data are read when they are asked for.
 
-    Raises ``ReadError`` for a truncated file: astropy gives such data as zeros or short, with a warning; and
-    for a compressed image that declares more than 1 GiB.
+    Raises ``ReadError`` for a truncated file, which astropy gives as zeros or short, with a warning, and for
+    whatever :func:`specinn.spectra.hdus.check_hdus` finds.
     """
     with contextlib.ExitStack() as stack:
         file, size = stack.enter_context(unpacked(path))
+        end = check_hdus(path, file, size)
+        file.seek(end)
+        if file.read(_BLOCK).strip(b"\0 \r\n\x1a"):
+            sentence = f"{size - end} bytes after the last HDU are not understood and left out"
+            warnings.warn(SpectrumWarning(sentence), stacklevel=2)
+        file.seek(0)
         plain = isinstance(getattr(file, "name", None), str)
         try:
             hdus = fits.open(path if plain else file, memmap=plain)
             scaled = any(_is_scaled(hdu.header) for hdu in hdus)
-        except OSError as cause:
-            raise ReadError(
-                f"{path}: the FITS header is truncated or damaged ({cause}): fetch the file again"
-            ) from cause
+            if plain and scaled:  # integers that stand for other numbers cannot be mapped
+                hdus.close()
+                hdus = fits.open(path, memmap=False)
         except Exception as cause:  # of any kind, as astropy raises for headers that contradict themselves
             raise _damaged_header(path, cause) from cause
-        if plain and scaled:  # integers that stand for other numbers cannot be mapped
-            hdus.close()
-            hdus = fits.open(path, memmap=False)
         with hdus:
-            try:
-                _check_complete(path, hdus, size)
-            except SpecinnError:
-                raise
-            except Exception as cause:
-                raise _damaged_header(path, cause) from cause
             yield hdus
 
 
 def _damaged_header(path: Path, cause: Exception) -> ReadError:
-    reason = " ".join(str(cause).split()) or "no reason given"
-    return ReadError(
-        f"{path}: a FITS header is damaged ({type(cause).__name__}: {reason}): fetch the file again"
-    )
+    return ReadError(f"{path}: a FITS header is damaged ({_reason(cause)}): fetch the file again")
+
+
+def _reason(cause: Exception) -> str:
+    """What an error of the libraries underneath means, where that is known; else what it says."""
+    text = " ".join(str(cause).split()) or "no reason given"
+    for pattern, meaning in _MEANINGS.items():
+        match = re.search(pattern, text)
+        if match:
+            return match.expand(meaning)
+    return f"{type(cause).__name__}: {text}"
 
 
 def _is_scaled(header: Any) -> bool:
@@ -264,44 +276,15 @@ def let_go(data: np.ndarray) -> None:
         source.madvise(mmap.MADV_DONTNEED)
 
 
-def _check_complete(path: Path, hdus: fits.HDUList, size: int) -> None:
-    end = 0
-    for number in range(len(hdus)):  # len() reads all headers
-        hdu, place = hdus[number], hdus[number].fileinfo()
-        if isinstance(hdu, fits.CompImageHDU):
-            declared = (
-                float(np.prod([float(n) for n in hdu.shape or (0,)])) * abs(int(hdu.header["BITPIX"])) / 8
-            )
-            if declared > MOST_BYTES:
-                raise ReadError(
-                    f"{path}: the compressed image of HDU {number} declares {declared:.0f} bytes, in a file "
-                    f"of {size}: expected at most {MOST_BYTES}"
-                )
-        # hdu.size is without the padding, which careless programs leave out at the end of the file
-        needed = place["datLoc"] + (place["datSpan"] if isinstance(hdu, fits.CompImageHDU) else hdu.size)
-        if needed > size:
-            raise ReadError(
-                f"{path}: truncated: {size} bytes, but HDU {number} announces {needed}: fetch the file again"
-            )
-        end = place["datLoc"] + place["datSpan"]
-    file = hdus.fileinfo(0)["file"]
-    here = file.tell()
-    file.seek(min(end, size))
-    rest = file.read(80)
-    file.seek(here)
-    if rest.startswith(b"XTENSION"):
-        raise ReadError(
-            f"{path}: truncated: it ends within the header of HDU {len(hdus)}: fetch the file again"
-        )
-
-
 def _choose(path: Path, plugins: Plugins, format: str) -> tuple[str, Reader]:
     """Name and instance of the reader of a file."""
     _check_readable(path)
     if format != "auto":
         return format, plugins.load("reader", format)()
-    with unpacked(path):  # a file that unpacks to too much must not be shown to libraries that do not look
-        pass
+    # what unpacks to too much, or declares it, must not be shown to libraries that do not look
+    with unpacked(path) as (file, size):
+        if file.read(9) == b"SIMPLE  =":
+            check_hdus(path, file, size)
     offers = plugins.offers("reader")
     for offer in sorted(offers, key=lambda offer: -offer.record.priority):
         try:

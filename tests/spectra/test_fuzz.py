@@ -35,7 +35,8 @@ def test_a_file_of_a_seed_is_always_the_same(whole: dict[str, bytes]) -> None:
 
 def test_damaged_files(plugins: Plugins, whole: dict[str, bytes], tmp_path: Path) -> None:
     outcomes = []
-    for number in range(4 * len(whole)):
+    # files of seed 0 at which astropy looped (NAXIS = 4294967296, SIMPLE = N and others), and the first ones
+    for number in (20206, 20207, 10046, 10047, 287, 311, *range(4 * len(whole))):
         name, content = fuzz_readers.damaged(whole, 0, number)
         path = tmp_path / f"{number}-{name}"
         path.write_bytes(content)

@@ -1,0 +1,134 @@
+"""FITS headers that declare what cannot be are refused in one sentence, before memory is taken."""
+
+from __future__ import annotations
+
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from specinn.errors import ReadError, SpectrumWarning
+from specinn.plugins import Plugins
+from specinn.spectra import readers
+
+N = 720  # doubles of two blocks
+
+
+@pytest.fixture(scope="module")
+def plugins() -> Plugins:
+    return Plugins()
+
+
+def image(path: Path) -> bytes:
+    header = fits.Header({"CRVAL1": 5200.0, "CDELT1": 0.1, "CTYPE1": "AWAV"})
+    fits.PrimaryHDU(1.0 + 0.01 * np.sin(np.arange(N)), header).writeto(path)
+    return path.read_bytes()
+
+
+def table(path: Path) -> bytes:
+    columns = [
+        fits.Column(name, "D", array=values)
+        for name, values in (("WAVE", 5200.0 + 0.1 * np.arange(N)), ("FLUX", np.sin(np.arange(N)) + 9))
+    ]
+    fits.HDUList([fits.PrimaryHDU(), fits.BinTableHDU.from_columns(columns)]).writeto(path)
+    return path.read_bytes()
+
+
+def changed(content: bytes, key: str, value: str) -> bytes:
+    """The file with another value in the last card ``key``; without the card where ``value`` is blank."""
+    at = content.rindex(f"{key:8s}=".encode())
+    card = f"{key:8s}= {value:>20s}" if value else ""
+    return content[:at] + card.encode().ljust(80) + content[at + 80 :]
+
+
+IMAGE = {
+    ("NAXIS", "4294967296"): "HDU 0 is damaged: NAXIS is 4294967296, expected 0 to 999: fetch the file again",
+    ("NAXIS", "-1"): "NAXIS is -1, expected 0 to 999",
+    ("NAXIS", "T"): "NAXIS is T, expected a whole number, 0 to 999",
+    ("NAXIS", ""): "NAXIS is missing, expected a whole number, 0 to 999",
+    ("NAXIS1", ""): "NAXIS1 is missing, expected a whole number, at least 0",
+    ("NAXIS1", "B2400"): "NAXIS1 is B2400, expected a whole number",
+    ("NAXIS1", "-9"): "NAXIS1 is -9, expected at least 0",
+    ("NAXIS1", "1000000000000"): r"truncated: \d+ bytes, but HDU 0 announces 8000000002880",
+    ("NAXIS1", "9" * 20): r"truncated: \d+ bytes, but HDU 0 announces \d+",
+    ("SIMPLE", "N"): "SIMPLE is N, expected T",
+    ("BITPIX", "-63"): "BITPIX is -63, expected one of 8, 16, 32, 64, -32, -64",
+    ("BITPIX", "1E5"): "BITPIX is 1E5, expected a whole number, -64 to 64",
+}
+TABLE = {
+    ("NAXIS2", "'1D'"): "HDU 1 is damaged: NAXIS2 is '1D', expected a whole number, at least 0",
+    ("NAXIS2", "1000000000000"): r"truncated: \d+ bytes, but HDU 1 announces",
+    ("NAXIS", "1"): "NAXIS is 1, expected 2 for a table",
+    ("PCOUNT", "-5"): "PCOUNT is -5, expected at least 0",
+    ("PCOUNT", ""): "PCOUNT is missing",
+    ("GCOUNT", "x"): "GCOUNT is x, expected a whole number",
+    ("GCOUNT", "65536"): r"truncated: \d+ bytes, but HDU 1 announces",
+    ("TFIELDS", "1000000"): "TFIELDS is 1000000, expected 0 to 999",
+    ("TFIELDS", "-1"): "TFIELDS is -1, expected 0 to 999",
+    ("TFIELDS", "1"): "its columns take 8 bytes of a row, but NAXIS1 is 16",
+    ("TFORM2", "'E'"): "its columns take 12 bytes of a row, but NAXIS1 is 16",
+    ("TFORM2", "'9999999999999E'"): "its columns take 40000000000004 bytes of a row, but NAXIS1 is 16",
+    ("TFORM2", "'nm'"): "TFORM2 is 'nm', expected a format such as 1D",
+    ("TFORM2", ""): "TFORM2 is missing, expected the format of column 2",
+    ("XTENSION", "'IMAG'"): "XTENSION is 'IMAG', expected IMAGE, BINTABLE or TABLE",
+}
+
+
+@pytest.mark.parametrize(
+    ("make", "key", "value", "message"),
+    [(image, *card, message) for card, message in IMAGE.items()]
+    + [(table, *card, message) for card, message in TABLE.items()],
+)
+def test_damaged_headers_are_one_sentence(make, key, value, message, plugins, tmp_path):
+    content = make(tmp_path / "whole.fits")
+    path = tmp_path / "a.fits"
+    path.write_bytes(changed(content, key, value))
+    tracemalloc.start()
+    with pytest.raises(ReadError, match=message) as caught:
+        list(readers.read(path, plugins))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert str(caught.value).startswith(f"{path}: ") and "Error" not in str(caught.value)
+    assert peak < 2**25
+    with pytest.raises(ReadError, match=message):
+        list(readers.read(path, plugins, "fits-image" if make is image else "fits-table"))
+
+
+def test_a_size_that_stands_twice(plugins, tmp_path):
+    content = image(tmp_path / "whole.fits")
+    at = content.index(b"CTYPE1")
+    (tmp_path / "a.fits").write_bytes(
+        content[:at] + b"NAXIS1  =                  300".ljust(80) + content[at + 80 :]
+    )
+    with pytest.raises(ReadError, match="NAXIS1 stands in it twice, as 720 and 300"):
+        list(readers.read(tmp_path / "a.fits", plugins))
+
+
+def test_a_compressed_image_that_declares_too_much(plugins, tmp_path):
+    header = fits.Header({"CRVAL1": 5200.0, "CDELT1": 0.1, "CTYPE1": "AWAV"})
+    hdu = fits.CompImageHDU(np.arange(N, dtype=np.int32), header)
+    fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(tmp_path / "whole.fits")
+    content = (tmp_path / "whole.fits").read_bytes()
+    for key, message in (
+        ("ZNAXIS1", "compressed image of HDU 1 declares 4000000000000 bytes"),
+        ("ZTILE1", "ZTILE1 is 1000000000000, expected 1 to 720"),
+    ):
+        (tmp_path / "a.fits").write_bytes(changed(content, key, "1000000000000"))
+        with pytest.raises(ReadError, match=message):
+            list(readers.read(tmp_path / "a.fits", plugins))
+
+
+def test_bytes_after_the_last_hdu_are_said(plugins, tmp_path):
+    content = image(tmp_path / "whole.fits")
+    path = tmp_path / "a.fits"
+    path.write_bytes(content + bytes(2880))  # as tapes have them
+    list(readers.read(path, plugins, "fits-image"))
+    path.write_bytes(content + b"\1" * 2880)
+    said = "2880 bytes after the last HDU are not understood"
+    with pytest.raises(ReadError, match=f"damaged: {said}: fetch the file again"):
+        list(readers.read(path, plugins, "fits-image"))
+    path.write_bytes(content + b"\1" * 80)
+    with pytest.warns(SpectrumWarning, match="80 bytes after the last HDU are not understood and left out"):
+        list(readers.read(path, plugins, "fits-image"))
