@@ -18,7 +18,7 @@ from specinn.errors import ReadError
 
 __all__ = ["check_hdus"]
 
-MOST_IMAGE_BYTES = 2**30  # of a compressed image, which takes them all as memory
+_MOST_IMAGE_BYTES = 2**30  # of a compressed image, which takes them all as memory
 _BLOCK, _CARD = 2880, 80
 _MOST = 999  # axes, and columns
 _END = re.compile(rb"END {0,76}[^A-Z0-9_-]")
@@ -159,10 +159,10 @@ class _Header:
             return
         axes = self.axes("ZNAXIS")
         declared = self.depth("ZBITPIX") * _product(axes)
-        if declared > MOST_IMAGE_BYTES:
+        if declared > _MOST_IMAGE_BYTES:
             raise ReadError(
                 f"{self.path}: the compressed image of HDU {self.hdu} declares {declared} bytes, in a file "
-                f"of {size}: expected at most {MOST_IMAGE_BYTES}"
+                f"of {size}: expected at most {_MOST_IMAGE_BYTES}"
             )
         for i, n in enumerate(axes):
             self.number(f"ZTILE{i + 1}", 1, max(n, 1), default=1)
