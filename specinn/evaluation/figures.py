@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specinn.evaluation import coverage as calibration
 from specinn.evaluation.comparison import Comparison
+from specinn.evaluation.coverage import ecdf_band, ecdf_difference, points_for
 from specinn.evaluation.ksoll2026 import PUBLISHED_LEVELS, published_std
 from specinn.evaluation.tables import TARP, Rows, all_ranks, histogram_levels, reference_level, some_levels
 from specinn.labels import Label
@@ -238,14 +238,14 @@ def _ecdf(axes: Axes, ranks: np.ndarray, colour: str, line: str, name: str) -> N
     ranks = ranks[np.isfinite(ranks)]
     if not ranks.size:
         return
-    points = calibration.points_for(ranks.size)
+    points = points_for(ranks.size)
     ends = [0.0, *points, 1.0]
-    low, high = calibration.ecdf_band(ranks.size, points)
+    low, high = ecdf_band(ranks.size, points)
     if not axes.collections:  # the band of the first curve; the others have as many stars, or nearly
         axes.fill_between(ends, [0, *low, 0], [0, *high, 0], color=FAINT, alpha=0.35, linewidth=0,
                           label="95 % of calibrated models")  # fmt: skip
         axes.axhline(0, color=INK, linewidth=0.6)
-    axes.plot(ends, [0, *calibration.ecdf_difference(ranks, points), 0], line, color=colour, label=name)
+    axes.plot(ends, [0, *ecdf_difference(ranks, points), 0], line, color=colour, label=name)
     axes.set_xlim(0, 1)
     axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
 

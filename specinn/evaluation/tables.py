@@ -10,7 +10,8 @@ import numpy as np
 from astropy.table import Column, MaskedColumn, Table
 
 from specinn.errors import SpecinnError
-from specinn.evaluation import coverage as calibration
+from specinn.evaluation.coverage import binomial_interval, ecdf_difference, points_for
+from specinn.evaluation.coverage import uniformity as uniformity_of
 from specinn.evaluation.metrics import METRICS, metrics_of
 from specinn.files import check_output, replacing
 from specinn.posterior import QUANTILES
@@ -175,7 +176,7 @@ def coverage(comparison: Comparison) -> Rows:
                 for k, label in enumerate(comparison.labels):
                     of = inside[chosen & np.isfinite(lower[:, k]), k]
                     row = {"snr": value, "label": label.name, "level": level, **edges, "n": of.size}
-                    interval = calibration.binomial_interval(of.sum(), of.size)
+                    interval = binomial_interval(of.sum(), of.size)
                     figures = [float(of.mean()), *map(float, interval)] if of.size else [None] * 3
                     names = ("inside", "inside_low", "inside_high")
                     rows.append(row | dict(zip(names, figures, strict=True)))
@@ -191,11 +192,11 @@ def uniformity(comparison: Comparison) -> Rows:
             row: dict[str, Any] = {"snr": value, "label": name, "n": of.size}
             row |= dict.fromkeys(("largest", "at", "p_value"))
             if of.size:
-                points = calibration.points_for(of.size)
-                difference = calibration.ecdf_difference(of, points)
+                points = points_for(of.size)
+                difference = ecdf_difference(of, points)
                 worst = int(np.abs(difference).argmax())
                 row |= {"largest": float(difference[worst]), "at": float(points[worst])}
-                row["p_value"] = calibration.uniformity(of, points)
+                row["p_value"] = uniformity_of(of, points)
             rows.append(row)
     return rows
 

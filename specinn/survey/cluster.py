@@ -10,14 +10,14 @@ from typing import Any
 from specinn.errors import SpecinnError
 from specinn.parallel.cluster import spread
 from specinn.parallel.progress import Watch
-from specinn.survey.manifest import Plan
+from specinn.survey.manifest import Manifest
 from specinn.survey.shards import compute_elsewhere
 
 __all__ = ["compute_there", "task"]
 
 
 def compute_there(
-    plan: Plan,
+    manifest: Manifest,
     folder: Path,
     shards: Sequence[int],
     watch: Watch,
@@ -36,7 +36,7 @@ def compute_there(
         for shard, messages in answers:
             if messages is None:
                 raise SpecinnError(
-                    f"workers died one after another over {plan.describe(shard)}, most likely because "
+                    f"workers died one after another over {manifest.describe(shard)}, most likely because "
                     f"memory ran out: {again}, on workers with more memory"
                 )
             for text in messages["remarks"]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from specinn.inference.run import Run
     from specinn.plugins import Plugins
 
-__all__ = ["BLOCK", "FORMAT", "LARGEST", "SMALLEST", "USUAL", "VERSION", "File", "Plan", "settings_of"]
+__all__ = ["BLOCK", "FORMAT", "LARGEST", "SMALLEST", "USUAL", "VERSION", "File", "Manifest", "settings_of"]
 
 FORMAT, VERSION = "specinn run", 2
 SMALLEST, LARGEST = 1 << 24, 1 << 28  # bytes of a shard's files: 100 to 1600 spectra of 4MOST HR
@@ -78,7 +78,7 @@ class File:
 
 
 @attrs.frozen(slots=False)
-class Plan:
+class Manifest:
     """What a run is to do: ``files``, in shards of ``counts`` files each, with ``settings`` (JSON values)."""
 
     settings: Mapping[str, Any]
@@ -91,7 +91,7 @@ class Plan:
         files: Iterable[str | Path | Item],
         settings: Mapping[str, Any],
         count: Callable[[str], int | None] = lambda path: None,
-    ) -> Plan:
+    ) -> Manifest:
         """Shards of about equal size on disk, by the files alone: the same on every machine.
 
         ``count`` gives the number of spectra of a file, if known: one that is larger than a shard is then
@@ -173,7 +173,7 @@ class Plan:
             temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: Path) -> Plan:
+    def load(cls, folder: Path) -> Manifest:
         """Raises ``OutputError`` for a manifest that is damaged or of another version."""
         path = folder / MANIFEST
         try:
@@ -192,7 +192,7 @@ class Plan:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise OutputError(f"{path} is damaged ({error}): start anew with --overwrite") from None
 
-    def difference(self, other: Plan) -> tuple[str, Any, Any] | None:
+    def difference(self, other: Manifest) -> tuple[str, Any, Any] | None:
         """The first setting in which another plan differs, in words, with the two values."""
         settings, its = dict(_flat(self.settings)), dict(_flat(json.loads(json.dumps(other.settings))))
         for key in {**settings, **its}:
@@ -200,7 +200,7 @@ class Plan:
                 return _SETTINGS.get(key, key.rpartition("/")[2]), settings.get(key), its.get(key)
         return None
 
-    def check_same(self, new: Plan, folder: Path) -> None:
+    def check_same(self, new: Manifest, folder: Path) -> None:
         """Raises ``ConfigError`` that names the first difference from the present plan."""
         anew = "give what was given then, or start anew with --overwrite"
         different = self.difference(new)

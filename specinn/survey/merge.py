@@ -18,7 +18,7 @@ from specinn.errors import OutputError
 from specinn.files import replacing, sweep
 from specinn.flags import is_bad
 from specinn.inference.run import Run, unmatched, unread
-from specinn.survey.manifest import Plan
+from specinn.survey.manifest import Manifest
 from specinn.survey.shards import ROWS, SHARD_ID, check_ours, clear, missing, part_of, resumable
 
 if TYPE_CHECKING:
@@ -45,18 +45,24 @@ class Outcome:
 
 
 def finish(
-    plan: Plan, folder: Path, output: Path, run: Run, *, show: int = 0, save_samples: Path | None = None
+    manifest: Manifest,
+    folder: Path,
+    output: Path,
+    run: Run,
+    *,
+    show: int = 0,
+    save_samples: Path | None = None,
 ) -> Outcome:
     """Number the rows of all shards and make them the catalogue; only one block is held in memory."""
     patience = time.monotonic() + _PATIENCE
-    while lost := missing(plan, folder):
+    while lost := missing(manifest, folder):
         if time.monotonic() > patience:
             raise OutputError(
-                f"{plan.describe(lost[0])} was computed, but {part_of(folder, lost[0])} is not seen here: do "
-                "all machines share that folder? The same command with --resume continues"
+                f"{manifest.describe(lost[0])} was computed, but {part_of(folder, lost[0])} is not seen "
+                "here: do all machines share that folder? The same command with --resume continues"
             )
         time.sleep(1.0)
-    parts = [part_of(folder, shard) for shard in range(len(plan.counts))]
+    parts = [part_of(folder, shard) for shard in range(len(manifest.counts))]
     layout, bad, n_unread, lost_velocities = _survey(parts, run)
     outcome = Outcome(layout.n_rows, bad, n_unread, _head(parts, run, show), lost_velocities)
     if n_unread == layout.n_rows:  # an empty catalogue would obstruct the corrected command
@@ -73,7 +79,7 @@ def finish(
         else:
             schema, n = parquet_schema(layout), 0
             for shard, part in enumerate(parts):
-                notes = {SHARD_ID.decode(): plan.id_of(shard)}
+                notes = {SHARD_ID.decode(): manifest.id_of(shard)}
                 with replacing(part) as temporary, ParquetWriter(temporary, schema, notes) as file:
                     for block in _blocks([part], run, first=n):
                         file.append(block)
@@ -81,7 +87,7 @@ def finish(
             for path in folder.iterdir():
                 if path.name.startswith(".") or path.suffix == ".h5":
                     path.unlink()
-            plan.save(folder, state="finished", rows=n, failures=bad)
+            manifest.save(folder, state="finished", rows=n, failures=bad)
             if output.is_dir():
                 _remove(output)
             os.replace(folder, output)

@@ -32,7 +32,7 @@ from specinn.inference.run import Run, prepare
 from specinn.parallel.progress import Progress, Remark, Report, remarks
 from specinn.parallel.threads import ahead, behind
 from specinn.parallel.workdir import folder_of, time_of
-from specinn.survey.manifest import Plan, settings_of
+from specinn.survey.manifest import Manifest, settings_of
 
 if TYPE_CHECKING:
     from specinn.plugins import Plugins
@@ -58,22 +58,22 @@ _OURS = (MANIFEST, "part-*.parquet", "part-*.h5", ".part-*.partial*", f".{Path(M
 
 
 def begin(
-    output: Path, plan: Plan, *, resume: bool, overwrite: bool, say: Callable[[str], None]
-) -> tuple[Plan, Path]:
+    output: Path, manifest: Manifest, *, resume: bool, overwrite: bool, say: Callable[[str], None]
+) -> tuple[Manifest, Path]:
     """Begin in the folder of a run, which is :func:`held`, or resume what an interrupted one left there.
 
-    The plan is then that of the manifest. ``say`` is called with what is kept and what is repeated. Raises
-    ``OutputError`` or ``ConfigError``.
+    What is done is then what the manifest there says. ``say`` is called with what is kept and what is
+    repeated. Raises ``OutputError`` or ``ConfigError``.
     """
     folder = folder_of(output)
     if output.is_dir():  # to be replaced, in the end
         check_ours(output)
     if resume and (folder / MANIFEST).is_file():
-        old = Plan.load(folder)
-        old.check_same(plan, folder)
-        pairs = zip(old.files, plan.files, strict=True)
+        old = Manifest.load(folder)
+        old.check_same(manifest, folder)
+        pairs = zip(old.files, manifest.files, strict=True)
         changed = list(dict.fromkeys(now.path for then, now in pairs if then != now))
-        plan = attrs.evolve(old, files=plan.files)
+        manifest = attrs.evolve(old, files=manifest.files)
         if changed:
             say(
                 f"{len(changed)} of the files changed since the run began, the first is {changed[0]}: "
@@ -87,11 +87,11 @@ def begin(
             )
         _empty(folder)
     try:
-        plan.save(folder, state="running")
+        manifest.save(folder, state="running")
     except OutputError:
         abandon(folder)
         raise
-    return plan, folder
+    return manifest, folder
 
 
 def abandon(folder: Path) -> None:
@@ -125,10 +125,10 @@ def part_of(folder: Path, shard: int, suffix: str = ".parquet") -> Path:
     return folder / f"part-{shard:05d}{suffix}"
 
 
-def is_done(plan: Plan, folder: Path, shard: int) -> bool:
-    """Whether the files of a shard are there, whole, and of this plan."""
+def is_done(manifest: Manifest, folder: Path, shard: int) -> bool:
+    """Whether the files of a shard are there, whole, and of this manifest."""
     part = part_of(folder, shard)
-    if not part.is_file() or (plan.settings["keep"] and not part_of(folder, shard, ".h5").is_file()):
+    if not part.is_file() or (manifest.settings["keep"] and not part_of(folder, shard, ".h5").is_file()):
         return False
     from pyarrow import ArrowException, parquet
 
@@ -136,12 +136,12 @@ def is_done(plan: Plan, folder: Path, shard: int) -> bool:
         metadata = parquet.read_schema(part).metadata
     except (OSError, ArrowException):
         return False
-    return (metadata or {}).get(SHARD_ID) == plan.id_of(shard).encode()
+    return (metadata or {}).get(SHARD_ID) == manifest.id_of(shard).encode()
 
 
-def missing(plan: Plan, folder: Path) -> list[int]:
+def missing(manifest: Manifest, folder: Path) -> list[int]:
     """The shards that are to be done."""
-    return [shard for shard in range(len(plan.counts)) if not is_done(plan, folder, shard)]
+    return [shard for shard in range(len(manifest.counts)) if not is_done(manifest, folder, shard)]
 
 
 @contextlib.contextmanager
@@ -159,7 +159,7 @@ def resumable() -> Iterator[None]:
 
 
 def compute(
-    plan: Plan,
+    manifest: Manifest,
     folder: Path,
     shards: Iterable[int],
     run: Run,
@@ -168,25 +168,25 @@ def compute(
     progress: Progress,
 ) -> None:
     """Do shards: a thread reads files ahead, this one infers, a third one writes."""
-    if plan.settings["options"]["device"] == "cpu":
+    if manifest.settings["options"]["device"] == "cpu":
         import torch
 
         torch.set_num_threads(1)  # the matrices are small: a second thread costs more than it saves
 
     def read() -> Iterator[tuple[int, Any]]:
         for shard in shards:
-            numbers = plan.numbers(shard)
+            numbers = manifest.numbers(shard)
             for i in numbers:
-                plan.files[i].check()
-            for piece in run.pieces(plan.sources(shard, plugins, plan.settings["options"]["format"])):
+                manifest.files[i].check()
+            for piece in run.pieces(manifest.sources(shard, plugins, manifest.settings["options"]["format"])):
                 yield shard, piece
             for i in numbers:
-                plan.files[i].check()
+                manifest.files[i].check()
 
     def write_all(rows: Iterator[tuple[int, Any, Any]]) -> None:
-        _write(plan, folder, run, rows)
+        _write(manifest, folder, run, rows)
 
-    keep = plan.settings["keep"]
+    keep = manifest.settings["keep"]
     with (
         resumable(),
         behind(write_all, AHEAD) as write,
@@ -197,13 +197,13 @@ def compute(
             write((shard, run.rows(result), result.posterior if keep else None))
 
 
-def _write(plan: Plan, folder: Path, run: Run, rows: Iterator[tuple[int, Any, Any]]) -> None:
+def _write(manifest: Manifest, folder: Path, run: Run, rows: Iterator[tuple[int, Any, Any]]) -> None:
     """The file of each shard, and that of its samples, when its last rows have come."""
     schema = _schema(run.fields)
-    keep = plan.settings["keep"]
+    keep = manifest.settings["keep"]
     attributes = samples.attributes_of(run.pipeline.estimator.labels, model=run.model, seed=run.pipeline.seed)
     for shard, group in itertools.groupby(rows, key=lambda entry: entry[0]):
-        notes = {SHARD_ID.decode(): plan.id_of(shard)}
+        notes = {SHARD_ID.decode(): manifest.id_of(shard)}
         with contextlib.ExitStack() as stack:  # the file of the rows is closed last
             temporary = stack.enter_context(replacing(part_of(folder, shard)))
             file = stack.enter_context(ParquetWriter(temporary, schema, notes))
@@ -237,24 +237,24 @@ _ONE_AT_A_TIME = threading.Lock()
 def compute_elsewhere(folder: str, shard: int, report: Report, progress: Progress, remark: Remark) -> None:
     """Do a shard in a process that knows nothing but where the manifest is. The model stays loaded."""
     with _ONE_AT_A_TIME:
-        plan, plugins, run = _opened(folder, time_of(Path(folder) / MANIFEST))
-        with contextlib.chdir(plan.settings["folder"]), remarks(remark):
-            compute(plan, Path(folder), [shard], run, plugins, report, progress)
+        manifest, plugins, run = _opened(folder, time_of(Path(folder) / MANIFEST))
+        with contextlib.chdir(manifest.settings["folder"]), remarks(remark):
+            compute(manifest, Path(folder), [shard], run, plugins, report, progress)
 
 
 @lru_cache(maxsize=1)
-def _opened(folder: str, _mtime: int) -> tuple[Plan, Plugins, Run]:
+def _opened(folder: str, _mtime: int) -> tuple[Manifest, Plugins, Run]:
     from specinn.plugins import Plugins
 
-    plan, plugins = Plan.load(Path(folder)), Plugins()
-    settings = plan.settings
+    manifest, plugins = Manifest.load(Path(folder)), Plugins()
+    settings = manifest.settings
     with contextlib.chdir(settings["folder"]):
         options = RunOptions(**settings["options"])
         run = prepare(plugins, options, keep_samples=bool(settings["keep"]))
         present = settings_of(run, options, keep=settings["keep"])
-    different = plan.difference(attrs.evolve(plan, settings=present))
+    different = manifest.difference(attrs.evolve(manifest, settings=present))
     if different:
         raise SpecinnError(
             "the worker on {} has another {}: {} here, {} there".format(socket.gethostname(), *different)
         )
-    return plan, plugins, run
+    return manifest, plugins, run

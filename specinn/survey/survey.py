@@ -15,7 +15,7 @@ from specinn.inference.run import unmatched_message
 from specinn.parallel.workdir import folder_of, held
 from specinn.spectra.readers import count
 from specinn.survey import merge, shards
-from specinn.survey.manifest import Plan, settings_of
+from specinn.survey.manifest import Manifest, settings_of
 from specinn.survey.merge import Outcome
 
 if TYPE_CHECKING:
@@ -74,27 +74,27 @@ def survey(
         if path is not None:
             check_not_input(path, (item.path for item in items))
     with held(folder_of(output)):
-        plan, folder = shards.begin(
+        manifest, folder = shards.begin(
             output,
-            Plan.make(items, settings, partial(count, plugins=plugins, format=options.format)),
+            Manifest.make(items, settings, partial(count, plugins=plugins, format=options.format)),
             resume=resume,
             overwrite=overwrite,
             say=watch.say,
         )
-        to_do = shards.missing(plan, folder)
-        watch.start(len(plan.files), len(plan.files) - sum(plan.counts[shard] for shard in to_do))
+        to_do = shards.missing(manifest, folder)
+        watch.start(len(manifest.files), len(manifest.files) - sum(manifest.counts[shard] for shard in to_do))
         try:
             if scheduler is not None or cluster is not None:
                 from specinn.survey.cluster import compute_there
 
-                compute_there(plan, folder, to_do, watch, scheduler=scheduler, cluster=cluster)
+                compute_there(manifest, folder, to_do, watch, scheduler=scheduler, cluster=cluster)
             elif workers > 1 and len(to_do) > 1:
                 from specinn.survey.workers import compute_here
 
-                compute_here(plan, folder, to_do, workers, watch)
+                compute_here(manifest, folder, to_do, workers, watch)
             else:
-                shards.compute(plan, folder, to_do, run, plugins, watch.report, watch.progress)
-            outcome = merge.finish(plan, folder, output, run, show=show, save_samples=save_samples)
+                shards.compute(manifest, folder, to_do, run, plugins, watch.report, watch.progress)
+            outcome = merge.finish(manifest, folder, output, run, show=show, save_samples=save_samples)
         except BaseException:
             shards.abandon(folder)
             raise

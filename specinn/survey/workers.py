@@ -16,13 +16,15 @@ import attrs
 from specinn.errors import SpecinnError
 from specinn.parallel.processes import THREADS, TRIES, Child, Children
 from specinn.parallel.progress import Watch
-from specinn.survey.manifest import Plan
+from specinn.survey.manifest import Manifest
 from specinn.survey.shards import compute_elsewhere
 
 __all__ = ["compute_here"]
 
 
-def compute_here(plan: Plan, folder: Path, shards: Sequence[int], n_workers: int, watch: Watch) -> None:
+def compute_here(
+    manifest: Manifest, folder: Path, shards: Sequence[int], n_workers: int, watch: Watch
+) -> None:
     """Do ``shards`` in ``n_workers`` processes of one thread each.
 
     Raises ``SpecinnError`` where a worker reports an error, or where a shard kills its workers.
@@ -46,7 +48,7 @@ def compute_here(plan: Plan, folder: Path, shards: Sequence[int], n_workers: int
                 deaths[shard] += 1
                 if deaths[shard] == TRIES:
                     raise SpecinnError(
-                        f"{TRIES} workers died one after another over {plan.describe(shard)} "
+                        f"{TRIES} workers died one after another over {manifest.describe(shard)} "
                         f"({worker.death('killed', 'exit')}): what is done is kept, and the same command "
                         "with --resume continues; fewer --workers need less memory"
                     )

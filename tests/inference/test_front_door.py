@@ -24,7 +24,7 @@ from specinn.plugins import Plugins
 from specinn.spectra.readers import count, read, read_rows
 from specinn.spectra.specutils import to_batch
 from specinn.survey import shards
-from specinn.survey.manifest import BLOCK, Plan
+from specinn.survey.manifest import BLOCK, Manifest
 from specinn.texts import path_of
 
 TRUTH = np.array([[5772.0, 4.44, 0.0, 2.05], [4500.0, 2.0, -1.2, 2.0], [6500.0, 4.0, -0.5, 2.6]])
@@ -250,7 +250,7 @@ def test_D13_a_large_file_is_divided_by_rows(
     )
     monkeypatch.setattr("specinn.survey.manifest.SMALLEST", path.stat().st_size // 3)
     monkeypatch.setattr("specinn.survey.manifest.LARGEST", path.stat().st_size // 3)
-    plan = Plan.make([path, one], {}, lambda path: count(path, plugins))
+    plan = Manifest.make([path, one], {}, lambda path: count(path, plugins))
     assert [file.rows for file in plan.files] == [(0, BLOCK), (BLOCK, 2 * BLOCK), (2 * BLOCK, 90), None]
     assert len(plan.counts) >= 3
     keys = [s.first_key for shard in range(len(plan.counts)) for s in plan.sources(shard, plugins)]

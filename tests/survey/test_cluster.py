@@ -21,7 +21,7 @@ from specinn.cli import app
 from specinn.errors import ConfigError
 from specinn.parallel.cluster import ClusterFile
 from specinn.plugins import Plugins
-from specinn.survey.manifest import Plan
+from specinn.survey.manifest import Manifest
 
 pytestmark = pytest.mark.slow
 
@@ -133,13 +133,13 @@ def test_an_error_of_a_worker_is_a_sentence(run: Command, cluster: Any, site: Si
     content = model.read_bytes()
     try:
         with pytest.MonkeyPatch.context() as patch:
-            usual = Plan.save
+            usual = Manifest.save
 
             def save(self: Any, folder: Path, **state: Any) -> None:
                 usual(self, folder, **state)
                 survey_plugin.write_model(model, n=30)  # another model for the workers than for us
 
-            patch.setattr(Plan, "save", save)
+            patch.setattr(Manifest, "save", save)
             result = run("-o", "other.fits", "--scheduler", cluster.scheduler_address)
     finally:
         model.write_bytes(content)

@@ -32,7 +32,7 @@ from specinn.parallel.threads import ahead, behind
 from specinn.parallel.workdir import held
 from specinn.plugins import Plugins
 from specinn.survey import shards
-from specinn.survey.manifest import Plan
+from specinn.survey.manifest import Manifest
 
 SIZES = [3, 1, 2, 4, 1, 1, 2, 5, 3, 1, 2, 2]  # spectra of the files
 BAD = 4  # the file that is none
@@ -133,8 +133,8 @@ def test_shards_are_consecutive_files_of_bounded_size(sizes: list[int]) -> None:
         patch.setattr("specinn.survey.manifest.SMALLEST", SMALL)
         of = classmethod(lambda cls, path: cls(path, files[path], 1))
         patch.setattr("specinn.survey.manifest.File.of", of)
-        plan = Plan.make(files, {"seed": 1})
-        assert plan == Plan.make(files, {"seed": 1})
+        plan = Manifest.make(files, {"seed": 1})
+        assert plan == Manifest.make(files, {"seed": 1})
     covered = [i for shard in range(len(plan.counts)) for i in plan.numbers(shard)]
     assert covered == list(range(len(sizes)))
     for shard in range(len(plan.counts)):
@@ -149,13 +149,13 @@ def test_shards_are_consecutive_files_of_bounded_size(sizes: list[int]) -> None:
 def test_the_size_of_shards_follows_that_of_the_survey(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("specinn.survey.manifest.SMALLEST", 1 << 24)
     monkeypatch.setattr("specinn.survey.manifest.File.of", classmethod(lambda cls, path: cls(path, 10**8, 1)))
-    numbers = [len(Plan.make([f"f{i}" for i in range(n)], {}).counts) for n in (1, 100, 10_000)]
+    numbers = [len(Manifest.make([f"f{i}" for i in range(n)], {}).counts) for n in (1, 100, 10_000)]
     assert numbers == [1, 100, 5000]  # of 100 MB: one, each on its own, two by two
 
 
 def test_the_identity_of_a_shard_is_its_files_and_settings(site: Site) -> None:
-    plan = Plan.make(site.files, {"seed": 1})
-    other = Plan.make(site.files, {"seed": 2})
+    plan = Manifest.make(site.files, {"seed": 1})
+    other = Manifest.make(site.files, {"seed": 2})
     assert len(plan.counts) > 5 and len({plan.id_of(shard) for shard in range(len(plan.counts))}) == len(
         plan.counts
     )
@@ -309,7 +309,7 @@ def test_a_stopped_run_goes_on(run: Command, stopped: Path, reference: Path, tmp
 
 @pytest.mark.slow
 def test_what_is_done_is_not_done_again(run: Command, stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = Plan.load(stopped)
+    plan = Manifest.load(stopped)
     left = shards.missing(plan, stopped)
     assert 0 < len(left) < len(plan.counts)
     seen: list[str] = []
@@ -405,7 +405,7 @@ def test_parts_that_are_half_written_foreign_or_outdated(
     run: Command, site: Site, reference: Path, stopped: Path, tmp_path: Path
 ) -> None:
     first = stopped / "part-00000.parquet"
-    plan = Plan.load(stopped)
+    plan = Manifest.load(stopped)
     content = first.read_bytes()
     for wrong in (content[:-100], b"", (reference / "out.parquet").read_bytes()):
         first.write_bytes(wrong)
@@ -470,7 +470,7 @@ def test_kill_9_at_any_moment(
     rng = random.Random(output)
     options = ["-o", output, "--save-samples", "samples.h5"]
     folder = tmp_path / f"{output}.run"
-    n_shards = len(Plan.make(site.files, {}).counts)
+    n_shards = len(Manifest.make(site.files, {}).counts)
     kills = 0
     while True:
         goal, seen = min(done_parts(folder) + rng.randrange(2, 5), n_shards), False
