@@ -444,7 +444,7 @@ def test_one_spectrum_a_star_and_known_instruments(model: Path, tmp_path: Path, 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (HEAD, "there are no stars"),
+        (HEAD, "it lists no stars"),
         ("", "the columns file, .* are missing; .* found nothing"),
         ("file,star\na,b\n", "instrument, resolving_power, teff, logg, fe_h are missing"),
         (HEAD + "a.txt,Sun,toy,,hot,4,0,1,validation\n", "teff 'hot' of Sun is not a number"),
