@@ -226,7 +226,7 @@ def test_figures_that_cannot_be_drawn_say_why(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(ConfigError, match="no label 'mas'"):
         posterior.corner(truths={"mas": 1.0})
     with pytest.raises(
-        ConfigError, match=r"truths have shape \(3,\): expected a value for each of teff, logg"
+        ConfigError, match=r"truths have shape \(3,\): expected one value for each of teff, logg"
     ):
         posterior.corner(0, ["teff", "logg"], truths=[1, 2, 3])
     with pytest.raises(ConfigError, match="labels is empty: choose from teff"):

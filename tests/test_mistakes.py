@@ -126,7 +126,7 @@ MISTAKES: list[tuple[str, tuple[str, ...], int]] = [
     ("run stars.txt -i toy --correction lost.toml", ("lost.toml: no such file",), 1),
     ("run stars.txt -i toy --correction folder", ("folder: is a folder",), 1),
     ("run stars.txt -i toy --correction bad.toml", ("bad.toml is not valid TOML",), 1),
-    ("run stars.txt -i toy --correction junk.toml", ("junk.toml is not valid TOML", "no text"), 1),
+    ("run stars.txt -i toy --correction junk.toml", ("junk.toml is not valid TOML", "not text"), 1),
     ("run stars.txt -i toy --correction empty.toml", ("empty.toml", "$.labels"), 1),
     ("run stars.txt -i toy --correction tef-bias:c.toml", ("no such file", "did you mean 'teff-bias'?"), 1),
     ("run stars.txt -i toy --save-samples s.fits", ("'.fits' is not a known format",), 1),

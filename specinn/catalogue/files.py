@@ -89,7 +89,7 @@ def read(path: str | Path) -> Table:
     elif path.suffix.lower() not in READERS:
         lost = " that can be read back (CSV keeps no units)" if path.suffix.lower() in WRITERS else ""
         raise OutputError(
-            f"{path}: the suffix {path.suffix!r} names no format{lost}; use one of {', '.join(READERS)}"
+            f"{path}: the suffix {path.suffix!r} is not a known format{lost}; use one of {', '.join(READERS)}"
         )
     elif not path.is_file():
         raise OutputError(f"{path}: no such file")

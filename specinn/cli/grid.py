@@ -88,13 +88,13 @@ def import_(
             progress=lambda done: bar.update(task, completed=done),
         )
     n_models = len(set(grid.ids.tolist()) - set(left_out))
-    echo(f"{output}: {n_models} models, {len(grid.labels)} labels, {grid.wavelength.size} pixels")
+    echo(f"{output}: {n_models} models, {len(grid.labels)} labels, {grid.wavelength.size} pixels", error=True)
     missing = grid.provenance.get("missing", [])
     if missing:
-        echo(f"{len(missing)} spectra of an interrupted run do not exist: {_some(missing, ', ')}")
+        echo(f"{len(missing)} spectra of an interrupted run do not exist: {_some(missing, ', ')}", error=True)
     if left_out:
         reasons = _some(list(left_out.values()), "\n  ")
-        echo(f"{len(left_out)} spectra were left out:\n  {reasons}")
+        echo(f"{len(left_out)} spectra were left out:\n  {reasons}", error=True)
 
 
 def make(

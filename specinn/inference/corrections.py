@@ -43,10 +43,10 @@ def load_correction(plugins: Plugins, given: str | Path, sha256: str | None = No
             reasons.append(f"{name} says: {said}")
     if len(read) > 1:
         first = next(iter(read))
-        raise ConfigError(f"{path} is read by {' and by '.join(read)}: say which, as in {first}:{path}")
+        raise ConfigError(f"{path} is read by {' and by '.join(read)}: choose one, as in {first}:{path}")
     if not read:
         raise ConfigError(
-            f"{path} is of no correction that is installed ({'; '.join(reasons) or 'there is none'})"
+            f"{path} is not read by any installed correction ({'; '.join(reasons) or 'there is none'})"
         )
     (correction,) = read.values()
     model = correction.model

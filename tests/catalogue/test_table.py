@@ -207,7 +207,7 @@ def test_an_output_that_exists_stays(table: Table, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("out.txt", "names no format"),
+        ("out.txt", "is not a known format"),
         ("file", "is a file, and a name without suffix"),
         ("dir", "no catalogue of specinn"),
         ("none/out.fits", "no folder"),
@@ -232,7 +232,7 @@ def test_a_read_only_folder_is_refused(tmp_path: Path) -> None:
 def test_reading_something_else_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="no such file"):
         catalogue.read(tmp_path / "none.fits")
-    with pytest.raises(OutputError, match="names no format"):
+    with pytest.raises(OutputError, match="is not a known format"):
         catalogue.read(tmp_path / "none.txt")
 
 

@@ -188,7 +188,7 @@ def test_seeds_differ_and_leading_parts_fill_the_space():
             {"labels": ["mg_fe", "si_fe", "ca_fe"], "uniform": [0, 1], "correlation": -0.5},
             "between -0.5 and 1",
         ),
-        ({"region": [[0, 0], [1, 0], [0, 1]]}, "region: it is of two labels"),
+        ({"region": [[0, 0], [1, 0], [0, 1]]}, "region: expected two labels and no trend"),
         ({"labels": ["teff", "logg"], "region": [[0, 0], [1, 1]]}, "three or more corners .* found 2"),
         ({"labels": ["teff", "logg"], "region": [[0, 0], [1, 1], [2, 2]]}, "around an area"),
         (

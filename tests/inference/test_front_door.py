@@ -366,7 +366,7 @@ def test_B10_units_lists_arrays_and_tables(plugins: Plugins, stars: list[Path]) 
         ({"rv": [1, 2, "x"]}, "rv[2] 'x': expected a velocity"),
         ({"rv": {"a": "b"}}, "rv['a'] 'b': expected a velocity"),
         ({"rv": True}, "rv True: expected a velocity"),
-        ({"rv": Table({"name": ["a"]})}, "rv: a table of the columns name"),
+        ({"rv": Table({"name": ["a"]})}, "rv: a table with the columns name"),
         ({"resolving_power": [5000, 1]}, "resolving_power [5000, 1]: expected a number above 1"),
         ({"resolving_power": [5000, 5000]}, "resolving_power has 2 values, but there are 3 spectra"),
         ({"seed": None}, "seed None: expected a whole number"),

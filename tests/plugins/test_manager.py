@@ -97,7 +97,8 @@ def test_registering_imports_no_factory(module):
         (GOOD.replace('summary="for tests", ', ""), "TypeError: .*summary"),
         (
             GOOD.replace("factory=", f"api_version={API_VERSION + 1}, factory="),
-            f"needs version {API_VERSION + 1} of specinn's plugin interface, this specinn has {API_VERSION}",
+            f"needs version {API_VERSION + 1} of specinn's plugin interface, "
+            f"but this specinn has {API_VERSION}",
         ),
     ],
 )

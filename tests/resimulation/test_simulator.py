@@ -148,7 +148,7 @@ def test_the_completion_of_labels() -> None:
     assert values[0] == pytest.approx([5000.0, -1.0, 0.1, 0.55, 0.2, 0.0]) and beyond == []
     values, beyond = spectra.complete(np.array([[-1.0, 0.3, 0.9, 5000.0, 0.5]]), names)
     assert values[0] == pytest.approx([5000.0, -1.0, 0.6, 0.55, 0.25, 0.0]) and beyond == ["mg_fe"]
-    with pytest.raises(ConfigError, match="needs teff, and the model infers fe_h"):
+    with pytest.raises(ConfigError, match="needs teff, but the model infers fe_h"):
         spectra.complete(np.zeros((1, 1)), ["fe_h"])
 
 
@@ -221,7 +221,7 @@ def test_what_does_not_go_together(table: Table, plugins: Plugins, made: Path, t
     fails("no synthesizer is called 'marcs'; there are analytic, emulator", synthesizer="marcs")
     fails("draws -1: expected a number", draws=-1)
     fails(
-        "the catalogue lacks flags, rv: is it one",
+        "the catalogue lacks flags, rv: was it written",
         table[[n for n in table.colnames if n not in ("rv", "flags")]],
     )
     fails("the catalogue lacks mg_fe, which knows infers", table[[n for n in table.colnames if n != "mg_fe"]])

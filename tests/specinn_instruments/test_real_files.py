@@ -465,7 +465,7 @@ def test_A9_sentinel_velocities(tmp_path, read, value):
 
 def test_A9_velocity_of_the_list_of_targets(tmp_path, read):
     path = files.write_linear_fits(tmp_path / "a.fits", WAVE, FLUX, RADVEL=30.5, PMRA=0.1)
-    with pytest.warns(SpectrumWarning, match=r"RADVEL = 30.5 .* not taken, as PMRA beside it"):
+    with pytest.warns(SpectrumWarning, match=r"RADVEL = 30.5 .* not used, as PMRA beside it"):
         (batch,) = read(path)
     assert "rv" not in batch.meta.colnames
 
@@ -630,7 +630,7 @@ def test_D2_a_grid_that_declares_more_than_it_holds(tmp_path):
         file.attrs.update({"format": "specinn grid", "version": 1, "labels": ["teff"]})
         file.create_dataset("values", (1_000_000_000, 1), "f8", chunks=(1000, 1))
     tracemalloc.start()
-    with pytest.raises(GridError, match="values declares 8e\\+09 bytes, and 0 are stored"):
+    with pytest.raises(GridError, match="values declares 8e\\+09 bytes, but stores 0 in"):
         Grid.open(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

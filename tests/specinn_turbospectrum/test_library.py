@@ -332,7 +332,7 @@ def test_folders_of_different_edges_are_joined_on_one_range(tmp_path, monkeypatc
         run = Run(tmp_path / name)
         run.convolved(40000.0, rotations)
         folders.append(run.write().rename(tmp_path / f"{name}.folder"))
-    with pytest.raises(GridError, match="bring them to the same with --step and --range"):
+    with pytest.raises(GridError, match="resample them to common ones with --step and --range"):
         load(folders, plugins=LOADERS)
     point = EntryPoint("turbospectrum", "specinn_turbospectrum", "specinn")
     monkeypatch.setattr("specinn.plugins.manager.entry_points", lambda group: [point])

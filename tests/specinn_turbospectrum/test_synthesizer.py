@@ -716,7 +716,7 @@ def index(tmp_path, monkeypatch):
 
 def test_a_source_that_is_not_the_one_to_speed_up(tmp_path):
     (tmp_path / "hbop.f").write_text("      SUBROUTINE HBOP\n")
-    with pytest.raises(SynthesisError, match=r"hbop\.f of Turbospectrum is not the one"):
+    with pytest.raises(SynthesisError, match=r"hbop\.f of Turbospectrum is not the version"):
         patches.apply(tmp_path)
     assert (tmp_path / "hbop.f").read_text() == "      SUBROUTINE HBOP\n"
 
