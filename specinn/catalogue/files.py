@@ -119,5 +119,5 @@ def _read_folder(path: Path) -> Table:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise OutputError(f"{path / MANIFEST} is damaged ({error})") from None
     if state != "finished":
-        raise OutputError(f"{path} is a run that is not finished: specinn run --resume goes on with it")
+        raise OutputError(f"{path} is an unfinished run: specinn run --resume continues it")
     return from_arrow(pa.concat_tables([parquet.read_table(part) for part in sorted(path.glob(PARTS))]))

@@ -413,7 +413,7 @@ def test_models_are_looked_up(toys, nights, nothing, tmp_path):
     with pytest.raises(ConfigError, match="star-0 has no bad flag, but lacks percentiles"):
         combine([tmp_path / "a.ecsv"], toys)
     Table({"id": ["a"]}).write(tmp_path / "b.ecsv", format="ascii.ecsv")
-    with pytest.raises(ConfigError, match="has no column 'flags': is it a catalogue"):
+    with pytest.raises(ConfigError, match="has no column 'flags': was it written by specinn run"):
         combine([tmp_path / "b.ecsv"], toys)
 
 

@@ -374,7 +374,7 @@ def test_killed_in_the_middle_every_spectrum_is_there_once(
         path for path, time in done.items() if path.stat().st_mtime_ns != time))  # fmt: skip
     result = make("e.toml")  # with another number of processes
     assert result.exit_code == 0, result.output
-    already = re.search(r"(\d+) of 24 spectra are done already", result.stderr)
+    already = re.search(r"(\d+) of 24 spectra are already done", result.stderr)
     assert already and 7 <= int(already[1]) < 24 and not again  # nothing was computed twice
     grid, whole = Grid.open(site.folder / "e.h5"), Grid.open(site.folder / "whole.h5")
     assert len(set(grid.ids)) == len(grid) == 24 and list(grid.ids) == list(whole.ids)
@@ -429,7 +429,7 @@ def test_overwriting_is_not_over_before_its_end(
     interrupted(site, make, recipe, monkeypatch, "--overwrite")
     sentence(make(recipe, "--quiet"), "g.h5 exists")
     done = make(recipe, "--overwrite")
-    assert done.exit_code == 0 and "3 of 6 spectra are done already" in done.stderr
+    assert done.exit_code == 0 and "3 of 6 spectra are already done" in done.stderr
     assert (site.folder / "g.h5").stat().st_ino != before and len(Grid.open(site.folder / "g.h5")) == 6
 
 
@@ -514,7 +514,7 @@ def test_what_cannot_be_written(site: Site, make: Make) -> None:
     sentence(make(recipe, "-o", "none/g.h5"), "there is no folder none")
     (site.folder / "x.h5.run").mkdir()
     (site.folder / "x.h5.run" / "letter.txt").write_text("hello")
-    sentence(make(recipe, "-o", "x.h5", "--quiet"), "letter.txt, which is not of specinn")
+    sentence(make(recipe, "-o", "x.h5", "--quiet"), "letter.txt, which specinn did not write")
     assert (site.folder / "x.h5.run" / "letter.txt").is_file()
 
 

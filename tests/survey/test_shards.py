@@ -231,7 +231,7 @@ def test_folders_that_are_there_already(run: Command, tmp_path: Path) -> None:
     assert run("-o", "survey").exit_code == 0
     sentence(run("-o", "survey/"), "survey exists", "--overwrite")
     again = run("-o", "survey", "--resume")
-    assert again.exit_code == 0 and "survey is there" in again.stderr and "nothing to do" in again.stderr
+    assert again.exit_code == 0 and "survey exists" in again.stderr and "nothing to do" in again.stderr
     assert run("-o", "survey", "--overwrite", "--seed", 1).exit_code == 0
     assert catalogue.read("survey").meta["seed"] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["survey"]
@@ -298,8 +298,8 @@ def stopped(run: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pa
 @pytest.mark.slow
 def test_a_stopped_run_goes_on(run: Command, stopped: Path, reference: Path, tmp_path: Path) -> None:
     before = {path.name: path.stat().st_mtime_ns for path in stopped.glob("part-*")}
-    sentence(run("-o", "out.fits"), "not finished", "--resume", "--overwrite")
-    with pytest.raises(OutputError, match="--resume continues"):
+    sentence(run("-o", "out.fits"), "holds an unfinished run", "--resume", "--overwrite")
+    with pytest.raises(OutputError, match="--resume continues it"):
         catalogue.read(stopped)
     assert {path.name: path.stat().st_mtime_ns for path in stopped.glob("part-*")} == before
     assert run("-o", "out.fits", "--resume").exit_code == 0
