@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ import pytest
 import specinn_instruments
 
 from specinn.errors import ConfigError
-from specinn.inference.sources import by_instrument, load_instrument
+from specinn.inference.sources import by_instrument
 from specinn.instruments import Instrument, ResolvingPower
 from specinn.plugins import Plugins, load_factory
 from specinn.spectra import SpectrumBatch
@@ -141,9 +142,22 @@ resolving_power = [[4000, 50000], [9000, 60000]]
 """
 
 
+def test_an_instrument_is_read_once_and_again_when_its_file_changes(plugins, tmp_path):
+    path = tmp_path / "my.toml"
+    path.write_text(OWN)
+    first = plugins.instrument(str(path))
+    assert plugins.instrument(str(path)) is first
+    path.write_text(OWN.replace("topocentric", "rest"))
+    os.utime(path, ns=(5, 5))
+    assert plugins.instrument(str(path)).frame == "rest"
+    path.unlink()
+    with pytest.raises(ConfigError, match=r"my\.toml"):
+        plugins.instrument(str(path))
+
+
 def test_D14_an_instrument_of_the_user_says_what_files_do_not(plugins, tmp_path):
     (tmp_path / "my.toml").write_text(OWN)
-    found = load_instrument(plugins, str(tmp_path / "my.toml"))
+    found = plugins.instrument(str(tmp_path / "my.toml"))
     assert Instrument.from_dict(found.to_dict()) == found
     wave = np.linspace(5000.0, 5100.0, 200)
     meta = {"medium_from": ["assumed"], "frame": ["unknown"], "frame_from": ["not stated"]}

@@ -14,7 +14,7 @@ from specinn.inference.options import RunOptions
 from specinn.inference.pipeline import Pipeline
 from specinn.labels import SOLAR_LOG_EPS, LabelSet, li_fe
 from specinn.plugins import Plugins
-from specinn.plugins.interfaces import first_of
+from specinn.plugins.interfaces import needed_on_pixels
 from specinn.spectra import SpectrumBatch
 from specinn.wavelengths import to_medium
 
@@ -164,9 +164,6 @@ def _disturbances(estimator: Estimator, disturbed: bool) -> Disturbances:
 
 
 def _steps_on_pixels(steps: Sequence[Preprocessor]) -> list[Preprocessor]:
-    """Masking, which models rely on, and what follows the step to the pixels of the model; without such a
-    step, masking and the continuum."""
-    pixels = first_of("pixels", steps)
-    if pixels is None:
-        return [step for step in steps if step.stage in ("mask", "continuum")]
-    return [step for i, step in enumerate(steps) if i > pixels or step.stage == "mask"]
+    """What a spectrum on the pixels of the model still needs, and masking, which models rely on."""
+    needed = needed_on_pixels(steps)
+    return [step for step, need in zip(steps, needed, strict=True) if need or step.stage == "mask"]

@@ -18,7 +18,7 @@ from specinn.evaluation.ksoll2026 import PUBLISHED_SNR
 from specinn.evaluation.tables import tabulate
 from specinn.flags import is_bad
 from specinn.inference.run import Run, file_sources, prepare
-from specinn.inference.sources import Source, load_instrument
+from specinn.inference.sources import Source
 from specinn.labels import LabelSet, with_derived_labels
 from specinn.plugins import Plugins
 
@@ -135,7 +135,7 @@ def calibrators_of(estimator: Estimator) -> set[str]:
 def check_instruments(stars: Iterable[Benchmark], plugins: Plugins) -> None:
     """Raises ``PluginError`` for an unknown instrument: now, and not after an hour of work on others."""
     for name in dict.fromkeys(star.instrument for star in stars):
-        load_instrument(plugins, name)
+        plugins.instrument(name)
 
 
 def of_one_spectrum(job: Run, source: Source) -> Result:

@@ -28,7 +28,6 @@ from specinn.inference.sources import (
     check_items,
     folder_message,
     item_sources,
-    load_instrument,
     with_stated,
 )
 from specinn.inference.velocities import parse_velocity
@@ -96,7 +95,7 @@ class Run:
         stated = {**self.stated, **source.stated}
         instrument = None
         if "instrument" in stated and self.plugins is not None:
-            instrument = load_instrument(self.plugins, stated["instrument"])
+            instrument = self.plugins.instrument(stated["instrument"])
         if stated:
             batch = with_stated(batch, stated, start, instrument)
         return by_instrument(batch, instrument or self.pipeline.instrument)
@@ -218,7 +217,7 @@ def prepare(
     velocities: dict[str, float] = {}
     if isinstance(velocity, (str, Mapping)):
         velocity, velocities = parse_velocity(velocity)
-    spectrograph = load_instrument(plugins, options.instrument)
+    spectrograph = plugins.instrument(options.instrument)
     estimator, about = _model(plugins, options)
     sha256 = about.get("sha256")
     name = f"{about['model']} {sha256[:12]}" if sha256 else about["model"]

@@ -36,7 +36,6 @@ __all__ = [
     "item_sources",
     "join_arms",
     "listed",
-    "load_instrument",
     "with_stated",
 ]
 
@@ -420,7 +419,7 @@ def check_items(items: Sequence[Item], plugins: Plugins, format: str = "auto") -
     if format != "auto":
         plugins.record("reader", format)
     for name in dict.fromkeys(item.stated["instrument"] for item in items if "instrument" in item.stated):
-        load_instrument(plugins, name)
+        plugins.instrument(name)
 
 
 def item_sources(
@@ -460,7 +459,7 @@ def _group_source(members: Sequence[Item], number: int, plugins: Plugins, format
         for i, item in enumerate(members):
             source = file_source(Path(item.path), number + i, plugins, format)
             stated = {key: value for key, value in item.stated.items() if key != "id"}
-            instrument = load_instrument(plugins, stated["instrument"]) if "instrument" in stated else None
+            instrument = plugins.instrument(stated["instrument"]) if "instrument" in stated else None
             read = [with_stated(batch, stated, 0, instrument) for batch in source.open()]
             parts.append(SpectrumBatch.concatenate(read))
         yield join_arms(parts, name)
@@ -499,13 +498,6 @@ def folder_message(path: Path) -> str:
     return (
         f"{path} is a folder: give its files, for example {path / '*.fits'}, or --recursive for all below it"
     )
-
-
-def load_instrument(plugins: Plugins, name: str) -> Instrument:
-    """The instrument of that name, or of that TOML file. Raises ``PluginError`` or ``ConfigError``."""
-    if name.endswith(".toml"):
-        return Instrument.from_toml(name)
-    return Instrument.from_toml(plugins.record("instrument", name).toml)
 
 
 def failed_source(name: str, error: SpecinnError, first_key: int) -> Source:

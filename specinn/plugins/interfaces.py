@@ -105,6 +105,13 @@ def first_of(stage: Stage, steps: Sequence[Preprocessor | type[Preprocessor]]) -
     return next((number for number, step in enumerate(steps) if step.stage == stage), None)
 
 
+def needed_on_pixels(steps: Sequence[Preprocessor | type[Preprocessor]]) -> list[bool]:
+    """``(n_steps,)`` which of the ``steps``, or of their classes, a spectrum that is on the pixels of the
+    model still needs: those after the stage ``pixels``; without one, those of the stage ``continuum``."""
+    pixels = first_of("pixels", steps)
+    return [step.stage == "continuum" if pixels is None else i > pixels for i, step in enumerate(steps)]
+
+
 class GridLoader(ABC):
     """Reads one layout of synthetic spectra."""
 

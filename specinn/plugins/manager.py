@@ -7,6 +7,7 @@ import operator
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -169,10 +170,14 @@ class Plugins:
         raise PluginError(f"no {kind} is called {name!r}{hint}") from (broken[0].cause if broken else None)
 
     def instrument(self, name: str) -> Instrument:
-        """The instrument of that ``name``. Raises ``PluginError``, and ``ConfigError`` for a wrong file."""
-        from specinn.instruments import Instrument
-
-        return Instrument.from_toml(self.record("instrument", name).toml)
+        """The instrument of that ``name``, or of that TOML file. Raises ``PluginError``, and ``ConfigError``
+        for a wrong file."""
+        path = Path(name if name.endswith(".toml") else self.record("instrument", name).toml)
+        try:
+            changed = path.stat().st_mtime_ns
+        except OSError:
+            changed = 0  # reading it says what is wrong
+        return _instrument(path, changed)
 
     def load(self, kind: str, name: str) -> Any:
         """The class that the factory of the record of that ``kind`` names, imported now. Raises
@@ -206,6 +211,13 @@ class Plugins:
         else:  # older records without a trainer; by default an error that says so
             trainer = self.load(kind, name).train
         return trainer
+
+
+@lru_cache(maxsize=64)  # lists of files may state one for every spectrum
+def _instrument(path: Path, _changed: int) -> Instrument:
+    from specinn.instruments import Instrument
+
+    return Instrument.from_toml(path)
 
 
 def load_factory(record: Any) -> Any:

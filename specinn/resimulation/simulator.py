@@ -18,8 +18,7 @@ from specinn import models
 from specinn.errors import ConfigError, ModelError, SpecinnError
 from specinn.flags import is_bad
 from specinn.inference.run import Run, prepare
-from specinn.inference.sources import file_source, load_instrument
-from specinn.instruments import Instrument
+from specinn.inference.sources import file_source
 from specinn.labels import LabelSet
 from specinn.plugins import Plugins
 from specinn.plugins.interfaces import first_of
@@ -97,7 +96,6 @@ class Simulator:
         pixels, normalised = first_of("pixels", steps), first_of("continuum", steps)
         first = pixels + 1 if pixels is not None else len(steps) if normalised is None else normalised
         self._normalisation = [step for step in steps[first:] if step.stage not in ("noise", "mask")]
-        self._instruments: dict[str, Instrument] = {}
 
     def star(
         self, star: SpectrumBatch, row: int, *, draws: int | None = None, respond: bool | None = None
@@ -147,10 +145,8 @@ class Simulator:
         star = attrs.evolve(star, meta=star.meta.copy())
         star.meta["rv"] = np.array([_number(entry["rv"])])
         if star.resolving_power is None:
-            name = str(entry["instrument"])
-            if name not in self._instruments:
-                self._instruments[name] = load_instrument(self.plugins, name)
-            power = self._instruments[name].resolving_power_at(star.wavelength)
+            instrument = self.plugins.instrument(str(entry["instrument"]))
+            power = instrument.resolving_power_at(star.wavelength)
             star = attrs.evolve(star, resolving_power=power)
         return self._run.pipeline.preprocess(star)
 

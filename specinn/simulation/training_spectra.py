@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from specinn.errors import ConfigError
-from specinn.plugins.interfaces import Templates, first_of
+from specinn.plugins.interfaces import Templates, needed_on_pixels
 from specinn.simulation.disturbances import Disturbances, Noise
 from specinn.simulation.observer import ModelGrid, Observer
 from specinn.spectra import SpectrumBatch
@@ -76,11 +76,12 @@ class TrainingSpectra:
         self._observer = Observer(instrument, self.model_grid)
         self._noise = Noise(instrument, self.disturbances)
         factories = [plugins.load("preprocessor", name) for name, _ in preprocessing]
-        pixels = first_of("pixels", factories)
         self._steps = [
             factory(instrument=instrument, templates=None, **options)
-            for i, (factory, (_, options)) in enumerate(zip(factories, preprocessing, strict=True))
-            if (factory.stage == "continuum" if pixels is None else i > pixels)
+            for factory, (_, options), needed in zip(
+                factories, preprocessing, needed_on_pixels(factories), strict=True
+            )
+            if needed
         ]
 
     def model_flux(self, rows: np.ndarray) -> torch.Tensor:

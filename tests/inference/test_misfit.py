@@ -12,7 +12,6 @@ import specinn
 from specinn.flags import Flag
 from specinn.inference.options import RunOptions
 from specinn.inference.pipeline import Pipeline
-from specinn.inference.run import load_instrument
 from specinn.plugins import Plugins
 
 pytestmark = pytest.mark.slow
@@ -117,7 +116,7 @@ def test_A12_A13_real_stars(plugins, model, name, misfit):
     check = plugins.load("synthesizer", "emulator").load()
     pipeline = Pipeline(
         model, plugins, RunOptions(samples=1024, resolving_power=float(row["resolving_power"])),
-        instrument=load_instrument(plugins, row["instrument"]), check=check,
+        instrument=plugins.instrument(row["instrument"]), check=check,
     )  # fmt: skip
     meta = pipeline(specinn.read(path)[0]).meta
     assert bool(meta["flags"][0] & (Flag.MODEL_MISFIT | Flag.STRANGER)) == misfit

@@ -24,7 +24,6 @@ from specinn.errors import SpectrumWarning
 from specinn.flags import is_warn, names
 from specinn.inference.options import RunOptions
 from specinn.inference.pipeline import Pipeline
-from specinn.inference.run import load_instrument
 from specinn.plugins import Plugins
 
 SHARED = Path(os.environ.get("SPECINN_SHARED", Path(__file__).parents[3] / "shared")) / "data"
@@ -77,7 +76,7 @@ class Inference:
 
     def __call__(self, path: Path, row: dict[str, str]) -> dict[str, Any]:
         options = RunOptions(samples=512, resolving_power=float(row["resolving_power"]))
-        instrument = load_instrument(self.plugins, row["instrument"])
+        instrument = self.plugins.instrument(row["instrument"])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SpectrumWarning)
             (batch,) = specinn.read(path)

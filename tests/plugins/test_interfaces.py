@@ -11,7 +11,7 @@ from scipy import sparse
 
 from specinn.errors import ConfigError
 from specinn.plugins import Plugins
-from specinn.plugins.interfaces import Preprocessor, Synthesizer, first_of
+from specinn.plugins.interfaces import Preprocessor, Synthesizer, first_of, needed_on_pixels
 
 
 class Plain(Synthesizer):
@@ -56,3 +56,5 @@ def test_the_stages_of_the_shipped_steps() -> None:
     assert [step.stage for step in steps] == ["mask", "velocity", "pixels", "noise", "continuum"]
     assert [step.takes_velocity for step in steps] == [False, True, False, False, False]
     assert first_of("pixels", steps) == 2 and first_of("other", steps) is None
+    assert needed_on_pixels(steps) == [False, False, False, True, True]
+    assert needed_on_pixels([steps[0], steps[4]]) == [False, True]  # without a step to the pixels

@@ -23,6 +23,7 @@ GridFiles = Annotated[
     list[Path],
     typer.Argument(metavar="GRID.h5", help="Synthetic spectra; those of --split are new to the model."),
 ]
+AsObserved = Annotated[bool, typer.Option("--as-observed", help="Allow for errors of the physics.")]
 StarsFile = Annotated[
     Path, typer.Argument(metavar="STARS.csv", help="Table of reference stars and their spectra.")
 ]

@@ -10,7 +10,7 @@ import typer
 from specinn.cli._console import bar, echo
 from specinn.cli._options import AsJson, Device, ModelName, Overwrite, Samples, Seed, Split
 from specinn.cli._tables import columns, decimals, figure
-from specinn.cli.evaluate._task import GridFiles, Output, Task
+from specinn.cli.evaluate._task import AsObserved, GridFiles, Output, Task
 
 if TYPE_CHECKING:
     from specinn.evaluation.comparison import Comparison
@@ -33,9 +33,7 @@ def grid(
         ),
     ] = None,
     split: Split = "test",
-    as_observed: Annotated[
-        bool, typer.Option("--as-observed", help="Allow for errors of the physics.")
-    ] = False,
+    as_observed: AsObserved = False,
     disturbed: Annotated[
         bool,
         typer.Option(

@@ -10,7 +10,7 @@ import typer
 from specinn.cli._console import bar, echo
 from specinn.cli._options import AsJson, Device, ModelName, Overwrite, Samples, Seed, Split
 from specinn.cli._tables import columns, figure
-from specinn.cli.evaluate._task import GridFiles, Task
+from specinn.cli.evaluate._task import AsObserved, GridFiles, Task
 
 EXAMPLES = (
     "specinn evaluate ood 4most-hr-gr grid.h5 -o ood.ecsv",
@@ -30,9 +30,7 @@ def ood(
         typer.Option(metavar="SNR", help="Per Angstrom; repeatable.  [default: 50 and 250]"),
     ] = None,
     split: Split = "test",
-    as_observed: Annotated[
-        bool, typer.Option("--as-observed", help="Allow for errors of the physics.")
-    ] = False,
+    as_observed: AsObserved = False,
     samples: Samples = 4096,
     seed: Seed = 0,
     device: Device = "cpu",
