@@ -982,9 +982,9 @@ def test_recipes_that_ship_are_right(path):
 
     recipe = tomllib.loads(path.read_text(encoding="utf-8"))
     if "vary" in recipe:
-        pytest.skip("a search, which tests/test_tune.py reads")
+        pytest.skip("a search, which tests/training/test_tuning.py reads")
     if "prior" in recipe:
-        pytest.skip("a grid, which tests/test_gridmake.py reads")
+        pytest.skip("a grid, which tests/grids/test_make.py reads")
     if "windows" in recipe:
         pytest.skip("a fit of lines, whose stars are development data")
     ((what, table),) = recipe.items()
