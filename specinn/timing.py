@@ -328,7 +328,7 @@ class _Clock:
 
 
 class _Watched:
-    """An estimator whose inference is timed, and which remembers the first batch."""
+    """An estimator whose work is timed, and which remembers the first batch."""
 
     def __init__(self, estimator: Any, clock: _Clock) -> None:
         self._estimator, self._clock = estimator, clock
@@ -337,11 +337,19 @@ class _Watched:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._estimator, name)
 
-    def summarise(self, batch: Any, n_samples: int, seed: int) -> Any:
+    def encode(self, batch: Any) -> Any:
         if self.batch is None:
             self.batch = batch
         with self._clock("inference"):
-            return self._estimator.summarise(batch, n_samples, seed)
+            return self._estimator.encode(batch)
+
+    def strangeness(self, encoded: Any) -> Any:
+        with self._clock("strangeness"):
+            return self._estimator.strangeness(encoded)
+
+    def summarise(self, encoded: Any, n_samples: int, seed: int) -> Any:
+        with self._clock("inference"):
+            return self._estimator.summarise(encoded, n_samples, seed)
 
 
 def measure_stages(
@@ -386,9 +394,10 @@ def measure_stages(
     costs = clock.costs
     rest = costs.pop("pipeline")
     names = [name for name, _ in job.pipeline.steps]
-    for name in (*names, "inference"):
+    stages = (*names, "inference", "strangeness")
+    for name in stages:
         rest -= costs[name]
-    ordered = {name: costs[name] for name in ("read", *names, "inference")}
+    ordered = {name: costs[name] for name in ("read", *stages)}
     return ordered | {"flags and rest": rest, "write": costs["write"]}, watched.batch
 
 

@@ -29,16 +29,18 @@ def fill_narrow_gaps(batch: SpectrumBatch) -> SpectrumBatch:
     changed = False
     for row in np.flatnonzero(batch.mask.any(axis=1)):
         for arm in batch.arms.values():
-            bad = mask[row, arm]
-            good = np.flatnonzero(~bad)
-            if good.size < 2 * _KNOTS:
+            x = wave[arm]
+            if x.size < 2 * _KNOTS + 1:
                 continue
-            lost = np.flatnonzero(bad)
+            bad = mask[row, arm]
+            lost = _in_short_runs(x, bad, 2.0 * narrow[arm].max() + 6.1 * np.diff(x).max())
+            if not lost.size:
+                continue
+            good = np.flatnonzero(~bad)
             after = np.searchsorted(good, lost)
             inner = (after >= _KNOTS) & (after <= good.size - _KNOTS)
             lost, after = lost[inner], after[inner]
             knots = good[after[:, None] + np.arange(-_KNOTS, _KNOTS)]
-            x = wave[arm]
             step = np.minimum(x[lost] - x[lost - 1], x[lost + 1] - x[lost])
             width = np.maximum(narrow[arm][lost], 1.01 * step)
             gap = x[knots[:, _KNOTS]] - x[knots[:, _KNOTS - 1]] - step  # what is missing, without edges
@@ -53,6 +55,19 @@ def fill_narrow_gaps(batch: SpectrumBatch) -> SpectrumBatch:
             sigma[row, arm][lost] = np.sqrt(_VARIANCE * variance + 0.25 * (value - straight) ** 2)
             mask[row, arm][lost] = False
     return attrs.evolve(batch, flux=flux, sigma=sigma, mask=mask) if changed else batch
+
+
+def _in_short_runs(x: np.ndarray, bad: np.ndarray, longest: float) -> np.ndarray:
+    """Bad pixels between two good ones that are at most ``longest`` Angstrom apart: most bad pixels are in
+    gaps between arms or detectors, which are far wider."""
+    change = np.flatnonzero(bad[1:] != bad[:-1]) + 1
+    ends = change[1 if bad[0] else 0 :]
+    first, beyond = ends[: ends.size // 2 * 2].reshape(-1, 2).T
+    short = x[beyond] - x[first - 1] <= longest
+    first, beyond = first[short], beyond[short]
+    length = beyond - first
+    within = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
+    return np.repeat(first, length) + within
 
 
 def _through(
