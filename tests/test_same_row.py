@@ -86,14 +86,9 @@ def test_all_formats_give_the_same_row(tmp_path, star):
                 )
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="merging leaves 1.5 % of the blaze (30 % beside the gap of the CCDs, where orders are cut): "
-    "teff differs by 13.7 K, 0.73 of its width; velocity and flags agree",
-)
-def test_orders_merged_here_give_the_row_of_the_observatory(tmp_path, shared):
-    """The spectrum of alf Cen B as HARPS merged it, and cut into orders with a blaze, which we merge."""
+@pytest.fixture(scope="module")
+def merged(tmp_path_factory, shared):
+    """Rows of alf Cen B as HARPS merged it, and cut into orders with a blaze, which we merge."""
     path = shared / "data" / "spectra2" / "alfcenb_harps_s1d.fits"
     (batch,) = specinn.read(path)
     wave, flux, good = batch.wavelength, batch.flux[0], ~batch.mask[0]
@@ -109,14 +104,40 @@ def test_orders_merged_here_give_the_row_of_the_observatory(tmp_path, shared):
         tables.append(
             fits.BinTableHDU.from_columns([fits.Column(k, "D", array=v) for k, v in columns.items()])
         )
-    fits.HDUList([fits.PrimaryHDU(), *tables]).writeto(tmp_path / "orders.fits")
-    ours, theirs = (
+    ours = tmp_path_factory.mktemp("orders") / "orders.fits"
+    fits.HDUList([fits.PrimaryHDU(), *tables]).writeto(ours)
+    return [
         specinn.infer(str(file), instrument="uves", resolving_power=115_000, samples=2048).catalogue[0]
-        for file in (tmp_path / "orders.fits", path)
-    )
+        for file in (ours, path)
+    ]
+
+
+def test_orders_merged_here_have_the_velocity_and_flags_of_the_observatory(merged):
+    ours, theirs = merged
     assert not theirs["flag_bad"] and ours["flags"] == theirs["flags"]
     assert abs(float((ours["rv"] - theirs["rv"]).value)) < 0.5 * float(theirs["rv_error"].value)
-    for label in ("teff", "logg", "fe_h", "vmic", "mg_fe", "ca_fe", "ti_fe"):
-        width = float(theirs[f"{label}_std"].value)
-        difference = float((ours[f"{label}_median"] - theirs[f"{label}_median"]).value)
-        assert abs(difference) < 0.1 * width, f"{label} differs by {difference:g}, width {width:g}"
+
+
+_BLAZE_LEFT = pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="merging leaves 0.3 % of the blaze (at a S/N of 2000): Mg and Ca differ by a fifth of a width",
+)
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        "teff",
+        "logg",
+        "fe_h",
+        "vmic",
+        *(pytest.param(label, marks=_BLAZE_LEFT) for label in ("mg_fe", "ca_fe")),
+        "ti_fe",
+    ],
+)
+def test_orders_merged_here_give_the_row_of_the_observatory(merged, label):
+    ours, theirs = merged
+    width = float(theirs[f"{label}_std"].value)
+    difference = float((ours[f"{label}_median"] - theirs[f"{label}_median"]).value)
+    assert abs(difference) < 0.1 * width, f"{label} differs by {difference:g}, width {width:g}"

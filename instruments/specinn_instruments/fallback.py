@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ import numpy as np
 from specinn.errors import ReadError
 from specinn.plugins import Reader
 from specinn.spectra import SpectrumBatch
+from specinn.spectra.readers import unpacked
 from specinn_instruments import facts
 from specinn_instruments.batches import make_batch, say
 from specinn_instruments.facts import Statement
@@ -24,20 +28,25 @@ class Specutils(Reader):
     """The last resort: slow to import (1.5 s), and tried for files that no other reader recognises."""
 
     def recognises(self, path: Path) -> bool:
-        return bool(_formats(path))
+        with _plain(path) as plain:
+            return bool(_formats(plain))
 
     def read(self, path: Path) -> Iterator[SpectrumBatch]:
+        with _plain(path) as plain:
+            yield self._read(path, plain)
+
+    def _read(self, path: Path, plain: Path) -> SpectrumBatch:
         from astropy import units as u
         from astropy.nddata import StdDevUncertainty
         from specutils import Spectrum
 
-        formats = _formats(path)
+        formats = _formats(plain)
         if len(formats) != 1:
             found = (
                 f"recognises it as any of {', '.join(formats)}" if formats else "does not recognise it either"
             )
             raise ReadError(f"specutils {found}: convert the file to text or FITS with a wavelength axis")
-        spectrum = Spectrum.read(path, format=formats[0])
+        spectrum = Spectrum.read(plain, format=formats[0])
         try:
             wavelength = spectrum.spectral_axis.to_value(u.AA, u.spectral())
         except u.UnitConversionError:
@@ -55,7 +64,7 @@ class Specutils(Reader):
         medium, doubt = facts.medium(headers, stated)
         if doubt:
             say(doubt)
-        yield make_batch(
+        return make_batch(
             path,
             wavelength,
             flux,
@@ -64,6 +73,21 @@ class Specutils(Reader):
             medium=medium,
             headers=headers,
         )
+
+
+@contextlib.contextmanager
+def _plain(path: Path) -> Iterator[Path]:
+    """The file or, if it is packed, what it holds as a file of its own: at the end of a packed file that is
+    damaged, astropy finds the same HDU again and again."""
+    with unpacked(path) as (content, _):
+        if not isinstance(content, tempfile.SpooledTemporaryFile):
+            yield path
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            plain = Path(folder) / path.stem
+            with plain.open("wb") as out:
+                shutil.copyfileobj(content, out)
+            yield plain
 
 
 def _formats(path: Path) -> list[str]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import attrs
 import numpy as np
-from scipy.ndimage import uniform_filter1d
+from scipy.ndimage import median_filter, uniform_filter1d
 
 _SHORTEST = 100  # pixels; shorter pieces are a list that is out of order, not orders
 _OVERLAP = 0.75  # of the shorter of two neighbours: orders share less
@@ -15,7 +16,19 @@ _MANY = 20  # orders that may come twice, as the slices of one exposure
 _SMOOTH = 51  # pixels over which the weights are averaged
 _DOME = 0.06  # by which flux falls from the middle of the orders to their ends (ln) where there is a blaze
 _DARK = 0.12  # of the blaze's maximum, below which pixels are of no use
+_GAP = 2.5  # pixels from one to the next, above which some are absent
 _BINS = 40  # of an order, for the blaze
+_DEGREE = 2  # at most, by which the blaze changes from order to order
+_FEWEST = 8  # orders of which it can be told that one is cut
+_NEAR = 9  # orders in which steps from one to the next are alike
+_ROUNDS = 8  # of fits to the ends of orders
+_REGULAR = 0.7  # of the orders are whole
+_CUT = 0.01  # of the length of an order: a shorter one is cut
+_AGAIN = 2  # passes, once the shape is about known
+_BLOCKS = 8  # of an overlap, for the blaze
+_SHARED = (
+    0.7  # weight of ratios in overlaps against envelopes: free of lines, but the dark ends have stray light
+)
 
 
 @attrs.frozen(eq=False)
@@ -69,7 +82,7 @@ def are_orders(wavelengths: Sequence[np.ndarray]) -> bool:
 def merge_orders(
     orders: Sequence[Order],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray, dict[str, slice]]:
-    """Wavelength, flux, sigma, mask of the merged spectra, and the part of each order as an arm.
+    """Wavelength, flux, sigma, mask of the merged spectra, and their stretches without a gap as arms.
 
     Blaze: where flux falls towards the ends of the orders, what is common to them (a smooth function of the
     position in the order that changes slowly from order to order, so that a broad line in one of them stays)
@@ -88,17 +101,21 @@ def merge_orders(
     orders, weights = _scaled(orders, weights)
     reach = np.array([_reach(order) for order in orders])
     parts: list[tuple[np.ndarray, ...]] = []
-    arms: dict[str, slice] = {}
-    start = 0
     for i, order in enumerate(orders):
         keep = _owned(order.wavelength, i, reach)
         if keep.any():
             parts.append(_combined(i, keep, orders, weights, reach))
-            n = int(np.count_nonzero(keep))
-            arms[f"order {len(arms) + 1}"] = slice(start, start + n)
-            start += n
     wave, flux, sigma, mask = (np.concatenate(arrays, axis=-1) for arrays in zip(*parts, strict=True))
-    return wave, flux, None if orders[0].sigma is None else sigma, mask, arms
+    return wave, flux, None if orders[0].sigma is None else sigma, mask, _stretches(wave)
+
+
+def _stretches(wavelength: np.ndarray) -> dict[str, slice]:
+    """The stretches of ``wavelength (n_pix,)`` without a gap, as arms: where one order takes over from
+    another there is none, and no interpolation has to stop."""
+    step = np.diff(wavelength)
+    usual = median_filter(step, _NEAR, mode="nearest")  # pixels of two orders meet at any distance
+    ends = [0, *(np.flatnonzero(step > _GAP * usual) + 1).tolist(), wavelength.size]
+    return {f"stretch {i + 1}": slice(*pair) for i, pair in enumerate(pairwise(ends))}
 
 
 def _increasing(order: Order) -> Order:
@@ -210,34 +227,50 @@ def _scaled(orders: Sequence[Order], weights: Sequence[np.ndarray]) -> tuple[lis
 
 def _untilted(orders: Sequence[Order]) -> list[Order]:
     """The orders without the tilt that they have in common, which their shapes cannot tell from a continuum:
-    it is such that neighbours have the same level in their overlaps (in the median over all)."""
+    it changes slowly from order to order, and is such that neighbours have the same level in their overlaps
+    (in the mean; levels that differ at random do so once upwards and once downwards)."""
     ratios = np.log([_ratio(a, b) for a, b in pairwise(orders)])
     middle = np.array([0.5 * (order.wavelength[0] + order.wavelength[-1]) for order in orders])
     apart = float(np.median(np.diff(middle)))
-    known = ratios != 0.0
-    if np.count_nonzero(known) < 3 or apart <= 0:
+    number, row = np.nonzero(ratios)
+    if len(np.unique(number)) < 3 or apart <= 0:
         return list(orders)
-    tilt = -float(np.median(ratios[known]))
+    jumps, place = ratios[number, row], 2.0 * (number + 0.5) / (len(orders) - 1) - 1.0
+    keep = np.ones(len(jumps), bool)
+    for _ in range(_ROUNDS):
+        degree = min(_DEGREE, len(np.unique(number[keep])) // 8)
+        coefficients = np.polynomial.chebyshev.chebfit(place[keep], jumps[keep], degree)
+        off = np.abs(jumps - np.polynomial.chebyshev.chebval(place, coefficients))
+        keep = off <= max(5.0 * float(np.median(off)), 0.01)
+    of_each = np.polynomial.chebyshev.chebval(np.linspace(-1.0, 1.0, len(orders)), coefficients)
     out = []
-    for order, centre in zip(orders, middle, strict=True):
-        factor = np.exp(tilt * (order.wavelength - centre) / apart)
+    for order, centre, tilt in zip(orders, middle, of_each, strict=True):
+        factor = np.exp(-tilt * (order.wavelength - centre) / apart)
         sigma = None if order.sigma is None else order.sigma * factor
         out.append(attrs.evolve(order, flux=order.flux * factor, sigma=sigma))
     return out
+
+
+def _overlap(first: Order, second: Order) -> tuple[Any, Any, Any, Any]:
+    """The pixels ``at`` of the first order at which the second has flux, too: ``good (n_spec, n_at)`` where
+    both are, and the fluxes of both there, else 0."""
+    if second.wavelength.size < 4:
+        nothing = np.zeros((len(first.flux), 0))
+        return np.zeros(0, int), nothing, nothing, nothing
+    at, columns, factors = _cubic(second.wavelength, first.wavelength)
+    good = ~first.mask[:, at] & ~second.mask[:, columns].any(axis=2)
+    ours = np.where(good, first.flux[:, at], 0.0)
+    theirs = np.where(good, (np.where(second.mask, 0.0, second.flux)[:, columns] * factors).sum(axis=2), 0.0)
+    return at, good, ours, theirs
 
 
 def _ratio(first: Order, second: Order) -> np.ndarray:
     """``(n_spec,)`` flux of the first over that of the second where they overlap; 1 where it is not well
     known."""
     out = np.ones(len(first.flux))
-    at, columns, factors = (
-        _cubic(second.wavelength, first.wavelength) if second.wavelength.size > 3 else ((), (), ())
-    )
+    at, good, ours, theirs = _overlap(first, second)
     if len(at) < 20:
         return out
-    good = ~first.mask[:, at] & ~second.mask[:, columns].any(axis=2)
-    ours = np.where(good, first.flux[:, at], 0.0)
-    theirs = np.where(good, (np.where(second.mask, 0.0, second.flux)[:, columns] * factors).sum(axis=2), 0.0)
     for row in range(len(out)):
         n = np.count_nonzero(good[row])
         blocks = [b for b in np.array_split(np.flatnonzero(good[row]), 10) if b.size] if n >= 20 else []
@@ -271,27 +304,83 @@ def _blazes(orders: Sequence[Order]) -> list[np.ndarray]:
     ones = [np.ones(order.wavelength.size) for order in orders]
     if len(orders) < 3 or min(order.wavelength.size for order in orders) < 4 * _BINS:
         return ones
-    level = np.full((len(orders), _BINS), np.nan)
-    for i, order in enumerate(orders):
-        level[i] = _envelope(order)
-    log = np.log(level)
-    middle = np.nanmedian(log[:, 2 * _BINS // 5 : 3 * _BINS // 5], axis=1)
+    ends = _whole_ends(np.array([_reach(order) for order in orders]))
+    places = [
+        (order.wavelength - first) / max(last - first, 1e-12)
+        for order, (first, last) in zip(orders, ends, strict=True)
+    ]
+    log = _levels(orders, places)
+    middle = _median(log[:, 2 * _BINS // 5 : 3 * _BINS // 5])
     dome = middle - 0.5 * (_median(log[:, : _BINS // 8]) + _median(log[:, -_BINS // 8 :]))
     if not np.isfinite(dome).any() or abs(float(np.nanmedian(dome))) < _DOME:
         return ones
-    shape = _common_shape(log)
+    ratios = _ratios_in_overlaps(orders, places)
+    shape = _common_shape(log, ratios)
+    for _ in range(_AGAIN):
+        shape = _common_shape(_levels(orders, places, shape), ratios)
+    curves = [np.exp(_at(place, row)) for place, row in zip(places, shape, strict=True)]
+    return [curve / max(1.0, float(curve.max())) for curve in curves]
+
+
+def _at(place: np.ndarray, shape: np.ndarray) -> np.ndarray:
+    """``shape (_BINS,)`` at every ``place (n_pix,)`` of an order."""
     x = (np.arange(_BINS) + 0.5) / _BINS
-    out = []
-    for order, row in zip(orders, shape, strict=True):
-        good = np.flatnonzero((~order.mask).any(axis=0))
-        first, last = (int(good[0]), int(good[-1])) if good.size else (0, order.wavelength.size - 1)
-        place = (np.arange(order.wavelength.size) - first) / max(last - first, 1)
-        curve = np.exp(np.interp(np.clip(place, 0.0, 1.0), x, row))
-        # interp is flat beyond the middles of the outermost bins: go on with their slope
-        for end, beyond in ((0, place < x[0]), (-1, place > x[-1])):
-            slope = (row[1] - row[0] if end == 0 else row[-1] - row[-2]) * _BINS
-            curve[beyond] = np.exp(row[end] + slope * (place[beyond] - x[end]))
-        out.append(curve / curve.max())
+    out: np.ndarray = np.interp(place, x, shape)
+    # interp is flat beyond the middles of the outermost bins: go on with their slope
+    for end, beyond in ((0, place < x[0]), (-1, place > x[-1])):
+        slope = (shape[1] - shape[0] if end == 0 else shape[-1] - shape[-2]) * _BINS
+        out[beyond] = shape[end] + slope * (place[beyond] - x[end])
+    return out
+
+
+def _levels(
+    orders: Sequence[Order], places: Sequence[np.ndarray], shape: np.ndarray | None = None
+) -> np.ndarray:
+    """``(n_orders, _BINS)`` log of the envelope of each order. With a ``shape`` of that form, of what it
+    leaves: a quantile of flux that changes within a bin would lie above the middle."""
+    if shape is None:
+        return np.log([_envelope(order, place) for order, place in zip(orders, places, strict=True)])
+    rows = []
+    for order, place, row in zip(orders, places, shape, strict=True):
+        flat = attrs.evolve(order, flux=order.flux / np.exp(np.maximum(_at(place, row), np.log(1e-3))))
+        rows.append(np.log(_envelope(flat, place)) + row)
+    return np.array(rows)
+
+
+def _whole_ends(ends: np.ndarray) -> np.ndarray:
+    """``(n_orders, 2)`` first and last wavelength that the orders would have, had none been cut.
+
+    Along a spectrograph's orders both change smoothly. An order that begins later or ends earlier than its
+    neighbours let expect has been cut (at the gap between detectors, or at the end of a merged range), and
+    its pixels lie elsewhere in the blaze than those of a whole one. Where the ends are not smooth, they
+    are those given.
+    """
+    if len(ends) < _FEWEST:
+        return ends
+    length = float(np.median(ends[:, 1] - ends[:, 0]))
+    steps = np.diff(ends, axis=0)
+    usual = median_filter(steps, (_NEAR, 1), mode="nearest")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        steps = np.nan_to_num(np.rint(steps / usual), nan=1.0, posinf=1.0, neginf=1.0)
+    # a cut changes the steps of one end, an order that is absent those of both
+    number = np.append(0.0, np.cumsum(np.maximum(steps.min(axis=1), 1.0)))
+    number = 2.0 * number / number[-1] - 1.0
+    out = ends.copy()
+    for column, side in enumerate((1.0, -1.0)):
+        shorter, scatter = np.zeros(len(ends)), np.inf
+        keep = np.ones(len(ends), bool)
+        for _ in range(_ROUNDS):
+            fit = np.polynomial.chebyshev.chebval(
+                number, np.polynomial.chebyshev.chebfit(number[keep], ends[keep, column], 3)
+            )
+            shorter = side * (ends[:, column] - fit)
+            scatter = 1.5 * float(np.median(np.abs(shorter[keep])))
+            keep = np.abs(shorter) < max(3.0 * scatter, 0.01 * length)
+            if np.count_nonzero(keep) < _REGULAR * len(ends):
+                break
+        if np.count_nonzero(keep) >= _REGULAR * len(ends) and scatter < 0.02 * length:
+            cut = shorter > max(3.0 * scatter, _CUT * length)
+            out[cut, column] = fit[cut]
     return out
 
 
@@ -303,17 +392,18 @@ def _median(values: np.ndarray) -> np.ndarray:
     return out
 
 
-def _envelope(order: Order) -> np.ndarray:
-    """``(_BINS,)`` a high quantile of the flux in bins of the order, over all spectra at their own level."""
+def _envelope(order: Order, place: np.ndarray) -> np.ndarray:
+    """``(_BINS,)`` a high quantile of the flux in bins of the ``place (n_pix,)`` in the order, over all
+    spectra at their own level; NaN in bins without enough good pixels."""
     out = np.full(_BINS, np.nan)
-    good = np.flatnonzero((~order.mask).any(axis=0))
-    if good.size < 4 * _BINS:
-        return out
     values = np.where(order.mask, np.nan, order.flux)
+    if np.count_nonzero((~order.mask).any(axis=0)) < 4 * _BINS:
+        return out
     unit = np.nanmedian(np.abs(values), axis=1, keepdims=True)
     values = values / np.where(unit > 0, unit, np.nan)
-    for i, part in enumerate(np.array_split(np.arange(good[0], good[-1] + 1), _BINS)):
-        some = values[:, part]
+    edges = np.searchsorted(place, np.arange(_BINS + 1) / _BINS)
+    for i, (first, last) in enumerate(pairwise(edges)):
+        some = values[:, first:last]
         some = some[np.isfinite(some)]
         if some.size >= 4:
             # averages of a few pixels: the quantile of single ones would be higher where there is more noise
@@ -323,28 +413,64 @@ def _envelope(order: Order) -> np.ndarray:
     return out
 
 
-def _common_shape(log: np.ndarray) -> np.ndarray:
+def _ratios_in_overlaps(orders: Sequence[Order], places: Sequence[np.ndarray]) -> np.ndarray:
+    """``(n, 4)`` what overlaps say of the blaze, in blocks of wavelengths: the number of the first order, the
+    places in it and in the next one, and the log of the ratio of their fluxes."""
+    rows = []
+    for i, (first, second) in enumerate(pairwise(orders)):
+        at, good, ours, theirs = _overlap(first, second)
+        if at.size < 20 * _BLOCKS:
+            continue
+        there = np.interp(first.wavelength[at], second.wavelength, places[i + 1])
+        for block in np.array_split(np.arange(at.size), _BLOCKS):
+            above, below = float(ours[:, block].sum()), float(theirs[:, block].sum())
+            if good[:, block].mean() > 0.5 and above > 0 and below > 0:
+                weight = good[:, block].sum(axis=0)
+                rows.append((i, np.average(places[i][at[block]], weights=weight),
+                             np.average(there[block], weights=weight), np.log(above / below)))  # fmt: skip
+    return np.array(rows, float).reshape(-1, 4)
+
+
+def _common_shape(log: np.ndarray, ratios: np.ndarray) -> np.ndarray:
     """``(n_orders, _BINS)`` what is common to the ``log (n_orders, _BINS)`` levels: Chebyshev polynomials of
     the place in the order (degree 7) times such of the number of the order (up to 2), with a level for each
-    order, fitted with bins that lie below left out."""
+    order, fitted with bins that lie below left out.
+
+    The star's lines and continuum are in those levels, but not in the ``ratios`` of neighbours
+    (:func:`_ratios_in_overlaps`), whose changes along the overlaps must be those of the shape."""
     n = len(log)
-    x = np.linspace(-1.0, 1.0, _BINS)
-    m = np.linspace(-1.0, 1.0, n)
-    along = np.polynomial.chebyshev.chebvander(x, 7)[:, 1:]
-    across = np.polynomial.chebyshev.chebvander(m, min(2, n // 8))
-    smooth = (across[:, None, :, None] * along[None, :, None, :]).reshape(n * _BINS, -1)
+    degree = min(_DEGREE, n // 8)
+
+    def terms(number: np.ndarray, place: np.ndarray) -> np.ndarray:
+        along = np.polynomial.chebyshev.chebvander(2.0 * place - 1.0, 7)[:, 1:]
+        across = np.polynomial.chebyshev.chebvander(2.0 * number / (n - 1) - 1.0, degree)
+        product: np.ndarray = (across[:, :, None] * along[:, None, :]).reshape(len(place), -1)
+        return product
+
+    x = (np.arange(_BINS) + 0.5) / _BINS
+    smooth = terms(np.repeat(np.arange(n), _BINS), np.tile(x, n))
     levels = np.repeat(np.eye(n), _BINS, axis=0)
-    design = np.hstack([smooth, levels])
-    values = log.ravel()
+    between = terms(ratios[:, 0], ratios[:, 1]) - terms(ratios[:, 0] + 1.0, ratios[:, 2])
+    changes = ratios[:, 3].copy()
+    for i in np.unique(ratios[:, 0]):  # the ratio itself is that of the levels, too
+        pair = ratios[:, 0] == i
+        between[pair] -= between[pair].mean(axis=0)
+        changes[pair] -= changes[pair].mean()
+    design = np.vstack([np.hstack([smooth, levels]), np.hstack([between, np.zeros((len(between), n))])])
+    values = np.concatenate([log.ravel(), changes])
+    shared = np.arange(len(values)) >= log.size
+    weight = np.where(shared, _SHARED, 1.0)
     keep = np.isfinite(values)
     coefficients = np.zeros(design.shape[1])
     for _ in range(8):
-        a, b = design[keep], values[keep]
+        a, b, w = design[keep], values[keep], np.square(weight[keep])
         ridge = 1e-6 * np.eye(design.shape[1])
-        coefficients = np.linalg.solve(a.T @ a + ridge, a.T @ b)
+        coefficients = np.linalg.solve((a.T * w) @ a + ridge, (a.T * w) @ b)
         residual = np.where(np.isfinite(values), values - design @ coefficients, np.nan)
-        scatter = max(float(np.sqrt(np.mean(residual[keep] ** 2))), 2e-3)
-        with np.errstate(invalid="ignore"):
-            keep = np.isfinite(values) & (residual > -1.5 * scatter) & (residual < 3.0 * scatter)
+        for some, below in ((~shared, -1.5), (shared, -3.0)):
+            fitted = residual[keep & some]
+            scatter = max(float(np.sqrt(np.mean(fitted**2))) if fitted.size else 0.0, 2e-3)
+            with np.errstate(invalid="ignore"):
+                keep[some] = ((residual > below * scatter) & (residual < 3.0 * scatter))[some]
     shape = (smooth @ coefficients[: smooth.shape[1]]).reshape(n, _BINS)
     return shape - shape.max(axis=1, keepdims=True)

@@ -373,15 +373,22 @@ def overlapping_orders() -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
 
 
 @pytest.mark.parametrize("columns", [2, 3, 6])
-def test_libre_esprit_orders_become_arms(tmp_path, read, columns):
+def test_libre_esprit_orders_become_one_spectrum(tmp_path, read, columns):
     orders = overlapping_orders()
     batch = read(files.write_esprit(tmp_path / "a.s", orders, columns=columns))
-    assert list(batch.arms) == ["order 1", "order 2", "order 3"]
+    assert list(batch.arms.values()) == [slice(0, batch.wavelength.size)]
     assert (np.diff(batch.wavelength) > 0).all()
     assert batch.wavelength[[0, -1]] == pytest.approx([5200.0, orders[-1][0][-1]])
     assert np.diff(batch.wavelength).max() < 0.061  # no pixel of the overlaps is missing
+    # the pixels are those of the order that reaches farther beyond
+    pixels, first, second = (np.rint(1e3 * w) for w in (batch.wavelength, orders[0][0], orders[1][0]))
     cut = 0.5 * (orders[0][0][-1] + 5260.0)
-    assert batch.wavelength[batch.arms["order 2"]][0] == pytest.approx(cut, abs=0.04)
+    before, after = (
+        batch.wavelength < cut - 0.04,
+        (batch.wavelength > cut + 0.04) & (batch.wavelength < 5330.0),
+    )
+    assert np.isin(pixels[before], first).all() and before.sum() > 1000
+    assert np.isin(pixels[after], second).all() and after.sum() > 1000
     assert batch.flux[0] == pytest.approx(lines(batch.wavelength), rel=1e-6)
     overlap = np.zeros(batch.wavelength.size, int)
     for wave, *_ in orders:
@@ -426,7 +433,18 @@ def test_merged_orders_always_increase(starts, length, reverse):
 def test_polarbase_orders(tmp_path, read):
     wave, flux, sigma = (np.concatenate(columns) for columns in zip(*overlapping_orders(), strict=True))
     batch = read(files.write_polarbase(tmp_path / "a.fits", wave, flux, sigma))
-    assert len(batch.arms) == 3 and batch.meta["object"][0] == "HD 22879"
+    assert batch.meta["merged_orders"][0] == 3 and batch.meta["object"][0] == "HD 22879"
+
+
+def test_orders_with_a_gap_between_them_are_two_arms():
+    """Interpolation must not reach across the gap."""
+    waves = [start + np.arange(0.0, 80.0, 0.05) for start in (5000.0, 5070.0, 5200.0, 5270.0)]
+    merged = merge_orders([Order(w, np.ones((1, w.size)), None, np.zeros((1, w.size), bool)) for w in waves])
+    wave, arms = merged[0], merged[4]
+    assert [wave[arm][[0, -1]].round(1).tolist() for arm in arms.values()] == [
+        [5000.0, 5150.0],
+        [5200.0, 5350.0],
+    ]
 
 
 # -- text ------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import time
 import tracemalloc
 import warnings
 
@@ -537,6 +538,19 @@ def test_B4_packed_files(tmp_path, read, pack):
         packed = tmp_path / f"{plain.name}.packed"
         packed.write_bytes(pack(plain.read_bytes()))
         assert np.array_equal(read(packed)[0].flux, read(plain)[0].flux)
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+def test_packed_and_damaged_files_come_to_an_end(tmp_path, read, pack):
+    """Fuzzing: a packed file whose first letter was wrong took astropy minutes, as it found an HDU at its end
+    ten thousand times."""
+    plain = files.write_linear_fits(tmp_path / "a.fits", WAVE, FLUX)
+    packed = tmp_path / "b.fits.packed"
+    packed.write_bytes(pack(b"m" + plain.read_bytes()[1:] + bytes(2880)))
+    start = time.process_time()
+    with pytest.raises(ReadError, match="not a spectrum that any reader knows"):
+        read(packed)
+    assert time.process_time() - start < 10.0  # of a hundred
 
 
 def test_B4_columns_of_variable_length_and_ascii_tables(tmp_path, read):
