@@ -120,7 +120,7 @@ class Emulator(Synthesizer):
             network.load_state_dict(stored)
             network.requires_grad_(False)
             arms = {axis["name"]: slice(*axis["slice"]) for axis in header["axes"]}
-            blocks = None
+            blocks = blocks_of([tensors["scale"].numel()], [tensors["mean"].numel()])
             if "components" in header:
                 sizes = [arm.stop - arm.start for arm in arms.values()]
                 blocks = blocks_of([header["components"][name] for name in arms], sizes)
@@ -135,7 +135,7 @@ class Emulator(Synthesizer):
                 medium=header["medium"],
                 network=network.to(device).eval(),
                 header=header,
-                **({"blocks": blocks} if blocks else {}),
+                blocks=blocks,
                 **plain,
             )
 
@@ -197,7 +197,7 @@ class Emulator(Synthesizer):
 
     def _blocks_after(self, operator: Any) -> tuple[tuple[slice, slice], ...]:
         """The blocks of the output, whose pixels each need the pixels of one block only."""
-        operator, stops = csr_array(operator), []
+        operator, stops = csr_array(operator), list[int]()
         for _, pixels in self.blocks:
             touched = np.flatnonzero(np.diff(operator[:, pixels].indptr))
             before = stops[-1] if stops else 0
