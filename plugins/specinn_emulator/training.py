@@ -19,7 +19,7 @@ from specinn.grids import Grid, load
 from specinn.spectra.resample import resampling_matrix
 from specinn.training.checkpoint import fingerprint, load_checkpoint, one_cycle, save_checkpoint
 
-from .emulator import CoefficientNetwork, Emulator, features
+from .emulator import CoefficientNetwork, Emulator, blocks_of, features
 
 RESOLVING_POWER = 20_000.0  # at which errors are reported
 _FLOOR = 1e-6  # mean squared flux error below which a star needs no more attention: (1e-3)^2
@@ -27,7 +27,10 @@ _FLOOR = 1e-6  # mean squared flux error below which a star needs no more attent
 
 @attrs.frozen
 class NetworkConfig:
+    """``arm_components``: principal components for each arm, in place of ``components`` for all together."""
+
     components: int = 216
+    arm_components: dict[str, int] = attrs.field(factory=dict)
     width: int = 400
     depth: int = 3
     members: int = 2
@@ -66,13 +69,9 @@ def train(
             f"the grid has {len(grid)} models with the labels {', '.join(grid.labels)}: training needs fe_h "
             "among them, and enough models to keep some for the test"
         )
-    if settings.network.components >= len(rows):
-        raise ConfigError(
-            f"$.network.components is {settings.network.components}: the grid has only {len(rows)} training "
-            "spectra, choose fewer"
-        )
+    blocks = _blocks(grid, settings.network, len(rows))
     torch.manual_seed(settings.training.seed)
-    mean, basis, coefficients = _components(grid, rows, settings.network.components)
+    mean, basis, coefficients = _components(grid, rows, blocks)
     scale = coefficients.std(0)
 
     values = torch.as_tensor(grid.values[rows], dtype=torch.float32)
@@ -80,7 +79,8 @@ def train(
     center, spread = raw.mean(0), raw.std(0)
     spread = torch.where(spread > 0, spread, 1.0)  # of a label with one value throughout
     x, target = (raw - center) / spread, coefficients / scale
-    network = _fit(x, target, scale**2 / grid.wavelength.size, settings, grid.hash, folder, progress)
+    weight = torch.cat([scale[rows] ** 2 / (pixels.stop - pixels.start) for rows, pixels in blocks])
+    network = _fit(x, target, weight, blocks, settings, grid.hash, folder, progress)
 
     emulator = Emulator(
         labels=grid.labels,
@@ -95,10 +95,12 @@ def train(
         mean=mean,
         basis=basis,
         scale=scale,
+        blocks=blocks,
         header={
+            **({"components": settings.network.arm_components} if len(blocks) > 1 else {}),
             "network": {
                 "n_labels": len(grid.labels),
-                "n_components": settings.network.components,
+                "n_components": scale.numel(),
                 "width": settings.network.width,
                 "depth": settings.network.depth,
                 "members": settings.network.members,
@@ -112,30 +114,63 @@ def train(
     return emulator
 
 
-def _components(grid: Grid, rows: np.ndarray, n: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Mean ``(n_pix,)``, leading principal components ``(n, n_pix)`` and coefficients of the rows."""
+Blocks = tuple[tuple[slice, slice], ...]
+
+
+def _blocks(grid: Grid, sizes: NetworkConfig, n: int) -> Blocks:
+    """Coefficients and pixels that belong together: those of an arm, or all."""
+    if sizes.arm_components and set(sizes.arm_components) != set(grid.arms):
+        raise ConfigError(
+            f"$.network.arm_components has {', '.join(sizes.arm_components)}: the arms of the grid are "
+            f"{', '.join(grid.arms)}"
+        )
+    by_arm = [
+        (f"arm_components.{name}", sizes.arm_components[name]) for name in grid.arms if sizes.arm_components
+    ]
+    components = by_arm or [("components", sizes.components)]
+    for key, value in components:
+        if not 0 < value < n:
+            raise ConfigError(
+                f"$.network.{key} is {value}: the grid has only {n} training spectra, choose fewer, "
+                "at least 1"
+            )
+    pixels = [arm.stop - arm.start for arm in grid.arms.values()] if by_arm else [grid.wavelength.size]
+    return blocks_of([value for _, value in components], pixels)
+
+
+def _components(
+    grid: Grid, rows: np.ndarray, blocks: Blocks
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Mean ``(n_pix,)``, leading principal components of each block, in the first rows of its pixels, and
+    coefficients ``(n_rows, n_components)`` of all blocks."""
     flux = torch.as_tensor(grid.flux(rows))
     mean = flux.mean(0)
     flux -= mean
-    values, vectors = torch.linalg.eigh((flux @ flux.T).double())
-    values, vectors = values.flip(0)[:n], vectors.flip(1)[:, :n]
-    basis = ((vectors / values.sqrt()).float().T @ flux).contiguous()
-    return mean, basis, flux @ basis.T
+    basis = torch.zeros(max(own.stop - own.start for own, _ in blocks), mean.numel())
+    coefficients = []
+    for own, pixels in blocks:
+        part, n = flux[:, pixels], own.stop - own.start
+        values, vectors = torch.linalg.eigh((part @ part.T).double())
+        values, vectors = values.flip(0)[:n], vectors.flip(1)[:, :n]
+        basis[:n, pixels] = (vectors / values.sqrt()).float().T @ part
+        coefficients.append(part @ basis[:n, pixels].T)
+    return mean, basis, torch.cat(coefficients, dim=1)
 
 
 def _fit(
     x: torch.Tensor,
     target: torch.Tensor,
     weight: torch.Tensor,
+    blocks: Blocks,
     settings: Config,
     of_grid: str,
     folder: Path,
     progress: Callable[[dict[str, Any]], None],
 ) -> CoefficientNetwork:
-    """Minimise the mean over stars of the log of the mean squared flux error: every star has the same
-    weight, while the sum of squares would favour cool giants."""
+    """Minimise the mean over stars and blocks of the log of the mean squared flux error: every star has the
+    same weight, while the sum of squares would favour cool giants."""
     sizes, plan = settings.network, settings.training
-    network = CoefficientNetwork(x.shape[1], sizes.components, sizes.width, sizes.depth, sizes.members)
+    network = CoefficientNetwork(x.shape[1], target.shape[1], sizes.width, sizes.depth, sizes.members)
     optimiser = torch.optim.AdamW(network.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
     batch = min(plan.batch, len(x))
     steps = len(x) // batch
@@ -155,7 +190,8 @@ def _fit(
             rate = one_cycle((epoch + i / steps) / plan.epochs, plan.learning_rate)
             for group in optimiser.param_groups:
                 group["lr"] = rate
-            error = torch.stack([((m(x[part]) - target[part]) ** 2 * weight).sum(1) for m in network.members])
+            squares = torch.stack([(m(x[part]) - target[part]) ** 2 * weight for m in network.members])
+            error = torch.stack([squares[..., rows].sum(-1) for rows, _ in blocks])
             loss = torch.log(error + _FLOOR).mean()
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
@@ -189,8 +225,8 @@ def residuals(emulator: Emulator, grid: Grid, rows: np.ndarray) -> np.ndarray:
 def held_out_errors(emulator: Emulator, grid: Grid) -> dict[str, Any]:
     """Flux errors on the test split after degrading to R = 20 000.
 
-    Root mean square over pixels, per star: quantiles over stars, medians in bins of Teff and [Fe/H]; and the
-    root mean square over stars in bins of 50 Angstrom.
+    Root mean square over pixels, per star: quantiles over stars of all and by arm, medians in bins of Teff
+    and [Fe/H]; and the root mean square over stars in bins of 50 Angstrom.
     """
     rows = grid.split("test")
     difference = residuals(emulator, grid, rows)
@@ -200,6 +236,9 @@ def held_out_errors(emulator: Emulator, grid: Grid) -> dict[str, Any]:
     ]
     rms = np.sqrt(np.square(np.concatenate([d for _, d in degraded])).mean(0))
     teff, fe_h = grid.column("teff")[rows], grid.column("fe_h")[rows]
+
+    def quantiles(values: np.ndarray) -> dict[str, float]:
+        return {str(q): float(np.quantile(values, q)) for q in (0.05, 0.25, 0.5, 0.75, 0.95, 1.0)}
 
     def binned(values: np.ndarray, edges: list[float]) -> list[dict[str, float]]:
         out = []
@@ -227,8 +266,12 @@ def held_out_errors(emulator: Emulator, grid: Grid) -> dict[str, Any]:
     return {
         "resolving_power": RESOLVING_POWER,
         "stars": len(rows),
-        "rms_quantiles": {str(q): float(np.quantile(rms, q)) for q in (0.05, 0.25, 0.5, 0.75, 0.95, 1.0)},
-        "by_teff": binned(teff, [3600, 4000, 4500, 5000, 5500, 6000, 6500, 7300]),
-        "by_fe_h": binned(fe_h, [-3.01, -2.0, -1.0, -0.5, 0.0, 0.51]),
+        "rms_quantiles": quantiles(rms),
+        "by_arm": {
+            name: quantiles(np.sqrt(np.square(values).mean(0)))
+            for name, (_, values) in zip(emulator.arms, degraded, strict=True)
+        },
+        "by_teff": binned(teff, [3500, 4000, 4500, 5000, 5500, 6000, 6500, 7501]),
+        "by_fe_h": binned(fe_h, [-3.21, -2.0, -1.0, -0.5, 0.0, 0.56]),
         "by_wavelength": by_wavelength,
     }

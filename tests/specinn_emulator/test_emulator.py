@@ -167,6 +167,90 @@ def test_a_grid_without_metallicity_is_an_error(tmp_path):
         train(recipe(tmp_path / "g.h5"), tmp_path)
 
 
+# Components for each arm -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def by_arm(grid_file, tmp_path_factory):
+    config = recipe(grid_file, epochs=30)
+    config["network"] = {**NETWORK, "arm_components": {"green": 80, "red": 70}}
+    return train(config, tmp_path_factory.mktemp("by-arm"))
+
+
+def test_each_arm_has_components_of_its_own(by_arm, grid):
+    (green, green_pixels), (red, red_pixels) = by_arm.blocks
+    assert (green, red) == (slice(0, 80), slice(80, 150))
+    assert [green_pixels, red_pixels] == list(grid.arms.values())
+    assert by_arm.header["network"]["n_components"] == 150 and by_arm.basis.shape[0] == 80
+    assert by_arm.header["components"] == {"green": 80, "red": 70}
+    values = grid.values[grid.split("test")][:5]
+    check_synthesizer(by_arm, values, differentiable=True)
+    coefficients = by_arm.coefficients(torch.tensor(values, dtype=torch.float32))
+    direct = by_arm.mean[red_pixels] + coefficients[:, red] @ by_arm.basis[:70, red_pixels]
+    assert by_arm(values)[:, red_pixels] == pytest.approx(direct.numpy(), abs=1e-6)
+    rows = grid.split("test")
+    flux = torch.tensor(grid.flux(rows)) - by_arm.mean
+    for _, pixels in by_arm.blocks:
+        basis = by_arm.basis[:20, pixels]  # further ones of so few lines are noise
+        assert (basis @ basis.T).numpy() == pytest.approx(np.eye(20), abs=1e-3)
+        left = flux[:, pixels] - flux[:, pixels] @ basis.T @ basis
+        assert left.square().mean() < 0.05 * flux[:, pixels].square().mean()
+
+
+def test_metrics_have_each_arm(by_arm):
+    metrics = by_arm.header["metrics"]
+    assert set(metrics["by_arm"]) == {"green", "red"}
+    medians = [arm["0.5"] for arm in metrics["by_arm"].values()]
+    assert 0 < min(medians) <= metrics["rms_quantiles"]["0.5"] * 1.5 and max(medians) < 0.1
+
+
+def test_components_of_arms_are_saved_in_bytes_and_loaded(by_arm, grid, tmp_path):
+    path = tmp_path / "e.safetensors"
+    by_arm.save(path)
+    tensors, _ = load_weights(path, "specinn emulator")
+    assert tensors["fine.0"].dtype == torch.int8 and tensors["fine.0"].shape[0] == 80 - 64
+    loaded = Emulator.load(path)
+    values = grid.values[:20]
+    assert loaded.blocks == by_arm.blocks
+    assert np.abs(loaded(values) - by_arm(values)).max() < 1e-3
+    again = tmp_path / "again.safetensors"
+    loaded.save(again)
+    assert Emulator.load(again)(values) == pytest.approx(loaded(values), abs=1e-6)
+    del tensors["step.1"]
+    save_weights(path, tensors, loaded.header | {"format": "specinn emulator"})
+    with pytest.raises(ModelError, match="weights do not fit its header"):
+        Emulator.load(path)
+
+
+def test_arms_with_components_of_their_own_are_resampled_each(by_arm, grid):
+    wavelength = np.concatenate([np.arange(5165, 5235, 0.11), np.arange(6475, 6545, 0.13)])
+    n = np.arange(5165, 5235, 0.11).size
+    arms = {"green": slice(0, n), "red": slice(n, wavelength.size)}
+    operator = resampling_operator(by_arm.wavelength, by_arm.arms, 60_000.0, wavelength, arms, 20_000.0)
+    values = grid.values[:4]
+    resampled = by_arm.resampled(wavelength, arms, operator)
+    assert resampled(values) == pytest.approx((operator @ by_arm(values).T).T, abs=2e-6)
+    for part in (slice(0, n), slice(n, wavelength.size)):  # one arm only, as instruments have
+        one = by_arm.resampled(wavelength[part], {"arm": slice(0, wavelength[part].size)}, operator[part])
+        assert one(values) == pytest.approx(resampled(values)[:, part], abs=2e-6)
+    mixed = np.ones((3, by_arm.wavelength.size)) / by_arm.wavelength.size
+    with pytest.raises(ModelError, match="a pixel of the output mixes arms"):
+        by_arm.resampled(np.arange(3.0), {"arm": slice(0, 3)}, mixed)
+
+
+@pytest.mark.parametrize(
+    ("components", "words"),
+    [
+        ({"green": 10}, r"arm_components has green: the arms of the grid are green, red"),
+        ({"green": 10, "red": 2000}, r"arm_components\.red is 2000: the grid has only \d+ training"),
+        ({"green": 0, "red": 20}, r"arm_components\.green is 0: .* at least 1"),
+    ],
+)
+def test_components_that_do_not_fit_are_named(grid_file, tmp_path, components, words):
+    with pytest.raises(ConfigError, match=words):
+        train({**recipe(grid_file), "network": {**NETWORK, "arm_components": components}}, tmp_path)
+
+
 # The command -------------------------------------------------------------------------------------
 
 
