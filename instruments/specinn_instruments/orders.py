@@ -16,6 +16,8 @@ _SMOOTH = 51  # pixels over which the weights are averaged
 _DOME = 0.06  # by which flux falls from the middle of the orders to their ends (ln) where there is a blaze
 _DARK = 0.12  # of the blaze's maximum, below which pixels are of no use
 _BINS = 40  # of an order, for the blaze
+_PASSES = 2  # of the blaze over what the one before has left of it
+_CUT = 0.015  # of the length of an order, by which one that is cut is shorter than expected
 
 
 @attrs.frozen(eq=False)
@@ -271,28 +273,64 @@ def _blazes(orders: Sequence[Order]) -> list[np.ndarray]:
     ones = [np.ones(order.wavelength.size) for order in orders]
     if len(orders) < 3 or min(order.wavelength.size for order in orders) < 4 * _BINS:
         return ones
-    level = np.full((len(orders), _BINS), np.nan)
-    for i, order in enumerate(orders):
-        level[i] = _envelope(order)
-    log = np.log(level)
+    places = _places(orders)
+    log = np.log([_envelope(order, place) for order, place in zip(orders, places, strict=True)])
     middle = np.nanmedian(log[:, 2 * _BINS // 5 : 3 * _BINS // 5], axis=1)
     dome = middle - 0.5 * (_median(log[:, : _BINS // 8]) + _median(log[:, -_BINS // 8 :]))
     if not np.isfinite(dome).any() or abs(float(np.nanmedian(dome))) < _DOME:
         return ones
     shape = _common_shape(log)
+    for _ in range(_PASSES):  # the quantile of a bin in which the blaze falls lies above its middle
+        log = shape + np.log(
+            [
+                _envelope(attrs.evolve(order, flux=order.flux / np.maximum(_curve(place, row), 1e-3)), place)
+                for order, place, row in zip(orders, places, shape, strict=True)
+            ]
+        )
+        shape = _common_shape(log)
+    return [_curve(place, row) for place, row in zip(places, shape, strict=True)]
+
+
+def _curve(place: np.ndarray, row: np.ndarray) -> np.ndarray:
+    """``(n_pix,)`` the blaze at places, of its logarithm in bins ``(_BINS,)``; at most 1."""
     x = (np.arange(_BINS) + 0.5) / _BINS
-    out = []
-    for order, row in zip(orders, shape, strict=True):
-        good = np.flatnonzero((~order.mask).any(axis=0))
-        first, last = (int(good[0]), int(good[-1])) if good.size else (0, order.wavelength.size - 1)
-        place = (np.arange(order.wavelength.size) - first) / max(last - first, 1)
-        curve = np.exp(np.interp(np.clip(place, 0.0, 1.0), x, row))
-        # interp is flat beyond the middles of the outermost bins: go on with their slope
-        for end, beyond in ((0, place < x[0]), (-1, place > x[-1])):
-            slope = (row[1] - row[0] if end == 0 else row[-1] - row[-2]) * _BINS
-            curve[beyond] = np.exp(row[end] + slope * (place[beyond] - x[end]))
-        out.append(curve / curve.max())
-    return out
+    log = np.interp(place, x, row)
+    # interp is flat beyond the middles of the outermost bins: go on with their slope, to the ends
+    for end, beyond in ((0, place < x[0]), (-1, place > x[-1])):
+        slope = (row[1] - row[0] if end == 0 else row[-1] - row[-2]) * _BINS
+        log[beyond] = row[end] + slope * (np.clip(place[beyond], 0.0, 1.0) - x[end])
+    return np.exp(log - log.max())
+
+
+def _places(orders: Sequence[Order]) -> list[np.ndarray]:
+    """``(n_pix,)`` where in its order each pixel lies, by wavelength: 0 and 1 are the ends of the good
+    pixels.
+
+    An order that is shorter than others of about its wavelength is cut (by the edge of a detector, by what
+    was left out): there it has the end that the others let expect.
+    """
+    ends = np.log([_reach(order) for order in orders])
+    length, middle = ends[:, 1] - ends[:, 0], ends.mean(axis=1) - ends.mean()
+    whole = np.ones(len(orders), bool)
+    expected = length
+    for _ in range(5):
+        if np.count_nonzero(whole) < 3:
+            break
+        degree = min(2, int(np.count_nonzero(whole)) // 8)
+        expected = np.polyval(np.polyfit(middle[whole], length[whole], degree), middle)
+        whole = length > (1.0 - _CUT) * expected
+    if 2 * np.count_nonzero(whole) > len(orders):
+        numbers = np.flatnonzero(whole)
+        for i in np.flatnonzero(~whole):
+            off = [abs(ends[i, end] - np.interp(i, numbers, ends[whole, end])) for end in (0, 1)]
+            if i < numbers[0] or (i < numbers[-1] and off[0] > off[1]):
+                ends[i, 0] = ends[i, 1] - expected[i]
+            else:
+                ends[i, 1] = ends[i, 0] + expected[i]
+    return [
+        (order.wavelength - first) / max(last - first, 1e-9)
+        for order, (first, last) in zip(orders, np.exp(ends), strict=True)
+    ]
 
 
 def _median(values: np.ndarray) -> np.ndarray:
@@ -303,8 +341,9 @@ def _median(values: np.ndarray) -> np.ndarray:
     return out
 
 
-def _envelope(order: Order) -> np.ndarray:
-    """``(_BINS,)`` a high quantile of the flux in bins of the order, over all spectra at their own level."""
+def _envelope(order: Order, place: np.ndarray) -> np.ndarray:
+    """``(_BINS,)`` a high quantile of the flux in bins of ``place (n_pix,)``, over all spectra at their own
+    level."""
     out = np.full(_BINS, np.nan)
     good = np.flatnonzero((~order.mask).any(axis=0))
     if good.size < 4 * _BINS:
@@ -312,8 +351,9 @@ def _envelope(order: Order) -> np.ndarray:
     values = np.where(order.mask, np.nan, order.flux)
     unit = np.nanmedian(np.abs(values), axis=1, keepdims=True)
     values = values / np.where(unit > 0, unit, np.nan)
-    for i, part in enumerate(np.array_split(np.arange(good[0], good[-1] + 1), _BINS)):
-        some = values[:, part]
+    edges = np.searchsorted(place, np.linspace(0.0, 1.0, _BINS + 1))
+    for i, (start, stop) in enumerate(pairwise(edges)):
+        some = values[:, start:stop]
         some = some[np.isfinite(some)]
         if some.size >= 4:
             # averages of a few pixels: the quantile of single ones would be higher where there is more noise
