@@ -45,6 +45,7 @@ _MEANINGS = {  # of what astropy says
     r"could not convert string to float: (?:np\.bytes_\()?b?('[^']*'|\"[^\"]*\")": (
         r"a number of a table is \1"
     ),
+    "COMPRESSED_DATA column has zero length": "the tiles of a compressed image have no bytes",
     "Key 'COMPRESSED_DATA' does not exist": "the column COMPRESSED_DATA of a compressed image is missing",
     "decompression (?:error|warning)|hit end of compressed": "the tiles of a compressed image are damaged",
 }
