@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -83,7 +84,7 @@ def number(headers: Sequence[Header], *keys: str) -> float | None:
     for key in keys:
         for header in headers:
             value = value_of(header, key)
-            if isinstance(value, (int, float)) and not isinstance(value, bool) and np.isfinite(value):
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
                 return float(value)
     return None
 

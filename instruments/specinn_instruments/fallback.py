@@ -21,6 +21,7 @@ from specinn_instruments.facts import Statement
 
 # Guesses by file name or by any table at all: they would take a catalogue for a spectrum.
 _GUESSES = ("tabular-fits", "ASCII", "IPAC", "ECSV")
+_OURS = ("iraf",)  # what iraf-multispec does not recognise it cannot read; it may be asked for by name
 _VACUUM = ("SDSS", "APOGEE", "HST", "JWST", "MaNGA", "MUSCLES", "DESI", "Subaru")
 
 
@@ -29,7 +30,7 @@ class Specutils(Reader):
 
     def recognises(self, path: Path) -> bool:
         with _plain(path) as plain:
-            return bool(_formats(plain))
+            return bool(set(_formats(plain)) - set(_OURS))
 
     def read(self, path: Path) -> Iterator[SpectrumBatch]:
         with _plain(path) as plain:
@@ -46,10 +47,17 @@ class Specutils(Reader):
                 f"recognises it as any of {', '.join(formats)}" if formats else "does not recognise it either"
             )
             raise ReadError(f"specutils {found}: convert the file to text or FITS with a wavelength axis")
-        spectrum = Spectrum.read(plain, format=formats[0])
+        try:
+            spectrum = Spectrum.read(plain, format=formats[0])
+        except Exception as cause:  # of any kind: 20 loaders, each of one archive's files as they should be
+            reason = " ".join(str(cause).split())[:200]
+            raise ReadError(
+                f"specutils takes it for {formats[0]} and cannot read it ({type(cause).__name__}: {reason}): "
+                "expected a file as that archive writes it; fetch it again, or convert it to text"
+            ) from cause
         try:
             wavelength = spectrum.spectral_axis.to_value(u.AA, u.spectral())
-        except u.UnitConversionError:
+        except (u.UnitConversionError, ValueError):  # of velocities, for which no line is stated
             raise ReadError(
                 f"the spectral axis is in {spectrum.spectral_axis.unit}: expected wavelengths"
             ) from None
@@ -94,6 +102,9 @@ def _formats(path: Path) -> list[str]:
     from specutils import Spectrum
     from specutils.io.registers import identify_spectrum_format
 
+    with unpacked(path) as (file, _):
+        if file.read(9) != b"SIMPLE  =":  # all but the guesses are FITS; astropy would search for headers
+            return []
     found = identify_spectrum_format(str(path), dtype=Spectrum)
     names = [found] if isinstance(found, str) else list(found)
     return [str(name) for name in names if name not in _GUESSES]

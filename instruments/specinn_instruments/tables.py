@@ -78,6 +78,8 @@ def table_pieces(
     data: Any, columns: Columns, unit: str | None, both: Sequence[Header], name: str
 ) -> list[Piece]:
     """The spectra or orders of a table: one of scalar columns, or one for each row of vectors."""
+    if data is not None and not isinstance(data, fits.FITS_rec):
+        raise ReadError("the header of a table lies within another one: expected it at the start of an HDU")
     if data is None or not len(data):
         raise ReadError("the table of the spectrum has no rows")
     if columns.unknown or columns.unused:

@@ -23,13 +23,15 @@ _BLOCK, _CARD = 2880, 80
 _MOST = 999  # axes, and columns
 _END = re.compile(rb"END {0,76}[^A-Z0-9_-]")
 _VALUE = re.compile(
-    rb"(SIMPLE|XTENSION|BITPIX|BSCALE|BZERO|NAXIS\d*|GCOUNT|PCOUNT|GROUPS|TFIELDS|THEAP|TFORM\d+|TBCOL\d+"
-    rb"|ZIMAGE|ZBITPIX|ZNAXIS\d*|ZTILE\d+) *= *('(?:[^']|'')*'?|[^/]*)"
+    rb"(SIMPLE|XTENSION|EXTEND|BITPIX|BSCALE|BZERO|NAXIS\d*|GCOUNT|PCOUNT|GROUPS|TFIELDS|THEAP|TFORM\d+"
+    rb"|TBCOL\d+|ZIMAGE|ZBITPIX|ZNAXIS\d*|ZTILE\d+|ZCMPTYPE|ZNAME\d+|ZVAL\d+)"
+    rb" *= *('(?:[^']|'')*'?|[^/]*)([^/]*)"
 )
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([EeDd][+-]?\d+)?")
 _KINDS = ("IMAGE", "BINTABLE", "TABLE", "IUEIMAGE", "A3DTABLE", "FOREIGN", "DUMP")
+_METHODS = ("RICE_1", "RICE_ONE", "GZIP_1", "GZIP_2", "PLIO_1", "HCOMPRESS_1", "NOCOMPRESS")
 _DEPTHS = (8, 16, 32, 64, -32, -64)
-_BINARY = re.compile(r"(\d*)([LXBIJKAEDCMPQ])", re.I)
+_BINARY = re.compile(r"(\d*)(?:([LXBIJKAEDCM])|([PQ])(?=[LXBIJKAEDCM](\(|$)))", re.I)
 _WIDTHS = dict(zip("LBIJKAEDCMPQ", (1, 1, 2, 4, 8, 1, 4, 8, 8, 16, 8, 16), strict=True))  # bytes
 _TEXT = re.compile(r"[AIFED](\d+)(\.\d+)?$", re.I)
 
@@ -51,7 +53,8 @@ def check_hdus(path: Path, file: Any, size: int) -> int:
         header.check_image(size)
         end = min(header.end(), size)
     file.seek(end)
-    if size - end >= _BLOCK and file.read(_BLOCK).strip(b"\0 \r\n\x1a"):
+    blocks = iter(lambda: file.read(_BLOCK), b"")
+    if size - end >= _BLOCK and any(block.strip(b"\0 \r\n\x1a") for block in blocks):
         raise ReadError(  # they may have been an HDU, and astropy makes something of them and what follows
             f"{path}: damaged: {size - end} bytes after the last HDU are not understood: fetch the file again"
         )
@@ -103,6 +106,8 @@ class _Header:
         simple = self.values.get("SIMPLE")
         if simple not in (None, "T"):
             raise self.damaged(f"SIMPLE is {_shown(simple)}, expected T")
+        if self.values.get("EXTEND", "T") not in ("T", "F"):
+            raise self.damaged(f"EXTEND is {_shown(self.values['EXTEND'])}, expected T or F")
         if simple is None and self.kind() not in _KINDS:
             raise self.damaged(
                 f"XTENSION is {_shown(self.values.get('XTENSION', ''))}, expected IMAGE, BINTABLE or TABLE"
@@ -166,6 +171,18 @@ class _Header:
             )
         for i, n in enumerate(axes):
             self.number(f"ZTILE{i + 1}", 1, max(n, 1), default=1)
+        method = self.values.get("ZCMPTYPE", "").strip("' ")
+        if method not in _METHODS:
+            raise self.damaged(f"ZCMPTYPE is {_shown(method)}, expected one of {', '.join(_METHODS)}")
+        for key, value in self.values.items():
+            if key.startswith("ZNAME") and not value.startswith("'"):
+                raise self.damaged(f"{key} is {_shown(value)}, expected the name of a parameter")
+            if key.startswith("ZVAL") and not (_NUMBER.fullmatch(value) and abs(_float(value)) < 2**31):
+                raise self.damaged(f"{key} is {_shown(value)}, expected a number below 2**31")
+            if value.strip("' ") == "BYTEPIX" and key.startswith("ZNAME"):
+                width = self.number(key.replace("NAME", "VAL"), 1, 8)
+                if width not in (1, 2, 4, 8):
+                    raise self.damaged(f"BYTEPIX is {width}, expected 1, 2, 4 or 8")
 
 
 def _headers(path: Path, file: Any, size: int) -> Iterator[_Header]:
@@ -182,17 +199,28 @@ def _headers(path: Path, file: Any, size: int) -> Iterator[_Header]:
             for start in range(0, len(block), _CARD):
                 card = block[start : start + _CARD]
                 if _END.match(card.ljust(_CARD + 1)):
+                    more = card[3:].strip(b"\0 ").decode("latin-1")
+                    # at bytes that are not ASCII astropy reads on more slowly, and stops here
+                    if more and card.isascii():
+                        raise _Header(path, number, values, 0).damaged(
+                            f"END is followed by {_shown(more)}, expected blanks"
+                        )
                     ended = True
                     break
                 match = _VALUE.match(card)
                 if match is None:
                     continue
-                key, value = match[1].decode(), match[2].decode("latin-1").strip()
+                key, value = match[1].decode(), match[2].decode("latin-1").strip(" ")
+                if key == "XTENSION" and match[3].strip():
+                    text = _shown(card[9:].decode("latin-1").strip())
+                    raise _Header(path, number, values, 0).damaged(
+                        f"XTENSION is {text}, expected a comment after /"
+                    )
                 if values.setdefault(key, value) != value:
                     raise _Header(path, number, values, 0).damaged(
                         f"{key} stands in it twice, as {_shown(values[key])} and {_shown(value)}"
                     )
-            if not ended and len(block) < _BLOCK:
+            if len(block) < _BLOCK:
                 raise ReadError(
                     f"{path}: truncated: it ends within the header of HDU {number}: fetch the file again"
                 )
@@ -202,8 +230,12 @@ def _headers(path: Path, file: Any, size: int) -> Iterator[_Header]:
 
 
 def _width(form: re.Match[str]) -> int:
-    n = int(form[1] or 1)
-    return -(-n // 8) if form[2].upper() == "X" else n * _WIDTHS[form[2].upper()]
+    n, kind = int(form[1] or 1), (form[2] or form[3]).upper()
+    return -(-n // 8) if kind == "X" else n * _WIDTHS[kind]
+
+
+def _float(number: str) -> float:
+    return float(number.upper().replace("D", "E"))
 
 
 def _product(axes: list[int]) -> int:

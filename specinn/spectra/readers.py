@@ -40,9 +40,14 @@ _MEANINGS = {  # of what astropy says
     r"Unparsable card \((\S+)\)": r"the value of \1 in a header is not closed or no value",
     r"Keyword '(\S+)' not found": r"\1 is missing in a header",
     r"[Cc]olumn name must be a string|field names must be strings": "a TTYPE is not the name of a column",
+    r"Format (\S+) is not recognized": r"a TDISP is \1, which is no format of a column",
     "name already used as a name": "two columns have the same name",
-    r"could not convert string to float: (?:np\.bytes_\()?b?('[^']*')": r"a number of a table is \1",
-    "decompression error|hit end of compressed byte stream": "the tiles of a compressed image are damaged",
+    r"could not convert string to float: (?:np\.bytes_\()?b?('[^']*'|\"[^\"]*\")": (
+        r"a number of a table is \1"
+    ),
+    "COMPRESSED_DATA column has zero length": "the tiles of a compressed image have no bytes",
+    "Key 'COMPRESSED_DATA' does not exist": "the column COMPRESSED_DATA of a compressed image is missing",
+    "decompression (?:error|warning)|hit end of compressed": "the tiles of a compressed image are damaged",
 }
 _MAGIC = {
     b"\x89PNG": "a PNG image",
@@ -352,7 +357,7 @@ def _describe(path: Path) -> str:
 
 def _describe_hdu(hdu: Any) -> str:
     if isinstance(hdu, (fits.BinTableHDU, fits.TableHDU)):
-        names = hdu.columns.names
+        names = [name or "(one without a name)" for name in hdu.columns.names]
         return f"a table of columns {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
     shape = hdu.shape
     ctype = hdu.header.get("CTYPE1")

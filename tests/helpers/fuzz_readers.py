@@ -380,6 +380,12 @@ def faults_of(batch: SpectrumBatch) -> Iterator[str]:
 
 def look(path: Path, plugins: Plugins) -> tuple[str, list[str]]:
     """What becomes of a file (``read``, or its sentence), and what is wrong with that."""
+    outcome, faults, _ = _looked(path, plugins)
+    return outcome, faults
+
+
+def _looked(path: Path, plugins: Plugins) -> tuple[str, list[str], float]:
+    """As :func:`look`, and the seconds of the processor."""
     faults: list[str] = []
     before, memory = time.process_time(), _peak()
     outcome = "read"
@@ -402,7 +408,7 @@ def look(path: Path, plugins: Plugins) -> tuple[str, list[str]]:
         faults.append(f"{spent:.0f} s of the processor")
     if grown > _GROWTH:
         faults.append(f"{grown} MB of memory")
-    return outcome, faults
+    return outcome, faults, spent
 
 
 def _peak() -> int:
@@ -419,7 +425,7 @@ def _work(pipe: Connection, whole: dict[str, bytes], seed: int, first: int, stop
         for number in range(first, stop):
             name, content = damaged(whole, seed, number)
             signal.setitimer(signal.ITIMER_PROF, _STUCK)  # what it sends ends the process, also within C
-            pipe.send((number, name, *look(_put(Path(folder), name, content), plugins), _peak()))
+            pipe.send((number, name, *_looked(_put(Path(folder), name, content), plugins), _peak()))
 
 
 def _put(folder: Path, name: str, content: bytes) -> Path:
@@ -429,9 +435,11 @@ def _put(folder: Path, name: str, content: bytes) -> Path:
     return path
 
 
-def fuzz(seed: int, first: int, count: int, memory: int) -> Iterator[tuple[int, str, str, list[str], int]]:
-    """Number, name, outcome, faults and peak of memory (MB) of each file; a process that dies or hangs with a
-    file costs that file."""
+def fuzz(
+    seed: int, first: int, count: int, memory: int
+) -> Iterator[tuple[int, str, str, list[str], float, int]]:
+    """Number, name, outcome, faults, seconds and peak of memory (MB) of each file; a process that dies or
+    hangs with a file costs that file."""
     with tempfile.TemporaryDirectory() as folder:
         whole = whole_files(Path(folder))
     context = multiprocessing.get_context("spawn")
@@ -452,7 +460,7 @@ def fuzz(seed: int, first: int, count: int, memory: int) -> Iterator[tuple[int, 
             first, count = first + 1, count - 1
         process.join()
         if fault:
-            yield first, damaged(whole, seed, first)[0], fault, [fault], 0
+            yield first, damaged(whole, seed, first)[0], fault, [fault], _STUCK, 0
             first, count = first + 1, count - 1
 
 
@@ -467,11 +475,12 @@ def main() -> int:
     outcomes: Counter[str] = Counter()
     wrong: list[int] = []
     peak = 0
-    for number, name, outcome, faults, memory in fuzz(
+    slowest = (0.0, "")
+    for number, name, outcome, faults, spent, memory in fuzz(
         options.seed, options.first, options.count, options.memory
     ):
         outcomes["read" if outcome == "read" else "refused"] += 1
-        peak = max(peak, memory)
+        peak, slowest = max(peak, memory), max(slowest, (spent, f"{number} {name}"))
         unforeseen = re.search(r"\((\w+(Error|Exception|Warning)): ", outcome)
         if unforeseen:
             outcomes[f"refused for a {unforeseen[1]}"] += 1
@@ -480,7 +489,8 @@ def main() -> int:
         if faults:
             wrong.append(number)
     print(
-        f"{sum(outcomes[key] for key in ('read', 'refused'))} files, {len(wrong)} with faults, peak {peak} MB"
+        f"{sum(outcomes[key] for key in ('read', 'refused'))} files, {len(wrong)} with faults, "
+        f"peak {peak} MB, slowest {slowest[0]:.1f} s of the processor ({slowest[1]})"
     )
     print(*(f"{count} {outcome}" for outcome, count in outcomes.most_common()), sep=", ")
     if options.keep and wrong:

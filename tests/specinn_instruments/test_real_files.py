@@ -355,6 +355,17 @@ def test_B3_orders_are_merged(tmp_path, read, layout):
 
 
 @pytest.mark.slow
+def test_B3_orders_that_are_cut_or_have_a_gap_are_merged(tmp_path, read):
+    """Pixels that are left out at an end of an order, or within it, do not displace its blaze."""
+    found = orders()
+    for i, out in ((6, slice(-150, None)), (7, slice(900, 1300)), (10, slice(None, 200))):
+        found[i] = tuple(np.delete(each, out) for each in found[i])
+    table(tmp_path / "a.fits", *({"WAVE": w, "FLUX": f, "ERR": s} for w, f, s in found))
+    (batch,) = read(tmp_path / "a.fits")
+    check_merged(batch, found, tolerance=0.05)
+
+
+@pytest.mark.slow
 def test_B3_one_image_an_order(tmp_path, read):
     hdus = []
     for i, (wave, flux, _) in enumerate(orders(blaze=False)):

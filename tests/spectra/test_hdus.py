@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import tracemalloc
 from pathlib import Path
 
@@ -71,6 +72,8 @@ TABLE = {
     ("TFORM2", "'E'"): "its columns take 12 bytes of a row, but NAXIS1 is 16",
     ("TFORM2", "'9999999999999E'"): "its columns take 40000000000004 bytes of a row, but NAXIS1 is 16",
     ("TFORM2", "'nm'"): "TFORM2 is 'nm', expected a format such as 1D",
+    ("EXTEND", "Inf"): "HDU 0 is damaged: EXTEND is Inf, expected T or F",
+    ("TFORM2", "'pixel'"): "TFORM2 is 'pixel', expected a format such as 1D",
     ("TFORM2", ""): "TFORM2 is missing, expected the format of column 2",
     ("XTENSION", "'IMAG'"): "XTENSION is 'IMAG', expected IMAGE, BINTABLE or TABLE",
 }
@@ -103,6 +106,52 @@ def test_a_size_that_stands_twice(plugins, tmp_path):
         content[:at] + b"NAXIS1  =                  300".ljust(80) + content[at + 80 :]
     )
     with pytest.raises(ReadError, match="NAXIS1 stands in it twice, as 720 and 300"):
+        list(readers.read(tmp_path / "a.fits", plugins))
+
+
+@pytest.mark.parametrize("more", ["= 'IMAGE'", "D", "\x1b"])
+def test_an_end_of_a_header_at_which_astropy_does_not_stop(more, plugins, tmp_path):
+    content = table(tmp_path / "whole.fits")
+    at = content.index(b"END".ljust(80))
+    damaged = content[:at] + b"END     " + more.encode().ljust(72) + content[at + 80 :]
+    (tmp_path / "a.fits").write_bytes(damaged)
+    with pytest.raises(ReadError, match=r"END is followed by .*, expected blanks: fetch the file again"):
+        list(readers.read(tmp_path / "a.fits", plugins))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("ZCMPTYPE", "1.5", "ZCMPTYPE is 1.5, expected one of RICE_1, "),
+        ("ZNAME2", "1", "ZNAME2 is 1, expected the name of a parameter"),
+        ("ZVAL1", "'nm'", "ZVAL1 is 'nm', expected a number"),
+        ("ZVAL1", "9223372036854775807", "ZVAL1 is 9223372036854775807, expected a number below"),
+        ("ZVAL2", "16", "ZVAL2 is 16, expected 1 to 8"),
+        ("ZVAL2", "3", "BYTEPIX is 3, expected 1, 2, 4 or 8"),
+    ],
+)
+def test_parameters_of_a_compression_that_are_none(key, value, message, plugins, tmp_path):
+    header = fits.Header({"CRVAL1": 5200.0, "CDELT1": 0.1, "CTYPE1": "AWAV"})
+    hdu = fits.CompImageHDU(np.arange(N, dtype=np.int32), header)
+    fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(tmp_path / "whole.fits")
+    content = (tmp_path / "whole.fits").read_bytes()
+    (tmp_path / "a.fits").write_bytes(changed(content, key, value))
+    with pytest.raises(ReadError, match=f"HDU 1 is damaged: {message}"):
+        list(readers.read(tmp_path / "a.fits", plugins))
+
+
+def test_a_packed_file_that_is_no_fits_inside_is_not_searched_for_headers(plugins, tmp_path):
+    content = b"m" + image(tmp_path / "whole.fits")[1:]
+    path = tmp_path / "a.fits.bz2"
+    path.write_bytes(bz2.compress(content.replace(b"SIMPLE", b"mIMPLE")))
+    with pytest.raises(ReadError, match="not a spectrum that any reader knows"):
+        list(readers.read(path, plugins))
+
+
+def test_a_column_without_a_name_is_described(plugins, tmp_path):
+    content = table(tmp_path / "whole.fits")
+    (tmp_path / "a.fits").write_bytes(changed(content, "TTYPE2", ""))
+    with pytest.raises(ReadError, match=r"a table of columns WAVE, \(one without a name\)"):
         list(readers.read(tmp_path / "a.fits", plugins))
 
 
