@@ -22,11 +22,13 @@ from pathlib import Path
 
 import attrs
 import numpy as np
+import specinn_turbospectrum
 from astropy.table import Table
 from specinn_turbospectrum import abundances
 from specinn_turbospectrum.runner import Star, synthesise
 from specinn_turbospectrum.synthesizer import _LG_TAU, Settings, Turbospectrum
 
+from specinn.config import read_toml
 from specinn.spectra.resample import resampling_matrix
 
 STARS = [
@@ -41,8 +43,7 @@ ELEMENTS = ("mg_fe", "si_fe", "ca_fe", "ti_fe")
 STEPS = {"teff": 50.0, "logg": 0.1, "fe_h": 0.1, "vmic": 0.2, **dict.fromkeys(ELEMENTS, 0.1)}
 RICHER = 0.25  # dex of [M/H]
 R = 20_000.0
-SEGMENTS = {"blue": [3918.0, 4363.0], "green": [5146.0, 5742.0], "red": [6092.0, 6797.0]}
-PIXELS = {"blue": 0.02, "green": 0.0262, "red": 0.031}
+RECIPE = Path(specinn_turbospectrum.__file__).with_name("recipes") / "4most-hr.toml"
 
 
 def kurucz_model(folder: Path, teff: float, logg: float, fe_h: float, alpha: float) -> str:
@@ -124,7 +125,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="folder that keeps the spectra, to resume")
     parser.add_argument("--processes", type=int, default=1)
     options = parser.parse_args()
-    code = Turbospectrum(Settings(prefix=options.prefix, segments=SEGMENTS, steps=PIXELS))
+    arms = read_toml(RECIPE)["synthesizer"]
+    code = Turbospectrum(Settings(prefix=options.prefix, segments=arms["segments"], steps=arms["steps"]))
     work = options.work or Path(tempfile.mkdtemp())
     work.mkdir(parents=True, exist_ok=True)
     spectra = Spectra(code, work, options.kurucz)

@@ -102,7 +102,7 @@ def _formats(path: Path) -> list[str]:
     from specutils import Spectrum
     from specutils.io.registers import identify_spectrum_format
 
-    with unpacked(path) as (file, _):
+    with path.open("rb") as file:
         if file.read(9) != b"SIMPLE  =":  # all but the guesses are FITS; astropy would search for headers
             return []
     found = identify_spectrum_format(str(path), dtype=Spectrum)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import attrs
 import numpy as np
@@ -15,20 +14,20 @@ _OVERLAP = 0.75  # of the shorter of two neighbours: orders share less
 _MANY = 20  # orders that may come twice, as the slices of one exposure
 _SMOOTH = 51  # pixels over which the weights are averaged
 _DOME = 0.06  # by which flux falls from the middle of the orders to their ends (ln) where there is a blaze
+_LEAST = 1e-3  # of the blaze's maximum: flux is not divided by less
 _DARK = 0.12  # of the blaze's maximum, below which pixels are of no use
 _GAP = 2.5  # pixels from one to the next, above which some are absent
 _BINS = 40  # of an order, for the blaze
 _DEGREE = 2  # at most, by which the blaze changes from order to order
 _FEWEST = 8  # orders of which it can be told that one is cut
 _NEAR = 9  # orders in which steps from one to the next are alike
-_ROUNDS = 8  # of fits to the ends of orders
+_ROUNDS = 8  # of fits that leave out what is off
 _REGULAR = 0.7  # of the orders are whole
 _CUT = 0.01  # of the length of an order: a shorter one is cut
 _AGAIN = 2  # passes, once the shape is about known
 _BLOCKS = 8  # of an overlap, for the blaze
-_SHARED = (
-    0.7  # weight of ratios in overlaps against envelopes: free of lines, but the dark ends have stray light
-)
+# Weight of ratios in overlaps against envelopes: lines do not matter to them, but dark ends have stray light.
+_SHARED = 0.7
 
 
 @attrs.frozen(eq=False)
@@ -39,6 +38,11 @@ class Order:
     flux: np.ndarray
     sigma: np.ndarray | None
     mask: np.ndarray
+
+    def times(self, factor: np.ndarray) -> Order:
+        """Flux and sigma times ``factor``, ``(n_pix,)`` or ``(n_spec, 1)``."""
+        sigma = None if self.sigma is None else self.sigma * factor
+        return attrs.evolve(self, flux=self.flux * factor, sigma=sigma)
 
 
 def split_orders(wavelength: np.ndarray) -> list[np.ndarray]:
@@ -86,7 +90,8 @@ def merge_orders(
 
     Blaze: where flux falls towards the ends of the orders, what is common to them (a smooth function of the
     position in the order that changes slowly from order to order, so that a broad line in one of them stays)
-    is divided out, and the darkest ends are left out. Scale: the ratio of neighbours in their overlap, where
+    is divided out, and the darkest ends are left out; it also follows the ratios of neighbours along their
+    overlaps. Scale: the ratio of neighbours in their overlap, where
     it is known to 5 %. Overlap: the mean weighted by inverse variance (smoothed along the order, since errors
     of single pixels correlate with their flux), on the pixels of the order that reaches farther beyond; the
     other is interpolated by cubic polynomials. Without errors, orders weigh by their blaze.
@@ -219,8 +224,7 @@ def _scaled(orders: Sequence[Order], weights: Sequence[np.ndarray]) -> tuple[lis
     scaled, heavier = [], []
     for order, weight, factor in zip(orders, weights, scale, strict=True):
         f = factor[:, None]
-        sigma = None if order.sigma is None else order.sigma * f
-        scaled.append(attrs.evolve(order, flux=order.flux * f, sigma=sigma))
+        scaled.append(order.times(f))
         heavier.append(weight if order.sigma is None else weight / f**2)
     return scaled, heavier
 
@@ -245,13 +249,11 @@ def _untilted(orders: Sequence[Order]) -> list[Order]:
     of_each = np.polynomial.chebyshev.chebval(np.linspace(-1.0, 1.0, len(orders)), coefficients)
     out = []
     for order, centre, tilt in zip(orders, middle, of_each, strict=True):
-        factor = np.exp(-tilt * (order.wavelength - centre) / apart)
-        sigma = None if order.sigma is None else order.sigma * factor
-        out.append(attrs.evolve(order, flux=order.flux * factor, sigma=sigma))
+        out.append(order.times(np.exp(-tilt * (order.wavelength - centre) / apart)))
     return out
 
 
-def _overlap(first: Order, second: Order) -> tuple[Any, Any, Any, Any]:
+def _overlap(first: Order, second: Order) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The pixels ``at`` of the first order at which the second has flux, too: ``good (n_spec, n_at)`` where
     both are, and the fluxes of both there, else 0."""
     if second.wavelength.size < 4:
@@ -290,13 +292,8 @@ def _ratio(first: Order, second: Order) -> np.ndarray:
 def _over(order: Order, blaze: np.ndarray) -> Order:
     if (blaze == 1.0).all():
         return order
-    bright = np.maximum(blaze, 1e-3)
-    return Order(
-        order.wavelength,
-        order.flux / bright,
-        None if order.sigma is None else order.sigma / bright,
-        order.mask | (blaze < _DARK),
-    )
+    flat = order.times(1.0 / np.maximum(blaze, _LEAST))
+    return attrs.evolve(flat, mask=order.mask | (blaze < _DARK))
 
 
 def _blazes(orders: Sequence[Order]) -> list[np.ndarray]:
@@ -342,7 +339,7 @@ def _levels(
         return np.log([_envelope(order, place) for order, place in zip(orders, places, strict=True)])
     rows = []
     for order, place, row in zip(orders, places, shape, strict=True):
-        flat = attrs.evolve(order, flux=order.flux / np.exp(np.maximum(_at(place, row), np.log(1e-3))))
+        flat = order.times(1.0 / np.maximum(np.exp(_at(place, row)), _LEAST))
         rows.append(np.log(_envelope(flat, place)) + row)
     return np.array(rows)
 

@@ -39,7 +39,7 @@ class SpectrumBatch:
         One row per spectrum; readers give ``id`` and ``path``, and ``rv`` (km/s) where the file states the
         velocity of the star in the frame of ``wavelength``; steps add columns.
     arms : mapping of str to slice
-        The pieces of ``wavelength`` that were recorded apart (arms, echelle orders), by name.
+        The pieces of ``wavelength`` with a gap between them (arms, stretches of orders), by name.
 
     Raises
     ------

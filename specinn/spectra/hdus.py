@@ -191,6 +191,7 @@ def _headers(path: Path, file: Any, size: int) -> Iterator[_Header]:
     while at < size:
         file.seek(at)
         values: dict[str, str] = {}
+        so_far = _Header(path, number, values, at)
         ended = False
         while not ended:
             block = file.read(_BLOCK)
@@ -202,9 +203,7 @@ def _headers(path: Path, file: Any, size: int) -> Iterator[_Header]:
                     more = card[3:].strip(b"\0 ").decode("latin-1")
                     # at bytes that are not ASCII astropy reads on more slowly, and stops here
                     if more and card.isascii():
-                        raise _Header(path, number, values, 0).damaged(
-                            f"END is followed by {_shown(more)}, expected blanks"
-                        )
+                        raise so_far.damaged(f"END is followed by {_shown(more)}, expected blanks")
                     ended = True
                     break
                 match = _VALUE.match(card)
@@ -213,11 +212,9 @@ def _headers(path: Path, file: Any, size: int) -> Iterator[_Header]:
                 key, value = match[1].decode(), match[2].decode("latin-1").strip(" ")
                 if key == "XTENSION" and match[3].strip():
                     text = _shown(card[9:].decode("latin-1").strip())
-                    raise _Header(path, number, values, 0).damaged(
-                        f"XTENSION is {text}, expected a comment after /"
-                    )
+                    raise so_far.damaged(f"XTENSION is {text}, expected a comment after /")
                 if values.setdefault(key, value) != value:
-                    raise _Header(path, number, values, 0).damaged(
+                    raise so_far.damaged(
                         f"{key} stands in it twice, as {_shown(values[key])} and {_shown(value)}"
                     )
             if len(block) < _BLOCK:
