@@ -7,24 +7,25 @@ For a subdwarf and a giant, spectra of three arms with [alpha/Fe] = +0.4 are com
 (Castelli & Kurucz 2003, microturbulence 2 km/s). Their difference at R = 20 000 is compared with derivatives
 on MARCS structures of solar ratios by Teff, log g, [Fe/H], vmic, Mg, Si, Ca and Ti, with line broadening and
 a cubic continuum in each arm free, every pixel with the same weight: the answer is what a fit with structures
-of solar ratios infers for a star that is alpha-enhanced, minus the truth. The last part asks how well a
-structure of solar ratios and higher [M/H] replaces an alpha-enhanced one.
+of solar ratios infers for a star that is alpha-enhanced, minus the truth. The last lines ask how well a
+structure of solar ratios and higher [M/H], or MARCS with the shipped enhancement, replaces it.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import attrs
 import numpy as np
 import specinn_turbospectrum
-from astropy.table import Table
 from specinn_turbospectrum import abundances
+from specinn_turbospectrum.enhancement import Enhancement
+from specinn_turbospectrum.kurucz import KuruczModels
 from specinn_turbospectrum.runner import Star, synthesise
 from specinn_turbospectrum.synthesizer import _LG_TAU, Settings, Turbospectrum
 
@@ -46,37 +47,13 @@ R = 20_000.0
 RECIPE = Path(specinn_turbospectrum.__file__).with_name("recipes") / "4most-hr.toml"
 
 
-def kurucz_model(folder: Path, teff: float, logg: float, fe_h: float, alpha: float) -> str:
-    """The text of a model, which Turbospectrum reads and puts on optical depths at 5000 Angstrom itself."""
-    index = Table.read(folder / "kurucz_index.fits")
-    node = np.stack([np.asarray(index[name], float) for name in ("teff", "logg", "metal", "alpha")], axis=1)
-    at = np.flatnonzero(np.abs(node - [teff, logg, fe_h, alpha]).max(axis=1) < 1e-3)
-    if at.size != 1:
-        raise SystemExit(
-            f"{folder} has {at.size} models with {teff=}, {logg=}, {fe_h=}, {alpha=}, expected 1"
-        )
-    lengths = np.asarray(index["nlines"], int)
-    first = int(lengths[: at[0]].sum())
-    with gzip.open(folder / "kurucz_data.txt.gz", "rt", encoding="ascii") as file:
-        text = "".join(line for i, line in enumerate(file) if first <= i < first + lengths[at[0]])
-    head = text.split("\n", 1)[0].split()
-    scale = float(text.split("ABUNDANCE SCALE", 1)[1].split()[0])
-    if (head[0], float(head[1]), float(head[3])) != ("TEFF", teff, logg):
-        raise SystemExit(f"the model at {teff=}, {logg=} has the heading {' '.join(head)}")
-    if abs(np.log10(scale) - fe_h) > 0.01:
-        raise SystemExit(
-            f"the model at {teff=}, {logg=}, {fe_h=} was computed for [M/H] = {np.log10(scale):.2f}"
-        )
-    return text
-
-
 @attrs.frozen
 class Spectra:
     """Computes spectra of one star, and keeps them in a folder."""
 
     code: Turbospectrum
     work: Path
-    kurucz: Path
+    kurucz: KuruczModels
 
     def __call__(self, key: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
         path = self.work / f"{key}.npy"
@@ -87,13 +64,16 @@ class Spectra:
         return flux
 
     def on_kurucz(self, star: dict[str, float], alpha: float) -> np.ndarray:
-        text = kurucz_model(self.kurucz, star["teff"], star["logg"], star["fe_h"], alpha)
+        text = self.kurucz.text((star["teff"], star["logg"], star["fe_h"], alpha))
         return self._synthesise(star, lambda path: path.write_text(text, encoding="ascii"), False)
 
-    def on_marcs(self, star: dict[str, float], richer: float = 0.0) -> np.ndarray:
-        atmosphere = self.code.atmosphere(star["teff"], star["logg"], star["fe_h"] + richer).on_depths(
-            _LG_TAU
-        )
+    def on_marcs(
+        self, star: dict[str, float], richer: float = 0.0, enhancement: Enhancement | None = None
+    ) -> np.ndarray:
+        atmosphere = self.code.atmosphere(star["teff"], star["logg"], star["fe_h"] + richer)
+        if enhancement is not None:
+            atmosphere = enhancement(atmosphere, ALPHA)
+        atmosphere = atmosphere.on_depths(_LG_TAU)
         return self._synthesise(star, lambda path: atmosphere.write(path, star["vmic"]), atmosphere.spherical)
 
     def _synthesise(
@@ -112,6 +92,7 @@ def tasks_of(spectra: Spectra, star: dict[str, float]) -> dict[str, Callable[[],
         "kurucz-solar": lambda: spectra.on_kurucz(star, 0.0),
         "marcs": lambda: spectra.on_marcs(star),
         "marcs-richer": lambda: spectra.on_marcs(star, RICHER),
+        "marcs-enhanced": lambda: spectra.on_marcs(star, enhancement=Enhancement()),
     }
     for label, step in STEPS.items():
         tasks[label] = lambda moved={**star, label: star[label] + step}: spectra.on_marcs(moved)  # type: ignore[misc]
@@ -129,7 +110,7 @@ def main() -> None:
     code = Turbospectrum(Settings(prefix=options.prefix, segments=arms["segments"], steps=arms["steps"]))
     work = options.work or Path(tempfile.mkdtemp())
     work.mkdir(parents=True, exist_ok=True)
-    spectra = Spectra(code, work, options.kurucz)
+    spectra = Spectra(code, work, KuruczModels(options.kurucz))
     every: dict[str, Callable[[], np.ndarray]] = {}
     for teff, logg, fe_h in STARS:
         star = {"teff": teff, "logg": logg, "fe_h": fe_h, "vmic": VMIC[logg]} | dict.fromkeys(ELEMENTS, ALPHA)
@@ -152,10 +133,13 @@ def main() -> None:
 
 
 def report(
-    node: tuple[float, float, float], flux: dict[str, np.ndarray], code: Turbospectrum, operators: dict
+    node: tuple[float, float, float],
+    flux: dict[str, np.ndarray],
+    code: Turbospectrum,
+    operators: dict[str, list[Any]],
 ) -> None:
     print(f"\nTeff = {node[0]:g} K, log g = {node[1]:g}, [Fe/H] = {node[2]:g}, [alpha/Fe] = {ALPHA:+g}")
-    arms = {}
+    arms: dict[str, tuple[np.ndarray, ...]] = {}
     for name, arm in code.arms.items():
         at_r, broader = operators[name]
         of = {key: at_r @ values[arm] for key, values in flux.items()}
@@ -165,12 +149,14 @@ def report(
         continuum = of["marcs"][:, None] * np.polynomial.legendre.legvander(x, 3)
         change = of["kurucz-enhanced"] - of["kurucz-solar"]
         richer = of["marcs-richer"] - of["marcs"]
-        arms[name] = (np.stack(columns, axis=1), continuum, change, richer)
+        enhanced = of["marcs-enhanced"] - of["marcs"]
+        arms[name] = (np.stack(columns, axis=1), continuum, change, richer, enhanced)
         fraction = (change @ richer) / (richer @ richer)
         print(
             f"  {name:5s} change of the flux: rms {rms(change):.5f}, greatest {np.abs(change).max():.4f}; "
             f"MARCS with [M/H] {RICHER:+g}: rms {rms(richer):.5f}; best {RICHER * fraction:+.2f} dex "
-            f"leaves rms {rms(change - fraction * richer):.5f}"
+            f"leaves rms {rms(change - fraction * richer):.5f}; MARCS with the shipped enhancement: "
+            f"rms {rms(enhanced):.5f}, leaves {rms(change - enhanced):.5f}"
         )
     for chosen in (("blue", "green", "red"), ("green", "red")):
         parts = [arms[name] for name in chosen]
@@ -181,7 +167,8 @@ def report(
             continuum[row : row + len(part[1]), 4 * i : 4 * i + 4] = part[1]
             row += len(part[1])
         design = np.hstack([labels, continuum])
-        for title, index in (("alpha-enhanced structure", 2), (f"MARCS with [M/H] {RICHER:+g}", 3)):
+        titles = ("alpha-enhanced structure", f"MARCS with [M/H] {RICHER:+g}", "MARCS, enhancement shipped")
+        for index, title in enumerate(titles, start=2):
             change = np.concatenate([part[index] for part in parts])
             shift, *_ = np.linalg.lstsq(design, change)
             left = change - design @ shift

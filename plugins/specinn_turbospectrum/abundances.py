@@ -25,7 +25,7 @@ LABELS = (
     "ca_fe", "c_fe", "mg_fe", "mn_fe", "n_fe", "si_fe", "ti_fe", "a_li", "o_fe", "na_fe", "al_fe", "v_fe",
     "cr_fe", "co_fe", "ni_fe", "sr_fe", "y_fe", "zr_fe", "ba_fe", "ce_fe", "eu_fe",
 )  # fmt: skip
-_ALPHA = ("mg_fe", "si_fe", "ca_fe", "ti_fe")  # whose mean the other alpha elements follow
+ALPHA = ("mg_fe", "si_fe", "ca_fe", "ti_fe")  # whose mean the other alpha elements follow
 _FOLLOW = ("O", "Ne", "S", "Ar")
 
 
@@ -55,7 +55,7 @@ def log_eps(labels: Mapping[str, float]) -> dict[int, float]:
     [X/Fe] = 0, but O, Ne, S and Ar follow the mean of the alpha elements that are labels."""
     fe_h = labels["fe_h"]
     ratio = {element_of(name): value for name, value in labels.items() if element_of(name)}
-    alpha = [labels[name] for name in _ALPHA if name in labels]
+    alpha = [labels[name] for name in ALPHA if name in labels]
     if alpha:
         for element in _FOLLOW:
             ratio.setdefault(element, float(np.mean(alpha)))

@@ -28,6 +28,7 @@ class Atmosphere:
 
     ``structure (5, n)``: lg tau at 5000 Angstrom, log10 of the temperature in K, of the electron and the gas
     pressure in dyn cm-2, and the height below tau_ross = 1 in cm times the surface gravity in cm s-2.
+    ``alpha_fe`` is the [alpha/Fe] that the structure was computed for.
     """
 
     teff: float
@@ -35,6 +36,7 @@ class Atmosphere:
     fe_h: float
     lg_tau_ross: np.ndarray
     structure: np.ndarray
+    alpha_fe: float = 0.0
 
     @property
     def spherical(self) -> bool:
@@ -135,7 +137,9 @@ def read_marcs(path: Path) -> Atmosphere:
             table[:, 3] * 10.0**logg,
         ]
     )
-    return Atmosphere(teff, round(logg, 3), fe_h, table[:, 1], structure)
+    named = _NAME.match(path.name)
+    alpha_fe = float(named.group(8)) if named else 0.0
+    return Atmosphere(teff, round(logg, 3), fe_h, table[:, 1], structure, alpha_fe)
 
 
 Node = tuple[float, float, float]
@@ -220,15 +224,17 @@ class Atmospheres:
                     f"the {name} of the atmosphere between models at Teff = {teff:g}, log g = {logg:g}, "
                     f"[Fe/H] = {fe_h:g} does not rise inwards"
                 )
-        return Atmosphere(teff, logg, fe_h, lg_tau, structure)
+        return Atmosphere(teff, logg, fe_h, lg_tau, structure[:-1], float(structure[-1, 0]))
 
     def _along(self, known: tuple[float, ...], at: Sequence[float]) -> tuple[np.ndarray | None, np.ndarray]:
-        """Structure and depths at ``at`` (Teff, [M/H], log g), whose first values are those of models."""
+        """Structure, with [alpha/Fe] as its last row, and depths at ``at`` (Teff, [M/H], log g), whose first
+        values are those of models."""
         axis = len(known)
         nothing = (None, np.empty(0))
         if axis == 3:
             model = self._read((known[0], known[2], known[1]))
-            return model.structure, model.lg_tau_ross
+            alpha_fe = np.full(model.lg_tau_ross.size, model.alpha_fe)
+            return np.vstack([model.structure, alpha_fe]), model.lg_tau_ross
         values = self._axes[known]
         here = at[axis]
         found: dict[float, np.ndarray] = {}

@@ -23,6 +23,8 @@ from specinn_turbospectrum import abundances, installation
 from specinn_turbospectrum.atmospheres import Atmosphere, Atmospheres
 from specinn_turbospectrum.corrections import SHIPPED, Corrections
 from specinn_turbospectrum.departures import DepartureGrid, Departures, read_departures
+from specinn_turbospectrum.enhancement import SHIPPED as ENHANCEMENT
+from specinn_turbospectrum.enhancement import Enhancement, alpha_fe
 from specinn_turbospectrum.installation import BLUE, GAIA_ESO, HYDROGEN, Installation
 from specinn_turbospectrum.linelists import ATOMIC_NUMBER, ENDS, Species, cut_hydrogen, select, write
 from specinn_turbospectrum.runner import Star, Window, synthesise
@@ -61,6 +63,7 @@ class Settings:
     line_lists: list[str] = attrs.field(factory=list)
     molecules: list[str] = attrs.field(factory=lambda: ["C2", "CN", "CH", "NH", "MgH", "SiH", "TiO"])
     corrections: str = ""
+    enhancement: str = "shipped"
     segments: dict[str, list[float]] = attrs.field(
         factory=lambda: {"green": [5146.0, 5742.0], "red": [6092.0, 6797.0]}
     )
@@ -75,6 +78,8 @@ class Settings:
     def __attrs_post_init__(self) -> None:
         if self.processes < 1:
             raise ConfigError(f"processes is {self.processes}, expected 1 or more")
+        if self.enhancement not in ("shipped", "none"):
+            raise ConfigError(f'enhancement is "{self.enhancement}", expected "shipped" or "none"')
         if not self.segments:
             raise ConfigError("segments is empty: give a range, such as green = [5146, 5742]")
         if foreign := [name for name in self.steps if name not in self.segments]:
@@ -173,6 +178,7 @@ class Turbospectrum(Synthesizer):
         self._installation.check([*names, *cool])
         self.corrections = self.settings.read_corrections(self._installation.checksums(names))
         self._atmospheres = Atmospheres.within(self._installation.atmospheres)
+        self._enhancement = Enhancement() if self.settings.enhancement == "shipped" else None
         self._departures = {
             element: _departures(element, nlte) for element, nlte in self.settings.nlte.items()
         }
@@ -200,11 +206,17 @@ class Turbospectrum(Synthesizer):
 
     @classmethod
     def components(cls, prefix: Path | None = None) -> list[Component]:
-        digest = installation.sha256(SHIPPED)
-        corrections = f"{SHIPPED.name}, SHA-256 {digest[:12]}, shipped with specinn"
+        shipped = {"line corrections": SHIPPED, "alpha enhancement": ENHANCEMENT}
         return [
             *installation.components(prefix),
-            Component("turbospectrum line corrections", True, corrections),
+            *(
+                Component(
+                    f"turbospectrum {name}",
+                    True,
+                    f"{path.name}, SHA-256 {installation.sha256(path)[:12]}, shipped with specinn",
+                )
+                for name, path in shipped.items()
+            ),
         ]
 
     @classmethod
@@ -264,6 +276,8 @@ class Turbospectrum(Synthesizer):
             if not np.isfinite(values).all():
                 raise SynthesisError("a label is not a finite number")
             atmosphere = self._atmospheres(star["teff"], star["logg"], star["fe_h"])
+            if self._enhancement is not None:
+                atmosphere = self._enhancement(atmosphere, alpha_fe(star))
             if not self.settings.all_depths:
                 atmosphere = atmosphere.on_depths(_LG_TAU)
             elements = abundances.log_eps(star)
@@ -294,7 +308,7 @@ class Turbospectrum(Synthesizer):
             raise SynthesisError(f"{error}\n    (labels: {about})") from None
 
     def atmosphere(self, teff: float, logg: float, fe_h: float) -> Atmosphere:
-        """The model atmosphere of a star, with all layers."""
+        """The model atmosphere between those of MARCS, with all layers."""
         return self._atmospheres(teff, logg, fe_h)
 
     @property
@@ -381,6 +395,11 @@ class Turbospectrum(Synthesizer):
                 "range": {"teff": teff, "logg": logg, "fe_h": fe_h},
                 "layers": "all" if self.settings.all_depths else len(_LG_TAU),
                 "interpolation": "blended parabolas in Teff, [M/H], log g; the lowest [M/H] below it",
+                "alpha_enhancement": (
+                    {"source": self._enhancement.source, "sha256": self._enhancement.sha256}
+                    if self._enhancement
+                    else "none"
+                ),
             },
             "geometry": "spherical for log g <= 3 (1 Msun), plane-parallel above",
             "line_lists": self._installation.checksums(line_lists),

@@ -790,7 +790,10 @@ def test_commands(index, specinn, tmp_path, monkeypatch):
     found = json.loads(specinn("doctor", "--json").stdout)
     state = {f["name"]: f["state"] for f in found if f["group"] == "synthesis"}
     missing = {f"turbospectrum {part}": "missing" for part in ("code", "atmospheres", "line lists")}
-    assert state == {**missing, "turbospectrum line corrections": "ok"}
+    assert state == {
+        **missing,
+        **dict.fromkeys(("turbospectrum line corrections", "turbospectrum alpha enhancement"), "ok"),
+    }
     done = specinn("synthesis", "setup")
     assert done.exit_code == 0 and "1 MARCS models" in done.stdout
     assert (tmp_path / "made" / "exec" / "bsyn_lu").is_file()
@@ -869,7 +872,8 @@ def test_same_spectra_as_the_shared_grid(installed, shared):
         wavelength = file["segments/green/wavelength"][:]
         window = (wavelength > 5160) & (wavelength < 5200)
         theirs = np.stack([file["segments/green/flux"][row] for row in rows]) * file.attrs["flux_scale"]
-    made = Turbospectrum(Settings(segments={"green": [5150.0, 5210.0]}, corrections="none"), labels)
+    settings = Settings(segments={"green": [5150.0, 5210.0]}, corrections="none", enhancement="none")
+    made = Turbospectrum(settings, labels)
     mine = made(values[rows])
     out = wavelength[window][::4]
 
