@@ -14,7 +14,7 @@ import numpy as np
 from specinn.errors import ReadError
 from specinn.plugins import Reader
 from specinn.spectra import SpectrumBatch
-from specinn.spectra.readers import unpacked
+from specinn.spectra.readers import reason, unpacked
 from specinn_instruments import facts
 from specinn_instruments.batches import make_batch, say
 from specinn_instruments.facts import Statement
@@ -50,9 +50,8 @@ class Specutils(Reader):
         try:
             spectrum = Spectrum.read(plain, format=formats[0])
         except Exception as cause:  # of any kind: 20 loaders, each of one archive's files as they should be
-            reason = " ".join(str(cause).split())[:200]
             raise ReadError(
-                f"specutils takes it for {formats[0]} and cannot read it ({type(cause).__name__}: {reason}): "
+                f"specutils takes it for {formats[0]} and cannot read it ({reason(cause)[:200]}): "
                 "expected a file as that archive writes it; fetch it again, or convert it to text"
             ) from cause
         try:

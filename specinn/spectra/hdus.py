@@ -108,10 +108,11 @@ class _Header:
             raise self.damaged(f"SIMPLE is {_shown(simple)}, expected T")
         if self.values.get("EXTEND", "T") not in ("T", "F"):
             raise self.damaged(f"EXTEND is {_shown(self.values['EXTEND'])}, expected T or F")
+        extension = self.values.get("XTENSION", "")
         if simple is None and self.kind() not in _KINDS:
-            raise self.damaged(
-                f"XTENSION is {_shown(self.values.get('XTENSION', ''))}, expected IMAGE, BINTABLE or TABLE"
-            )
+            raise self.damaged(f"XTENSION is {_shown(extension)}, expected IMAGE, BINTABLE or TABLE")
+        if simple is None and not re.fullmatch("'[^']*'", extension):
+            raise self.damaged(f"XTENSION is {_shown(extension)}, expected quotes around it")
         for key in ("BSCALE", "BZERO"):
             if key in self.values and not _NUMBER.fullmatch(self.values[key]):
                 raise self.damaged(f"{key} is {_shown(self.values[key])}, expected a number")
@@ -169,8 +170,10 @@ class _Header:
                 f"{self.path}: the compressed image of HDU {self.hdu} declares {declared} bytes, in a file "
                 f"of {size}: expected at most {_MOST_IMAGE_BYTES}"
             )
+        tiles = 1
         for i, n in enumerate(axes):
-            self.number(f"ZTILE{i + 1}", 1, max(n, 1), default=1)
+            tiles *= -(-n // self.number(f"ZTILE{i + 1}", 1, max(n, 1), default=1 if i else max(n, 1)))
+        self.number("NAXIS2", tiles)  # a row for each tile
         method = self.values.get("ZCMPTYPE", "").strip("' ")
         if method not in _METHODS:
             raise self.damaged(f"ZCMPTYPE is {_shown(method)}, expected one of {', '.join(_METHODS)}")
@@ -179,7 +182,10 @@ class _Header:
                 raise self.damaged(f"{key} is {_shown(value)}, expected the name of a parameter")
             if key.startswith("ZVAL") and not (_NUMBER.fullmatch(value) and abs(_float(value)) < 2**31):
                 raise self.damaged(f"{key} is {_shown(value)}, expected a number below 2**31")
-            if value.strip("' ") == "BYTEPIX" and key.startswith("ZNAME"):
+        for key, value in self.values.items():
+            if key.startswith("ZNAME") and value.strip("' ") == "BLOCKSIZE":
+                self.number(key.replace("NAME", "VAL"), 16, 32)
+            if key.startswith("ZNAME") and value.strip("' ") == "BYTEPIX":
                 width = self.number(key.replace("NAME", "VAL"), 1, 8)
                 if width not in (1, 2, 4, 8):
                     raise self.damaged(f"BYTEPIX is {width}, expected 1, 2, 4 or 8")

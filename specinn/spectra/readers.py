@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import contextlib
 import gzip
+import io
 import lzma
 import mmap
 import re
@@ -26,7 +27,17 @@ from specinn.spectra import SpectrumBatch
 from specinn.spectra.batch import as_medium, warn_of_snr
 from specinn.spectra.hdus import check_hdus
 
-__all__ = ["MOST_BYTES", "count", "find_format", "let_go", "open_fits", "read", "read_rows", "unpacked"]
+__all__ = [
+    "MOST_BYTES",
+    "count",
+    "find_format",
+    "let_go",
+    "open_fits",
+    "read",
+    "read_rows",
+    "reason",
+    "unpacked",
+]
 
 _PACKED: dict[bytes, tuple[str, Any]] = {
     b"\x1f\x8b": ("gzip", gzip.open),
@@ -36,6 +47,7 @@ _PACKED: dict[bytes, tuple[str, Any]] = {
 MOST_BYTES = 2**30  # of a packed file when it is unpacked
 _IN_MEMORY = 2**26  # bytes that are unpacked in memory and not on the disk
 _BLOCK = 2**20
+_RECORD = 2880  # bytes, whose multiples FITS files have
 _MEANINGS = {  # of what astropy says
     r"Unparsable card \((\S+)\)": r"the value of \1 in a header is not closed or no value",
     r"Keyword '(\S+)' not found": r"\1 is missing in a header",
@@ -47,6 +59,10 @@ _MEANINGS = {  # of what astropy says
     ),
     "COMPRESSED_DATA column has zero length": "the tiles of a compressed image have no bytes",
     "Key 'COMPRESSED_DATA' does not exist": "the column COMPRESSED_DATA of a compressed image is missing",
+    "_CorruptedHDU": "the header of an HDU cannot be understood",
+    r"ERROR \d+ in wcs\w+\(\) at line \d+ of file \S+ (?:In (\w+) : )?(.+?)\.?$": (
+        r"the axis is none that the FITS standard knows: \1 \2"
+    ),
     "decompression (?:error|warning)|hit end of compressed": "the tiles of a compressed image are damaged",
 }
 _MAGIC = {
@@ -132,7 +148,7 @@ def _guarded(
         except SpecinnError as cause:
             raise ReadError(_named(path, str(cause))) from cause
         except Exception as cause:
-            raise ReadError(f"{path}: cannot be read as {name} ({_reason(cause)})") from cause
+            raise ReadError(f"{path}: cannot be read as {name} ({reason(cause)})") from cause
         new = list(dict.fromkeys(str(each.message) for each in caught))
         for sentence in new:
             if sentence not in remarks and not (wanted and "--medium" in sentence):
@@ -235,6 +251,9 @@ def open_fits(path: Path) -> Iterator[fits.HDUList]:
             sentence = f"{size - end} bytes after the last HDU are not understood and left out"
             warnings.warn(SpectrumWarning(sentence), stacklevel=2)
         file.seek(0)
+        if end == size and size % _RECORD and size <= _IN_MEMORY:
+            # without the padding at the end astropy reads no columns of variable length
+            file = io.BytesIO(file.read() + bytes(-size % _RECORD))
         plain = isinstance(getattr(file, "name", None), str)
         try:
             hdus = fits.open(path if plain else file, memmap=plain)
@@ -249,10 +268,10 @@ def open_fits(path: Path) -> Iterator[fits.HDUList]:
 
 
 def _damaged_header(path: Path, cause: Exception) -> ReadError:
-    return ReadError(f"{path}: a FITS header is damaged ({_reason(cause)}): fetch the file again")
+    return ReadError(f"{path}: a FITS header is damaged ({reason(cause)}): fetch the file again")
 
 
-def _reason(cause: Exception) -> str:
+def reason(cause: Exception) -> str:
     """What an error of the libraries underneath means, where that is known; else what it says."""
     text = " ".join(str(cause).split()) or "no reason given"
     for pattern, meaning in _MEANINGS.items():

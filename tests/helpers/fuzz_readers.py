@@ -187,11 +187,12 @@ def star(n: int = 2400) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return wave, flux + 0.01 * rng.standard_normal(n), np.full(n, 0.01)
 
 
-def whole_files(folder: Path) -> dict[str, bytes]:
-    """The content of an undamaged file of every format, by its name."""
+def whole_files(folder: Path, spectrum: tuple[np.ndarray, ...] | None = None) -> dict[str, bytes]:
+    """The content of an undamaged file of every format, by its name; wavelength, flux and sigma of
+    ``spectrum``."""
     contents = {}
     for name, write in FORMATS.items():
-        write(folder / name, *star())
+        write(folder / name, *(star() if spectrum is None else spectrum))
         contents[name] = (folder / name).read_bytes()
     return contents
 

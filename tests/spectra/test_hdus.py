@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from astropy.io import fits
+from spectrum_files import write_benchmark_fits
 
 from specinn.errors import ReadError, SpectrumWarning
 from specinn.plugins import Plugins
@@ -76,6 +77,7 @@ TABLE = {
     ("TFORM2", "'pixel'"): "TFORM2 is 'pixel', expected a format such as 1D",
     ("TFORM2", ""): "TFORM2 is missing, expected the format of column 2",
     ("XTENSION", "'IMAG'"): "XTENSION is 'IMAG', expected IMAGE, BINTABLE or TABLE",
+    ("XTENSION", "'BINTABLE"): "XTENSION is 'BINTABLE, expected quotes around it",
 }
 
 
@@ -126,6 +128,8 @@ def test_an_end_of_a_header_at_which_astropy_does_not_stop(more, plugins, tmp_pa
         ("ZNAME2", "1", "ZNAME2 is 1, expected the name of a parameter"),
         ("ZVAL1", "'nm'", "ZVAL1 is 'nm', expected a number"),
         ("ZVAL1", "9223372036854775807", "ZVAL1 is 9223372036854775807, expected a number below"),
+        ("ZVAL1", "520.0", "ZVAL1 is 520.0, expected a whole number, 16 to 32"),
+        ("ZNAXIS1", "5200", "NAXIS2 is 1, expected at least 8"),
         ("ZVAL2", "16", "ZVAL2 is 16, expected 1 to 8"),
         ("ZVAL2", "3", "BYTEPIX is 3, expected 1, 2, 4 or 8"),
     ],
@@ -138,6 +142,37 @@ def test_parameters_of_a_compression_that_are_none(key, value, message, plugins,
     (tmp_path / "a.fits").write_bytes(changed(content, key, value))
     with pytest.raises(ReadError, match=f"HDU 1 is damaged: {message}"):
         list(readers.read(tmp_path / "a.fits", plugins))
+
+
+def test_columns_of_variable_length_in_a_file_without_the_padding_at_its_end(plugins, tmp_path):
+    columns = [
+        fits.Column(name, "PD()", array=np.array([values], dtype=object))
+        for name, values in (("WAVE", 5200.0 + 0.1 * np.arange(N)), ("FLUX", np.sin(np.arange(N)) + 9))
+    ]
+    hdu = fits.BinTableHDU.from_columns(columns)
+    fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(tmp_path / "whole.fits")
+    content = (tmp_path / "whole.fits").read_bytes()
+    end = 5760 + 32 + 2 * 8 * N
+    assert len(content) > end
+    (tmp_path / "a.fits").write_bytes(content[:end])
+    (whole,), (cut,) = (list(readers.read(tmp_path / name, plugins)) for name in ("whole.fits", "a.fits"))
+    assert (cut.flux == whole.flux).all() and (cut.wavelength == whole.wavelength).all()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("CTYPE1", "Inf", "the axis is none that the FITS standard knows: CUNIT1 Invalid"),
+        ("EXTNAME", "'ERRS' \x01", r"\(the value of EXTNAME in a header is not closed or no value\)"),
+    ],
+)
+def test_what_specutils_cannot_read_is_said_in_words(key, value, message, plugins, tmp_path):
+    wave = 5200.0 + 0.1 * np.arange(N)
+    whole = write_benchmark_fits(tmp_path / "whole.fits", wave, np.ones(N), np.full(N, 0.01))
+    (tmp_path / "a.fits").write_bytes(changed(whole.read_bytes(), key, value))
+    with pytest.raises(ReadError, match=message) as caught:
+        list(readers.read(tmp_path / "a.fits", plugins))
+    assert "Error" not in str(caught.value)
 
 
 def test_a_packed_file_that_is_no_fits_inside_is_not_searched_for_headers(plugins, tmp_path):
