@@ -27,6 +27,7 @@ _VALUE = re.compile(
     rb"|TBCOL\d+|ZIMAGE|ZBITPIX|ZNAXIS\d*|ZTILE\d+|ZCMPTYPE|ZNAME\d+|ZVAL\d+)"
     rb" *= *('(?:[^']|'')*'?|[^/]*)([^/]*)"
 )
+_NO_VALUE = re.compile(rb"(BSCALE|BZERO) +[^ =]")  # astropy makes text of what follows
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([EeDd][+-]?\d+)?")
 _KINDS = ("IMAGE", "BINTABLE", "TABLE", "IUEIMAGE", "A3DTABLE", "FOREIGN", "DUMP")
 _METHODS = ("RICE_1", "RICE_ONE", "GZIP_1", "GZIP_2", "PLIO_1", "HCOMPRESS_1", "NOCOMPRESS")
@@ -214,6 +215,9 @@ def _headers(path: Path, file: Any, size: int) -> Iterator[_Header]:
                     break
                 match = _VALUE.match(card)
                 if match is None:
+                    if _NO_VALUE.match(card):
+                        text = _shown(card[8:].decode("latin-1").strip())
+                        raise so_far.damaged(f"{card[:8].decode().strip()} is followed by {text}, expected =")
                     continue
                 key, value = match[1].decode(), match[2].decode("latin-1").strip(" ")
                 if key == "XTENSION" and match[3].strip():

@@ -63,6 +63,7 @@ _MEANINGS = {  # of what astropy says
     r"ERROR \d+ in wcs\w+\(\) at line \d+ of file \S+ (?:In (\w+) : )?(.+?)\.?$": (
         r"the axis is none that the FITS standard knows: \1 \2"
     ),
+    r"Spectral\w+ instances require units .* cannot set it to '(.*)'\.?$": r"the unit of the axis is \1",
     "decompression (?:error|warning)|hit end of compressed": "the tiles of a compressed image are damaged",
 }
 _MAGIC = {

@@ -101,6 +101,14 @@ def test_damaged_headers_are_one_sentence(make, key, value, message, plugins, tm
         list(readers.read(path, plugins, "fits-image" if make is image else "fits-table"))
 
 
+def test_a_scale_without_an_equals_sign(plugins, tmp_path):
+    content = image(tmp_path / "whole.fits")
+    at = content.index(b"CTYPE1")
+    (tmp_path / "a.fits").write_bytes(content[:at] + b"BZERO   \xca  0.7".ljust(80) + content[at + 80 :])
+    with pytest.raises(ReadError, match=r"HDU 0 is damaged: BZERO is followed by .*0.7.*, expected =: fetch"):
+        list(readers.read(tmp_path / "a.fits", plugins))
+
+
 def test_a_size_that_stands_twice(plugins, tmp_path):
     content = image(tmp_path / "whole.fits")
     at = content.index(b"CTYPE1")
@@ -157,6 +165,15 @@ def test_columns_of_variable_length_in_a_file_without_the_padding_at_its_end(plu
     (tmp_path / "a.fits").write_bytes(content[:end])
     (whole,), (cut,) = (list(readers.read(tmp_path / name, plugins)) for name in ("whole.fits", "a.fits"))
     assert (cut.flux == whole.flux).all() and (cut.wavelength == whole.wavelength).all()
+
+
+def test_a_unit_that_specutils_does_not_know_is_said_in_words():
+    from astropy import units as u
+    from astropy.coordinates import SpectralQuantity
+
+    with pytest.raises(u.UnitsError) as caught:
+        SpectralQuantity([1.0, 2.0], unit="s")
+    assert readers.reason(caught.value) == "the unit of the axis is s"
 
 
 @pytest.mark.parametrize(
