@@ -33,7 +33,9 @@ _CONTINUUM = ContinuumOptions(bin_pixels=16, iterations=4)  # velocities need no
 # so that what follows does not, velocities are given to 10 m/s.
 _DECIMALS = 2
 _STARS = 8  # at a time, so that their arrays stay in the cache
-_CHUNK_KMS = 1200.0  # stretches whose errors are taken for independent: wider than the broadest lines
+# Stretches whose errors are taken for independent: many lines wide, because what one line of a blend gains
+# from a wrong template its neighbours lose. Rotators, from 35 km/s, have stretches four times as long.
+_CHUNK_KMS, _BROAD, _LONGER = 1200.0, 2, 4
 _TREND_KMS = 1200.0
 _OVERLAP = 8  # stretches over every point
 _FARTHEST = 3.0  # points from the peak of the gain
@@ -67,10 +69,10 @@ class VelocitySearch:
     every template and every velocity on the templates' grid up to +-600 km/s; for the best ones also with
     lines broadened by rotation. The velocity is that of least squares with the best of them.
 
-    Its error is that of the scatter: every stretch of 1200 km/s of the spectrum pulls the velocity its own
-    way, by its noise and by lines that the template has too strong, too weak or not at all, and the sum
-    of the squares of these pulls is the variance of the whole; never less than the noise alone allows, with
-    0.03 km/s added, by which templates may be off as a whole.
+    Its error is that of the scatter: every stretch of 1200 km/s (4800 km/s for lines broadened by 35 km/s or
+    more) pulls the velocity its own way, by its noise and by lines that the template has too strong, too weak
+    or not at all, and the sum of the squares of these pulls is the variance of the whole; never less than the
+    noise alone allows, with 0.03 km/s added, by which templates may be off as a whole.
     """
 
     def __init__(self, templates: Templates) -> None:
@@ -112,7 +114,7 @@ class VelocitySearch:
         reach = _APART_KMS + 2.0 * np.asarray(_ROTATION)[rotation.numpy()]
         points, clear = _peak(gain, self.velocity, reach)
         lines = self._broad[rotation[:, None], templates]
-        points, error, medium, medium_error = self._refine(depth, weight, lines, points)
+        points, error, medium, medium_error = self._refine(depth, weight, lines, rotation, points)
         none = (gain.max(axis=1) <= 0) | ~np.isfinite(error)
         rv, error = np.where(none, 0.0, points * self.step), np.where(none, np.inf, error * self.step)
         error = np.hypot(error, _TEMPLATE_KMS)
@@ -159,11 +161,17 @@ class VelocitySearch:
         return padded.view(len(values), -1, _BIN).mean(2)
 
     def _refine(
-        self, depth: torch.Tensor, weight: torch.Tensor, lines: torch.Tensor, points: np.ndarray
+        self,
+        depth: torch.Tensor,
+        weight: torch.Tensor,
+        lines: torch.Tensor,
+        rotation: torch.Tensor,
+        points: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Velocities ``(n_spec,)`` and their errors by least squares, from those near the minimum, in points
         of the grid; and ``medium`` and its error as in :class:`Velocities`. ``lines (n_spec, n_candidates,
-        n_pix)`` are templates at velocity 0: the best mixture of them is the model."""
+        n_pix)`` are templates at velocity 0, with the ``rotation (n_spec,)`` of that number: the best mixture
+        of them is the model."""
         whole = np.rint(points)
         depth, weight = (self._moved(values, -whole.astype(int)) for values in (depth, weight))
         weighted = lines * weight[:, None]
@@ -178,6 +186,7 @@ class VelocitySearch:
         curve *= change
         pull, curve = self._stretches(pull).double(), self._stretches(curve).double()
         offset, error = _solve(pull, curve)
+        error = torch.where(rotation >= _BROAD, _solve(pull, curve, _LONGER * _OVERLAP)[1], error)
         offset = offset.clamp(-_FARTHEST, _FARTHEST)
         # what is left may change with wavelength as the index of refraction does
         mean = (curve @ self._index)[:, None] / curve.sum(1, keepdim=True).clamp(min=1e-12)
@@ -326,15 +335,18 @@ def _second(gain: np.ndarray, velocity: np.ndarray) -> np.ndarray:
     return out
 
 
-def _solve(pull: torch.Tensor, curve: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _solve(
+    pull: torch.Tensor, curve: torch.Tensor, window: int = _OVERLAP
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The offset ``(n, 1)`` at which the sum of ``pull (n, n_stretches)`` is 0 when it falls by ``curve``,
-    and its standard error ``(n,)`` from the scatter of stretches, at least that of the noise."""
+    and its standard error ``(n,)`` from the scatter of sums over ``window`` stretches, at least that of the
+    noise."""
     total = curve.sum(1, keepdim=True).clamp(min=1e-12)
     offset = pull.sum(1, keepdim=True) / total
     # sums of neighbours in overlapping stretches: what one gains from the other is not lost
-    sums = torch.nn.functional.pad(pull - offset * curve, (_OVERLAP, _OVERLAP - 1)).cumsum(1)
-    sums = sums[:, _OVERLAP:] - sums[:, :-_OVERLAP]
-    variance = sums.square().sum(1) / _OVERLAP / total[:, 0].square()
+    sums = torch.nn.functional.pad(pull - offset * curve, (window, window - 1)).cumsum(1)
+    sums = sums[:, window:] - sums[:, :-window]
+    variance = sums.square().sum(1) / window / total[:, 0].square()
     return offset, torch.maximum(variance, 1.0 / total[:, 0]).sqrt()
 
 
