@@ -12,9 +12,11 @@ import attrs
 
 from specinn import weights
 from specinn.errors import ModelError, near
+from specinn.labels import with_derived_labels
 
 if TYPE_CHECKING:
-    from specinn.plugins import Plugins
+    from specinn.labels import LabelSet
+    from specinn.plugins import EstimatorRecord, Plugins
     from specinn.plugins.interfaces import Estimator
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "VERSION",
     "Model",
     "check_device",
+    "doubtful",
     "find",
     "installed",
     "load",
@@ -84,6 +87,14 @@ def read_header(path: str | Path) -> dict[str, Any]:
     return header
 
 
+def doubtful(header: Mapping[str, Any], labels: LabelSet) -> tuple[str, ...]:
+    """The labels whose values for real spectra the header of a model calls doubtful, and those derived from
+    them: ``header["doubtful"]`` has a reason for each. Catalogues have them masked."""
+    known = set(header.get("doubtful", {}))
+    derived = {"li_fe"} if known & {"a_li", "fe_h"} else set()
+    return tuple(name for name in with_derived_labels(labels).names if name in known | derived)
+
+
 _PHYSICS = {  # names of the provenance of grids, and FITS keywords
     "code": "code",
     "version": "codever",
@@ -117,13 +128,22 @@ def _line(value: Any) -> str:
     return re.sub(rf"\b([0-9a-f]{{{_DIGITS}}})[0-9a-f]{{{64 - _DIGITS}}}\b", r"\1", text)
 
 
+def _offered(record: EstimatorRecord, name: str) -> Model:
+    """One of the models that come with a plugin, with what its record adds to the header."""
+    path = Path(record.models[name])
+    header = read_header(path)
+    if name in record.doubtful:
+        header["doubtful"] = {**header.get("doubtful", {}), **record.doubtful[name]}
+    return Model(name, path, header)
+
+
 def installed(plugins: Plugins) -> list[Model]:
     """The models that come with the estimator plugins, by name. Other files are left out."""
     models = []
     for offer in plugins.offers("estimator"):
-        for name, path in offer.record.models.items():
+        for name in offer.record.models:
             try:
-                models.append(Model(name, Path(path), read_header(path)))
+                models.append(_offered(offer.record, name))
             except ModelError:
                 continue
     return sorted(models, key=lambda model: model.name)
@@ -138,8 +158,7 @@ def find(plugins: Plugins, name: str | Path | None, instrument: str = _COMMON_IN
     if name is not None:
         for offer in plugins.offers("estimator"):
             if str(name) in offer.record.models:
-                path = Path(offer.record.models[str(name)])
-                return Model(str(name), path, read_header(path))
+                return _offered(offer.record, str(name))
         path = Path(name)
         if path.suffix == ".safetensors" or path.exists():
             header = read_header(path)
@@ -176,7 +195,10 @@ def load(plugins: Plugins, model: Model, device: str = "cpu") -> Estimator:
         check_device(device)
     factory = plugins.load("estimator", model.estimator)
     try:
-        return factory.load(model.path, device=device)
+        estimator: Estimator = factory.load(model.path, device=device)
     except (RuntimeError, AssertionError) as error:  # what torch raises for a device that it cannot use
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(f"{model.path} cannot be loaded on the device {device!r}: {reason}") from error
+    if "doubtful" in model.header:
+        estimator.header = {**estimator.header, "doubtful": model.header["doubtful"]}
+    return estimator

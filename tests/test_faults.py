@@ -69,11 +69,32 @@ def test_every_fault_has_a_test_by_its_number() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="no header says yet which labels a model is not to be trusted with")
 def test_D7_lithium_that_is_not_to_be_trusted_is_masked_or_warned_of() -> None:
     (star,) = (path for path in example_files() if path.stem == "dwarf-g")
     row = specinn.infer(str(star), samples=256).catalogue[0]
     assert np.ma.is_masked(row["a_li"]) or row["flag_warn"]
+
+
+@pytest.mark.slow
+def test_D7_samples_and_model_spectra_have_the_labels_that_are_masked() -> None:
+    (star,) = (path for path in example_files() if path.stem == "dwarf-g")
+    result = specinn.infer(star, samples=256)
+    table = result.catalogue
+    assert table.meta["masked"] == "a_li, li_fe"
+    columns = [name for name in table.colnames if name.startswith(("a_li", "li_fe"))]
+    assert len(columns) == 16 and all(np.ma.is_masked(table[name][0]) for name in columns)
+    assert not any(np.ma.is_masked(table[name][0]) for name in ("teff", "teff_std", "mg_fe", "mg_fe_p16"))
+    assert np.isfinite(result.posterior.samples).all()
+    model = result.resimulate(0, draws=20)
+    assert model.labels["a_li"] == pytest.approx(1.05 + model.labels["fe_h"], abs=1e-6)
+    assert np.isfinite(model.model[model.used]).all() and np.isfinite(model.bands[:, model.used]).all()
+
+
+@pytest.mark.slow
+def test_D7_spectra_with_the_physics_of_the_grid_keep_their_lithium() -> None:
+    (star,) = (path for path in example_files() if path.stem == "dwarf-g")
+    table = specinn.infer(star, samples=256, synthetic=True).catalogue
+    assert "masked" not in table.meta and not np.ma.is_masked(table["a_li"][0])
 
 
 def test_D11_a_wrong_resolving_power_names_what_to_say() -> None:

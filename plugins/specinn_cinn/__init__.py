@@ -7,6 +7,12 @@ from pathlib import Path
 from specinn.plugins import EstimatorRecord, hookimpl
 
 _WEIGHTS = Path(__file__).parent / "weights"
+_DOUBTFUL = {
+    "4most-hr-gr": {
+        "a_li": "the line list of the grid has a blend at 6707.8 Angstrom, 0.26 deep in the Sun, that no "
+        "real star shows"
+    }
+}
 
 
 @hookimpl
@@ -18,6 +24,7 @@ def specinn_estimators() -> list[EstimatorRecord]:
             factory="specinn_cinn.estimator:CINN",
             trainer="specinn_cinn.training:train",
             models={path.stem: path for path in sorted(_WEIGHTS.glob("*.safetensors"))},
+            doubtful=_DOUBTFUL,
             speed="specinn_cinn.timing:ways",
         )
     ]

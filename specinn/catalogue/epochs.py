@@ -89,7 +89,9 @@ class CatalogueSource:
         self.table = table = vstack(tables, metadata_conflicts="silent")
         self.meta = dict(tables[0].meta)
         self.flags = np.asarray(table["flags"], np.uint32)
-        self.labels = labels_of({str(name) for name in table["model"]}, plugins, files)
+        whole = labels_of({str(name) for name in table["model"]}, plugins, files)
+        masked = {name for each in tables for name in str(each.meta.get("masked", "")).split(", ")}
+        self.labels = LabelSet([label for label in whole if label.name not in masked])
         self.ids = np.asarray(table["id"])
         self.paths = [str(path) for path in table["path"]] if "path" in table.colnames else [""] * len(table)
         if radius is not None:
@@ -236,9 +238,11 @@ class SampleSource:
                 raise ConfigError(f"{path} is given twice, and its spectra would count twice: give it once")
         self.files = [stack.enter_context(h5py.File(path)) for path in paths]
         sets = [_labels_in(file) for file in self.files]
-        self.labels = sets[0]
+        masked = {str(name) for file in self.files for name in file.attrs.get("masked", ())}
+        self.kept = [i for i, name in enumerate(sets[0].names) if name not in masked]
+        self.labels = LabelSet([sets[0][i] for i in self.kept])
         for path, labels in zip(paths, sets, strict=True):
-            _check_same(self.labels, labels, str(paths[0]), str(path))
+            _check_same(sets[0], labels, str(paths[0]), str(path))
         self.first = np.cumsum([0, *(len(file["id"]) for file in self.files)])
         self.keys = self.ids = np.concatenate([file["id"].asstr()[:].astype(np.str_) for file in self.files])
         self.flags = np.concatenate([file["flags"][:] for file in self.files]).astype(np.uint32)
@@ -264,7 +268,7 @@ class SampleSource:
         for k, row in enumerate(rows):
             file, i = self._at(row)
             with np.errstate(invalid="ignore", divide="ignore"):
-                y = self.labels.to_network(file["samples"][i])
+                y = self.labels.to_network(file["samples"][i][:, self.kept])
             y = y[np.isfinite(y).all(axis=1)]
             means.append(y.mean(axis=0))
             covariances.append(np.cov(y.T))
@@ -277,7 +281,7 @@ class SampleSource:
     def alone(self, summary: Summary, star: int, row: int) -> None:
         """The statistics of the samples."""
         file, i = self._at(row)
-        values = np.ascontiguousarray(file["samples"][i].T)
+        values = np.ascontiguousarray(file["samples"][i][:, self.kept].T)
         summary.put_star(star, values, file["log_prob"][i], file["inside"][i])
 
     def message(self, row: int) -> str:

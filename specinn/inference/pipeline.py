@@ -17,6 +17,7 @@ from specinn.flags import FLAGS, Flag, is_bad, raise_flag
 from specinn.inference.arms import LIMIT, arm_disagreement
 from specinn.inference.misfit import Misfit
 from specinn.inference.options import RunOptions
+from specinn.models import doubtful
 from specinn.plugins.interfaces import first_of
 from specinn.posterior import Posterior, Summary
 from specinn.posterior.summary import posterior_flags
@@ -75,6 +76,8 @@ class Pipeline:
         self.resolving_power, self.synthetic = options.resolving_power, options.synthetic
         self.corrections = tuple(corrections)
         self.n_samples, self.seed, self.keep_samples = options.samples, options.seed, keep_samples
+        # physics that is wrong for stars is right for spectra that were computed with it
+        self.hidden = () if options.synthetic else doubtful(estimator.header, estimator.labels)
         self.steps = _chain(estimator, plugins, options)
         self.checks = tuple(
             name for name, on in (("arms", "arms" in options.check), ("model", check is not None)) if on
@@ -161,6 +164,7 @@ class Pipeline:
         meta["stranger"], reasons = self._strangeness(encoded, fit, n)
         raise_flag(flags, meta["stranger"] > 1.0, Flag.STRANGER)
         summary = Summary.empty(labels, n)
+        values = summary.map[:, : len(labels)]
         raw = Summary.empty(labels, n) if self.corrections else None
         posterior = Posterior.empty(labels, n, self.n_samples) if self.keep_samples else None
         usual = ~is_bad(flags[fit])
@@ -171,11 +175,15 @@ class Pipeline:
             with _blame(self._name):
                 fitted = self.estimator.summarise(encoded, self.n_samples, self.seed)
                 summary.put(good, _whole(fitted, good.size))
+            values = summary.map[:, : len(labels)].copy()
+            summary.hide(self.hidden)
             flags |= posterior_flags(summary, labels)
         elif good.size:
             with _blame(self._name):
                 drawn = self.estimator.sample(encoded, self.n_samples, self.seed)
                 summary.put(good, _whole(drawn.summary(), good.size))
+            values = summary.map[:, : len(labels)].copy()
+            summary.hide(self.hidden)
             flags |= posterior_flags(summary, labels)
             if raw is not None:
                 raw.put(good, summary[good])
@@ -185,12 +193,12 @@ class Pipeline:
                         corrected = _whole(drawn.summary(), good.size)
                     raise_flag(flags, good[~within], Flag.CORRECTION_OUT_OF_RANGE)
                 summary.put(good, corrected)
+                summary.hide(self.hidden)
             if posterior is not None:
                 posterior.put(good, drawn)
         if "arms" in self.checks:
             self._compare_arms(batch, meta, flags, reasons, good, summary if raw is None else raw)
         if self._misfit is not None:
-            values = (summary if raw is None else raw).map[:, : len(labels)]
             self._compare(batch, meta, flags, reasons, values)
         meta["flags"] = flags
         meta["message"] = np.array(

@@ -240,6 +240,8 @@ def prepare(
     instrument = spectrograph.name if options.instrument.endswith(".toml") else options.instrument
     meta = {"specinn": specinn.__version__, **about, **models.physics(estimator.header)}
     meta |= _header(options, instrument)
+    if pipeline.hidden:
+        meta["masked"] = ", ".join(pipeline.hidden)
     return Run(pipeline, instrument, name, velocities, meta, stated, plugins)
 
 

@@ -111,6 +111,11 @@ class Summary:
         high = ordered[:, np.minimum(below + 1, accepted - 1)]
         self.quantiles[:, row] = (low + (high - low) * (position - below)).T
 
+    def hide(self, names: Sequence[str]) -> None:
+        """Make the values of these labels NaN."""
+        columns = [self.labels.index(name) for name in names]
+        self.map[:, columns] = self.std[:, columns] = self.quantiles[..., columns] = np.nan
+
     @property
     def undetected(self) -> np.ndarray:
         """``(n_spec, n_labels)`` whether the posterior leans on the lower bound, so that the percentile

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from specinn.errors import ConfigError, ModelError, SpecinnError
 from specinn.flags import is_bad
 from specinn.inference.run import Run, prepare
 from specinn.inference.sources import file_source
-from specinn.labels import LabelSet
+from specinn.labels import SOLAR_LOG_EPS, LabelSet
 from specinn.plugins import Plugins
 from specinn.plugins.interfaces import first_of
 from specinn.posterior import Posterior
@@ -84,6 +84,7 @@ class Simulator:
         self._run, self._seed = run, run.pipeline.seed
         self.estimator = run.pipeline.estimator
         self.labels: LabelSet = self.estimator.labels
+        self._hidden = () if run.pipeline.synthetic else models.doubtful(self.estimator.header, self.labels)
         if absent := [name for name in self.labels.names if name not in catalogue.colnames]:
             raise ConfigError(f"the catalogue lacks {', '.join(absent)}, which {run.model.split()[0]} infers")
         code = plugins.load("synthesizer", synthesizer).load()
@@ -107,11 +108,11 @@ class Simulator:
         draws = self.draws if draws is None else draws
         respond = self.respond if respond is None else respond
         entry, names = self.catalogue[row], self.labels.names
-        corrected = np.array([_number(entry[name]) for name in names])
+        corrected = self._values(entry, names)
         if is_bad(entry["flags"]) or not np.isfinite(corrected).all():
             raise ModelError(str(entry["message"] or "") or "the catalogue has no values for this star")
         columns = [f"{name}_raw" if f"{name}_raw" in entry.colnames else name for name in names]
-        raw = np.array([_number(entry[column]) for column in columns])
+        raw = self._values(entry, columns)
         # A corrected abundance changes the lines of a trace element and nothing else. Parameters shape the
         # whole spectrum, and are taken as the network found them (section 4.3 of Ksoll et al. 2026).
         best = np.array([c if _is_abundance(n) else r for n, c, r in zip(names, corrected, raw, strict=True)])
@@ -139,6 +140,16 @@ class Simulator:
             self._response(best, flat[0]) if respond else {}, samples + (corrected - drawn_as),
             "; ".join(notes),
         )  # fmt: skip
+
+    def _values(self, entry: Any, columns: Sequence[str]) -> np.ndarray:
+        """The values of the labels ``(n_labels,)``; of abundances that catalogues have masked, because they
+        are doubtful, those of a star of that metallicity."""
+        values = np.array([_number(entry[column]) for column in columns])
+        for i, name in enumerate(self.labels.names):
+            if name in self._hidden and _is_abundance(name):
+                lithium = SOLAR_LOG_EPS["Li"] + _number(entry["fe_h"])
+                values[i] = lithium if name == "a_li" else 0.0
+        return values
 
     def _observe(self, star: SpectrumBatch, entry: Any) -> SpectrumBatch:
         """The spectrum through the steps of the model, at the velocity in the catalogue."""

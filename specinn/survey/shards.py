@@ -201,7 +201,10 @@ def _write(manifest: Manifest, folder: Path, run: Run, rows: Iterator[tuple[int,
     """The file of each shard, and that of its samples, when its last rows have come."""
     schema = _schema(run.fields)
     keep = manifest.settings["keep"]
-    attributes = samples.attributes_of(run.pipeline.estimator.labels, model=run.model, seed=run.pipeline.seed)
+    pipeline = run.pipeline
+    attributes = samples.attributes_of(pipeline.estimator.labels, model=run.model, seed=pipeline.seed)
+    if pipeline.hidden:
+        attributes["masked"] = list(pipeline.hidden)
     for shard, group in itertools.groupby(rows, key=lambda entry: entry[0]):
         notes = {SHARD_ID.decode(): manifest.id_of(shard)}
         with contextlib.ExitStack() as stack:  # the file of the rows is closed last

@@ -80,6 +80,7 @@ def run(files: Sequence[Path], output: Path) -> Table:
 
 def faults_of(rows: Table, path: Path, plugins: Plugins, labels: LabelSet) -> Iterator[str]:
     """What is wrong with the rows of one file."""
+    hidden = str(rows.meta.get("masked", "")).split(", ")
     metas = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -98,11 +99,11 @@ def faults_of(rows: Table, path: Path, plugins: Plugins, labels: LabelSet) -> It
             text = "" if said[name] is np.ma.masked else portable(str(said[name]))
             if str(row[name]) != text:
                 yield f"{name} is {row[name]!r}, was {text!r}"
-        yield from faults_of_row(row, labels)
+        yield from faults_of_row(row, labels, hidden)
 
 
-def faults_of_row(row: Row, labels: LabelSet) -> Iterator[str]:
-    """What is wrong with the row of a spectrum that was read."""
+def faults_of_row(row: Row, labels: LabelSet, hidden: Sequence[str]) -> Iterator[str]:
+    """What is wrong with the row of a spectrum that was read; the labels ``hidden`` are always masked."""
     flags = int(row["flags"])
     bad, warn = bool(is_bad(np.array(flags))), bool(is_warn(np.array(flags)))
     if (bool(row["flag_bad"]), bool(row["flag_warn"])) != (bad, warn):
@@ -116,16 +117,17 @@ def faults_of_row(row: Row, labels: LabelSet) -> Iterator[str]:
         percentiles = [row[f"{label.name}_{level}"] for level in _PERCENTILES]
         values += percentiles
         masked = [value is np.ma.masked for value in values]
-        if bad != all(masked) or bad != any(masked):
+        none = bad or label.name in hidden
+        if none != all(masked) or none != any(masked):
             yield f"{label.name} is {values} with the flags {names(flags)}"
-        elif not bad:
+        elif not none:
             low, high = label.bounds
             margin = 1e-5 * (high - low)  # single precision
             if not all(np.isfinite(values)) or np.any(np.diff(percentiles) < 0.0) or values[1] < 0.0:
                 yield f"{label.name} is {values}"
             if not all(low - margin <= value <= high + margin for value in (values[0], *percentiles)):
                 yield f"{label.name} is {values}, outside {label.bounds}"
-        if bad and can_be_absent(label.name) and row[f"{label.name}_upper"] is not np.ma.masked:
+        if none and can_be_absent(label.name) and row[f"{label.name}_upper"] is not np.ma.masked:
             yield f"{label.name}_upper is {row[f'{label.name}_upper']} with the flags {names(flags)}"
     if not bad and row["rv"] is np.ma.masked:
         yield "values without a velocity"
