@@ -112,7 +112,7 @@ class Summary:
         self.quantiles[:, row] = (low + (high - low) * (position - below)).T
 
     def hide(self, names: Sequence[str]) -> None:
-        """Make the values of these labels NaN."""
+        """Make the values of the labels of these ``names`` NaN. Raises ``ConfigError`` where there is none."""
         columns = [self.labels.index(name) for name in names]
         self.map[:, columns] = self.std[:, columns] = self.quantiles[..., columns] = np.nan
 
