@@ -112,7 +112,7 @@ class Summary:
         self.quantiles[:, row] = (low + (high - low) * (position - below)).T
 
     def hide(self, names: Sequence[str]) -> None:
-        """Make the values of the labels of these ``names`` NaN. Raises ``ConfigError`` where there is none."""
+        """Make the values of the labels ``names`` NaN. Raises ``ConfigError`` for one that is none."""
         columns = [self.labels.index(name) for name in names]
         self.map[:, columns] = self.std[:, columns] = self.quantiles[..., columns] = np.nan
 
