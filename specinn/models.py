@@ -157,8 +157,9 @@ def find(plugins: Plugins, name: str | Path | None, instrument: str = _COMMON_IN
     """
     if name is not None:
         for offer in plugins.offers("estimator"):
-            if str(name) in offer.record.models:
-                return _offered(offer.record, str(name))
+            for offered, path in offer.record.models.items():
+                if str(name) == offered or Path(name).resolve() == Path(path).resolve():
+                    return _offered(offer.record, offered)
         path = Path(name)
         if path.suffix == ".safetensors" or path.exists():
             header = read_header(path)
