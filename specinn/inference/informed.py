@@ -356,7 +356,7 @@ class Informer:
             log_prob = np.asarray(self.estimator.log_prob(spectrum, values[None]), float)
             return self._corrected(Posterior(labels, values[None], log_prob))
 
-        network = labels.to_network(samples.samples[0][samples.inside[0]])
+        network = labels.to_network(samples.samples[0])
         seed = self.seed, int(spectrum.meta["key"][0])
         return inform(star, labels, network, corrected, density, max(self.n_samples, _DRAWS), seed)
 
