@@ -99,10 +99,10 @@ def with_literature(stars: Sequence[Benchmark], path: str | Path, labels: LabelS
             f"{path}: it has no column of a label of the model, such as mg_fe or mg_h; found "
             f"{', '.join(columns)}"
         )
-    known: dict[str, Mapping[str, str]] = {}
-    for row in rows:
-        for name in {_plain_name(row.get(column) or "") for column in names} - {""}:
-            if known.setdefault(name, row) is not row:
+    known: dict[str, dict[str, str]] = {}
+    for entry in rows:
+        for name in {_plain_name(entry.get(column) or "") for column in names} - {""}:
+            if known.setdefault(name, entry) is not entry:
                 raise ConfigError(f"{path}: {name} is in two rows")
     out = []
     for star in stars:

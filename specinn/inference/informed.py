@@ -312,7 +312,7 @@ class Informer:
         """
         summary, kept = self.empty(meta)
         table_rows, place = _table_rows(meta), {int(row): i for i, row in enumerate(rows)}
-        for i in np.flatnonzero((table_rows != -1) & ~is_bad(flags)):
+        for i in map(int, np.flatnonzero((table_rows != -1) & ~is_bad(flags))):
             star, note = self._star(int(table_rows[i]))
             if star is not None and own is not None:
                 spectrum, samples = batch[[i]], own[[place[i]]]

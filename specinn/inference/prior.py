@@ -249,9 +249,9 @@ class PriorTable:
         chord = 2.0 * np.sin(np.radians(self.radius / 3600.0) / 2.0)
         tree = KDTree(self.directions[located])
         around = tree.query_ball_point(_direction(ra[lost], dec[lost]), chord)
-        for i, near_by in zip(lost, around, strict=True):
+        for place, near_by in zip(lost, around, strict=True):
             if near_by:
-                out[i] = located[near_by[0]] if len(near_by) == 1 else -len(near_by)
+                out[place] = located[near_by[0]] if len(near_by) == 1 else -len(near_by)
         return out
 
     def star(self, row: int) -> tuple[StarPrior | None, str]:

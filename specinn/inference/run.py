@@ -262,11 +262,7 @@ def prepare(
     )
     instrument = spectrograph.name if options.instrument.endswith(".toml") else options.instrument
     meta = {"specinn": specinn.__version__, **about, **models.physics(estimator.header)}
-    meta |= _header(options, instrument)
-    if prior is not None:
-        meta |= {"prior": prior.name, "priorsha": prior.sha256}
-        if prior.has_positions:
-            meta["priorrad"] = prior.radius
+    meta |= _header(options, instrument, prior)
     return Run(pipeline, instrument, name, velocities, meta, stated, plugins)
 
 
@@ -279,7 +275,7 @@ def _model(plugins: Plugins, options: RunOptions) -> tuple[Estimator, dict[str, 
     return options.model, {"model": str(options.model.header.get("name", type(options.model).__name__))}
 
 
-def _header(options: RunOptions, instrument: str) -> dict[str, Any]:
+def _header(options: RunOptions, instrument: str, prior: PriorTable | None) -> dict[str, Any]:
     """What the header of the catalogue says of the options and of the packages that are used.
 
     Names have at most eight characters, so that they are FITS keywords; nothing changes from run to run.
@@ -297,6 +293,10 @@ def _header(options: RunOptions, instrument: str) -> dict[str, Any]:
         meta["correct"] = ", ".join(
             Path(c).name if isinstance(c, str) else type(c).__name__ for c in options.corrections
         )
+    if prior is not None:
+        meta |= {"prior": prior.name, "priorsha": prior.sha256}
+        if prior.has_positions:
+            meta["priorrad"] = prior.radius
     for package in _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             meta[package] = metadata.version(package)
