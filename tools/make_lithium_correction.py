@@ -47,14 +47,18 @@ def main(path: Path) -> None:
     for i, teff in enumerate(AXES["teff"]):
         for j, logg in enumerate(AXES["logg"]):
             for k, fe_h in enumerate(AXES["fe_h"]):
-                if hull.find_simplex([teff * scale[0], logg, fe_h * scale[1]]) < 0 or _far(check, teff, logg, fe_h):
+                if hull.find_simplex([teff * scale[0], logg, fe_h * scale[1]]) < 0 or _far(
+                    check, teff, logg, fe_h
+                ):
                     continue
                 values = nlte._nlte_correction(teff, logg, fe_h, AXES["a_li"])[:, 0]
                 table[i, j, k] = np.round(values / UNIT)
     path.unlink(missing_ok=True)
     np.savez_compressed(path, **AXES, correction=table, unit=UNIT, none=NONE, source=SOURCE)
     some = table[table != NONE] * UNIT
-    print(f"{path}: {path.stat().st_size} bytes, {some.size} of {table.size} nodes, {some.min()} to {some.max()} dex")
+    print(
+        f"{path}: {path.stat().st_size} bytes, {some.size} of {table.size} nodes, {some.min()} to {some.max()} dex"
+    )
 
 
 def _far(check: object, teff: float, logg: float, fe_h: float) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 import numpy as np
 
+from specinn.catalogue.lithium import LITHIUM
 from specinn.labels import Label, LabelSet, with_derived_labels
 from specinn.posterior import QUANTILES
 from specinn.posterior.summary import can_be_absent
@@ -147,9 +148,15 @@ def schema(
     *,
     corrected: bool = False,
     informed: bool = False,
+    lithium: bool = False,
     checks: Sequence[str] = (),
 ) -> tuple[Field, ...]:
-    """All columns of a catalogue, in order; ``checks`` are those of the run (``arms``, ``model``)."""
+    """All columns of a catalogue, in order.
+
+    ``corrected`` and ``informed`` say whether there are corrections and outside knowledge, ``lithium``
+    whether A(Li) is one in LTE, from which that in 3D NLTE follows; ``checks`` are those of the run
+    (``arms``, ``model``).
+    """
     fields = [
         Field("id", str, "", "Identifier of the spectrum", "meta.id;meta.main"),
         Field("path", str, "", "File of the spectrum", "meta.id;meta.file"),
@@ -174,6 +181,8 @@ def schema(
     ]
     for label in with_derived_labels(labels):
         fields += statistics(label, corrected=corrected, informed=informed)
+    if lithium and {"teff", "logg", "fe_h", "a_li"} <= set(labels.names):
+        fields += statistics(LITHIUM, informed=informed)
     stranger = "How unlike those of the training the spectrum is; above 1: flag"
     rejected = "Fraction of samples outside the bounds of the training set"
     return (

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from astropy.table import Column, MaskedColumn, Table
 
+from specinn.catalogue.lithium import lithium_columns
 from specinn.catalogue.schema import Field
 from specinn.flags import is_bad, is_warn
 from specinn.posterior import QUANTILES
@@ -58,7 +59,7 @@ def _statistics(
         for key, values in zip(QUANTILES, quantiles, strict=True):
             limit = ~undetected[:, i] if key == "upper" else False
             columns[f"{name}_{key}"] = np.where(limit, np.nan, values[:, i])
-    return columns
+    return columns | lithium_columns(columns, which)
 
 
 def build(

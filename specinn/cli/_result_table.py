@@ -48,6 +48,8 @@ def show(table: Table, labels: LabelSet, *, limit: int = 10, console: Console | 
             informed = f"{label.name}_informed"
             if informed in table.colnames and any(row["prior"] for row in rows):
                 grid.add_row("  informed", *(with_limit(row, informed) for row in rows))
+        if (lithium := "a_li_3dnlte") in table.colnames:
+            grid.add_row(lithium, *(with_limit(row, lithium) for row in rows))
         grid.add_row("flags", *("\n".join(names(row["flags"])) or "none" for row in rows))
         console.print(grid)
         console.print()

@@ -90,6 +90,7 @@ class Run:
             arms,
             corrected=bool(self.pipeline.corrections),
             informed=self.prior is not None,
+            lithium=models.in_lte(estimator.header, "Li"),
             checks=self.pipeline.checks,
         )
 
