@@ -3,9 +3,9 @@
     pip install breidablik==1.5.1
     python tools/make_lithium_correction.py specinn/catalogue/lithium_3d_nlte.npz
 
-breidablik (MIT licence, https://github.com/ellawang44/Breidablik) interpolates what Wang et al. (2021, MNRAS
-500, 2159) computed with Balder in Stagger model atmospheres. Nodes that are not within the convex hull of those
-atmospheres, or that its own check finds too far from one, have no value.
+breidablik (MIT licence, https://github.com/ellawang44/Breidablik) interpolates what Wang et al. (2021,
+MNRAS 500, 2159) computed with Balder in Stagger model atmospheres. Nodes that are not within the convex hull
+of those atmospheres, or that its own check finds too far from one, have no value.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ AXES = {
 UNIT = 1e-4  # dex, of the stored integers
 NONE = -(2**15)
 SOURCE = (
-    "A(Li) in 3D NLTE minus A(Li) in 1D LTE of the line at 670.8 nm, as a function of Teff (K), log g, [Fe/H] "
-    "and A(Li) in 1D LTE; computed with breidablik 1.5.1 (MIT), the networks of Wang et al. (2021, MNRAS 500, "
-    "2159; 2024, MNRAS 528, 5394) for Balder spectra of Stagger model atmospheres"
+    "A(Li) in 3D NLTE minus A(Li) in 1D LTE of the line at 670.8 nm, as a function of Teff (K), log g, "
+    "[Fe/H] and A(Li) in 1D LTE; computed with breidablik 1.5.1 (MIT), the networks of Wang et al. (2021, "
+    "MNRAS 500, 2159; 2024, MNRAS 528, 5394) for Balder spectra of Stagger model atmospheres"
 )
 
 
@@ -56,9 +56,8 @@ def main(path: Path) -> None:
     path.unlink(missing_ok=True)
     np.savez_compressed(path, **AXES, correction=table, unit=UNIT, none=NONE, source=SOURCE)
     some = table[table != NONE] * UNIT
-    print(
-        f"{path}: {path.stat().st_size} bytes, {some.size} of {table.size} nodes, {some.min()} to {some.max()} dex"
-    )
+    count = f"{some.size} of {table.size} nodes"
+    print(f"{path}: {path.stat().st_size} bytes, {count}, {some.min()} to {some.max()} dex")
 
 
 def _far(check: object, teff: float, logg: float, fe_h: float) -> bool:

@@ -1,4 +1,4 @@
-"""A(Li) in 3D NLTE, from that in 1D LTE, by a table made with breidablik (tools/make_lithium_correction.py)."""
+"""A(Li) in 3D NLTE, from that in 1D LTE: a table made with breidablik (tools/make_lithium_correction.py)."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def correction(teff: Any, logg: Any, fe_h: Any, a_li: Any) -> np.ndarray:
     array([-0.06, -0.33,   nan])
     """
     values = np.broadcast_arrays(*(np.asarray(v, float) for v in (teff, logg, fe_h, a_li)))
-    out: np.ndarray = _table()(np.stack(values, axis=-1))
+    out: np.ndarray = _table()(np.stack(values, axis=-1)).reshape(values[0].shape)
     return out
 
 

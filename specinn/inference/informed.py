@@ -45,7 +45,7 @@ P_DISAGREE = 1e-3  # chance of a larger chi-square, below which spectrum and kno
 _WIDER = 1.15  # than the moments is the Gaussian from which samples are drawn: its tails must not be short
 _SEED = 20  # apart from the random numbers of other parts of a run
 
-Density = Callable[[np.ndarray], Posterior]
+_Density = Callable[[np.ndarray], Posterior]
 
 
 @attrs.frozen(eq=False)
@@ -155,7 +155,7 @@ def inform(
     labels: LabelSet,
     network: np.ndarray,
     posterior: Posterior,
-    density: Density,
+    density: _Density,
     n_samples: int,
     seed: tuple[int, int],
 ) -> Informed:
@@ -226,7 +226,7 @@ def _equal(weighted: _Weighted, n: int) -> Posterior:
 
 
 def _add_centre(
-    samples: Posterior, labels: LabelSet, star: StarPrior, density: Density, centre: np.ndarray
+    samples: Posterior, labels: LabelSet, star: StarPrior, density: _Density, centre: np.ndarray
 ) -> None:
     """Replace the last sample by the centre ``(n_labels,)``: of so many dimensions the best random sample is
     off by a third of a standard deviation in each, which is avoidable for the MAP."""

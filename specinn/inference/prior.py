@@ -21,7 +21,7 @@ from specinn.labels import LabelSet, make_label
 from specinn.posterior import Posterior
 from specinn.texts import portable
 
-__all__ = ["PriorTable", "StarPrior", "bolometric_correction", "gravity_of", "log_mass_of"]
+__all__ = ["Parallax", "PriorTable", "StarPrior", "bolometric_correction", "gravity_of", "log_mass_of"]
 
 _ERRORS = ("{}_err", "{}_error", "e_{}")  # names of the column with the standard error of a column
 _PATHS = ("path", "file", "filename")

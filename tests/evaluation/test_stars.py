@@ -182,7 +182,7 @@ def test_a_star_without_values(rows: list[dict[str, Any]]) -> None:
 
 def test_abundances_over_iron_and_over_hydrogen(tmp_path: Path) -> None:
     labels = LabelSet(
-        make_label(name, (-9.0, 9000.0)) for name in ("teff", "logg", "fe_h", "mg_fe", "ca_fe", "a_li")
+        make_label(name, (0.1, 9000.0)) for name in ("teff", "logg", "fe_h", "mg_fe", "ca_fe", "a_li")
     )
     head = "file,star,instrument,resolving_power,teff,logg,fe_h"
     (tmp_path / "stars.csv").write_text(
