@@ -8,7 +8,7 @@ variables of the network, with weights posterior density times knowledge over th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from astropy.table import Table
 
     from specinn.inference.prior import PriorTable, StarPrior
-    from specinn.labels import LabelSet
     from specinn.plugins.interfaces import Correction, Estimator
     from specinn.spectra import SpectrumBatch
 
@@ -52,13 +51,14 @@ _Density = Callable[[np.ndarray], Posterior]
 class Informed:
     """The informed posterior of one star: ``samples`` of equal weight (None where there are too few), the
     effective number behind them, and whether spectrum and knowledge disagree: ``chance`` of a larger
-    chi-square, and ``sentence``, which compares the two.
+    chi-square, and ``sentence``, which compares the two. ``centre (n_labels,)`` is their mean, uncorrected.
     """
 
     samples: Posterior | None
     n_effective: float
     chance: float
     sentence: str
+    centre: np.ndarray | None = None
 
 
 def effective(log_weight: np.ndarray) -> float:
@@ -105,10 +105,11 @@ def disagreement(residuals: np.ndarray, errors: np.ndarray) -> tuple[float, np.n
 
 @attrs.frozen(eq=False)
 class _Weighted:
-    """Samples inside the bounds: in the variables of the network ``y (n, n_labels)``, their ``posterior``
-    with all as one star, their ``residuals`` and log weights, that of the knowledge alone in ``known``."""
+    """Samples inside the bounds: uncorrected, physical ``values (n, n_labels)``, their corrected
+    ``posterior`` as that of one star, their ``residuals``, and log weights, those of the knowledge alone in
+    ``known``."""
 
-    y: np.ndarray
+    values: np.ndarray
     posterior: Posterior
     residuals: np.ndarray
     known: np.ndarray
@@ -116,7 +117,7 @@ class _Weighted:
 
     @classmethod
     def of(
-        cls, y: np.ndarray, posterior: Posterior, star: StarPrior, log_proposal: np.ndarray | None = None
+        cls, values: np.ndarray, posterior: Posterior, star: StarPrior, log_proposal: np.ndarray | None = None
     ) -> _Weighted:
         inside = posterior.inside[0]
         posterior = Posterior(
@@ -128,7 +129,14 @@ class _Weighted:
         weight = known
         if log_proposal is not None:
             weight = known + posterior.log_prob[0].astype(float) - log_proposal[inside]
-        return cls(y[inside], posterior, residuals, known, weight)
+        return cls(values[inside], posterior, residuals, known, weight)
+
+    @property
+    def weight(self) -> np.ndarray:
+        """``(n,)``; their sum is 1."""
+        weight = np.exp(self.log_weight - self.log_weight.max())
+        out: np.ndarray = weight / weight.sum()
+        return out
 
     def gaussian(self, errors: np.ndarray, weighted: bool) -> tuple[np.ndarray, np.ndarray]:
         """Mean and covariance, in the variables of the network, of the informed posterior.
@@ -136,15 +144,14 @@ class _Weighted:
         Of the weighted samples; else of a Gaussian posterior with residuals that are linear in it (the
         update of an ensemble Kalman filter).
         """
+        y, weight = self.posterior.labels.to_network(self.values), self.weight
         if weighted:
-            weight = np.exp(self.log_weight - self.log_weight.max())
-            weight /= weight.sum()
-            mean = weight @ self.y
-            off = self.y - mean
+            mean = weight @ y
+            off = y - mean
             return mean, (weight * off.T) @ off
         n = len(errors)
-        mean, residual = self.y.mean(axis=0), self.residuals.mean(axis=1)
-        joint = np.cov(np.vstack([self.y.T, self.residuals]))
+        mean, residual = y.mean(axis=0), self.residuals.mean(axis=1)
+        joint = np.cov(np.vstack([y.T, self.residuals]))
         across = joint[:-n, -n:]
         gain = np.linalg.solve(joint[-n:, -n:] + np.diag(errors**2), across.T).T
         return mean - gain @ residual, joint[:-n, :-n] - gain @ across.T
@@ -152,8 +159,7 @@ class _Weighted:
 
 def inform(
     star: StarPrior,
-    labels: LabelSet,
-    network: np.ndarray,
+    values: np.ndarray,
     posterior: Posterior,
     density: _Density,
     n_samples: int,
@@ -165,10 +171,8 @@ def inform(
     ----------
     star : StarPrior
         What is known.
-    labels : LabelSet
-        Of the model.
-    network : ndarray
-        ``(n, n_labels)`` samples of the star's own posterior in the variables of the network, uncorrected.
+    values : ndarray
+        ``(n, n_labels)`` physical, uncorrected samples of the star's own posterior.
     posterior : Posterior
         Those samples, corrected, as that of one star.
     density : callable
@@ -181,28 +185,32 @@ def inform(
     Returns
     -------
     Informed
-        With the last sample moved to the centre of the Gaussian, as that of the network's own.
+        What was found.
     """
-    errors = star.errors
-    best = _Weighted.of(network, posterior, star)
-    if len(best.y) <= 2 * len(labels):
-        return Informed(None, 0.0, np.nan, "")
+    labels, errors = posterior.labels, star.errors
+    best = _Weighted.of(values, posterior, star)
+    if len(best.values) <= 2 * len(labels):
+        return Informed(None, 0.0, np.nan, "too few samples are within the bounds of the training")
     own, n_effective = best, effective(best.log_weight)
     chance, sigma = disagreement(own.residuals, errors)
-    centre, covariance = own.gaussian(errors, weighted=False)
+    moments = own.gaussian(errors, weighted=False) if n_effective < ENOUGH else None
     for number in range(_ROUNDS):
-        if n_effective >= ENOUGH:
+        if moments is None or n_effective >= ENOUGH:
             break
-        y, log_proposal = _draw(centre, covariance, n_samples, np.random.default_rng([*seed, _SEED, number]))
-        drawn = _Weighted.of(y, density(labels.from_network(y)), star, log_proposal)
+        try:
+            y, log_proposal = _draw(*moments, n_samples, np.random.default_rng([*seed, _SEED, number]))
+        except np.linalg.LinAlgError:  # a posterior without a width in some direction
+            break
+        values = labels.from_network(y)
+        drawn = _Weighted.of(values, density(values), star, log_proposal)
         if (several := effective(drawn.log_weight)) > n_effective:
             best, n_effective = drawn, several
         if several > 2 * len(labels):
-            centre, covariance = drawn.gaussian(errors, weighted=True)
-    samples = None if n_effective < FEWEST else _equal(best, n_samples)
-    if samples is not None:
-        _add_centre(samples, labels, star, density, best.gaussian(errors, weighted=True)[0])
-    return Informed(samples, n_effective, chance, _sentence(star, own.residuals, sigma))
+            moments = drawn.gaussian(errors, weighted=True)
+    sentence = _sentence(star, own.residuals, sigma)
+    if n_effective < FEWEST:
+        return Informed(None, n_effective, chance, sentence)
+    return Informed(_equal(best, n_samples), n_effective, chance, sentence, best.weight @ best.values)
 
 
 def _draw(
@@ -217,23 +225,19 @@ def _draw(
 
 def _equal(weighted: _Weighted, n: int) -> Posterior:
     """``n`` samples of equal weight (systematic resampling), whose log density includes the knowledge."""
-    weight = np.exp(weighted.log_weight - weighted.log_weight.max())
-    steps = np.cumsum(weight) / weight.sum()
+    steps = np.cumsum(weighted.weight)
     chosen = np.searchsorted(steps, (np.arange(n) + 0.5) / n).clip(max=len(steps) - 1)
     own = weighted.posterior
     log_prob = own.log_prob[:, chosen] + weighted.known[chosen].astype(own.log_prob.dtype)
     return Posterior(own.labels, own.samples[:, chosen], log_prob, np.ones((1, n), bool))
 
 
-def _add_centre(
-    samples: Posterior, labels: LabelSet, star: StarPrior, density: _Density, centre: np.ndarray
-) -> None:
-    """Replace the last sample by the centre ``(n_labels,)``: of so many dimensions the best random sample is
-    off by a third of a standard deviation in each, which is avoidable for the MAP."""
-    one = density(labels.from_network(centre[None]))
-    if one.inside[0, 0]:
-        known = -0.5 * np.square(star.residuals(one.samples[0])[:, 0] / star.errors).sum()
-        samples.samples[0, -1], samples.log_prob[0, -1] = one.samples[0, 0], one.log_prob[0, 0] + known
+def _with_centre(samples: Posterior, star: StarPrior, centre: Posterior) -> None:
+    """Replace the last sample by the ``centre``, a posterior of one sample: of so many dimensions the best
+    random sample is off by a third of a standard deviation in each, which is avoidable for the MAP."""
+    if centre.inside[0, 0]:
+        known = -0.5 * np.square(star.residuals(centre.samples[0])[:, 0] / star.errors).sum()
+        samples.samples[0, -1], samples.log_prob[0, -1] = centre.samples[0, 0], centre.log_prob[0, 0] + known
 
 
 def _sentence(star: StarPrior, residuals: np.ndarray, sigma: np.ndarray) -> str:
@@ -312,12 +316,13 @@ class Informer:
         """
         summary, kept = self.empty(meta)
         table_rows, place = _table_rows(meta), {int(row): i for i, row in enumerate(rows)}
+        results: dict[int, tuple[StarPrior, Informed]] = {}
         for i in map(int, np.flatnonzero((table_rows != -1) & ~is_bad(flags))):
             star, note = self._star(int(table_rows[i]))
             if star is not None and own is not None:
-                spectrum, samples = batch[[i]], own[[place[i]]]
+                samples = own[[place[i]]]
                 if self.n_samples < _DRAWS:
-                    samples = self.estimator.sample(spectrum, _DRAWS, self.seed)
+                    samples = self.estimator.sample(batch[[i]], _DRAWS, self.seed)
                 corrected = self._corrected(samples)
                 if not star.in_range(corrected):
                     star, note = star.without_parallax(), "the parallax is not used beyond 3300 to 8000 K"
@@ -326,15 +331,17 @@ class Informer:
                 _say(reasons, i, note)
             if star is None:
                 continue
-            result = self._informed(spectrum, samples, corrected, star)
+            result = self._informed(batch, i, samples.samples[0], corrected, star)
             meta["prior"][i], meta["n_effective"][i] = ", ".join(star.names), result.n_effective
             if result.chance < P_DISAGREE or result.samples is None:
                 flags[i] |= np.uint32(Flag.PRIOR_DISAGREES)
                 _say(reasons, i, result.sentence)
             if result.samples is not None:
-                summary.put(np.array([i]), result.samples.summary())
-                if kept is not None:
-                    kept.put(np.array([i]), _thinned(result.samples, self.kept))
+                results[i] = star, result
+        for i, samples in self._with_centres(batch, results):
+            summary.put(np.array([i]), samples.summary())
+            if kept is not None:
+                kept.put(np.array([i]), _thinned(samples, self.kept))
         bits = posterior_flags(summary, self.estimator.labels) & np.uint32(Flag.AT_BOUNDS | Flag.UPPER_LIMIT)
         flags |= np.where(np.isfinite(summary.map[:, 0]), bits, np.uint32(0))
         return summary, kept
@@ -347,18 +354,35 @@ class Informer:
         return None, f"{several}, so that none of them was used"
 
     def _informed(
-        self, spectrum: SpectrumBatch, samples: Posterior, corrected: Posterior, star: StarPrior
+        self, batch: SpectrumBatch, row: int, values: np.ndarray, corrected: Posterior, star: StarPrior
     ) -> Informed:
-        """The informed posterior of one spectrum, whose own ``samples`` and their ``corrected`` are given."""
-        labels = self.estimator.labels
+        """The informed posterior of one spectrum, of which ``values (n, n_labels)`` are own samples, and
+        ``corrected`` the same as a posterior."""
 
         def density(values: np.ndarray) -> Posterior:
-            log_prob = np.asarray(self.estimator.log_prob(spectrum, values[None]), float)
-            return self._corrected(Posterior(labels, values[None], log_prob))
+            return self._density(batch[[row]], values[None])
 
-        network = labels.to_network(samples.samples[0])
-        seed = self.seed, int(spectrum.meta["key"][0])
-        return inform(star, labels, network, corrected, density, max(self.n_samples, _DRAWS), seed)
+        seed = self.seed, int(batch.meta["key"][row])
+        return inform(star, values, corrected, density, max(self.n_samples, _DRAWS), seed)
+
+    def _with_centres(
+        self, batch: SpectrumBatch, results: Mapping[int, tuple[StarPrior, Informed]]
+    ) -> Iterator[tuple[int, Posterior]]:
+        """The informed samples by row, the last of them at the centre; one call of the model for all."""
+        if not results:
+            return
+        rows = np.array(list(results))
+        centres = np.stack([result.centre for _, result in results.values()])  # type: ignore[arg-type]
+        dense = self._density(batch if len(rows) == len(batch) else batch[rows], centres[:, None])
+        for place, (row, (star, result)) in enumerate(results.items()):
+            assert result.samples is not None
+            _with_centre(result.samples, star, dense[place])
+            yield row, result.samples
+
+    def _density(self, spectra: SpectrumBatch, values: np.ndarray) -> Posterior:
+        """Uncorrected, physical ``values (n_spec, n, n_labels)`` as corrected posteriors."""
+        log_prob = np.asarray(self.estimator.log_prob(spectra, values), float)
+        return self._corrected(Posterior(self.estimator.labels, values, log_prob))
 
     def _corrected(self, posterior: Posterior) -> Posterior:
         for correction in self.corrections:
