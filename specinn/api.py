@@ -28,6 +28,7 @@ from specinn.inference.run import (
     unmatched,
     unmatched_message,
     unread,
+    unused_message,
 )
 from specinn.inference.sources import (
     Source,
@@ -93,6 +94,8 @@ class Inference:
         One row per spectrum with units: the columns of ``specinn run``.
     posterior : Posterior
         The samples of all spectra in the same order; those without a result hold NaN, none of them accepted.
+    informed : Posterior or None
+        With a prior, the samples that outside knowledge leaves, likewise; NaN for stars without any.
 
     Examples
     --------
@@ -112,6 +115,7 @@ class Inference:
 
     catalogue: QTable
     posterior: Posterior
+    informed: Posterior | None = None
     _origin: _Origin | None = None
     _models: dict[str, Simulator] = attrs.field(factory=dict, init=False)
     _last: dict[tuple[int, str], tuple[int, bool, Resimulation]] = attrs.field(factory=dict, init=False)
@@ -121,7 +125,7 @@ class Inference:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """What is copied or sent to another process: the results, without the sources of the spectra."""
-        return Inference, (self.catalogue, self.posterior)
+        return Inference, (self.catalogue, self.posterior, self.informed)
 
     def __repr__(self) -> str:
         return self._small().text()
@@ -304,6 +308,8 @@ def infer(
     degrade_snr: float | None = None,
     synthetic: bool = False,
     check: Sequence[str] = (),
+    prior: Any = None,
+    prior_radius: Any = 1.0,
     corrections: Sequence[str | Path | Correction] = (),
     format: str = "auto",
     recursive: bool = False,
@@ -347,6 +353,12 @@ def infer(
     check : {"arms", "model"} or list of these
         ``"arms"``: whether the arms give the same values separately; ``"model"``: whether the model spectrum
         of the values fits. Each adds a column and a flag.
+    prior : str, Path or table, optional
+        What is known of the stars (docs/prior.md), in a file or a table of astropy or pandas: by ``id``,
+        ``path`` or position, any label and its standard error (``teff``, ``teff_err``), or a parallax and a
+        magnitude. It adds the columns ``<label>_informed`` and the posterior ``informed``.
+    prior_radius : float or Quantity
+        Within which positions of spectra and of that table match, arcsec.
     corrections : sequence of str, Path or Correction
         Files of corrections, or loaded ones, in the order to apply them.
     format : str
@@ -388,7 +400,8 @@ def infer(
         options = RunOptions(
             instrument=instrument, model=model, device=device, samples=samples, seed=seed, rv=rv,
             resolving_power=resolving_power, medium=medium, frame=frame, degrade_snr=degrade_snr,
-            synthetic=synthetic, check=check, corrections=corrections, format=format,
+            synthetic=synthetic, check=check, corrections=corrections, format=format, prior=prior,
+            prior_radius=prior_radius,
         )  # fmt: skip
         run = prepare(plugins, options, keep_samples=True)
         assert run.pipeline.instrument is not None
@@ -401,11 +414,17 @@ def infer(
             raise ReadError(str(table["message"][0]))
     if lost := unmatched(run.velocities, table["id"], table["path"]):
         warnings.warn(f"rv: {unmatched_message(lost, len(run.velocities))}", stacklevel=2)
+    if run.prior is not None and not any(table["prior"]):
+        warnings.warn(f"prior: {unused_message(run.prior)}", stacklevel=2)
     joined = Result.join(results)
     assert joined.posterior is not None
     posterior = attrs.evolve(joined.posterior, ids=table["id"])
+    informed = joined.informed_posterior
     return Inference(
-        QTable(table), posterior, _Origin(run, plugins, sources, np.asarray(joined.meta["key"]), table)
+        QTable(table),
+        posterior,
+        None if informed is None else attrs.evolve(informed, ids=table["id"]),
+        _Origin(run, plugins, sources, np.asarray(joined.meta["key"]), table),
     )
 
 

@@ -66,6 +66,8 @@ class Flag(enum.IntFlag):
     MEDIUM_SUSPECT = 2097152
     MODEL_MISFIT = 4194304
     ARMS_DISAGREE = 8388608
+    PRIOR_DISAGREES = 16777216
+    PRIOR_UNUSED = 33554432
 
 
 @attrs.frozen
@@ -146,6 +148,16 @@ FLAGS: tuple[FlagInfo, ...] = (
         Flag.ARMS_DISAGREE,
         "warn",
         "the arms, each by itself, give values that differ by more than 4 sigma; see the column message",
+    ),
+    FlagInfo(
+        Flag.PRIOR_DISAGREES,
+        "warn",
+        "the spectrum and what the user knows of the star disagree (p below 0.001); see the column message",
+    ),
+    FlagInfo(
+        Flag.PRIOR_UNUSED,
+        "warn",
+        "something that the user knows of the star could not be used; see the column message",
     ),
 )
 

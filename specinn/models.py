@@ -26,6 +26,7 @@ __all__ = [
     "check_device",
     "doubtful",
     "find",
+    "in_lte",
     "installed",
     "load",
     "physics",
@@ -116,6 +117,21 @@ def physics(header: Mapping[str, Any]) -> dict[str, str]:
         for name, key in _PHYSICS.items()
         if name in provenance and (line := _line(provenance[name]))
     }
+
+
+def in_lte(header: Mapping[str, Any], element: str) -> bool:
+    """Whether the header of a model says that an element was in LTE in the spectra of its grid.
+
+    >>> in_lte({"grid": {"provenance": {"nlte": {"Ca": "model atom"}}}}, "Li")
+    True
+    >>> in_lte({"grid": {"provenance": {"nlte": {"Li": "model atom"}}}}, "Li"), in_lte({}, "Li")
+    (False, False)
+    """
+    grid = header.get("grid")
+    provenance = grid.get("provenance", grid) if isinstance(grid, Mapping) else {}
+    if isinstance(nlte := provenance.get("nlte"), Mapping):
+        return element not in nlte
+    return re.search(r"\bLTE\b", str(provenance.get("code", ""))) is not None
 
 
 def _line(value: Any) -> str:

@@ -188,6 +188,10 @@ def test_columns_of_the_catalogue():
         name = field.name.replace("_green", "_<arm>")
         name = name if name == "teff" else name.replace("teff_", "<label>_")
         assert f"`{name}`" in text, name
+    informed = schema(LabelSet((make_label("teff", (4000, 7000)),)), [], informed=True)
+    for name in ("teff_informed", "teff_informed_median", "teff_informed_std", "prior", "n_effective"):
+        assert name in [field.name for field in informed]
+        assert f"`{name.replace('teff_', '<label>_')}`" in text, name
     columns = reference.columns()
     for field in schema(LabelSet((make_label("mg_fe", (-1, 1)),)), ["red"], corrected=True):
         name = field.name.replace("_red", "_<arm>").replace("mg_fe", "<label>")

@@ -106,7 +106,7 @@ def columns() -> str:
         name = re.sub("^vbroad", "<label>", field.name)
         return f"`{name}`", field.dtype.__name__, unit, plain(text)
 
-    fields = schema(labels, ["<arm>"], corrected=True, checks=["arms", "model"])
+    fields = schema(labels, ["<arm>"], corrected=True, informed=True, lithium=True, checks=["arms", "model"])
     return table(("column", "type", "unit", "meaning"), [row(field) for field in fields])
 
 

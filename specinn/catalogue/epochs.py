@@ -12,6 +12,7 @@ import numpy as np
 from astropy.table import vstack
 
 from specinn import catalogue, models
+from specinn.catalogue.lithium import LITHIUM
 from specinn.catalogue.schema import Field
 from specinn.errors import ConfigError, ModelError, near
 from specinn.flags import is_bad, names
@@ -155,7 +156,7 @@ class CatalogueSource:
 
     def fields(self) -> tuple[Field, ...]:
         arms = [name.removeprefix("snr_") for name in self.table.colnames if name.startswith("snr_")]
-        return catalogue.schema(self.labels, arms)
+        return catalogue.schema(self.labels, arms, lithium=LITHIUM.name in self.table.colnames)
 
     def spectra(self, rows: np.ndarray) -> Spectra:
         covariance = np.eye(len(self.labels)) * self.sigma[rows, None] ** 2

@@ -446,8 +446,9 @@ READERS: dict[str, Callable[[Path], Table]] = {
 }
 
 
-def read_table(path: Path) -> Table:
-    """A table that a user made, in any of the formats, with its masks. Raises ``ConfigError``."""
+def read_table(path: Path, called: str = "") -> Table:
+    """A table that a user made, in any of the formats, with its masks. Raises ``ConfigError``, in which
+    ``called`` is its name (default: ``@path``)."""
     import warnings
 
     suffix = path.suffix.lower()
@@ -464,4 +465,4 @@ def read_table(path: Path) -> Table:
             return Table.read(path, format=name, **({"encoding": "utf-8"} if suffix == ".csv" else {}))
         except Exception as error:  # each format has errors of its own
             reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise ConfigError(f"@{path} could not be read as a table: {reason}") from error
+            raise ConfigError(f"{called or f'@{path}'} could not be read as a table: {reason}") from error

@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 import numpy as np
 
+from specinn.catalogue.lithium import LITHIUM
 from specinn.labels import Label, LabelSet, with_derived_labels
 from specinn.posterior import QUANTILES
 from specinn.posterior.summary import can_be_absent
@@ -66,12 +67,26 @@ CARRIED = (
 )
 
 
-def statistics(label: Label, *, corrected: bool = False) -> list[Field]:
+def statistics(label: Label, *, corrected: bool = False, informed: bool = False) -> list[Field]:
     """The columns of one label: ``NAME`` (the MAP), ``NAME_median``, ``NAME_p2_5``, ..., ``NAME_std``.
 
     When corrections were applied all of them hold corrected values and ``NAME_raw`` the MAP before. Labels
-    that may be undetected have ``NAME_upper`` (:attr:`specinn.posterior.Summary.undetected`).
+    that may be undetected have ``NAME_upper`` (:attr:`specinn.posterior.Summary.undetected`). With
+    ``informed`` the same follow as ``NAME_informed``, ``NAME_informed_median`` and so on.
     """
+    if informed:
+        also = attrs.evolve(label, description=f"{label.description or label.name} with outside knowledge")
+        return [
+            *statistics(label, corrected=corrected),
+            *(
+                attrs.evolve(
+                    field,
+                    name=f"{label.name}_informed{field.name.removeprefix(label.name)}",
+                    ucd=field.ucd.removesuffix(";meta.main"),
+                )
+                for field in statistics(also)
+            ),
+        ]
     what = label.description or label.name
     ucd = _UCDS.get(label.name, "phys.abund.X")
     # astropy cannot mask a column in dex(cm s-2): the description says of what it is the logarithm
@@ -115,10 +130,33 @@ _CHECKS = {
 }
 
 
+_INFORMED = (
+    Field("prior", str, "", "The outside knowledge that was used: labels, parallax", "meta.note"),
+    Field(
+        "n_effective",
+        np.float32,
+        "",
+        "Effective number of samples behind the informed values; below 20: none are given",
+        "meta.code.qual",
+    ),
+)
+
+
 def schema(
-    labels: LabelSet, arms: Sequence[str], *, corrected: bool = False, checks: Sequence[str] = ()
+    labels: LabelSet,
+    arms: Sequence[str],
+    *,
+    corrected: bool = False,
+    informed: bool = False,
+    lithium: bool = False,
+    checks: Sequence[str] = (),
 ) -> tuple[Field, ...]:
-    """All columns of a catalogue, in order; ``checks`` are those of the run (``arms``, ``model``)."""
+    """All columns of a catalogue, in order.
+
+    ``corrected`` and ``informed`` say whether there are corrections and outside knowledge, ``lithium``
+    whether A(Li) is one in LTE, from which that in 3D NLTE follows; ``checks`` are those of the run
+    (``arms``, ``model``).
+    """
     fields = [
         Field("id", str, "", "Identifier of the spectrum", "meta.id;meta.main"),
         Field("path", str, "", "File of the spectrum", "meta.id;meta.file"),
@@ -142,7 +180,9 @@ def schema(
         *CARRIED,
     ]
     for label in with_derived_labels(labels):
-        fields += statistics(label, corrected=corrected)
+        fields += statistics(label, corrected=corrected, informed=informed)
+    if lithium and {"teff", "logg", "fe_h", "a_li"} <= set(labels.names):
+        fields += statistics(LITHIUM, informed=informed)
     stranger = "How unlike those of the training the spectrum is; above 1: flag"
     rejected = "Fraction of samples outside the bounds of the training set"
     return (
@@ -150,6 +190,7 @@ def schema(
         Field("stranger", np.float32, "", stranger, "meta.code.qual"),
         *(_CHECKS[name] for name in checks),
         Field("rejected_fraction", np.float32, "", rejected, "meta.code.qual"),
+        *(_INFORMED if informed else ()),
         # signed, because VOTable has no unsigned integers of 32 bits
         Field("flags", np.int32, "", "Bit mask; its bits are explained by: specinn flags VALUE", "meta.code"),
         Field(

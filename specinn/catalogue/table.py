@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from astropy.table import Column, MaskedColumn, Table
 
+from specinn.catalogue.lithium import lithium_columns
 from specinn.catalogue.schema import Field
 from specinn.flags import is_bad, is_warn
 from specinn.posterior import QUANTILES
@@ -16,6 +17,7 @@ from specinn.texts import portable
 
 if TYPE_CHECKING:
     from specinn.catalogue.result import Result
+    from specinn.posterior import Summary
 
 __all__ = ["build", "summarise"]
 
@@ -35,19 +37,29 @@ def summarise(result: Result, *, instrument: str, model: str) -> dict[str, np.nd
         "rejected_fraction": found.rejected_fraction,
     }
     bad = is_bad(flags)[:, None]
-    quantiles = np.where(bad, np.nan, found.quantiles)
-    best, std = np.where(bad, np.nan, found.map), np.where(bad, np.nan, found.std)
     raw = None if result.raw is None else np.where(bad, np.nan, result.raw.map)
     # the bounds are those of uncorrected values
-    undetected = (found if result.raw is None else result.raw).undetected
-    for i, name in enumerate(found.labels.names):
+    columns |= _statistics(found, bad, (found if result.raw is None else result.raw).undetected)
+    if result.informed is not None:
+        columns |= _statistics(result.informed, bad, result.informed.undetected, "_informed")
+    if raw is not None:
+        columns |= {f"{name}_raw": raw[:, i] for i, name in enumerate(found.labels.names)}
+    return columns
+
+
+def _statistics(
+    summary: Summary, bad: np.ndarray, undetected: np.ndarray, which: str = ""
+) -> dict[str, np.ndarray]:
+    """The columns of a summary, NaN where ``bad (n_spec, 1)``; ``which`` follows the names of labels."""
+    columns: dict[str, np.ndarray] = {}
+    quantiles = np.where(bad, np.nan, summary.quantiles)
+    best, std = np.where(bad, np.nan, summary.map), np.where(bad, np.nan, summary.std)
+    for i, name in enumerate(f"{name}{which}" for name in summary.labels.names):
         columns[name], columns[f"{name}_std"] = best[:, i], std[:, i]
         for key, values in zip(QUANTILES, quantiles, strict=True):
             limit = ~undetected[:, i] if key == "upper" else False
             columns[f"{name}_{key}"] = np.where(limit, np.nan, values[:, i])
-        if raw is not None:
-            columns[f"{name}_raw"] = raw[:, i]
-    return columns
+    return columns | lithium_columns(columns, which)
 
 
 def build(

@@ -102,6 +102,11 @@ ModelNameOrNone = Annotated[
     typer.Argument(metavar="MODEL", help="Name or file; prints its card.", autocompletion=_models),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what exists.")]
+Prior = Annotated[
+    Path | None,
+    typer.Option(metavar="TABLE", help="What is known of the stars: adds informed values."),
+]
+PriorRadius = Annotated[float, typer.Option(metavar="ARCSEC", help="Of a match by position.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No table and no progress.")]
 ResolvingPower = Annotated[
     float | None, typer.Option(metavar="R", help="Of the spectra, overriding the files.")

@@ -45,6 +45,11 @@ def show(table: Table, labels: LabelSet, *, limit: int = 10, console: Console | 
         grid.add_row("rv (km/s)", *(_number(row["rv"], 1) for row in rows))
         for label in inferred:
             grid.add_row(with_unit(label.name, label.unit), *(with_limit(row, label.name) for row in rows))
+            informed = f"{label.name}_informed"
+            if informed in table.colnames and any(row["prior"] for row in rows):
+                grid.add_row("  informed", *(with_limit(row, informed) for row in rows))
+        if (lithium := "a_li_3dnlte") in table.colnames:
+            grid.add_row(lithium, *(with_limit(row, lithium) for row in rows))
         grid.add_row("flags", *("\n".join(names(row["flags"])) or "none" for row in rows))
         console.print(grid)
         console.print()

@@ -20,6 +20,8 @@ from specinn.cli._options import (
     MediumOption,
     Model,
     Overwrite,
+    Prior,
+    PriorRadius,
     Quiet,
     ResolvingPower,
     Samples,
@@ -103,6 +105,8 @@ def run(
         typer.Option(metavar="arms|model", help="Compare arms, or the model spectrum; repeatable."),
     ] = None,
     correction: Corrections = None,
+    prior: Prior = None,
+    prior_radius: PriorRadius = 1.0,
     samples: Samples = 4096,
     save_samples: Annotated[
         Path | None, typer.Option(metavar="FILE.h5", help="Also write the posterior samples.")
@@ -135,7 +139,7 @@ def run(
         instrument=instrument, model=model, device=device, samples=samples, seed=seed, rv=rv,
         resolving_power=resolving_power, degrade_snr=degrade_snr, synthetic=synthetic,
         corrections=correction or (), format=format, medium=medium, frame=frame,
-        check=check or (),
+        check=check or (), prior=prior, prior_radius=prior_radius,
     )  # fmt: skip
     if not survey.check(output, save_samples, resume=resume, overwrite=overwrite):
         _say_that_all_is_done(output, save_samples, as_json)

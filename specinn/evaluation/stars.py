@@ -37,9 +37,11 @@ __all__ = [
     "star_metrics",
     "star_summary",
     "star_table",
+    "with_literature",
 ]
 
 _REQUIRED = ("file", "star", "instrument", "resolving_power", "teff", "logg", "fe_h")
+_NAMES = ("star", "name", "hd", "hip", "gaia")  # columns by which a table of literature names its stars
 _ROLES = ("calibrator", "validation")
 
 
@@ -66,11 +68,65 @@ def read_benchmarks(path: str | Path, labels: LabelSet) -> list[Benchmark]:
     """The stars of a CSV table; names of files are relative to it.
 
     Columns: file, star, instrument, resolving_power, teff, logg, fe_h, and optionally role (calibrator or
-    validation), in_range (1 or 0), the name of any other label of the model and, for standard errors, e_NAME.
-    An empty resolving power means that of the file or instrument, an empty parameter is unknown. Raises
-    ``ConfigError`` with the row.
+    validation), in_range (1 or 0), the name of any other label of the model and, for standard errors, e_NAME;
+    [X/Fe] may also be given as [X/H], mg_h for mg_fe. An empty resolving power means that of the file or
+    instrument, an empty parameter is unknown. Raises ``ConfigError`` with the row.
     """
     path = Path(path)
+    rows, columns = _read(path, _REQUIRED)
+    used = _label_columns(labels, columns)
+    return [_benchmark(row, path, used) for row in rows]
+
+
+def with_literature(stars: Sequence[Benchmark], path: str | Path, labels: LabelSet) -> list[Benchmark]:
+    """The stars with what a second CSV table knows of them and theirs does not, such as abundances.
+
+    Its stars are named in a column star, name, hd, hip or gaia (blanks and case do not matter); labels are
+    those of :func:`read_benchmarks`, and [X/H] refer to its own [Fe/H], if it has that. Raises
+    ``ConfigError``, also where it knows none of the stars or no label of the model.
+    """
+    path = Path(path)
+    rows, columns = _read(path, ())
+    used = _label_columns(labels, columns)
+    names = [name for name in _NAMES if name in columns]
+    if not names:
+        raise ConfigError(
+            f"{path}: expected a column {', '.join(_NAMES[:-1])} or {_NAMES[-1]} with the names of stars, "
+            f"found {', '.join(columns)}"
+        )
+    if not any(not column.startswith("e_") for column in used):
+        raise ConfigError(
+            f"{path}: it has no column of a label of the model, such as mg_fe or mg_h; found "
+            f"{', '.join(columns)}"
+        )
+    known: dict[str, dict[str, str]] = {}
+    for entry in rows:
+        for name in {_plain_name(entry.get(column) or "") for column in names} - {""}:
+            if known.setdefault(name, entry) is not entry:
+                raise ConfigError(f"{path}: {name} is in two rows")
+    out = []
+    for star in stars:
+        if (row := known.get(_plain_name(star.star))) is not None:
+            number = _number_of(row, path, star.star)
+            values, errors = _literature({name: number(name) for name in used}, star.literature.get("fe_h"))
+            more = {name: value for name, value in values.items() if name not in star.literature}
+            errors = {name: error for name, error in errors.items() if name in more} | dict(star.errors)
+            star = attrs.evolve(star, literature={**star.literature, **more}, errors=errors)
+        out.append(star)
+    if out == list(stars):
+        raise ConfigError(
+            f"{path} says nothing new of {', '.join(dict.fromkeys(star.star for star in stars[:3]))}"
+            f"{' and others' if len(stars) > 3 else ''}: its stars are {', '.join(list(known)[:3])}, ..."
+        )
+    return out
+
+
+def _plain_name(name: str) -> str:
+    return "".join(name.split()).casefold()
+
+
+def _read(path: Path, required: Sequence[str]) -> tuple[list[dict[str, str]], list[str]]:
+    """The rows and the columns of a CSV table, which has those ``required``."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             table = csv.DictReader(line for line in file if line.strip() and not line.startswith("#"))
@@ -78,18 +134,44 @@ def read_benchmarks(path: str | Path, labels: LabelSet) -> list[Benchmark]:
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror.lower() if error.strerror else error}") from None
     except (UnicodeDecodeError, csv.Error):
-        raise ConfigError(f"{path} is not a CSV table: expected the columns {', '.join(_REQUIRED)}") from None
-    missing = [name for name in _REQUIRED if name not in columns]
+        expected = f": expected the columns {', '.join(required)}" if required else ""
+        raise ConfigError(f"{path} is not a CSV table{expected}") from None
+    missing = [name for name in required if name not in columns]
     if missing:
         raise ConfigError(
-            f"{path}: the columns {', '.join(missing)} are missing; expected {', '.join(_REQUIRED)}, found "
+            f"{path}: the columns {', '.join(missing)} are missing; expected {', '.join(required)}, found "
             f"{', '.join(columns) or 'nothing'}"
         )
     if not rows:
         raise ConfigError(f"{path}: it lists no stars")
+    return rows, columns
+
+
+def _label_columns(labels: LabelSet, columns: Sequence[str]) -> list[str]:
+    """Those of labels, of [X/H] where [X/Fe] is one, and of their standard errors."""
     names = with_derived_labels(labels).names
-    label_columns = [name for name in (*names, *(f"e_{name}" for name in names)) if name in columns]
-    return [_benchmark(row, path, label_columns) for row in rows]
+    over_hydrogen = [f"{name[:-3]}_h" for name in names if name.endswith("_fe")]
+    wanted = [*names, *over_hydrogen]
+    return [name for name in (*wanted, *(f"e_{name}" for name in wanted)) if name in columns]
+
+
+def _literature(
+    values: Mapping[str, float | None], fe_h: float | None
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Values and standard errors by label. [X/Fe] = [X/H] - [Fe/H], with the table's own [Fe/H], else with
+    ``fe_h``; the error is that of [X/H], which shares most of its sources with that of [Fe/H]."""
+    stated = {name: value for name, value in values.items() if value is not None}
+    fe_h = stated.get("fe_h", fe_h)
+    literature = {name: value for name, value in stated.items() if not name.startswith("e_")}
+    errors = {name[2:]: value for name, value in stated.items() if name.startswith("e_")}
+    for name in [name for name in {**literature, **errors} if name.endswith("_h") and name != "fe_h"]:
+        value, error, ratio = literature.pop(name, None), errors.pop(name, None), f"{name[:-2]}_fe"
+        if value is None or fe_h is None or ratio in literature:
+            continue
+        literature[ratio] = round(value - fe_h, 6)
+        if error is not None:
+            errors[ratio] = error
+    return literature, errors
 
 
 def _benchmark(row: Mapping[str, str | None], path: Path, label_columns: Sequence[str]) -> Benchmark:
@@ -97,33 +179,37 @@ def _benchmark(row: Mapping[str, str | None], path: Path, label_columns: Sequenc
     star = text["star"] or text["file"]
     if not text["file"] or not text["instrument"]:
         raise ConfigError(f"{path}: {star or 'a star'} needs a file and an instrument")
-
-    def number(name: str) -> float | None:
-        if not text[name]:
-            return None
-        try:
-            value = float(text[name])
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value):
-            raise ConfigError(f"{path}: {name} {text[name]!r} of {star} is not a number")
-        return value
-
+    number = _number_of(text, path, star)
     role, in_range = text.get("role") or "validation", text.get("in_range") or "1"
     if role not in _ROLES:
         raise ConfigError(f"{path}: role {role!r} of {star}: expected {' or '.join(_ROLES)}")
     if in_range not in ("0", "1"):
         raise ConfigError(f"{path}: in_range {in_range!r} of {star}: expected 1 or 0")
-    values = {name: number(name) for name in label_columns}
-    stated = {name: value for name, value in values.items() if value is not None}
-    literature = {name: value for name, value in stated.items() if not name.startswith("e_")}
-    errors = {name[2:]: value for name, value in stated.items() if name.startswith("e_")}
+    literature, errors = _literature({name: number(name) for name in label_columns}, None)
     if any(error < 0 for error in errors.values()):
         raise ConfigError(f"{path}: a standard error of {star} is negative")
     power = number("resolving_power")
     return Benchmark(
         star, path.parent / text["file"], text["instrument"], power, literature, role, in_range == "1", errors
     )
+
+
+def _number_of(row: Mapping[str, str | None], path: Path, star: str) -> Callable[[str], float | None]:
+    """The number in a column of a row, None where it is empty."""
+
+    def number(name: str) -> float | None:
+        text = (row.get(name) or "").strip()
+        if not text:
+            return None
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise ConfigError(f"{path}: {name} {text!r} of {star} is not a number")
+        return value
+
+    return number
 
 
 def calibrators_of(estimator: Estimator) -> set[str]:

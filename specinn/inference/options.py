@@ -202,6 +202,22 @@ def _one_of(name: str, value: Any, words: Sequence[str]) -> Any:
     raise _wrong(name, value, f"{', '.join(words[:-1])} or {words[-1]}{hint}")
 
 
+def _prior(value: Any) -> Any:
+    if value is None or isinstance(value, (str, Path)):
+        return None if value is None else str(value)
+    if not (getattr(value, "colnames", None) or hasattr(value, "iterrows")):
+        raise _wrong("prior", value, "a table of what is known of stars: a file, or one of astropy or pandas")
+    return value
+
+
+def _prior_radius(value: Any) -> float:
+    expected = "arcsec, above 0 and below 3600"
+    out = number("prior_radius", value, expected, "arcsec")
+    if not 0.0 < out < 3600.0:
+        raise _wrong("prior_radius", out, expected)
+    return out
+
+
 def _synthetic(value: Any) -> bool:
     if not isinstance(value, (bool, np.bool_)):
         raise _wrong("synthetic", value, "True or False")
@@ -273,6 +289,11 @@ class RunOptions:
     check
         ``arms`` compares the posteriors of single arms with that of all, ``model`` the spectrum with the
         emulator's at the MAP; each adds a column and a flag.
+    prior
+        A table (file, astropy, pandas) of what is known of stars (:mod:`specinn.inference.prior`), which adds
+        informed values to theirs.
+    prior_radius
+        Within which positions of spectra and of that table match, arcsec.
     """
 
     instrument: str = attrs.field(default=DEFAULT_INSTRUMENT, converter=_instrument)
@@ -289,6 +310,8 @@ class RunOptions:
     medium: Medium | None = attrs.field(default=None, converter=as_medium)
     frame: Frame | None = attrs.field(default=None, converter=as_frame)
     check: tuple[Check, ...] = attrs.field(default=(), converter=_check)
+    prior: Any = attrs.field(default=None, converter=_prior)
+    prior_radius: float = attrs.field(default=1.0, converter=_prior_radius)
 
     def plain(self) -> dict[str, Any]:
         """As JSON values, of which ``RunOptions(**plain)`` is the same again.

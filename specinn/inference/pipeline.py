@@ -15,6 +15,7 @@ from specinn.catalogue.result import Result
 from specinn.errors import ConfigError, ModelError, PluginError, ReadError, SpecinnError
 from specinn.flags import FLAGS, Flag, is_bad, raise_flag
 from specinn.inference.arms import LIMIT, arm_disagreement
+from specinn.inference.informed import Informer
 from specinn.inference.misfit import Misfit
 from specinn.inference.options import RunOptions
 from specinn.models import doubtful
@@ -24,6 +25,7 @@ from specinn.posterior.summary import posterior_flags
 from specinn.spectra.resample import R_TOLERANCE
 
 if TYPE_CHECKING:
+    from specinn.inference.prior import PriorTable
     from specinn.instruments import Instrument
     from specinn.plugins import Plugins
     from specinn.plugins.interfaces import Correction, Estimator, Preprocessor, Synthesizer
@@ -57,6 +59,9 @@ class Pipeline:
     check
         A synthesizer whose model spectra of the MAP are compared with the spectra: adds ``misfit`` to the
         ``meta`` of results, and a flag where it is above 1. It takes a few milliseconds per spectrum.
+    prior
+        What is known of stars, for spectra whose ``meta["prior_row"]`` is a row of it: adds ``informed`` to
+        results, and ``prior`` and ``n_effective`` to their ``meta``.
     """
 
     def __init__(
@@ -69,6 +74,7 @@ class Pipeline:
         corrections: Sequence[Correction] = (),
         keep_samples: bool = False,
         check: Synthesizer | None = None,
+        prior: PriorTable | None = None,
     ) -> None:
         options = RunOptions() if options is None else options
         self.estimator = estimator
@@ -82,6 +88,10 @@ class Pipeline:
         self.checks = tuple(
             name for name, on in (("arms", "arms" in options.check), ("model", check is not None)) if on
         )
+        self.informer = None
+        if prior is not None:
+            kept = options.samples if keep_samples else 0
+            self.informer = Informer(prior, estimator, self.corrections, options.samples, options.seed, kept)
         self._misfit = None if check is None else Misfit(check, estimator, _normaliser(self.steps))
 
     def __call__(self, batch: SpectrumBatch) -> Result:
@@ -114,7 +124,8 @@ class Pipeline:
         labels, n = self.estimator.labels, len(meta)
         posterior = Posterior.empty(labels, n, self.n_samples) if self.keep_samples else None
         raw = Summary.empty(labels, n) if self.corrections else None
-        return Result(meta, Summary.empty(labels, n), raw, posterior)
+        informed = (None, None) if self.informer is None else self.informer.empty(meta)
+        return Result(meta, Summary.empty(labels, n), raw, posterior, *informed)
 
     def _prepare(self, batch: SpectrumBatch) -> SpectrumBatch:
         """The batch with complete meta, a resolving power, and wavelengths in the model's medium."""
@@ -164,38 +175,48 @@ class Pipeline:
         meta["stranger"], reasons = self._strangeness(encoded, fit, n)
         raise_flag(flags, meta["stranger"] > 1.0, Flag.STRANGER)
         summary = Summary.empty(labels, n)
-        values = summary.map[:, : len(labels)]
         raw = Summary.empty(labels, n) if self.corrections else None
         posterior = Posterior.empty(labels, n, self.n_samples) if self.keep_samples else None
         usual = ~is_bad(flags[fit])
         good = fit[usual]
         if good.size:
             encoded = _rows(encoded, np.flatnonzero(usual))
-        if good.size and not self.keep_samples and not self.corrections:
+        every = self.keep_samples or bool(self.corrections)
+        sampled = np.full(good.size, every) | self._known(meta)[good]
+        if not sampled.all():
             with _blame(self._name):
-                fitted = self.estimator.summarise(encoded, self.n_samples, self.seed)
-                summary.put(good, _whole(fitted, good.size))
-            values = summary.map[:, : len(labels)].copy()
-            summary.hide(self.hidden)
-            flags |= posterior_flags(summary, labels)
-        elif good.size:
+                rest = _rows(encoded, np.flatnonzero(~sampled))
+                fitted = self.estimator.summarise(rest, self.n_samples, self.seed)
+                summary.put(good[~sampled], _whole(fitted, len(rest)))
+        rows, own = good[sampled], None
+        if rows.size:
             with _blame(self._name):
-                drawn = self.estimator.sample(encoded, self.n_samples, self.seed)
-                summary.put(good, _whole(drawn.summary(), good.size))
-            values = summary.map[:, : len(labels)].copy()
-            summary.hide(self.hidden)
-            flags |= posterior_flags(summary, labels)
+                own = self.estimator.sample(
+                    _rows(encoded, np.flatnonzero(sampled)), self.n_samples, self.seed
+                )
+                summary.put(rows, _whole(own.summary(), rows.size))
+        values = summary.map[:, : len(labels)].copy()
+        summary.hide(self.hidden)
+        flags |= posterior_flags(summary, labels)
+        if own is not None:
+            drawn = own
             if raw is not None:
-                raw.put(good, summary[good])
+                raw.put(rows, summary[rows])
                 for correction in self.corrections:
                     with _blame(f"the correction {type(correction).__name__!r}"):
                         drawn, within = correction.apply(drawn)
-                        corrected = _whole(drawn.summary(), good.size)
-                    raise_flag(flags, good[~within], Flag.CORRECTION_OUT_OF_RANGE)
-                summary.put(good, corrected)
+                        corrected = _whole(drawn.summary(), rows.size)
+                    raise_flag(flags, rows[~within], Flag.CORRECTION_OUT_OF_RANGE)
+                summary.put(rows, corrected)
                 summary.hide(self.hidden)
             if posterior is not None:
-                posterior.put(good, drawn)
+                posterior.put(rows, drawn)
+        informed: tuple[Summary | None, Posterior | None] = None, None
+        if self.informer is not None:
+            with _blame(self._name):
+                informed = self.informer(batch, meta, flags, reasons, rows, own)
+            if informed[0] is not None:
+                informed[0].hide(self.hidden)
         if "arms" in self.checks:
             self._compare_arms(batch, meta, flags, reasons, good, summary if raw is None else raw)
         if self._misfit is not None:
@@ -208,7 +229,11 @@ class Pipeline:
             ],
             dtype=object,
         )
-        return Result(meta, summary, raw, posterior)
+        return Result(meta, summary, raw, posterior, *informed)
+
+    def _known(self, meta: Table) -> np.ndarray:
+        """``(n_spec,)`` for which stars there is outside knowledge."""
+        return np.zeros(len(meta), bool) if self.informer is None else self.informer.known(meta)
 
     def _compare(
         self, batch: SpectrumBatch, meta: Table, flags: np.ndarray, reasons: list[str], values: np.ndarray

@@ -21,6 +21,7 @@ from specinn.inference.batching import AHEAD, Piece, pieces
 from specinn.inference.corrections import load_correction
 from specinn.inference.options import RunOptions
 from specinn.inference.pipeline import Pipeline
+from specinn.inference.prior import PriorTable
 from specinn.inference.sources import (
     Item,
     Source,
@@ -50,6 +51,7 @@ __all__ = [
     "unmatched",
     "unmatched_message",
     "unread",
+    "unused_message",
 ]
 
 _NAMED = 5  # in a message
@@ -74,12 +76,22 @@ class Run:
     plugins: Plugins | None = None
 
     @property
+    def prior(self) -> PriorTable | None:
+        """What the user knows of stars."""
+        return None if self.pipeline.informer is None else self.pipeline.informer.prior
+
+    @property
     def fields(self) -> tuple[catalogue.Field, ...]:
         """The columns of the catalogue."""
         estimator = self.pipeline.estimator
         arms = [arm.name for arm in estimator.instrument.arms]
         return catalogue.schema(
-            estimator.labels, arms, corrected=bool(self.pipeline.corrections), checks=self.pipeline.checks
+            estimator.labels,
+            arms,
+            corrected=bool(self.pipeline.corrections),
+            informed=self.prior is not None,
+            lithium=models.in_lte(estimator.header, "Li"),
+            checks=self.pipeline.checks,
         )
 
     def pieces(self, sources: Iterable[Source]) -> Iterator[Piece]:
@@ -115,6 +127,14 @@ class Run:
                         rv[i] = self.velocities[key]
                         break
         batch.meta["rv"] = rv
+        if (prior := self.prior) is not None:
+            ra, dec = (
+                np.ma.filled(np.ma.asarray(batch.meta[name], float), np.nan)
+                if name in batch.meta.colnames
+                else np.full(len(batch), np.nan)
+                for name in ("ra", "dec")
+            )
+            batch.meta["prior_row"] = prior.match(batch.meta["id"], batch.meta["path"], ra, dec)
         return batch
 
     def infer(
@@ -226,6 +246,9 @@ def prepare(
     # what concerns the spectra and not the pipeline is added to them as they are read
     stated = {key: getattr(options, key) for key in ("medium", "frame", "resolving_power")}
     stated = {key: value for key, value in stated.items() if isinstance(value, (str, float))}
+    prior = None
+    if options.prior is not None:
+        prior = PriorTable.load(options.prior, estimator.labels, options.prior_radius)
     pipeline = Pipeline(
         estimator,
         plugins,
@@ -236,10 +259,11 @@ def prepare(
         ],
         keep_samples=keep_samples,
         check=_emulator(plugins, estimator) if "model" in options.check else None,
+        prior=prior,
     )
     instrument = spectrograph.name if options.instrument.endswith(".toml") else options.instrument
     meta = {"specinn": specinn.__version__, **about, **models.physics(estimator.header)}
-    meta |= _header(options, instrument)
+    meta |= _header(options, instrument, prior)
     if pipeline.hidden:
         meta["masked"] = ", ".join(pipeline.hidden)
     return Run(pipeline, instrument, name, velocities, meta, stated, plugins)
@@ -254,7 +278,7 @@ def _model(plugins: Plugins, options: RunOptions) -> tuple[Estimator, dict[str, 
     return options.model, {"model": str(options.model.header.get("name", type(options.model).__name__))}
 
 
-def _header(options: RunOptions, instrument: str) -> dict[str, Any]:
+def _header(options: RunOptions, instrument: str, prior: PriorTable | None) -> dict[str, Any]:
     """What the header of the catalogue says of the options and of the packages that are used.
 
     Names have at most eight characters, so that they are FITS keywords; nothing changes from run to run.
@@ -272,6 +296,10 @@ def _header(options: RunOptions, instrument: str) -> dict[str, Any]:
         meta["correct"] = ", ".join(
             Path(c).name if isinstance(c, str) else type(c).__name__ for c in options.corrections
         )
+    if prior is not None:
+        meta |= {"prior": prior.name, "priorsha": prior.sha256}
+        if prior.has_positions:
+            meta["priorrad"] = prior.radius
     for package in _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             meta[package] = metadata.version(package)
@@ -306,6 +334,15 @@ def unmatched_message(names: Sequence[str], of: int) -> str:
     return (
         f"{len(names)} of {plural(of, 'velocity', 'velocities')} that were given match no spectrum by id, "
         f"path or file name: {some}"
+    )
+
+
+def unused_message(prior: PriorTable) -> str:
+    """The message about outside knowledge that is of none of the spectra."""
+    by = f", and by position within {prior.radius:g} arcsec" if prior.has_positions else ""
+    return (
+        f"none of the {plural(len(prior), 'row')} of {prior.name} matches a spectrum, by id, path or file "
+        f"name{by}: no value is informed"
     )
 
 

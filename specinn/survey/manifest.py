@@ -242,7 +242,7 @@ _SETTINGS = {
 def settings_of(run: Run, options: RunOptions, *, keep: int = 0) -> dict[str, Any]:
     """What a run depends on besides its files: its options, and the files that they name."""
     inputs = {}
-    for text in map(str, [options.rv, options.instrument, *options.corrections]):
+    for text in map(str, [options.rv, options.instrument, options.prior, *options.corrections]):
         for path in Path(text), Path(text.partition(":")[2]):  # a correction may be KIND:FILE
             if path.is_file():
                 inputs[text] = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -34,7 +34,8 @@ _PATIENCE = 60.0  # seconds until a file written by another machine must be visi
 class Outcome:
     """The outcome of a run: ``first`` are some rows of the catalogue; ``unread`` were not read or processed.
 
-    Where these are all, nothing is written. ``unmatched`` are velocities of the user that match no spectrum.
+    Where these are all, nothing is written. ``unmatched`` are velocities of the user that match no spectrum,
+    ``informed`` says whether outside knowledge was used for any.
     """
 
     rows: int
@@ -42,6 +43,7 @@ class Outcome:
     unread: int
     first: Table
     unmatched: Sequence[str] = ()
+    informed: bool = False
 
 
 def finish(
@@ -64,7 +66,8 @@ def finish(
         time.sleep(1.0)
     parts = [part_of(folder, shard) for shard in range(len(manifest.counts))]
     layout, bad, n_unread, lost_velocities = _survey(parts, run)
-    outcome = Outcome(layout.n_rows, bad, n_unread, _head(parts, run, show), lost_velocities)
+    informed = layout.widths["prior"].characters > 1 if run.prior is not None else False
+    outcome = Outcome(layout.n_rows, bad, n_unread, _head(parts, run, show), lost_velocities, informed)
     if n_unread == layout.n_rows:  # an empty catalogue would obstruct the corrected command
         clear(folder)
         return outcome

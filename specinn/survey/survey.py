@@ -11,7 +11,7 @@ from specinn import catalogue
 from specinn.catalogue import samples
 from specinn.errors import OutputError
 from specinn.files import check_not_input
-from specinn.inference.run import unmatched_message
+from specinn.inference.run import unmatched_message, unused_message
 from specinn.parallel.workdir import folder_of, held
 from specinn.spectra.readers import count
 from specinn.survey import merge, shards
@@ -100,4 +100,6 @@ def survey(
             raise
     if outcome.unmatched:
         watch.say(unmatched_message(outcome.unmatched, len(run.velocities)))
+    if run.prior is not None and not outcome.informed:
+        watch.say(unused_message(run.prior))
     return outcome

@@ -16,7 +16,8 @@ from offset_plugin import Offset, Strangers
 
 from specinn import models
 from specinn.evaluation import star_figures as report
-from specinn.evaluation.stars import read_benchmarks, star_metrics, star_summary
+from specinn.evaluation.stars import read_benchmarks, star_metrics, star_summary, with_literature
+from specinn.labels import LabelSet, make_label
 from specinn.plugins import Plugins
 
 pytestmark = pytest.mark.slow
@@ -177,3 +178,57 @@ def test_a_star_without_values(rows: list[dict[str, Any]]) -> None:
     axes = next(axes for axes in figure.axes if "log" in axes.get_title())
     assert len(drawn(axes)) == 4
     assert star_summary(rows)["logg"]["raw"]["failed"] == ["Star 1"]
+
+
+def test_abundances_over_iron_and_over_hydrogen(tmp_path: Path) -> None:
+    labels = LabelSet(
+        make_label(name, (0.1, 9000.0)) for name in ("teff", "logg", "fe_h", "mg_fe", "ca_fe", "a_li")
+    )
+    head = "file,star,instrument,resolving_power,teff,logg,fe_h"
+    (tmp_path / "stars.csv").write_text(
+        f"{head},mg_h,e_mg_h,ca_fe\na.fits,HD 22879,uves,,5868,4.27,-0.88,-0.50,0.07,0.31\n"
+        "b.fits,mu  Leo,uves,,4474,2.51,,0.47,0.13,\nc.fits,Vega,uves,,9600,4,,,,\n"
+    )
+    stars = read_benchmarks(tmp_path / "stars.csv", labels)
+    assert stars[0].literature == pytest.approx(
+        {"teff": 5868, "logg": 4.27, "fe_h": -0.88, "mg_fe": 0.38, "ca_fe": 0.31}
+    )
+    assert stars[0].errors == {"mg_fe": 0.07}
+    assert "mg_fe" not in stars[1].literature and not stars[1].errors  # its [Fe/H] is not known
+    # Jofre et al. (2015): [X/H] with the [Fe/H] of that table
+    (tmp_path / "more.csv").write_text(
+        "star,hd,teff,fe_h,mg_h,e_mg_h,ca_h,e_ca_h\n"
+        "mu Leo,HD85503,4474,0.25,0.47,0.13,0.28,0.14\nelse,hd 22879,5900,-0.86,-0.48,0.07,-0.55,0.07\n"
+    )
+    more = with_literature(stars, tmp_path / "more.csv", labels)
+    assert more[0].literature == stars[0].literature  # what the first table says has precedence
+    assert more[1].literature == pytest.approx(
+        {"teff": 4474, "logg": 2.51, "fe_h": 0.25, "mg_fe": 0.22, "ca_fe": 0.03}
+    )
+    assert more[1].errors == {"mg_fe": 0.13, "ca_fe": 0.14} and more[2] == stars[2]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("id,mg_fe\nx,1\n", "expected a column star, name, hd, hip or gaia"),
+        ("star,e_fe_h\nStar 1,1\n", "no column of a label of the model, such as mg_fe or mg_h"),
+        ("star,a_li\nVega,1\n", "says nothing new of Star 0, Star 1, Star 2: its stars are vega"),
+        ("star,a_li\nStar 1,high\n", "a_li 'high' of Star 1 is not a number"),
+        ("star,a_li\nStar 1,1\nstar1,2\n", "star1 is in two rows"),
+    ],
+)
+def test_what_is_wrong_with_a_second_table(
+    specinn: Command, options: tuple[Any, ...], text: str, words: str
+) -> None:
+    Path("more.csv").write_text(text)
+    sentence(specinn(*options, "--literature", "more.csv"), "more.csv", words)
+
+
+def test_a_second_table_is_compared(specinn: Command, options: tuple[Any, ...]) -> None:
+    Path("more.csv").write_text("star,a_li,e_a_li\nSTAR 1,1.9,0.1\nStar 2,2.2,0.1\n")
+    result = specinn(*options, "--literature", "more.csv", "-o", "out")
+    assert result.exit_code == 0 and result.stderr == "", result.output
+    found = Table.read("out/tables/stars.ecsv")
+    assert found["a_li_literature"].tolist() == [None, 1.9, 2.2] and found.meta["literature"] == "more.csv"
+    assert re.search(r"a_li \(dex\) +2 ", result.stdout)

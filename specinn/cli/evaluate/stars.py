@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "specinn evaluate stars 4most-hr-gr benchmarks.csv --snr 100 --json",
-    "specinn evaluate stars 4most-hr-gr benchmarks.csv --correction teff.toml -o stars",
+    "specinn evaluate stars 4most-hr-gr benchmarks.csv --literature abundances.csv -o stars",
 )
 
 
@@ -31,6 +32,10 @@ def stars(
         list[float] | None, typer.Option(metavar="SNR", help="Per Angstrom.  [default: 250]")
     ] = None,
     seeds: Annotated[int, typer.Option(metavar="N", help="Draws of the noise per star.", min=1)] = 3,
+    literature: Annotated[
+        Path | None,
+        typer.Option(metavar="TABLE.csv", help="More of the stars by name, such as mg_fe or mg_h."),
+    ] = None,
     correction: Corrections = None,
     samples: Samples = 4096,
     seed: Seed = 0,
@@ -55,6 +60,9 @@ def stars(
     )
     meta, labels = task.meta, task.estimator.labels
     table = work.read_benchmarks(stars, labels)
+    if literature is not None:
+        table = work.with_literature(table, literature, labels)
+        meta["literature"] = literature.name
     meta.update(stars=stars.name, snr=snr[0] if snr else PUBLISHED_SNR, seeds=seeds)
     corrections = [load_correction(task.plugins, path, meta["sha256"]) for path in correction or ()]
     with bar("spectra") as progress:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["findings", "name_of", "number", "render", "template"]
 
 _HTML = {"teff": "<i>T</i><sub>eff</sub>", "logg": "log <i>g</i>", "vmic": "<i>v</i><sub>mic</sub>",
-         "vbroad": "<i>v</i><sub>broad</sub>", "a_li": "A(Li)"}  # fmt: skip
+         "vbroad": "<i>v</i><sub>broad</sub>", "a_li": "A(Li)", "a_li_3dnlte": "A(Li), 3D NLTE"}  # fmt: skip
 _DECIMALS = {"K": 0, "km/s": 2}
 
 
@@ -39,7 +39,8 @@ def template(name: str) -> Template:
 
 def name_of(label: Label) -> str:
     """The label's name as HTML."""
-    return _HTML.get(label.name) or abundance(label.name)
+    name, informed = label.name.removesuffix("_informed"), label.name.endswith("_informed")
+    return (_HTML.get(name) or abundance(name)) + (", informed" if informed else "")
 
 
 def number(value: float | None, unit: str = "", *, sign: bool = False, more: int = 0) -> str:
