@@ -556,6 +556,7 @@ def test_former_commands_are_replaced(words: str, today: str) -> None:
     assert replaced(words.split()) == today.split()
 
 
+@pytest.mark.slow
 def test_former_commands_work_and_say_what_replaces_them(specinn: Command, model: Path, table: Path) -> None:
     options = ("--samples", 20, "--seeds", 1, "--json")
     former, today = specinn(model, "--stars", table, *options), specinn("stars", model, table, *options)

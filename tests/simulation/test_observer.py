@@ -382,6 +382,7 @@ def test_a_gpu_gives_the_same_spectra():
     assert float(((out - found) / sigma).std()) == pytest.approx(1.0, abs=0.02)
 
 
+@pytest.mark.slow
 def test_every_tensor_is_made_on_the_device():
     """On torch's meta device, which computes shapes alone, a stray tensor of the CPU is an error."""
 
