@@ -29,8 +29,8 @@ settings.load_profile("specinn")
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of development data: SPECINN_SHARED, or ``shared`` beside the checkout."""
-    given = os.environ.get("SPECINN_SHARED")
-    folder = Path(given) if given else Path(__file__).resolve().parents[2] / "shared"
+    variable = os.environ.get("SPECINN_SHARED")
+    folder = Path(variable) if variable else Path(__file__).resolve().parents[2] / "shared"
     if not (folder / "data").is_dir():
         pytest.skip(f"no development data at {folder}: set SPECINN_SHARED to the folder that has them")
     return folder

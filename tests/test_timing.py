@@ -175,15 +175,15 @@ def test_freia_and_our_sampler_are_given_the_same(
     assert all(cost.wall > 0 for cost in costs.values()) and len(batch) == 4
     assert isinstance(batch, SpectrumBatch)  # encoded already, it would make features free
     assert all(name in dict(job.pipeline.steps) for name in steps)  # the job itself is not watched
-    found = {f"{way.part}: {way.name}": way for way in
+    result = {f"{way.part}: {way.name}": way for way in
              cinn_speed.ways(job.pipeline.estimator, batch, 64, True)}  # fmt: skip
     for preset in ("paper", "default"):
-        theirs, ours = (found[f"sampling: {who}, {preset}"] for who in ("FrEIA", "specinn"))
+        theirs, ours = (result[f"sampling: {who}, {preset}"] for who in ("FrEIA", "specinn"))
         (rows, jacobian), (stars, log_determinant) = theirs.work(), ours.work()
         assert theirs.spectra == ours.spectra == 1 and rows.shape == (64, 13)
         assert torch.allclose(stars[0].T, rows, atol=1e-4)
         assert torch.allclose(log_determinant[0], jacobian, atol=1e-4)
-    step = found["training: FrEIA, default"]
+    step = result["training: FrEIA, default"]
     step.work()
     before = [weight.clone() for weight in step.work.model.features.parameters()]
     step.work()
@@ -191,7 +191,7 @@ def test_freia_and_our_sampler_are_given_the_same(
     assert step.spectra == 8 and not any(torch.equal(*weights) for weights in moved)
     assert not any(weight.requires_grad for weight in job.pipeline.estimator.features.parameters())
     lean = cinn_speed.ways(job.pipeline.estimator, batch, 64, False)
-    assert not [way for way in lean if "paper" in way.name] and len(lean) < len(found)
+    assert not [way for way in lean if "paper" in way.name] and len(lean) < len(result)
 
 
 def test_cores_are_given_back() -> None:

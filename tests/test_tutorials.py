@@ -22,8 +22,8 @@ CELL = re.compile(r"^```\{code-cell\}[^\n]*\n(.*?)^```$", re.DOTALL | re.MULTILI
 
 def cells(name: str) -> list[str]:
     """The sources of the code cells of a page, without their options."""
-    found = CELL.findall(PAGES[name].read_text(encoding="utf-8"))
-    return [re.sub(r"\A(:[\w-]+:[^\n]*\n)+\n?", "", cell) for cell in found]
+    result = CELL.findall(PAGES[name].read_text(encoding="utf-8"))
+    return [re.sub(r"\A(:[\w-]+:[^\n]*\n)+\n?", "", cell) for cell in result]
 
 
 def commands(name: str) -> list[str]:

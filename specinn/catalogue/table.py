@@ -22,7 +22,7 @@ __all__ = ["build", "summarise"]
 
 def summarise(result: Result, *, instrument: str, model: str) -> dict[str, np.ndarray]:
     """The columns of :func:`schema` for the spectra of a result; NaN where there is no value."""
-    n, meta, found = len(result), result.meta, result.summary
+    n, meta, summary = len(result), result.meta, result.summary
     flags = np.asarray(meta["flags"], np.uint32)
     columns: dict[str, np.ndarray] = {name: np.ma.asarray(meta[name]) for name in meta.colnames}
     if "survey_id" not in columns and "specuid" in columns:
@@ -32,15 +32,15 @@ def summarise(result: Result, *, instrument: str, model: str) -> dict[str, np.nd
         "model": np.array([model] * n),
         "flag_warn": is_warn(flags),
         "flag_bad": is_bad(flags),
-        "rejected_fraction": found.rejected_fraction,
+        "rejected_fraction": summary.rejected_fraction,
     }
     bad = is_bad(flags)[:, None]
-    quantiles = np.where(bad, np.nan, found.quantiles)
-    best, std = np.where(bad, np.nan, found.map), np.where(bad, np.nan, found.std)
+    quantiles = np.where(bad, np.nan, summary.quantiles)
+    best, std = np.where(bad, np.nan, summary.map), np.where(bad, np.nan, summary.std)
     raw = None if result.raw is None else np.where(bad, np.nan, result.raw.map)
     # the bounds are those of uncorrected values
-    undetected = (found if result.raw is None else result.raw).undetected
-    for i, name in enumerate(found.labels.names):
+    undetected = (summary if result.raw is None else result.raw).undetected
+    for i, name in enumerate(summary.labels.names):
         columns[name], columns[f"{name}_std"] = best[:, i], std[:, i]
         for key, values in zip(QUANTILES, quantiles, strict=True):
             limit = ~undetected[:, i] if key == "upper" else False

@@ -181,14 +181,14 @@ _ONE_AT_A_TIME = threading.Lock()  # a worker of a cluster may have several thre
 def _opened(folder: str, _mtime: int) -> tuple[str, Grid, int]:
     from specinn.plugins import Plugins
 
-    told = Work(Path(folder)).manifest() or {}
-    recipe = Recipe.of(told["recipe"], folder)
-    with contextlib.chdir(told["folder"]):
+    manifest = Work(Path(folder)).manifest() or {}
+    recipe = Recipe.of(manifest["recipe"], folder)
+    with contextlib.chdir(manifest["folder"]):
         grid = recipe.lazy(Plugins())
-        different = difference(told, described(recipe, grid))
+        different = difference(manifest, described(recipe, grid))
     if different:
         raise SpecinnError(f"the worker on {socket.gethostname()} would make another grid: {different}")
-    return told["folder"], grid, recipe.grid.first
+    return manifest["folder"], grid, recipe.grid.first
 
 
 def _see(work: Work, numbers: Sequence[int]) -> None:

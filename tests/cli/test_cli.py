@@ -298,12 +298,12 @@ def test_examples_of_help_are_right(specinn: Command, path: tuple[str, ...]) -> 
     lines = specinn(*path, "--help").stdout.splitlines()
     examples = lines[lines.index("Examples:") + 1 :]
     assert 1 <= len(examples) <= 3 and examples[0].startswith(f"  specinn {' '.join(path)}")
-    known = dict(commands())
+    by_words = dict(commands())
     for example in examples:
         name, *words = shlex.split(example.partition(" #")[0].partition(" > ")[0])
-        own = tuple(words[:2]) if tuple(words[:2]) in known else tuple(words[:1])
+        head = tuple(words[:2]) if tuple(words[:2]) in by_words else tuple(words[:1])
         assert name == "specinn"
-        known[own].make_context(own[-1], words[len(own) :]).close()  # raises for an option that is not there
+        by_words[head].make_context(head[-1], words[len(head) :]).close()  # raises for unknown options
 
 
 PRINT_JSON = ["plugins", "plugins --failed", "instruments", "instruments toy", "models", "models toy-model",
@@ -324,24 +324,24 @@ def test_json_is_all_that_is_printed(specinn: Command, stars: Path, line: str) -
 
     result = specinn(*line.split(), "--json")
     assert result.exit_code == 0, result.output
-    found = json.loads(result.stdout, parse_constant=refuse)
-    rows = found if isinstance(found, list) else [found]
+    printed = json.loads(result.stdout, parse_constant=refuse)
+    rows = printed if isinstance(printed, list) else [printed]
     assert rows or line == "plugins --failed"
     assert all(isinstance(row, dict) and row.keys() == rows[0].keys() for row in rows)
     if line.startswith("run"):
-        assert found["catalogue"].endswith(".fits") and found["spectra"] in (3, None)
+        assert printed["catalogue"].endswith(".fits") and printed["spectra"] in (3, None)
 
 
 def test_every_json_is_looked_at() -> None:
     with_json = {" ".join(path) for path, of in commands() if any("--json" in p.opts for p in of.params)}
-    here = {line.split()[0] for line in PRINT_JSON}
-    assert with_json == here | ELSEWHERE
+    covered = {line.split()[0] for line in PRINT_JSON}
+    assert with_json == covered | ELSEWHERE
 
 
 def test_what_is_no_number_is_null(capsys: pytest.CaptureFixture[str]) -> None:
     print_json({"a": np.float32(np.nan), "b": [np.inf, 1.5], "c": np.arange(2), "d": Path("x"), 3: (None,)})
-    found = json.loads(capsys.readouterr().out)
-    assert found == {"a": None, "b": [None, 1.5], "c": [0, 1], "d": "x", "3": [None]}
+    result = json.loads(capsys.readouterr().out)
+    assert result == {"a": None, "b": [None, 1.5], "c": [0, 1], "d": "x", "3": [None]}
 
 
 COMPLETIONS = [
@@ -369,26 +369,27 @@ def test_names_are_completed(
     names: set[str], shell: str,
 ) -> None:  # fmt: skip
     words = line.split(" ")
-    given = {"COMP_WORDS": "\n".join(words), "COMP_CWORD": str(len(words) - 1), "_TYPER_COMPLETE_ARGS": line,
-             "_TYPER_COMPLETE_FISH_ACTION": "get-args", "_SPECINN_COMPLETE": f"complete_{shell}"}  # fmt: skip
-    for name, value in given.items():
+    environment = {"COMP_WORDS": "\n".join(words), "COMP_CWORD": str(len(words) - 1),
+                   "_TYPER_COMPLETE_ARGS": line, "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+                   "_SPECINN_COMPLETE": f"complete_{shell}"}  # fmt: skip
+    for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit):
         main([], plugins)
     out = capsys.readouterr().out
     pattern = {"bash": r"^(\S+)$", "zsh": r'^(?:.*\(\()?"(.*?)"', "fish": r"^(\S+)"}[shell]
-    found = {name.replace(r"\\:", ":") for name in re.findall(pattern, out, flags=re.MULTILINE)}
-    assert found - {"_files"} == names
+    result = {name.replace(r"\\:", ":") for name in re.findall(pattern, out, flags=re.MULTILINE)}
+    assert result - {"_files"} == names
 
 
 def test_doctor(specinn: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     result = specinn("doctor")
     assert result.exit_code == 0 and "everything that specinn needs is there" in result.stdout
-    found = {(f["group"], f["name"]): f for f in json.loads(specinn("doctor", "--json").stdout)}
+    checks = {(f["group"], f["name"]): f for f in json.loads(specinn("doctor", "--json").stdout)}
     for name in ("numpy", "torch", "freia", "typer"):
-        assert any(key[1].lower() == name and of["state"] == "ok" for key, of in found.items()), name
-    assert "SHA-256" in found["models", "toy-model"]["detail"]
-    assert found["plugins", "reader"]["detail"] == "toy-text"
+        assert any(key[1].lower() == name and of["state"] == "ok" for key, of in checks.items()), name
+    assert "SHA-256" in checks["models", "toy-model"]["detail"]
+    assert checks["plugins", "reader"]["detail"] == "toy-text"
     # what is broken, and what is merely missing
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)

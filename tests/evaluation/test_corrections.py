@@ -93,25 +93,25 @@ def test_the_command(specinn: Command, table: Path, plugins: Plugins) -> None:
     assert {p.name for p in Path().iterdir() if "correction" in p.name} == {
         "correction.toml", "correction.pdf", "correction.png",
     }  # fmt: skip
-    found = TeffBias.load(Path("correction.toml"))
-    line = found.labels["logg"]
+    correction = TeffBias.load(Path("correction.toml"))
+    line = correction.labels["logg"]
     assert line.a == pytest.approx(A, abs=3 * line.a_error) and line.a_error < 5e-5  # type: ignore[operator]
-    assert found.bias("logg", np.array([4500.0]))[0] == pytest.approx([A * 4500 + B], abs=0.03)
+    assert correction.bias("logg", np.array([4500.0]))[0] == pytest.approx([A * 4500 + B], abs=0.03)
     assert line.n_stars == 5 and line.leave_one_out is not None and line.leave_one_out.n_stars == 5
     assert line.leave_one_out.median_after < 0.5 * line.leave_one_out.median_before
-    assert found.stars == ("Star 0", "Star 3", "Star 4", "Star 5", "Star 6") and found.calibrators == ()
-    assert found.model == models.find(plugins, "toy-model").sha256()
-    assert "left out: Star 1, Star 2 (calibrator of the training)" in found.provenance
+    assert correction.stars == ("Star 0", "Star 3", "Star 4", "Star 5", "Star 6")
+    assert correction.calibrators == ()
+    assert correction.model == models.find(plugins, "toy-model").sha256()
+    assert "left out: Star 1, Star 2 (calibrator of the training)" in correction.provenance
     row = next(text for text in lines if text.startswith("logg")).split()
     assert row[1:5] == [f"{1e3 * line.a:+.3f}", "±", f"{1e3 * line.a_error:.3f}", f"{line.b:+.3f}"]  # type: ignore[operator]
     assert row[-5:-3] == ["5", f"{line.leave_one_out.median_before:.3f}"]
     sentence(specinn("calibrate", table, *FAST), "correction.toml exists", "--overwrite")
-    told = json.loads(specinn("calibrate", table, *FAST, "--overwrite", "--json").stdout)
-    assert (
-        told["terms"]["logg"]["b"] == {"value": line.b, "error": line.b_error} and told["kind"] == "teff-bias"
-    )
-    assert told["tested"]["logg"]["helps"] and told["correction"] == "correction.toml"
-    assert told["left_out"]["inferred [Fe/H] below -1.5"] == ["Star 7"]
+    printed = json.loads(specinn("calibrate", table, *FAST, "--overwrite", "--json").stdout)
+    assert printed["terms"]["logg"]["b"] == {"value": line.b, "error": line.b_error}
+    assert printed["kind"] == "teff-bias"
+    assert printed["tested"]["logg"]["helps"] and printed["correction"] == "correction.toml"
+    assert printed["left_out"]["inferred [Fe/H] below -1.5"] == ["Star 7"]
     again = TeffBias.load(Path("correction.toml"))
     assert again.labels == {"logg": line}  # the same seed gives the same, whatever else is fitted
 
@@ -146,10 +146,10 @@ def test_stars_may_be_let_in(specinn: Command, table: Path) -> None:
                      "--fe-h-min", -3)  # fmt: skip
     assert "left out" not in result.stdout.splitlines()[0]
     assert "the training has seen them: Star 1, Star 2" in " ".join(result.stdout.split())
-    found = TeffBias.load(Path("correction.toml"))
-    assert found.n_stars == N and found.calibrators == ("Star 1", "Star 2")
-    assert found.labels["logg"].leave_one_out.n_stars == N - 2  # type: ignore[union-attr]
-    assert found.range.fe_h is not None and -2.3 < found.range.fe_h[0] < -1.8
+    correction = TeffBias.load(Path("correction.toml"))
+    assert correction.n_stars == N and correction.calibrators == ("Star 1", "Star 2")
+    assert correction.labels["logg"].leave_one_out.n_stars == N - 2  # type: ignore[union-attr]
+    assert correction.range.fe_h is not None and -2.3 < correction.range.fe_h[0] < -1.8
 
 
 def test_spectra_by_file_name_and_by_id(specinn: Command, table: Path, tmp_path: Path) -> None:
@@ -172,9 +172,9 @@ def test_spectra_by_file_name_and_by_id(specinn: Command, table: Path, tmp_path:
     text = " ".join(result.stdout.split())
     assert "Star 1, Star 2, Star 6, Star 7 (no spectrum given)" in text
     assert "matching no star of the table: other.txt, letter.txt" in text
-    found = TeffBias.load(Path("correction.toml"))
-    assert found.stars == ("Star 0", "Star 3", "Star 4", "Star 5")
-    assert found.labels["logg"].b == pytest.approx(first.labels["logg"].b, abs=0.3)
+    correction = TeffBias.load(Path("correction.toml"))
+    assert correction.stars == ("Star 0", "Star 3", "Star 4", "Star 5")
+    assert correction.labels["logg"].b == pytest.approx(first.labels["logg"].b, abs=0.3)
     sentence(
         specinn("calibrate", table, other, *FAST, "--overwrite"), "none of the 1 spectra belongs to a star"
     )
@@ -237,19 +237,19 @@ def known(n: int = 6, seen: Any = ()) -> BenchmarkStars:
 
 def test_leave_one_out_is_what_it_says() -> None:
     """The constant of a stranger: the mean of the other stars' errors, by hand."""
-    found = corrections.leave_one_out(Offset, known())["logg"]
+    result = corrections.leave_one_out(Offset, known())["logg"]
     off = np.array([0.0, 1, 2, 3, 4, 5])
     before = np.array([0, 1, 2, 3, 4.5])
     after = [off[i] - np.delete(off, i).mean() for i in range(4)] + [4.5 - off[:4].mean()]
-    assert found.n_stars == 5
-    assert found.median_before == 2 and found.rms_before == pytest.approx(np.sqrt((before**2).mean()))
-    assert found.median_after == pytest.approx(np.median(np.abs(after)))
-    assert found.rms_after == pytest.approx(np.sqrt(np.mean(np.square(after))))
+    assert result.n_stars == 5
+    assert result.median_before == 2 and result.rms_before == pytest.approx(np.sqrt((before**2).mean()))
+    assert result.median_after == pytest.approx(np.median(np.abs(after)))
+    assert result.rms_after == pytest.approx(np.sqrt(np.mean(np.square(after))))
 
 
 def test_calibrators_are_not_counted() -> None:
-    found = corrections.leave_one_out(Offset, known(seen=(0, 1)))["logg"]
-    assert found.n_stars == 3 and found.median_before == 3
+    result = corrections.leave_one_out(Offset, known(seen=(0, 1)))["logg"]
+    assert result.n_stars == 3 and result.median_before == 3
     assert corrections.leave_one_out(Offset, known(seen=range(6))) == {}
     assert "whether the correction helps is not known" in corrections.verdict({})
 

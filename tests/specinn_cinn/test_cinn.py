@@ -190,9 +190,9 @@ def test_lost_pixels_change_no_other_pixel():
 
 def test_the_network_is_told_which_spectra_are_synthetic():
     first, usual, _ = encoding()(*spectra())
-    again, told, _ = encoding()(*spectra(), torch.tensor([False, True, False]))
-    assert torch.equal(first, again) and torch.equal(usual[:, :-1], told[:, :-1])
-    assert not usual[:, -1].any() and told[:, -1].tolist() == [0.0, 1.0, 0.0]
+    again, with_flags, _ = encoding()(*spectra(), torch.tensor([False, True, False]))
+    assert torch.equal(first, again) and torch.equal(usual[:, :-1], with_flags[:, :-1])
+    assert not usual[:, -1].any() and with_flags[:, -1].tolist() == [0.0, 1.0, 0.0]
 
 
 def test_an_arm_without_used_pixels_is_one_without_signal():
@@ -224,13 +224,13 @@ def test_amortised_gaussian_is_invertible():
 @pytest.mark.parametrize("rev", [False, True])
 def test_amortised_gaussian_has_the_determinant_of_autograd(rev):
     layer, y, c = gaussian()
-    found = layer([y], c=[c], rev=rev)[1].detach()
+    result = layer([y], c=[c], rev=rev)[1].detach()
     for i in range(len(y)):
         one = c[i : i + 1]
         jacobian = torch.autograd.functional.jacobian(
             lambda v, one=one: layer([v[None]], c=[one], rev=rev)[0][0][0], y[i]
         )
-        assert float(found[i]) == pytest.approx(float(torch.linalg.slogdet(jacobian)[1]), abs=1e-9)
+        assert float(result[i]) == pytest.approx(float(torch.linalg.slogdet(jacobian)[1]), abs=1e-9)
 
 
 def test_amortised_gaussian_is_a_gaussian():
@@ -296,13 +296,13 @@ def test_the_paper_preset_has_the_sizes_of_the_paper():
 
 @pytest.mark.slow
 def test_training_learns_something(setup, model):
-    found = model.header["training"]
+    result = model.header["training"]
     untrained = fresh(setup)
     batches = [(*untrained.encoding(*s[:4])[:2], s[4]) for s in validation_set(setup, 2)]
     with torch.no_grad():
         before = torch.cat([loss_terms(untrained, *b, setup.config.schedule)[0] for b in batches]).mean()
-    assert found["validation_loss"] < float(before) - 1.0
-    assert 0 < found["best_step"] <= 60 and found["pixels_used"] == int(setup.used.sum())
+    assert result["validation_loss"] < float(before) - 1.0
+    assert 0 < result["best_step"] <= 60 and result["pixels_used"] == int(setup.used.sum())
 
 
 def test_what_the_batch_says_of_synthetic_spectra_reaches_the_network(model, setup):
@@ -378,8 +378,8 @@ def test_training_goes_on_exactly_where_it_was_interrupted(trained, preset, tmp_
     again = build(setup) if preset == "paper" else fresh(setup)  # as another process would
     resumed = fit(setup, again, tmp_path, seen.append)
     assert [s["step"] for s in seen] == list(range(41, 61))
-    for own, other in ((resumed.features, undisturbed.features), (resumed.flow, undisturbed.flow)):
-        for name, value in own.state_dict().items():
+    for network, other in ((resumed.features, undisturbed.features), (resumed.flow, undisturbed.flow)):
+        for name, value in network.state_dict().items():
             assert torch.equal(value, other.state_dict()[name]), name
     assert resumed.header["training"]["validation_loss"] == undisturbed.header["training"]["validation_loss"]
     finished = fit(setup, fresh(setup), tmp_path, seen.append)
@@ -432,11 +432,11 @@ def test_training_may_start_from_a_trained_model(trained, recipe, plugins, tmp_p
     model.save(tmp_path / "first.safetensors")
     plan = {"steps": 1, "learning_rate": 0.0}
     config = recipe("paper", start=str(tmp_path / "first.safetensors"), schedule=plan)
-    found = train(config, tmp_path / "same")
-    for own, other in ((found.features, model.features), (found.flow, model.flow)):
-        for name, value in own.state_dict().items():
+    result = train(config, tmp_path / "same")
+    for network, other in ((result.features, model.features), (result.flow, model.flow)):
+        for name, value in network.state_dict().items():
             assert torch.allclose(value, other.state_dict()[name], rtol=1e-6), name
-    assert torch.equal(found.center, model.center) and torch.equal(found.encoding.mean, model.encoding.mean)
+    assert torch.equal(result.center, model.center) and torch.equal(result.encoding.mean, model.encoding.mean)
     with pytest.raises(ConfigError, match=r"\$\.start: .* differs in labels, architecture or arms"):
         train({**config, "labels": LABELS[:-1]}, tmp_path / "other")
     with pytest.raises(ModelError, match="no such model file"):
@@ -507,12 +507,12 @@ def test_errors_where_no_line_is_go_with_the_mean_depth(setup):
     errors.measured = MeasuredErrors(torch.full((1, n), 0.01), flux, parameters, {})
     errors.options = PhysicsError(amplitude=0.0, line=0.0)
     try:
-        own, weaker = (
+        strong, weaker = (
             errors._residual(star, values, torch.Generator().manual_seed(2)) for star in (flux, weak)
         )
     finally:
         errors.measured, errors.options = before
-    ratio = weaker / own
+    ratio = weaker / strong
     assert float(ratio[0, 1]) == pytest.approx(0.25**1.5, rel=0.01)
     assert 0.23 < float(ratio[0, 4]) < 0.25  # in a line nearly as its depth
 
@@ -741,9 +741,9 @@ def test_the_map_of_many_samples_is_not_left_to_luck(setup, model):
 
 def test_samples_have_the_density_and_the_latent_that_the_flow_gives_them(setup, model):
     batch, _ = observed(setup)
-    found = model.sample(batch, 64, seed=3)
-    values = found.samples.astype(float)
-    assert model.log_prob(batch, values) == pytest.approx(found.log_prob, abs=0.05)
+    result = model.sample(batch, 64, seed=3)
+    values = result.samples.astype(float)
+    assert model.log_prob(batch, values) == pytest.approx(result.log_prob, abs=0.05)
     z = np.stack([model.latent(3, int(key), 64).T.numpy() for key in batch.meta["key"]])
     assert model.to_latent(batch, values) == pytest.approx(z, abs=0.02)
 
@@ -768,8 +768,8 @@ def test_density_integrates_to_one_in_label_space(setup, model):
     normal = torch.distributions.MultivariateNormal(torch.tensor(y.mean(0)), torch.tensor(1.5 * np.cov(y.T)))
     torch.manual_seed(0)
     drawn = normal.sample((20_000,))
-    found = model.log_prob(batch, model.labels.from_network(drawn.numpy())[None])[0]
-    weight = np.exp(found - normal.log_prob(drawn).numpy())
+    result = model.log_prob(batch, model.labels.from_network(drawn.numpy())[None])[0]
+    weight = np.exp(result - normal.log_prob(drawn).numpy())
     assert weight.mean() == pytest.approx(1.0, abs=6 * weight.std() / np.sqrt(len(weight)))
     assert weight.std() / np.sqrt(len(weight)) < 0.1
 
@@ -910,12 +910,12 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "training.md"
 
 def settings_of(cls):
     """The attrs classes of a configuration, by the path of their tables."""
-    found = {"": cls}
+    result = {"": cls}
     for field in attrs.fields(attrs.resolve_types(cls)):
         inner = getattr(field.type, "__args__", (field.type,))[0]
         if attrs.has(inner):
-            found[field.name] = inner
-    return found
+            result[field.name] = inner
+    return result
 
 
 def as_toml(value):
