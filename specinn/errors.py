@@ -90,7 +90,7 @@ def as_arguments(text: str) -> str:
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
-    """The known name that was probably meant, or None: case is ignored, and the first letters may suffice."""
+    """The one of ``names`` that was probably meant, or None. Case is ignored; a beginning may suffice."""
     by_lower = {str(word).lower(): str(word) for word in reversed(list(names))}
     close = difflib.get_close_matches(name.lower(), by_lower, n=1)
     close += [word for word in by_lower if len(name) >= _BEGINNING and word.startswith(name.lower())]

@@ -33,9 +33,9 @@ __all__ = [
     "Row",
     "Way",
     "Whole",
-    "benchmark",
     "devices",
     "machine",
+    "measure",
     "measure_stages",
     "on_cores",
 ]
@@ -191,7 +191,7 @@ def devices(wanted: str | None) -> list[str]:
     return [wanted]
 
 
-def benchmark(
+def measure(
     plugins: Plugins,
     folder: Path,
     whole: Whole,

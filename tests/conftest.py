@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.testing
 from hypothesis import settings
 from typer.testing import CliRunner, Result
 
@@ -21,6 +23,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # processes already share the cores
 # A shell that starts the tests in the background makes them, and all that they start, ignore Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# typer builds all commands for each call, which takes a tenth of a second
+typer.testing._get_command = functools.cache(typer.testing._get_command)
 
 settings.register_profile("specinn", deadline=None)  # tests share machines with other work
 settings.load_profile("specinn")
@@ -41,7 +46,7 @@ def specinn(plugins: Plugins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """Runs a command in an empty folder, with the fixture ``plugins`` of the tests that ask for it."""
     monkeypatch.chdir(tmp_path)
 
-    def call(*arguments: Any, given: Plugins | None = None) -> Result:
-        return CliRunner().invoke(app, [str(a) for a in arguments], obj=given or plugins)
+    def call(*arguments: Any, others: Plugins | None = None) -> Result:
+        return CliRunner().invoke(app, [str(a) for a in arguments], obj=others or plugins)
 
     return call

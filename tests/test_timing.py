@@ -204,19 +204,19 @@ def test_cores_are_given_back() -> None:
         timing.on_cores(99_999).__enter__()
 
 
-def benchmark(*arguments: object, given: Plugins | None = None):
-    return CliRunner().invoke(app, ["benchmark", *map(str, arguments)], obj=given)
+def timing_of(*arguments: object, others: Plugins | None = None):
+    return CliRunner().invoke(app, ["timing", *map(str, arguments)], obj=others)
 
 
 def test_the_command(plugins: Plugins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "_AT_LEAST", 0.0)
     monkeypatch.setattr(cinn_speed, "_BATCH", 8)
-    measure, kept = timing.benchmark, []
+    measure, kept = timing.measure, []
     monkeypatch.setattr(
-        timing, "benchmark", lambda *given, **options: kept.append(measure(*given, **options)) or kept[0]
+        timing, "measure", lambda *given, **options: kept.append(measure(*given, **options)) or kept[0]
     )
     options = ("--spectra", 4, "--samples", 32, "--repeats", 1, "--device", "cpu")
-    result = benchmark(*options, "--json", given=plugins)
+    result = timing_of(*options, "--json", others=plugins)
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     assert report["settings"]["spectra"] == 4 and report["settings"]["model"].startswith("4most-hr-gr ")
@@ -237,8 +237,8 @@ def test_the_command(plugins: Plugins, tmp_path: Path, monkeypatch: pytest.Monke
     reference = rows["sampling", "FrEIA, paper"]
     ratios = [reference[key] / whole[key] for key in ("ms", "cpu_ms")]
     assert whole["ratio"] == pytest.approx(min(ratios))
-    monkeypatch.setattr(timing, "benchmark", lambda *given, **options: kept[0])
-    shown = benchmark(*options, given=plugins)
+    monkeypatch.setattr(timing, "measure", lambda *given, **options: kept[0])
+    shown = timing_of(*options, others=plugins)
     assert shown.exit_code == 0, shown.output
     for word in ("spectra/s", "x paper", "specinn, paper", "rest-frame", "specinn run, 4 spectra"):
         assert word in shown.stdout
@@ -276,7 +276,7 @@ def test_ratios_are_the_cautious_ones() -> None:
     ],
 )
 def test_bad_input_is_one_sentence(plugins: Plugins, options: tuple, words: tuple) -> None:
-    result = benchmark(*options, given=plugins)
+    result = timing_of(*options, others=plugins)
     assert result.exit_code == 1 and result.stdout == ""
     assert len(result.stderr.splitlines()) == 1 and result.stderr.startswith("specinn: ")
     for word in words:

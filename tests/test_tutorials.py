@@ -15,7 +15,7 @@ import pytest
 import typer
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "tutorials"
-NAMES = ("survey", "posterior", "calibrate", "train", "instrument", "flow")
+NAMES = ("survey", "posterior", "corrections", "train", "instrument", "flow")
 PAGES = {name: FOLDER / f"{name}.md" for name in NAMES}
 CELL = re.compile(r"^```\{code-cell\}[^\n]*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 

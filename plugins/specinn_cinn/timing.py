@@ -1,4 +1,4 @@
-"""What ``specinn benchmark`` compares: the flow as FrEIA runs it, and as our sampler does."""
+"""What ``specinn timing`` compares: the flow as FrEIA runs it, and as our sampler does."""
 
 from __future__ import annotations
 

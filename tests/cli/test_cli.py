@@ -182,12 +182,12 @@ def test_plugins(specinn: Command) -> None:
     assert specinn("plugins", "--failed").stdout == "all plugins were loaded\n"
     broken = Plugins(entry=[], extra={"fake": fake_plugin, "clumsy": Clumsy()})
     assert len(broken.failures) == 1
-    result = specinn("plugins", given=broken)
+    result = specinn("plugins", others=broken)
     assert result.exit_code == 0 and "to-arms" in result.stdout
     assert len(result.stderr.splitlines()) == 1 and "oh dear" in result.stderr
-    result = specinn("plugins", "--failed", given=broken)
+    result = specinn("plugins", "--failed", others=broken)
     assert "Traceback" in result.stdout and result.stderr == ""
-    assert json.loads(specinn("plugins", "--failed", "--json", given=broken).stdout)[0]["plugin"] == "clumsy"
+    assert json.loads(specinn("plugins", "--failed", "--json", others=broken).stdout)[0]["plugin"] == "clumsy"
 
 
 def test_instruments(specinn: Command) -> None:
@@ -219,7 +219,7 @@ def test_models(specinn: Command) -> None:
     assert by_path["grid"]["code"] == "straight lines" and by_path["sha256"] == summary["sha256"]
     sentence(specinn("models", "toy-mod"), "did you mean 'toy-model'")
     empty = Plugins(entry=[], extra={})
-    assert "no model is installed" in specinn("models", given=empty).stdout
+    assert "no model is installed" in specinn("models", others=empty).stdout
 
 
 @pytest.mark.slow
@@ -309,9 +309,16 @@ def test_examples_of_help_are_right(specinn: Command, path: tuple[str, ...]) -> 
 PRINT_JSON = ["plugins", "plugins --failed", "instruments", "instruments toy", "models", "models toy-model",
               "flags", "flags 3", "doctor", "run -i toy stars/stars.txt --samples 16 -o a.fits",
               "run -i toy stars/stars.txt --resume -o made.fits", "combine made.fits -o b.fits"]  # fmt: skip
-ELSEWHERE = {"evaluate grid", "evaluate stars", "evaluate robustness", "evaluate ood", "calibrate",
-             "resimulate", "saliency", "benchmark", "tune", "grid make", "grid info",
+ELSEWHERE = {"evaluate grid", "evaluate stars", "evaluate robustness", "evaluate ood", "fit-correction",
+             "resimulate", "saliency", "timing", "tune", "grid make", "grid info",
              "synthesis setup"}  # fmt: skip
+
+
+@pytest.mark.parametrize(("former", "today"), {"benchmark": "timing", "calibrate": "fit-correction"}.items())
+def test_former_names_of_commands_work_and_say_so(specinn: Command, former: str, today: str) -> None:
+    result = specinn("--debug", former, "--help")
+    assert result.exit_code == 0 and result.stdout == specinn(today, "--help").stdout
+    assert result.stderr == f"specinn: specinn {former} is now called specinn {today}\n"
 
 
 @pytest.mark.slow
@@ -354,7 +361,7 @@ COMPLETIONS = [
     ("specinn run spec", set()),  # files, by the shell
     ("specinn models ", {"toy-model"}),
     ("specinn flags strange", {"stranger"}),
-    ("specinn calibrate b.csv --label te", {"teff"}),
+    ("specinn fit-correction b.csv --label te", {"teff"}),
     ("specinn new-plugin x --kind co", {"correction"}),
     ("specinn evaluate grid m --split v", {"validation"}),
     ("specinn grid i", {"import", "info"}),
@@ -405,7 +412,7 @@ def test_doctor(specinn: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     )
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc")
     broken = Plugins(entry=[], extra={"fake": fake_plugin, "clumsy": Clumsy(), "lost": Lost()})
-    result = specinn("doctor", given=broken)
+    result = specinn("doctor", others=broken)
     assert result.exit_code == 1 and "Traceback" not in result.output
     for words in (
         "needs >99",

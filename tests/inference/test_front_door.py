@@ -202,7 +202,7 @@ def test_A2_medium_is_heeded_for_spectra_in_memory(plugins: Plugins) -> None:
         "combine x.fits -o x.fits",
         "report x.fits -o x.fits",
         "resimulate x.fits -o x.fits",
-        "calibrate teff-bias x.fits -o x.fits",
+        "fit-correction teff-bias x.fits -o x.fits",
         "evaluate stars x.fits x.csv -o x.fits",
         "evaluate robustness x.fits x.csv -o x.csv",
         "evaluate grid x.fits x.h5 -o x.h5",
