@@ -198,6 +198,7 @@ def test_a_figure_of_the_user_is_drawn_in() -> None:
         assert draw(0, ["teff", "logg"], figure=own_figure) is own_figure and len(own_figure.axes) in (2, 4)
 
 
+@pytest.mark.slow
 def test_a_corner_plot() -> None:
     needs("corner")
     posterior = make()

@@ -323,7 +323,7 @@ def _at(position: np.ndarray, shape: np.ndarray) -> np.ndarray:
     """``shape (_BINS,)`` at every ``position (n_pix,)`` of an order."""
     x = (np.arange(_BINS) + 0.5) / _BINS
     out: np.ndarray = np.interp(position, x, shape)
-    # interp is flat beyond the middles of the outermost bins: go on with their slope
+    # interp is flat beyond the middles of the outermost bins: continue with their slope
     for end, beyond in ((0, position < x[0]), (-1, position > x[-1])):
         slope = (shape[1] - shape[0] if end == 0 else shape[-1] - shape[-2]) * _BINS
         out[beyond] = shape[end] + slope * (position[beyond] - x[end])

@@ -51,7 +51,7 @@ def element_of(label: str) -> str:
 
 
 def log_eps(labels: Mapping[str, float]) -> dict[int, float]:
-    """By atomic number the abundances of all elements of :data:`SOLAR`; those that are no label have
+    """By atomic number the abundances of all elements of :data:`SOLAR`; those that are not labels have
     [X/Fe] = 0, but O, Ne, S and Ar follow the mean of the alpha elements that are labels."""
     fe_h = labels["fe_h"]
     ratio = {element_of(name): value for name, value in labels.items() if element_of(name)}

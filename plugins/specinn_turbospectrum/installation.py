@@ -53,7 +53,7 @@ def sha256(path: Path) -> str:
 def read_manifest(prefix: Path) -> dict[str, Any]:
     """What is installed under ``prefix``, by component; empty where nothing is.
 
-    Raises ``SynthesisError`` for a file that is no such manifest.
+    Raises ``SynthesisError`` for a file that is not such a manifest.
     """
     path = prefix / MANIFEST
     try:

@@ -42,10 +42,10 @@ __all__ = [
     "half_missing",
     "hot_star",
     "in_range",
+    "ood_table",
     "pixels_missing",
     "stated_too_high",
     "stated_too_low",
-    "strangers_table",
     "swapped_arms",
     "tilted",
     "too_blurred",
@@ -352,7 +352,7 @@ COLUMNS = {
 }
 
 
-def strangers_table(
+def ood_table(
     estimator: Estimator,
     grid: Grid,
     plugins: Plugins,
@@ -418,7 +418,7 @@ def _scores(result: Result) -> np.ndarray:
 
 
 def _row(kind: Kind, snr: float, result: Result, truth: np.ndarray, clean: np.ndarray) -> dict[str, Any]:
-    """One row of :func:`strangers_table`; ``clean`` are the scores of spectra in range."""
+    """One row of :func:`ood_table`; ``clean`` are the scores of spectra in range."""
     flags = np.asarray(result.meta["flags"], np.uint32)
     flagged, scores = (flags & np.uint32(Flag.STRANGER)) != 0, _scores(result)
     scored = np.asarray(result.meta["stranger"], float)

@@ -27,7 +27,7 @@ from specinn import catalogue, models
 from specinn.cli import app
 from specinn.errors import ConfigError
 from specinn.evaluation import ood
-from specinn.evaluation.ood import KINDS, Scene, strangers_table
+from specinn.evaluation.ood import KINDS, Scene, ood_table
 from specinn.evaluation.simulation import Simulation
 from specinn.evaluation.stars import read_benchmarks
 from specinn.flags import Flag, is_bad, names
@@ -288,7 +288,7 @@ def test_an_estimator_that_cannot_tell(toys, tmp_path):
 def test_table(model, grid, plugins):
     some = [kind for kind in KINDS if kind.name in ("in range", "swapped arms", "one arm missing")]
     steps = []
-    table = strangers_table(
+    table = ood_table(
         model, grid, plugins, [50.0, 100.0], n_stars=16, n_samples=32, kinds=some,
         progress=lambda done, total: steps.append((done, total)),
     )  # fmt: skip
@@ -323,14 +323,14 @@ def test_command(model, folder, plugins, monkeypatch):
 
 def test_table_of_a_model_without_signs(plain, grid, plugins):
     some = [kind for kind in KINDS if kind.name in ("in range", "white noise")]
-    table = strangers_table(plain, grid, plugins, [50.0], n_stars=8, n_samples=16, kinds=some)
+    table = ood_table(plain, grid, plugins, [50.0], n_stars=8, n_samples=16, kinds=some)
     assert (table["stranger"] == 0).all() and (table["detected"][0] == 0) and table["score"].mask.all()
 
 
 @pytest.mark.parametrize("wrong", [{"snr": []}, {"snr": [-1.0]}, {"n_stars": 1}])
 def test_wrong_options(model, grid, plugins, wrong):
     with pytest.raises(ConfigError, match="expected"):
-        strangers_table(model, grid, plugins, **wrong)
+        ood_table(model, grid, plugins, **wrong)
 
 
 # The bundled model ------------------------------------------------------------------------------
@@ -364,7 +364,7 @@ def test_bundled_model_takes_real_stars(bundled, shared: Path):
 def test_bundled_model_finds_strangers_and_survives_the_rest(bundled, shared: Path):
     plugins = Plugins()
     grid = load([shared / "data" / "grid"], plugins=plugins)
-    table = strangers_table(bundled, grid, plugins, [250.0], n_stars=128, n_samples=64)
+    table = ood_table(bundled, grid, plugins, [250.0], n_stars=128, n_samples=64)
     certain = ("white noise", "flat continuum", "hot star", "H alpha and sky emission",
                "frame wrong by 50 km/s", "swapped arms", "2 dex below the bounds of [Fe/H]")  # fmt: skip
     for row in table:
