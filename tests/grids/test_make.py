@@ -602,6 +602,7 @@ def test_a_star_that_kills_its_processes_is_a_failure(
     assert float(row["teff"]) == pytest.approx(teff[-1], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_one_run_at_a_time(site: Site, make: Make, start: Start) -> None:
     recipe = site.write(30)
     process = start("g.toml", "--quiet", GRID_PAUSE_LINES="0.3")

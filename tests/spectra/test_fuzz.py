@@ -28,6 +28,7 @@ def test_whole_files_are_read(plugins: Plugins, whole: dict[str, bytes], tmp_pat
         assert fuzz_readers.look(tmp_path / name, plugins) == ("read", []), name
 
 
+@pytest.mark.slow
 def test_a_file_of_a_seed_is_always_the_same(whole: dict[str, bytes]) -> None:
     assert fuzz_readers.damaged(whole, 1, 17) == fuzz_readers.damaged(whole, 1, 17)
     changed = [fuzz_readers.damaged(whole, 1, i)[1] != content for i, content in enumerate(whole.values())]
