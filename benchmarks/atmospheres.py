@@ -63,8 +63,8 @@ def main() -> None:
     chosen = [inner[i] for i in np.random.default_rng(1).choice(len(inner), options.nodes, replace=False)]
     rows = []
     for node in chosen:
-        own = models(*node)
-        flux = spectrum(code, own)
+        atmosphere = models(*node)
+        flux = spectrum(code, atmosphere)
         for axis, name in enumerate(STEPS):
             other = thinned(models, axis, node[axis])(*node)
             difference = spectrum(code, other) - flux
@@ -75,7 +75,7 @@ def main() -> None:
                     "logg": node[1],
                     "fe_h": node[2],
                     "max_dt_K": float(
-                        np.abs(other.temperature - own.temperature)[own.lg_tau_ross <= 1].max()
+                        np.abs(other.temperature - atmosphere.temperature)[atmosphere.lg_tau_ross <= 1].max()
                     ),
                     "mean_flux": float(difference.mean()),
                     "median_abs_flux": float(np.median(np.abs(difference))),
@@ -96,11 +96,11 @@ def main() -> None:
     print(f"the Sun without the models at 5750 K: mean flux {report['sun_without_5750_mean_flux']:+.1e}")
     print(f"the Sun with 32 of 56 layers: mean flux {report['sun_32_layers_mean_flux']:+.1e}")
     for name in STEPS:
-        mine = [row for row in rows if row["left_out"] == name]
-        mean = np.abs([row["mean_flux"] for row in mine])
-        kelvin = [row["max_dt_K"] for row in mine]
+        of_step = [row for row in rows if row["left_out"] == name]
+        mean = np.abs([row["mean_flux"] for row in of_step])
+        kelvin = [row["max_dt_K"] for row in of_step]
         print(
-            f"{name} left out ({len(mine)} models): |mean flux| median {np.median(mean):.1e}, "
+            f"{name} left out ({len(of_step)} models): |mean flux| median {np.median(mean):.1e}, "
             f"greatest {mean.max():.1e}; "
             f"temperature at tau < 10 median {np.median(kelvin):.1f} K, greatest {max(kelvin):.1f} K"
         )

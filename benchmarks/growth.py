@@ -41,17 +41,18 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="processor cores (default 1)")
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")
     parser.add_argument("--run", default="", help="more options of specinn run, in quotes")
-    given = parser.parse_args()
-    if min(given.sizes) < 1:
-        parser.error(f"{min(given.sizes)} spectra: expected numbers above 0")
+    options = parser.parse_args()
+    if min(options.sizes) < 1:
+        parser.error(f"{min(options.sizes)} spectra: expected numbers above 0")
     try:
-        per_file = _per_file(given.sizes)
-        spectra = given.folder / f"spectra-{per_file}"
-        files = SimulatedSurvey(Plugins()).write(max(given.sizes), spectra, per_file, _simulated)
-        with on_cores(given.threads):
-            rows = [measure(n, files[: n // per_file], given.folder, given.run.split()) for n in given.sizes]
-        if given.json is not None:
-            with replacing(given.json) as temporary:
+        per_file = _per_file(options.sizes)
+        spectra = options.folder / f"spectra-{per_file}"
+        files = SimulatedSurvey(Plugins()).write(max(options.sizes), spectra, per_file, _simulated)
+        with on_cores(options.threads):
+            more = options.run.split()
+        rows = [measure(n, files[: n // per_file], options.folder, more) for n in options.sizes]
+        if options.json is not None:
+            with replacing(options.json) as temporary:
                 temporary.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     except SpecinnError as error:
         sys.exit(f"growth: {error}")
@@ -64,8 +65,8 @@ def measure(n: int, files: list[Path], folder: Path, options: list[str]) -> dict
     run = [sys.executable, "-c", _RUN, "run", *map(str, files), "-o", str(out), "--overwrite", *options]
     with log.open("wb") as file:
         watch = [sys.executable, "-c", _WATCH, *run]
-        found = subprocess.run(watch, stdout=subprocess.PIPE, stderr=file, check=True).stdout
-    status, seconds, cpu, memory = json.loads(found)
+        printed = subprocess.run(watch, stdout=subprocess.PIPE, stderr=file, check=True).stdout
+    status, seconds, cpu, memory = json.loads(printed)
     if status:
         raise SpecinnError(f"specinn run ended with status {status}: see {log}")
     return {"spectra": n, "seconds": seconds, "cpu_seconds": cpu, "peak_memory_mb": memory * _UNIT / 1e6}

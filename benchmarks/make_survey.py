@@ -20,20 +20,20 @@ def main() -> None:
         "--per-file", type=int, default=PER_FILE, help="spectra per file (default %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes")
-    given = parser.parse_args()
+    options = parser.parse_args()
     start = time.monotonic()
 
     def progress(done: int) -> None:
         seconds = time.monotonic() - start
-        print(f"{done} of {given.n} spectra, {seconds:.0f} s", file=sys.stderr)
+        print(f"{done} of {options.n} spectra, {seconds:.0f} s", file=sys.stderr)
 
     try:
-        survey = SimulatedSurvey(Plugins(), seed=given.seed)
-        files = survey.write(given.n, given.folder, given.per_file, progress)
+        survey = SimulatedSurvey(Plugins(), seed=options.seed)
+        files = survey.write(options.n, options.folder, options.per_file, progress)
     except SpecinnError as error:
         sys.exit(f"make_survey: {error}")
     size = sum(path.stat().st_size for path in files) / 1e9
-    print(f"{given.n} spectra in {len(files)} files of {given.folder}, {size:.2f} GB")
+    print(f"{options.n} spectra in {len(files)} files of {options.folder}, {size:.2f} GB")
 
 
 if __name__ == "__main__":

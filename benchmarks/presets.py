@@ -36,16 +36,16 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256, help="spectra per step (default 256)")
     parser.add_argument("--presets", nargs="*", default=list(PRESETS), choices=list(PRESETS))
     parser.add_argument("--threads", type=int, default=1, help="processor cores (default 1)")
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     try:
-        setup = prepare({k: v for k, v in read_toml(given.recipe)["estimator"].items() if k != "kind"})
+        setup = prepare({k: v for k, v in read_toml(options.recipe)["estimator"].items() if k != "kind"})
     except SpecinnError as error:
         sys.exit(f"presets: {error}")
     row = "{:>8} {:>6} {:>8} {:>8} {:>8} {:>8} {:>8}".format
     print(row("preset", "steps", "seconds", "-log p", "median", "in 68 %", "in 95 %"), flush=True)
-    for name in given.presets:
-        model, steps, seconds = train(setup, name, given.seconds, given.batch)
+    for name in options.presets:
+        model, steps, seconds = train(setup, name, options.seconds, options.batch)
         nll, within = judge(setup, model)
         figures = (nll.clip(max=_KEPT).mean(), np.median(nll), *(100 * fraction for fraction in within))
         print(row(name, steps, round(seconds), *(f"{figure:.2f}" for figure in figures)), flush=True)

@@ -536,10 +536,10 @@ def _sources(
     return item_sources(items, plugins, options.format)
 
 
-def _check_length(name: str, found: int, expected: int, what: str, many: str = "") -> None:
-    if found != expected:
+def _check_length(name: str, count: int, expected: int, what: str, many: str = "") -> None:
+    if count != expected:
         raise ConfigError(
-            f"{name} has {plural(found, 'value')}, but there are {plural(expected, what, many)}: "
+            f"{name} has {plural(count, 'value')}, but there are {plural(expected, what, many)}: "
             "give one for all, or one for each"
         )
 

@@ -89,17 +89,17 @@ def as_arguments(text: str) -> str:
     return re.sub(r"(?<![\w-])--([a-z][a-z-]*)(?: ([A-Z][A-Z]*(?:\.\w+)?)\b)?", argument, text)
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that was probably meant, or None: case is ignored, and the first letters may suffice."""
-    by_lower = {str(word).lower(): str(word) for word in reversed(list(known))}
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """The one of ``names`` that was probably meant, or None. Case is ignored; a beginning may suffice."""
+    by_lower = {str(word).lower(): str(word) for word in reversed(list(names))}
     close = difflib.get_close_matches(name.lower(), by_lower, n=1)
     close += [word for word in by_lower if len(name) >= _BEGINNING and word.startswith(name.lower())]
     return by_lower[close[0]] if close else None
 
 
-def near(name: str, known: Iterable[str]) -> str:
+def near(name: str, names: Iterable[str]) -> str:
     """The end of a message about an unknown name: ``did you mean 'teff'?``, or, of all known names, ``there
     are teff, logg``."""
-    known = list(known)
-    close = nearest(name, known)
-    return f"did you mean {close!r}?" if close else f"there are {', '.join(known) or 'none'}"
+    names = list(names)
+    close = nearest(name, names)
+    return f"did you mean {close!r}?" if close else f"there are {', '.join(names) or 'none'}"

@@ -40,20 +40,20 @@ class ResolvingPower:
     value: tuple[float, ...]
 
     @classmethod
-    def parse(cls, given: Any) -> ResolvingPower:
+    def parse(cls, value: Any) -> ResolvingPower:
         """From TOML: a number, or a list of ``[wavelength, R]`` pairs with increasing wavelength."""
-        if isinstance(given, ResolvingPower):
-            return given
-        if isinstance(given, (int, float)) and not isinstance(given, bool):
-            given = [[0.0, float(given)]]
+        if isinstance(value, ResolvingPower):
+            return value
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            value = [[0.0, float(value)]]
         try:
-            table = np.array(given, dtype=float) if isinstance(given, (list, tuple)) else np.empty(0)
+            table = np.array(value, dtype=float) if isinstance(value, (list, tuple)) else np.empty(0)
         except (TypeError, ValueError):  # ragged, or words in it
             table = np.empty(0)
         if table.ndim != 2 or table.shape[1] != 2 or not len(table):
-            raise ConfigError(f"resolving power {given!r}: expected a number or [[wavelength, R], ...]")
+            raise ConfigError(f"resolving power {value!r}: expected a number or [[wavelength, R], ...]")
         if (table[:, 1] <= 1).any() or (np.diff(table[:, 0]) <= 0).any() or not np.isfinite(table).all():
-            raise ConfigError(f"resolving power {given!r}: needs R > 1 at increasing wavelengths")
+            raise ConfigError(f"resolving power {value!r}: needs R > 1 at increasing wavelengths")
         return cls(tuple(table[:, 0].tolist()), tuple(table[:, 1].tolist()))
 
     def to_toml(self) -> float | list[list[float]]:

@@ -33,9 +33,9 @@ __all__ = [
     "Row",
     "Way",
     "Whole",
-    "benchmark",
     "devices",
     "machine",
+    "measure",
     "measure_stages",
     "on_cores",
 ]
@@ -191,7 +191,7 @@ def devices(wanted: str | None) -> list[str]:
     return [wanted]
 
 
-def benchmark(
+def measure(
     plugins: Plugins,
     folder: Path,
     whole: Whole,
@@ -228,8 +228,8 @@ def benchmark(
         best: dict[str, Cost] = {}
         stages: dict[str, Cost] = {}
 
-        def keep(into: dict[str, Cost], found: Mapping[str, Cost]) -> None:
-            for name, cost in found.items():
+        def keep(into: dict[str, Cost], costs: Mapping[str, Cost]) -> None:
+            for name, cost in costs.items():
                 into[name] = cost.best(into.get(name, cost))
 
         calls: dict[str, int] = {}

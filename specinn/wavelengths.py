@@ -65,9 +65,9 @@ def air_to_vacuum(air: np.ndarray) -> np.ndarray:
     return vacuum
 
 
-def to_medium(wavelength: np.ndarray, given: str, wanted: str) -> np.ndarray:
-    """A wavelength of any shape (Angstrom) from the medium ``given`` to ``wanted``: ``air`` or ``vacuum``."""
-    if given == wanted:
+def to_medium(wavelength: np.ndarray, medium: str, wanted: str) -> np.ndarray:
+    """A wavelength of any shape (Angstrom) from one medium to the one ``wanted``: ``air`` or ``vacuum``."""
+    if medium == wanted:
         return wavelength
     return (vacuum_to_air if wanted == "air" else air_to_vacuum)(wavelength)
 

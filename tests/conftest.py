@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.testing
 from hypothesis import settings
 from typer.testing import CliRunner, Result
 
@@ -22,6 +24,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # processes already share the cores
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# typer builds all commands for each call, which takes a tenth of a second
+typer.testing._get_command = functools.cache(typer.testing._get_command)
+
 settings.register_profile("specinn", deadline=None)  # tests share machines with other work
 settings.load_profile("specinn")
 
@@ -29,8 +34,8 @@ settings.load_profile("specinn")
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of development data: SPECINN_SHARED, or ``shared`` beside the checkout."""
-    given = os.environ.get("SPECINN_SHARED")
-    folder = Path(given) if given else Path(__file__).resolve().parents[2] / "shared"
+    variable = os.environ.get("SPECINN_SHARED")
+    folder = Path(variable) if variable else Path(__file__).resolve().parents[2] / "shared"
     if not (folder / "data").is_dir():
         pytest.skip(f"no development data at {folder}: set SPECINN_SHARED to the folder that has them")
     return folder
@@ -41,7 +46,7 @@ def specinn(plugins: Plugins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """Runs a command in an empty folder, with the fixture ``plugins`` of the tests that ask for it."""
     monkeypatch.chdir(tmp_path)
 
-    def call(*arguments: Any, given: Plugins | None = None) -> Result:
-        return CliRunner().invoke(app, [str(a) for a in arguments], obj=given or plugins)
+    def call(*arguments: Any, others: Plugins | None = None) -> Result:
+        return CliRunner().invoke(app, [str(a) for a in arguments], obj=others or plugins)
 
     return call

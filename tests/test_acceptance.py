@@ -100,10 +100,10 @@ def test_errors_of_the_physics_make_observed_spectra_less_certain(shared: Path, 
     grid = load([shared / "data" / "grid"], plugins=plugins)
     widths = {}
     for observed in (True, False):
-        found = comparison.compare(
+        result = comparison.compare(
             model, grid, snr=(250.0,), n_samples=256, plugins=plugins, as_observed=observed
-        ).found[0]
-        widths[observed] = np.nanmedian(found.std, axis=0)
+        ).summaries[0]
+        widths[observed] = np.nanmedian(result.std, axis=0)
     assert (widths[True] > widths[False])[:3].all()  # Teff, logg, [Fe/H]
 
 

@@ -149,23 +149,23 @@ def test_the_result_shows_its_flags(toy: Plugins, tmp_path: Path) -> None:
     batch = fake_plugin.simulate(TRUTH, snr=100.0)
     batch.meta["id"] = ["sun", "<i>two", "blind"]
     batch.mask[2] = True
-    found = infer(batch, toy, rv=0.0)
-    text = repr(found)
+    result = infer(batch, toy, rv=0.0)
+    text = repr(result)
     assert text.startswith("Inference by toy-model: 3 spectra, 2 without warnings, 0 to look at, 1 without")
     lines = {line.split()[1]: line for line in text.splitlines() if line[0].isdigit()}
     assert re.search(r"none +0\.0 +5\d\d\d -\d+ \+\d+", lines["sun"])
     assert "no_overlap" in lines["blind"] and lines["blind"].count(" -") == 3
     assert "no values for blind: no arm of the model is covered" in text and "nan" not in text.lower()
-    page = found._repr_html_()
+    page = result._repr_html_()
     assert "<table>" in page and "&lt;i&gt;two" in page and "no_overlap" in page
-    found.catalogue.sort("teff", reverse=True)  # the user's own copy
-    assert repr(found) == text and len(found) == 3
-    assert "blind" in repr(api.Inference(found.catalogue, found.posterior))
+    result.catalogue.sort("teff", reverse=True)  # the user's own copy
+    assert repr(result) == text and len(result) == 3
+    assert "blind" in repr(api.Inference(result.catalogue, result.posterior))
 
 
 def test_of_a_long_catalogue_the_first_rows(toy: Plugins) -> None:
-    found = infer(fake_plugin.simulate(np.repeat(TRUTH, 5, axis=0)), toy, samples=50)
-    assert "and 5 more" in repr(found) and len(re.findall("star-", repr(found))) == ROWS
+    result = infer(fake_plugin.simulate(np.repeat(TRUTH, 5, axis=0)), toy, samples=50)
+    assert "and 5 more" in repr(result) and len(re.findall("star-", repr(result))) == ROWS
 
 
 # Figures
@@ -194,10 +194,11 @@ def test_a_figure_of_the_user_is_drawn_in() -> None:
     from matplotlib.figure import Figure
 
     for draw in (make().plot, make().corner):
-        mine = Figure()
-        assert draw(0, ["teff", "logg"], figure=mine) is mine and len(mine.axes) in (2, 4)
+        own_figure = Figure()
+        assert draw(0, ["teff", "logg"], figure=own_figure) is own_figure and len(own_figure.axes) in (2, 4)
 
 
+@pytest.mark.slow
 def test_a_corner_plot() -> None:
     needs("corner")
     posterior = make()
@@ -243,32 +244,32 @@ def test_figures_that_cannot_be_drawn_say_why(monkeypatch: pytest.MonkeyPatch) -
 def test_a_dataset_of_all_stars() -> None:
     needs("xarray")
     posterior = make()
-    found = posterior.to_xarray()
-    assert dict(found.sizes) == {"star": 2, "draw": 600} and found["star"].values.tolist() == list(
+    result = posterior.to_xarray()
+    assert dict(result.sizes) == {"star": 2, "draw": 600} and result["star"].values.tolist() == list(
         posterior.ids
     )
-    assert found["teff"].attrs == {"units": "K", "long_name": "Effective temperature"}
-    kept = found["teff"].sel(star="sun").values
+    assert result["teff"].attrs == {"units": "K", "long_name": "Effective temperature"}
+    kept = result["teff"].sel(star="sun").values
     assert np.isnan(kept[:60]).all() and (kept[60:] == posterior.samples[0, 60:, 0]).all()
-    assert (found["accepted"].values == posterior.inside).all()
-    assert (found["log_prob"].values == posterior.log_prob).all()
+    assert (result["accepted"].values == posterior.inside).all()
+    assert (result["log_prob"].values == posterior.log_prob).all()
     assert make(ids=None).to_xarray()["star"].values.tolist() == [0, 1]
 
 
 def test_what_arviz_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     needs("arviz")
     posterior = make()
-    found = posterior.to_arviz("sun")
+    result = posterior.to_arviz("sun")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         import arviz
-    summary = arviz.summary(found.posterior, kind="stats", round_to="none")
+    summary = arviz.summary(result.posterior, kind="stats", round_to="none")
     assert summary["mean"].to_numpy() == pytest.approx(posterior.mean[0])
-    assert found.posterior["teff"].shape == (1, 540)
-    assert (found.sample_stats["lp"].values[0] == posterior.log_prob[0, 60:]).all()
+    assert result.posterior["teff"].shape == (1, 540)
+    assert (result.sample_stats["lp"].values[0] == posterior.log_prob[0, 60:]).all()
     monkeypatch.setattr("specinn.posterior.export.metadata.version", lambda name: "1.3.0")
     tree = posterior.to_arviz("sun")
-    assert (tree["posterior"]["teff"].values == found.posterior["teff"].values).all()
+    assert (tree["posterior"]["teff"].values == result.posterior["teff"].values).all()
     assert tree["posterior"].attrs["star"] == "sun" and "lp" in tree["sample_stats"]
 
 
@@ -282,9 +283,9 @@ def test_what_goes_to_specutils_comes_back() -> None:
     batch.meta["rv"] = [30.0, np.nan]
     batch.meta["object"] = np.ma.masked_array(["HD 1", ""], [False, True])
     power = np.linspace(4000.0, 5000.0, batch.wavelength.size)
-    for given in (None, 5000.0, power):
+    for resolving in (None, 5000.0, power):
         for arms in ({"all": slice(0, 2000)}, {"green": slice(0, 1000), "red": slice(1000, 2000)}):
-            there = attrs.evolve(batch, resolving_power=given, arms=arms, medium="vacuum")
+            there = attrs.evolve(batch, resolving_power=resolving, arms=arms, medium="vacuum")
             spectra = to_spectra(there)
             assert [s.meta["medium"] for s in spectra] == ["vacuum"] * 2
             assert spectra[0].radial_velocity == 30 * u.km / u.s and spectra[1].uncertainty is None
@@ -297,7 +298,7 @@ def test_what_goes_to_specutils_comes_back() -> None:
                     )
                 assert back.medium == "vacuum" and dict(back.arms) == arms
                 assert np.array_equal(back.wavelength, there.wavelength)
-                assert np.array_equal(back.resolving_power, given)  # type: ignore[arg-type]
+                assert np.array_equal(back.resolving_power, resolving)  # type: ignore[arg-type]
                 assert back.meta["id"][0] == there.meta["id"][i]
                 assert np.array_equal(back.meta["rv"], there.meta["rv"][[i]], equal_nan=True)
 
@@ -331,9 +332,9 @@ def test_metadata_of_a_collection_are_a_list(toy: Plugins) -> None:
 
     batch = fake_plugin.simulate(TRUTH)
     collection = SpectrumCollection.from_spectra(to_spectra(batch))
-    found, expected = infer(collection, toy), infer(batch, toy)
-    assert found.catalogue["id"].tolist() == expected.catalogue["id"].tolist()
-    assert found.catalogue["teff"].value == pytest.approx(expected.catalogue["teff"].value, abs=0.01)
+    result, expected = infer(collection, toy), infer(batch, toy)
+    assert result.catalogue["id"].tolist() == expected.catalogue["id"].tolist()
+    assert result.catalogue["teff"].value == pytest.approx(expected.catalogue["teff"].value, abs=0.01)
 
 
 @pytest.mark.slow
@@ -346,9 +347,9 @@ def test_our_readers_in_specutils(toy: Plugins, tmp_path: Path) -> None:
     expected = infer(one, toy).catalogue
     for name in ("specinn", "specinn-toy-text"):
         spectrum = Spectrum.read(one, format=name)
-        found = infer(spectrum, toy).catalogue
+        result = infer(spectrum, toy).catalogue
         for column in ("id", "path", "rv", "teff", "teff_p16", "flags"):
-            assert (found[column] == expected[column]).all(), column
+            assert (result[column] == expected[column]).all(), column
         assert spectrum.meta["medium"] == "air" and spectrum.radial_velocity.to_value("km/s") == 12.0
         several = SpectrumList.read(str(three), format=name)
         assert [s.meta["id"] for s in several] == ["star-0", "star-1", "star-2"]
@@ -447,11 +448,11 @@ def test_the_model_spectrum_lies_over_the_observed_one(known: api.Inference) -> 
 def test_the_observed_spectrum_is_what_the_network_was_given(known: api.Inference) -> None:
     origin = known._begun
     row = known.posterior.row("warm")
-    given = origin.run.pipeline.preprocess(origin.spectrum(row))
+    prepared = origin.run.pipeline.preprocess(origin.spectrum(row))
     seen = known.spectrum("warm", "observed", synthesizer="analytic")
     flux = np.concatenate([s.flux.value for s in seen])
-    assert flux[~given.mask[0]] == pytest.approx(given.flux[0, ~given.mask[0]])
-    assert (np.concatenate([s.mask for s in seen]) == given.mask[0]).all()
+    assert flux[~prepared.mask[0]] == pytest.approx(prepared.flux[0, ~prepared.mask[0]])
+    assert (np.concatenate([s.mask for s in seen]) == prepared.mask[0]).all()
 
 
 @pytest.mark.slow
@@ -470,9 +471,9 @@ def test_spectra_that_were_in_memory(known: api.Inference, oracle: Plugins) -> N
     spectra = [s for batch in batches for s in to_spectra(batch)]
     options: dict[str, Any] = {"instrument": "tiny", "plugins": oracle, "samples": 500, "seed": 3}
     expected = known.spectrum("giant", synthesizer="analytic")[1].flux.value
-    for given in (batches, spectra):
-        found = specinn.infer(given, **options).spectrum("giant", synthesizer="analytic")[1]
-        assert found.flux.value == pytest.approx(expected, abs=1e-3, nan_ok=True)
+    for spectra_in in (batches, spectra):
+        result = specinn.infer(spectra_in, **options).spectrum("giant", synthesizer="analytic")[1]
+        assert result.flux.value == pytest.approx(expected, abs=1e-3, nan_ok=True)
 
 
 def test_corrected_samples_make_the_bands(known: api.Inference, oracle: Plugins) -> None:
@@ -488,9 +489,10 @@ def test_corrected_samples_make_the_bands(known: api.Inference, oracle: Plugins)
             return shifted, np.ones(len(posterior), bool)
 
     path = Path(str(known.catalogue["path"][0]))
-    found = specinn.infer(path, instrument="tiny", plugins=oracle, samples=500, seed=3, corrections=[Shift()])
-    star = found.resimulate("dwarf", synthesizer="analytic", draws=100)
-    assert star.labels["mg_fe"] == pytest.approx(float(found.catalogue["mg_fe"][0].value))
+    options: dict[str, Any] = {"samples": 500, "seed": 3, "corrections": [Shift()]}
+    result = specinn.infer(path, instrument="tiny", plugins=oracle, **options)
+    star = result.resimulate("dwarf", synthesizer="analytic", draws=100)
+    assert star.labels["mg_fe"] == pytest.approx(float(result.catalogue["mg_fe"][0].value))
     inside = (star.bands[0] <= star.model) & (star.model <= star.bands[3])
     assert inside[star.good].mean() > 0.9
 
@@ -509,10 +511,10 @@ def test_spectra_that_are_not_to_be_had(known: api.Inference, oracle: Plugins, t
     with pytest.raises(ConfigError, match="not linked to their spectra"):
         api.Inference(known.catalogue, known.posterior).spectrum(0)
     path = known_stars.observe(tmp_path / "gone.txt", ["dwarf"], 120.0)
-    found = specinn.infer(path, instrument="tiny", plugins=oracle, samples=50)
+    result = specinn.infer(path, instrument="tiny", plugins=oracle, samples=50)
     path.unlink()
     with pytest.raises(ReadError, match=r"gone.txt: no such file"):
-        found.spectrum(0, synthesizer="analytic")
+        result.spectrum(0, synthesizer="analytic")
 
 
 def test_results_go_to_other_processes(known: api.Inference) -> None:

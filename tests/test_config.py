@@ -43,8 +43,8 @@ def test_instrument_round_trip(tmp_path):
 
 def test_resolving_power_of_the_arm_that_covers_or_is_nearest(tmp_path):
     instrument = load(tmp_path, GOOD)
-    found = instrument.resolving_power_at(np.array([5160.0, 5730.0, 5740.0, 6090.0, 6500.0, 9000.0]))
-    assert found == pytest.approx([18500, 21000, 21000, 20000, 20000, 20000])
+    result = instrument.resolving_power_at(np.array([5160.0, 5730.0, 5740.0, 6090.0, 6500.0, 9000.0]))
+    assert result == pytest.approx([18500, 21000, 21000, 20000, 20000, 20000])
 
 
 def test_pixels_and_slices_of_selected_arms(tmp_path):

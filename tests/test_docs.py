@@ -88,13 +88,13 @@ def public():
             if kind == "module":
                 module = importlib.import_module(name)
                 names = getattr(module, "__all__", [n for n in vars(module) if not n.startswith("_")])
-                found = [getattr(module, each) for each in names]
-                own = [each for each in found if getattr(each, "__module__", "").startswith(name)]
-                assert own, name
+                exports = [getattr(module, each) for each in names]
+                defined = [each for each in exports if getattr(each, "__module__", "").startswith(name)]
+                assert defined, name
             else:
                 module, _, each = name.rpartition(".")
-                own = [getattr(importlib.import_module(module), each)]
-            for each in own:
+                defined = [getattr(importlib.import_module(module), each)]
+            for each in defined:
                 if inspect.isfunction(each) or inspect.isclass(each):
                     yield f"{each.__module__}.{each.__qualname__}", each
 
@@ -114,8 +114,8 @@ def test_what_the_python_reference_shows():
     mentioned = set(re.findall(r"`(specinn(?:\.\w+)+)", sentence))
     assert len(mentioned) > 10
     for path in mentioned:
-        found = pkgutil.resolve_name(path)
-        path = path if inspect.ismodule(found) else f"{found.__module__}.{found.__qualname__}"
+        result = pkgutil.resolve_name(path)
+        path = path if inspect.ismodule(result) else f"{result.__module__}.{result.__qualname__}"
         assert any(name == path or name.startswith(f"{path}.") for name in PUBLIC), path
 
 
@@ -216,7 +216,7 @@ def test_every_toml_key_is_in_the_reference():
 def test_every_class_that_is_read_from_toml_is_in_the_reference():
     inner = {"Disturbances", "_Sizes", "_Table", "cls"}  # of a model's header; of tables that are listed
     listed = {file.cls.rpartition(":")[2] for file in settings.FILES} | inner
-    found = set()
+    result = set()
     for folder in ("specinn", "plugins", "instruments"):
         for path in (ROOT / folder).rglob("*.py"):
             if "skeleton" in path.parts:
@@ -224,9 +224,9 @@ def test_every_class_that_is_read_from_toml_is_in_the_reference():
             text = path.read_text(encoding="utf-8")
             for call in re.findall(r"(?<!def )(?<![.\w])structure\((.*)\)", text):
                 cls = re.search(r", (\w+), ", call)[1]
-                found.add(cls)
+                result.add(cls)
                 assert cls in listed, f"{path}: {cls} is not in docs/_ext/settings.py"
-    assert len(found) > 6
+    assert len(result) > 6
 
 
 def test_layouts_of_files(tmp_path):

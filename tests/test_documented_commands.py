@@ -32,15 +32,15 @@ def test_commands():
 def test_every_option_is_in_the_reference(path):
     context = CONTEXTS[path]
     assert context.command.help and not context.command.hidden
-    found = re.search(
+    result = re.search(
         rf"^```{{program}} {path}\n(.*?)(?=^#|\Z)", reference.commands(), re.DOTALL | re.MULTILINE
     )
-    names = set(re.findall(r"(?<=[ ,])--?[a-z][\w-]*", " ".join(re.findall(r"{option}(.*)", found[1]))))
+    names = set(re.findall(r"(?<=[ ,])--?[a-z][\w-]*", " ".join(re.findall(r"{option}(.*)", result[1]))))
     assert names == set(options_of(context))
     for parameter in context.command.params:
         assert re.search(r"\.(  \[default: .+\])?$", parameter.help or ""), parameter.name
         if parameter.param_type_name == "argument":
-            assert reference.plain(parameter.help) in found[1]
+            assert reference.plain(parameter.help) in result[1]
 
 
 def words_of(line):
@@ -146,19 +146,19 @@ def test_commands_in_sentences():
             assert context.parent or words[0].startswith("--"), f"{file}: {span}"
             if hasattr(context.command, "commands"):
                 assert rest in ([], ["COMMAND"], ["COMMAND", "--help"]), f"{file}: {span}"
-            known = {**options_of(context), **options_of(CONTEXTS["specinn"])}
-            unknown = [word for word in rest if word.startswith("-") and word not in known]
+            accepted = {**options_of(context), **options_of(CONTEXTS["specinn"])}
+            unknown = [word for word in rest if word.startswith("-") and word not in accepted]
             assert not unknown, f"{file}: {span}"
             count += 1
     assert count > 60
 
 
 def test_options_that_the_pages_mention_exist():
-    known = {option for context in CONTEXTS.values() for option in options_of(context)}
+    accepted = {option for context in CONTEXTS.values() for option in options_of(context)}
     for name, text in {**PAGES, "README.md": FILES["README.md"]}.items():
         for span in re.findall(r"(?<!`)`([^`]+)`(?!`)", text):
             for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", span):
-                assert option in known, f"{name}: {option}"
+                assert option in accepted, f"{name}: {option}"
 
 
 QUICK = ("instruments", "models", "flags", "plugins", "doctor", "new-plugin")

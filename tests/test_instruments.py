@@ -20,9 +20,9 @@ from specinn.testing import check_instrument
 
 @pytest.fixture(scope="module")
 def plugins() -> Plugins:
-    found = Plugins(entry=[], extra={"instruments": specinn_instruments})
-    assert not found.failures
-    return found
+    result = Plugins(entry=[], extra={"instruments": specinn_instruments})
+    assert not result.failures
+    return result
 
 
 def instrument(plugins: Plugins, name: str) -> Instrument:
@@ -37,10 +37,10 @@ def test_records_agree_with_the_files(plugins):
     ]  # fmt: skip
     vacuum = []
     for offer in plugins.offers("instrument"):
-        found = check_instrument(offer.record.toml)
-        assert (found.name, found.summary) == (offer.record.name, offer.record.summary)
-        if found.medium == "vacuum":
-            vacuum.append(found.name)
+        result = check_instrument(offer.record.toml)
+        assert (result.name, result.summary) == (offer.record.name, offer.record.summary)
+        if result.medium == "vacuum":
+            vacuum.append(result.name)
     assert vacuum == ["espresso", "hires"]
 
 
@@ -68,16 +68,16 @@ def test_records_are_light():
     ],
 )
 def test_4most_arms(plugins, arm, ends, steps, windows):
-    found = instrument(plugins, "4most-hr").arm(arm)
-    wave = found.wavelength
+    result = instrument(plugins, "4most-hr").arm(arm)
+    wave = result.wavelength
     step = np.diff(wave)
     assert wave.shape == (6144,)
     assert wave[[0, -1]] == pytest.approx(ends, abs=0.01)
     assert step[[0, -1]] == pytest.approx(steps, abs=1e-3)
-    assert wave[0] < found.range[0] and found.range[1] < wave[-1]  # the detector reaches beyond the range
-    assert found.snr_windows == windows
-    assert all(found.range[0] <= low < high <= found.range[1] for low, high in found.snr_windows)
-    pixels = wave.mean() / found.resolving_power.at(wave).mean() / step.mean()
+    assert wave[0] < result.range[0] and result.range[1] < wave[-1]  # the detector reaches beyond the range
+    assert result.snr_windows == windows
+    assert all(result.range[0] <= low < high <= result.range[1] for low, high in result.snr_windows)
+    pixels = wave.mean() / result.resolving_power.at(wave).mean() / step.mean()
     assert pixels == pytest.approx(2.85, abs=0.1)  # per resolution element
 
 
@@ -91,12 +91,12 @@ def test_4most_pixels_are_those_of_the_exposure_time_calculator(plugins, shared)
 
 @pytest.mark.parametrize(("name", "power"), [("uves", 80000), ("narval", 65000), ("foces", 40600)])
 def test_archive_instruments_cover_the_4most_arms(plugins, name, power):
-    found = instrument(plugins, name)
+    result = instrument(plugins, name)
     for arm in instrument(plugins, "4most-hr").arms:
-        assert found.arms[0].contains(np.array(arm.range)).all()
-    assert found.resolving_power_at(np.array([5000.0, 6000.0])).tolist() == [power, power]
+        assert result.arms[0].contains(np.array(arm.range)).all()
+    assert result.resolving_power_at(np.array([5000.0, 6000.0])).tolist() == [power, power]
     with pytest.raises(ConfigError, match="no fixed pixel grid"):
-        _ = found.arms[0].wavelength
+        _ = result.arms[0].wavelength
 
 
 # Wavelength (Angstrom), R there, frame: as the manuals and papers have them that the files cite.
@@ -121,11 +121,11 @@ FACTS = [
 
 @pytest.mark.parametrize(("name", "wavelength", "power", "frame"), FACTS)
 def test_D14_facts_of_the_instruments(plugins, name, wavelength, power, frame):
-    found = instrument(plugins, name)
-    assert found.resolving_power_at(np.array([float(wavelength)])).tolist() == [power]
-    assert any(arm.contains(np.array([wavelength])).all() for arm in found.arms)
-    assert found.frame == frame
-    assert found.source and found.note.endswith("\n")
+    result = instrument(plugins, name)
+    assert result.resolving_power_at(np.array([float(wavelength)])).tolist() == [power]
+    assert any(arm.contains(np.array([wavelength])).all() for arm in result.arms)
+    assert result.frame == frame
+    assert result.source and result.note.endswith("\n")
 
 
 OWN = """
@@ -157,19 +157,19 @@ def test_an_instrument_is_read_once_and_again_when_its_file_changes(plugins, tmp
 
 def test_D14_an_instrument_of_the_user_says_what_files_do_not(plugins, tmp_path):
     (tmp_path / "my.toml").write_text(OWN)
-    found = plugins.instrument(str(tmp_path / "my.toml"))
-    assert Instrument.from_dict(found.to_dict()) == found
+    result = plugins.instrument(str(tmp_path / "my.toml"))
+    assert Instrument.from_dict(result.to_dict()) == result
     wave = np.linspace(5000.0, 5100.0, 200)
     meta = {"medium_from": ["assumed"], "frame": ["unknown"], "frame_from": ["not stated"]}
     batch = SpectrumBatch.from_arrays(wave, np.ones(200), ids=["a"], medium="air")
     for name, values in meta.items():
         batch.meta[name] = values
-    out = by_instrument(batch, found)
+    out = by_instrument(batch, result)
     assert out.medium == "vacuum" and out.meta["medium_from"][0] == "the instrument mine"
     assert out.meta["frame"][0] == "topocentric" and out.meta["frame_from"][0] == "the instrument mine"
     assert batch.medium == "air" and batch.meta["frame"][0] == "unknown"
     batch.meta["medium_from"], batch.meta["frame"] = ["CTYPE1 AWAV"], ["barycentric"]
-    assert by_instrument(batch, found) is batch  # what a file states goes before
+    assert by_instrument(batch, result) is batch  # what a file states goes before
 
 
 def test_a_wrong_frame_is_named_with_its_path(plugins):
@@ -181,9 +181,9 @@ def test_a_wrong_frame_is_named_with_its_path(plugins):
 def test_resolving_power_may_be_a_table(plugins):
     data = instrument(plugins, "4most-hr").to_dict()
     data["arms"][1]["resolving_power"] = [[5160, 18500], [5730, 21000]]
-    found = Instrument.from_dict(data)
-    assert found.resolving_power_at(np.array([5445.0]))[0] == pytest.approx(19750)
-    assert Instrument.from_dict(found.to_dict()) == found
+    result = Instrument.from_dict(data)
+    assert result.resolving_power_at(np.array([5445.0]))[0] == pytest.approx(19750)
+    assert Instrument.from_dict(result.to_dict()) == result
     with pytest.raises(ConfigError, match="increasing wavelengths"):
         ResolvingPower.parse([[5730, 18500], [5160, 21000]])
 

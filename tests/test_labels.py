@@ -64,6 +64,7 @@ def test_transforms_are_those_of_the_field_and_leave_their_input():
     assert tensor[0, 3] == 1.0
 
 
+@pytest.mark.slow
 def test_transforms_carry_gradients():
     values = torch.tensor([[5000.0, 4.0, 0.0, 10.0, 0.1]], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(LABELS.to_network, (values,))

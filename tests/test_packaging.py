@@ -94,17 +94,17 @@ def metadata(wheel: Path) -> Message:
 
 def files(folder: Path) -> set[str]:
     """Paths below a folder, without what the interpreter leaves there."""
-    found = (p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
-    return {p.relative_to(folder).as_posix() for p in found}
+    result = (p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+    return {p.relative_to(folder).as_posix() for p in result}
 
 
 def test_the_wheel_has_the_packages_whole_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         inside = {name for name in archive.namelist() if ".dist-info/" not in name}
-        own = {name.split("dist-info/")[1] for name in archive.namelist() if name not in inside}
+        metadata = {name.split("dist-info/")[1] for name in archive.namelist() if name not in inside}
     tree = {f"{Path(package).name}/{name}" for package in PACKAGES for name in files(ROOT / package)}
     assert inside == tree
-    assert own == {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE"}
+    assert metadata == {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE"}
     assert {f"{Path(package).name}/py.typed" for package in PACKAGES} <= inside
     for name in (
         "specinn/examples/dwarf-g.fits",
@@ -119,9 +119,9 @@ def test_the_wheel_has_the_packages_whole_and_nothing_else(wheel: Path) -> None:
 
 
 def test_every_package_of_the_tree_is_shipped() -> None:
-    found = {p.parent.relative_to(ROOT).as_posix() for p in ROOT.glob("plugins/*/__init__.py")}
-    found |= {p.parent.relative_to(ROOT).as_posix() for p in ROOT.glob("instruments/*/__init__.py")}
-    assert {"specinn", *found} == set(PACKAGES)
+    result = {p.parent.relative_to(ROOT).as_posix() for p in ROOT.glob("plugins/*/__init__.py")}
+    result |= {p.parent.relative_to(ROOT).as_posix() for p in ROOT.glob("instruments/*/__init__.py")}
+    assert {"specinn", *result} == set(PACKAGES)
 
 
 def test_the_sdist_has_what_builds_and_tests_it(unpacked: Path) -> None:

@@ -48,7 +48,7 @@ class Name(NamedTuple):
     """A function, class or field by its path, with all that is said of it: its docstring and its class's."""
 
     path: str
-    found: Any
+    value: Any
     text: str
 
 
@@ -61,9 +61,9 @@ def is_module(path: str) -> bool:
 def promised() -> Iterator[tuple[str, str]]:
     """Module and name of everything that is public; the name is "" for all names of the module."""
     for name in specinn.__all__:
-        found = getattr(specinn, name)
+        value = getattr(specinn, name)
         if not name.startswith("__"):
-            yield found.__module__, found.__name__
+            yield value.__module__, value.__name__
     yield "specinn.plugins.interfaces", ""
     yield "specinn.plugins.hookspecs", ""
     for name in importlib.import_module("specinn.testing").__all__:
@@ -75,8 +75,8 @@ def promised() -> Iterator[tuple[str, str]]:
         if is_module(path):
             module, name = path, ""
         for each in [name] if name else re.findall(r"`(\w+)`", inside) or [""]:
-            found = getattr(importlib.import_module(module), each) if each else None
-            yield getattr(found, "__module__", module), each
+            value = getattr(importlib.import_module(module), each) if each else None
+            yield getattr(value, "__module__", module), each
 
 
 def public() -> dict[str, Name]:
@@ -84,15 +84,15 @@ def public() -> dict[str, Name]:
     out: dict[str, Name] = {}
     for module_name, wanted in promised():
         module = importlib.import_module(module_name)
-        own = {k: v for k, v in vars(module).items() if getattr(v, "__module__", None) == module_name}
-        for name in [wanted] if wanted else [k for k in own if not k.startswith("_")]:
-            found = getattr(module, name)
-            if not (inspect.isclass(found) or inspect.isfunction(found)):
+        defined = {k: v for k, v in vars(module).items() if getattr(v, "__module__", None) == module_name}
+        for name in [wanted] if wanted else [k for k in defined if not k.startswith("_")]:
+            value = getattr(module, name)
+            if not (inspect.isclass(value) or inspect.isfunction(value)):
                 continue
             path = f"{module_name}.{name}"
-            out[path] = Name(path, found, inspect.getdoc(found) or "")
-            if inspect.isclass(found):
-                out |= {each.path: each for each in members(path, found)}
+            out[path] = Name(path, value, inspect.getdoc(value) or "")
+            if inspect.isclass(value):
+                out |= {each.path: each for each in members(path, value)}
     return out
 
 
@@ -104,14 +104,14 @@ def members(path: str, cls: type) -> Iterator[Name]:
         value = getattr(value, "fget", None) or getattr(value, "func", None) or value  # of a property
         inherited = any(hasattr(base, name) for base in cls.__mro__[1:] if base is not object)
         if isinstance(value, FunctionType) and not name.startswith("_") and not inherited:
-            own = inspect.getdoc(value) or ""
-            yield Name(f"{path}.{name}", value, f"{own}\n{about}" if own else "")
+            docstring = inspect.getdoc(value) or ""
+            yield Name(f"{path}.{name}", value, f"{docstring}\n{about}" if docstring else "")
         elif name == "__call__" and isinstance(value, FunctionType):
             yield Name(f"{path}.{name}", value, f"{inspect.getdoc(value) or ''}\n{about}")
 
 
 NAMES = public()
-TYPES = {each.found.__name__ for each in NAMES.values() if inspect.isclass(each.found)} | {
+TYPES = {each.value.__name__ for each in NAMES.values() if inspect.isclass(each.value)} | {
     "Path",
     "str",
     "None",
@@ -124,9 +124,9 @@ def says_it_all(annotation: str) -> bool:
     return bool(words) and words <= TYPES and words != {"str"}
 
 
-def parameters(found: FunctionType) -> list[inspect.Parameter]:
-    own = inspect.signature(found).parameters.values()
-    return [p for p in own if p.name not in ("self", "cls") and not p.name.startswith("_")]
+def parameters(function: FunctionType) -> list[inspect.Parameter]:
+    every = inspect.signature(function).parameters.values()
+    return [p for p in every if p.name not in ("self", "cls") and not p.name.startswith("_")]
 
 
 def named(name: str, text: str) -> bool:
@@ -145,32 +145,32 @@ def raised(source: Any) -> set[str]:
 
 def lacks(name: Name) -> Iterator[str]:
     """What the docstrings do not say."""
-    found, text = name.found, name.text
+    value, text = name.value, name.text
     if not text.strip():
         yield "a docstring"
         return
-    if inspect.isclass(found):
-        own = attrs.fields(found) if attrs.has(found) else ()
-        given = {f.name: str(f.type) for f in own if not f.name.startswith("_")}
-        results = [kind for kind in given.values() if ARRAY.search(kind)]
-        checks = [f.validator for f in own if isinstance(f.validator, FunctionType)]
-        checks += [vars(found)[k] for k in ("__attrs_post_init__",) if k in vars(found)]
-        if "__init__" in vars(found) and not attrs.has(found):
-            checks.append(vars(found)["__init__"])
-            given = {p.name: str(p.annotation) for p in parameters(vars(found)["__init__"])}
-        text += "\n".join(base.__doc__ or "" for base in found.__mro__[1:] if attrs.has(base))
-        if text.startswith(f"{found.__name__}("):
+    if inspect.isclass(value):
+        fields = attrs.fields(value) if attrs.has(value) else ()
+        annotations = {f.name: str(f.type) for f in fields if not f.name.startswith("_")}
+        results = [kind for kind in annotations.values() if ARRAY.search(kind)]
+        checks = [f.validator for f in fields if isinstance(f.validator, FunctionType)]
+        checks += [vars(value)[k] for k in ("__attrs_post_init__",) if k in vars(value)]
+        if "__init__" in vars(value) and not attrs.has(value):
+            checks.append(vars(value)["__init__"])
+            annotations = {p.name: str(p.annotation) for p in parameters(vars(value)["__init__"])}
+        text += "\n".join(base.__doc__ or "" for base in value.__mro__[1:] if attrs.has(base))
+        if text.startswith(f"{value.__name__}("):
             yield "a docstring of its own"
     else:
-        given = {p.name: str(p.annotation) for p in parameters(found)}
-        results = [str(inspect.signature(found).return_annotation), *given.values()]
-        checks = [found]
-    for each, kind in given.items():
+        annotations = {p.name: str(p.annotation) for p in parameters(value)}
+        results = [str(inspect.signature(value).return_annotation), *annotations.values()]
+        checks = [value]
+    for each, kind in annotations.items():
         if not says_it_all(kind) and not named(each, text):
             yield f"what {each} is"
     if any(ARRAY.search(kind) for kind in results) and not SHAPE.search(text):
         yield "shapes"
-    for each in (name for name in UNITS if name in given or name == found.__name__):
+    for each in (name for name in UNITS if name in annotations or name == value.__name__):
         if not re.search(UNITS[each], text):
             yield f"the unit of {each}"
     for error in sorted({each for check in checks for each in raised(check)}):
@@ -179,7 +179,7 @@ def lacks(name: Name) -> Iterator[str]:
 
 
 def test_what_is_public() -> None:
-    functions = [each for each in NAMES.values() if isinstance(each.found, FunctionType)]
+    functions = [each for each in NAMES.values() if isinstance(each.value, FunctionType)]
     assert len(functions) > 100 and len(NAMES) - len(functions) > 30
     for path in (
         "specinn.api.infer",

@@ -28,8 +28,8 @@ def star():
     out = np.zeros(wavelength.size)
     for arm in emulator.arms.values():
         source = emulator.wavelength[arm] * doppler(1.0, RV)
-        here = (wavelength > source[0] + 0.5) & (wavelength < source[-1] - 0.5)
-        out[here] = np.interp(wavelength[here], source, flux[arm])
+        covered = (wavelength > source[0] + 0.5) & (wavelength < source[-1] - 0.5)
+        out[covered] = np.interp(wavelength[covered], source, flux[arm])
     sigma = np.full(wavelength.size, 1.0 / (150.0 * np.sqrt(STEP)))
     noise = sigma * np.random.default_rng(0).standard_normal(wavelength.size)
     return wavelength, np.where(out > 0, out + noise, 0.0), sigma
@@ -95,12 +95,12 @@ def merged(tmp_path_factory, shared):
     length, apart = 85.0, 60.0  # Angstrom
     tables = []
     for i, start in enumerate(np.arange(wave[good][0], wave[good][-1] - length, apart)):
-        here = (wave >= start) & (wave < start + length) & good
-        if np.count_nonzero(here) < 1000:
+        covered = (wave >= start) & (wave < start + length) & good
+        if np.count_nonzero(covered) < 1000:
             continue
-        blaze = np.sinc((wave[here] - start - 0.5 * length) / (0.62 * length)) ** 2
+        blaze = np.sinc((wave[covered] - start - 0.5 * length) / (0.62 * length)) ** 2
         level = (1.0 + 0.03 * (-1) ** i) * blaze
-        columns = {"WAVE": wave[here], "FLUX": flux[here] * level}
+        columns = {"WAVE": wave[covered], "FLUX": flux[covered] * level}
         tables.append(
             fits.BinTableHDU.from_columns([fits.Column(k, "D", array=v) for k, v in columns.items()])
         )

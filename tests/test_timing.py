@@ -175,15 +175,15 @@ def test_freia_and_our_sampler_are_given_the_same(
     assert all(cost.wall > 0 for cost in costs.values()) and len(batch) == 4
     assert isinstance(batch, SpectrumBatch)  # encoded already, it would make features free
     assert all(name in dict(job.pipeline.steps) for name in steps)  # the job itself is not watched
-    found = {f"{way.part}: {way.name}": way for way in
+    result = {f"{way.part}: {way.name}": way for way in
              cinn_speed.ways(job.pipeline.estimator, batch, 64, True)}  # fmt: skip
     for preset in ("paper", "default"):
-        theirs, ours = (found[f"sampling: {who}, {preset}"] for who in ("FrEIA", "specinn"))
+        theirs, ours = (result[f"sampling: {who}, {preset}"] for who in ("FrEIA", "specinn"))
         (rows, jacobian), (stars, log_determinant) = theirs.work(), ours.work()
         assert theirs.spectra == ours.spectra == 1 and rows.shape == (64, 13)
         assert torch.allclose(stars[0].T, rows, atol=1e-4)
         assert torch.allclose(log_determinant[0], jacobian, atol=1e-4)
-    step = found["training: FrEIA, default"]
+    step = result["training: FrEIA, default"]
     step.work()
     before = [weight.clone() for weight in step.work.model.features.parameters()]
     step.work()
@@ -191,7 +191,7 @@ def test_freia_and_our_sampler_are_given_the_same(
     assert step.spectra == 8 and not any(torch.equal(*weights) for weights in moved)
     assert not any(weight.requires_grad for weight in job.pipeline.estimator.features.parameters())
     lean = cinn_speed.ways(job.pipeline.estimator, batch, 64, False)
-    assert not [way for way in lean if "paper" in way.name] and len(lean) < len(found)
+    assert not [way for way in lean if "paper" in way.name] and len(lean) < len(result)
 
 
 def test_cores_are_given_back() -> None:
@@ -204,19 +204,19 @@ def test_cores_are_given_back() -> None:
         timing.on_cores(99_999).__enter__()
 
 
-def benchmark(*arguments: object, given: Plugins | None = None):
-    return CliRunner().invoke(app, ["benchmark", *map(str, arguments)], obj=given)
+def timing_of(*arguments: object, others: Plugins | None = None):
+    return CliRunner().invoke(app, ["timing", *map(str, arguments)], obj=others)
 
 
 def test_the_command(plugins: Plugins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "_AT_LEAST", 0.0)
     monkeypatch.setattr(cinn_speed, "_BATCH", 8)
-    measure, kept = timing.benchmark, []
+    measure, kept = timing.measure, []
     monkeypatch.setattr(
-        timing, "benchmark", lambda *given, **options: kept.append(measure(*given, **options)) or kept[0]
+        timing, "measure", lambda *given, **options: kept.append(measure(*given, **options)) or kept[0]
     )
     options = ("--spectra", 4, "--samples", 32, "--repeats", 1, "--device", "cpu")
-    result = benchmark(*options, "--json", given=plugins)
+    result = timing_of(*options, "--json", others=plugins)
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     assert report["settings"]["spectra"] == 4 and report["settings"]["model"].startswith("4most-hr-gr ")
@@ -237,8 +237,8 @@ def test_the_command(plugins: Plugins, tmp_path: Path, monkeypatch: pytest.Monke
     reference = rows["sampling", "FrEIA, paper"]
     ratios = [reference[key] / whole[key] for key in ("ms", "cpu_ms")]
     assert whole["ratio"] == pytest.approx(min(ratios))
-    monkeypatch.setattr(timing, "benchmark", lambda *given, **options: kept[0])
-    shown = benchmark(*options, given=plugins)
+    monkeypatch.setattr(timing, "measure", lambda *given, **options: kept[0])
+    shown = timing_of(*options, others=plugins)
     assert shown.exit_code == 0, shown.output
     for word in ("spectra/s", "x paper", "specinn, paper", "rest-frame", "specinn run, 4 spectra"):
         assert word in shown.stdout
@@ -276,7 +276,7 @@ def test_ratios_are_the_cautious_ones() -> None:
     ],
 )
 def test_bad_input_is_one_sentence(plugins: Plugins, options: tuple, words: tuple) -> None:
-    result = benchmark(*options, given=plugins)
+    result = timing_of(*options, others=plugins)
     assert result.exit_code == 1 and result.stdout == ""
     assert len(result.stderr.splitlines()) == 1 and result.stderr.startswith("specinn: ")
     for word in words:

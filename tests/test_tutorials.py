@@ -15,15 +15,15 @@ import pytest
 import typer
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "tutorials"
-NAMES = ("survey", "posterior", "calibrate", "train", "instrument", "flow")
+NAMES = ("survey", "posterior", "corrections", "train", "instrument", "flow")
 PAGES = {name: FOLDER / f"{name}.md" for name in NAMES}
 CELL = re.compile(r"^```\{code-cell\}[^\n]*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
 def cells(name: str) -> list[str]:
     """The sources of the code cells of a page, without their options."""
-    found = CELL.findall(PAGES[name].read_text(encoding="utf-8"))
-    return [re.sub(r"\A(:[\w-]+:[^\n]*\n)+\n?", "", cell) for cell in found]
+    result = CELL.findall(PAGES[name].read_text(encoding="utf-8"))
+    return [re.sub(r"\A(:[\w-]+:[^\n]*\n)+\n?", "", cell) for cell in result]
 
 
 def commands(name: str) -> list[str]:

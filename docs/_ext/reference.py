@@ -99,10 +99,10 @@ def columns() -> str:
     what = labels["vbroad"].description
 
     def row(field: Field) -> tuple[str, ...]:
-        own = field.name.startswith("vbroad")
-        text = field.description.replace(what, "the label") if own else field.description
+        of_label = field.name.startswith("vbroad")
+        text = field.description.replace(what, "the label") if of_label else field.description
         text = text[0].upper() + text[1:]
-        unit = "of the label" if own else field.unit
+        unit = "of the label" if of_label else field.unit
         name = re.sub("^vbroad", "<label>", field.name)
         return f"`{name}`", field.dtype.__name__, unit, plain(text)
 
@@ -113,7 +113,7 @@ def columns() -> str:
 def labels() -> str:
     """The labels of the bundled model, and the derived ones."""
     model = find(shipped(), None)
-    found = with_derived_labels(LabelSet.from_dicts(model.labels))
+    derived = with_derived_labels(LabelSet.from_dicts(model.labels))
     rows = [
         (
             f"`{label.name}`",
@@ -122,7 +122,7 @@ def labels() -> str:
             label.transform,
             f"{label.bounds[0]:.4g} to {label.bounds[1]:.4g}",
         )
-        for label in found
+        for label in derived
     ]
     return table(("label", "unit", "meaning", "learnt as", f"bounds of {model.name}"), rows)
 
@@ -139,9 +139,9 @@ def offers() -> str:
     kinds: dict[str, list[tuple[str, ...]]] = {}
     for offer in shipped().offers():
         where = getattr(offer.record, "factory", "").partition(":")[0]
-        place = f"`{where}`" if where else f"`{Path(offer.record.toml).name}`"
+        source = f"`{where}`" if where else f"`{Path(offer.record.toml).name}`"
         kinds.setdefault(offer.kind, []).append(
-            (f"`{offer.record.name}`", plain(offer.record.summary), place)
+            (f"`{offer.record.name}`", plain(offer.record.summary), source)
         )
     return "\n\n".join(
         f"## {kind.capitalize()}s\n\n{table(('name', 'what it is', 'where'), rows)}"
@@ -153,11 +153,12 @@ def instruments() -> str:
     """The arms of the instruments that ship."""
     rows = []
     for offer in shipped().offers("instrument"):
-        found = Instrument.from_toml(offer.record.toml)
-        for arm in found.arms:
+        instrument = Instrument.from_toml(offer.record.toml)
+        for arm in instrument.arms:
             pixels = str(arm.pixels.n) if arm.pixels else ""
             span = f"{arm.range[0]:g} to {arm.range[1]:g}"
-            rows.append((f"`{found.name}`", arm.name, span, found.medium, str(arm.resolving_power), pixels))
+            name, medium = f"`{instrument.name}`", instrument.medium
+            rows.append((name, arm.name, span, medium, str(arm.resolving_power), pixels))
     return table(("instrument", "arm", "range (Angstrom)", "medium", "resolving power", "pixels"), rows)
 
 

@@ -90,7 +90,7 @@ def settings() -> str:
 
 
 def _file(file: File) -> str:
-    known = rows(file.guide, file.heading)
+    guide_rows = rows(file.guide, file.heading)
     title = (GUIDES / file.guide).read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
     parts = [f"## {file.title}", f"The guide: [{file.heading or title}](../{file.link})."]
     for heading, path, cls in tables(file):
@@ -102,7 +102,7 @@ def _file(file: File) -> str:
             key = f"{path}.{name}" if path else name
             if key in file.inner:
                 continue
-            cells = known.get(key) or known.get(name)
+            cells = guide_rows.get(key) or guide_rows.get(name)
             if cells is None:
                 raise KeyError(f"docs/{file.guide} has no row in a table for the key {key} of {file.cls}")
             lines.append(f"| `{name}` | {type_name(field.type)} | {default(field)} | {cells[-1]} |")
@@ -119,14 +119,14 @@ def tables(file: File) -> Iterator[tuple[str, str, Any]]:
 def _inner(cls: Any, table: str, path: str, more: dict[str, str]) -> Iterator[tuple[str, str, Any]]:
     for field in attrs.fields(attrs.resolve_types(cls)):
         key = f"{path}.{field.name}" if path else field.name
-        found, form = (load(more[key]), "") if key in more else table_of(field.type)
-        if found is None:
+        inner, form = (load(more[key]), "") if key in more else table_of(field.type)
+        if inner is None:
             continue
         name = f"{table}.{field.name}" if table else field.name
         if form == "dict":
             name += ".<name>"
-        yield (f"`[[{name}]]`" if form == "list" else f"`[{name}]`"), key, found
-        yield from _inner(found, name, key, more)
+        yield (f"`[[{name}]]`" if form == "list" else f"`[{name}]`"), key, inner
+        yield from _inner(inner, name, key, more)
 
 
 def keys(cls: Any) -> list[tuple[str, Any]]:
@@ -198,8 +198,8 @@ def rows(page: str, heading: str = "") -> dict[str, list[str]]:
     text = section((GUIDES / page).read_text(encoding="utf-8"), heading)
     text = re.sub(r"\]\(#", f"]({page}#", text)
     text = re.sub(r"\]\((?!\w+://)", "](../", text)  # the reference lies one folder below the guides
-    found = re.findall(r"^\| `(\w[\w.]*)[^`]*` \| (.+) \|$", text, flags=re.MULTILINE)
-    return {key: cells.split(" | ") for key, cells in found}
+    cells_of = re.findall(r"^\| `(\w[\w.]*)[^`]*` \| (.+) \|$", text, flags=re.MULTILINE)
+    return {key: cells.split(" | ") for key, cells in cells_of}
 
 
 def section(text: str, heading: str) -> str:
@@ -207,9 +207,9 @@ def section(text: str, heading: str) -> str:
     text = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
     if not heading:
         return text
-    found = re.search(rf"^(#+) {re.escape(heading)}$", text, flags=re.MULTILINE)
-    if found is None:
+    match = re.search(rf"^(#+) {re.escape(heading)}$", text, flags=re.MULTILINE)
+    if match is None:
         raise KeyError(f"no heading {heading!r}")
-    rest = text[found.end() :]
-    end = re.search(rf"^#{{1,{len(found[1])}}} ", rest, flags=re.MULTILINE)
+    rest = text[match.end() :]
+    end = re.search(rf"^#{{1,{len(match[1])}}} ", rest, flags=re.MULTILINE)
     return rest[: end.start()] if end else rest

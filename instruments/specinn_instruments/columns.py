@@ -110,7 +110,7 @@ def role_of(name: str) -> tuple[Role | None, tuple[str, ...]]:
     roles: set[Role] = set()
     tail: list[str] = []
     for word in words:
-        role = next((role for role, known in _WORDS.items() if word in known), None)
+        role = next((role for role, synonyms in _WORDS.items() if word in synonyms), None)
         if role is None:
             tail.append(_TAILS.get(word, word))
         else:
@@ -204,8 +204,8 @@ class Columns:
             return next(iter(same), None)
 
         def rank(flux: int) -> tuple[bool, int, int]:
-            known = _PREFERRED.index(tails[flux]) if tails[flux] in _PREFERRED else len(_PREFERRED)
-            return partner(flux) is None and bool(errors), known, flux
+            preference = _PREFERRED.index(tails[flux]) if tails[flux] in _PREFERRED else len(_PREFERRED)
+            return partner(flux) is None and bool(errors), preference, flux
 
         flux = min(at[Role.FLUX], key=rank)
         error = partner(flux)

@@ -62,13 +62,13 @@ def _find(header: fits.Header, suffix: str) -> list[int]:
     the UCD word ``meta.main``; else the one in the name space of the standard (``Spectrum.`` or ``spec:``),
     else the first.
     """
-    found = []
+    matches = []
     for i in range(len(column_names(header))):
         utype = str(header.get(f"TUTYP{i + 1}", "")).strip().lower()
         if utype.endswith(suffix):
             main = "meta.main" in str(header.get(f"TUCD{i + 1}", "")).lower()
-            found.append((not main, not utype.startswith("spec"), i))
-    return [i for _, _, i in sorted(found)]
+            matches.append((not main, not utype.startswith("spec"), i))
+    return [i for _, _, i in sorted(matches)]
 
 
 def _columns(header: fits.Header) -> Columns:

@@ -202,8 +202,10 @@ def frame(headers: Sequence[Header]) -> tuple[Statement, float]:
     if number(headers, "ESO DRS BERV") is not None and number(headers, "NAXIS2") is None:
         return Statement("barycentric", "ESO DRS BERV, as merged spectra of HARPS"), 0.0
     # whether a correction without SPECSYS was applied differs from program to program
-    found = next((key for key in (*_BARYCOR, *_HELIOCOR) if number(headers, key)), None)
-    source = f"not stated; the header has {found} = {number(headers, found):.3f}" if found else "not stated"
+    keyword = next((key for key in (*_BARYCOR, *_HELIOCOR) if number(headers, key)), None)
+    source = "not stated"
+    if keyword:
+        source += f"; the header has {keyword} = {number(headers, keyword):.3f}"
     return Statement("unknown", source), 0.0
 
 

@@ -43,10 +43,10 @@ class Specutils(Reader):
 
         formats = _formats(plain)
         if len(formats) != 1:
-            found = (
+            verdict = (
                 f"recognises it as any of {', '.join(formats)}" if formats else "does not recognise it either"
             )
-            raise ReadError(f"specutils {found}: convert the file to text or FITS with a wavelength axis")
+            raise ReadError(f"specutils {verdict}: convert the file to text or FITS with a wavelength axis")
         try:
             spectrum = Spectrum.read(plain, format=formats[0])
         except Exception as cause:  # of any kind: 20 loaders, each of one archive's files as they should be
@@ -104,6 +104,6 @@ def _formats(path: Path) -> list[str]:
     with path.open("rb") as file:
         if file.read(9) != b"SIMPLE  =":  # all but the guesses are FITS; astropy would search for headers
             return []
-    found = identify_spectrum_format(str(path), dtype=Spectrum)
-    names = [found] if isinstance(found, str) else list(found)
+    identified = identify_spectrum_format(str(path), dtype=Spectrum)
+    names = [identified] if isinstance(identified, str) else list(identified)
     return [str(name) for name in names if name not in _GUESSES]

@@ -34,11 +34,11 @@ def _headers(path: Path, _mtime: int, _size: int) -> tuple[fits.Header, ...]:
             check_hdus(path, file, size)
             file.seek(0)
             with fits.open(file, memmap=False) as hdus:
-                found = []
+                complete = []
                 with contextlib.suppress(OSError, EOFError, ValueError, TypeError, IndexError):
                     for hdu in hdus:
-                        found.append(hdu.header)
-                return tuple(found)
+                        complete.append(hdu.header)
+                return tuple(complete)
     except (OSError, EOFError, ValueError, ReadError):
         return ()
 

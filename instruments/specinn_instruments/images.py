@@ -140,7 +140,7 @@ def _divide(planes: Sequence[Plane]) -> tuple[list[Plane], list[Plane]]:
 
 def _companions(flux: Plane, fluxes: Sequence[Plane], others: Sequence[Plane]) -> dict[str, Plane]:
     """Error, masks and wavelengths of an image of flux: those of its tail and version, or those for all."""
-    found: dict[str, Plane] = {}
+    companions: dict[str, Plane] = {}
     several = len(fluxes) > 1
     keys = {
         **_ERRORS,
@@ -156,12 +156,12 @@ def _companions(flux: Plane, fluxes: Sequence[Plane], others: Sequence[Plane]) -
         same = plane.tail == flux.tail and (not several or plane.hdu.ver == flux.hdu.ver or flux.tail != ())
         alone = not several and sum(p.role is plane.role for p in others) == 1
         shared = plane.role in _WAVES and sum(p.role in _WAVES for p in others) == 1
-        if (same or alone or shared) and key not in found:
-            found[key] = plane
+        if (same or alone or shared) and key not in companions:
+            companions[key] = plane
     unnamed = [p for p in others if p.role is None and p.label.upper() in ("", "PRIMARY")]
-    if not several and unnamed and not found:
-        found.update(_by_content(flux, unnamed))
-    return found
+    if not several and unnamed and not companions:
+        companions.update(_by_content(flux, unnamed))
+    return companions
 
 
 def _by_content(flux: Plane, unnamed: Sequence[Plane]) -> dict[str, Plane]:
@@ -170,14 +170,14 @@ def _by_content(flux: Plane, unnamed: Sequence[Plane]) -> dict[str, Plane]:
     alike = [p for p in unnamed if p.hdu.shape == flux.hdu.shape]
     waves = [p for p in alike if _looks_like_wavelengths(p.rows())]
     rest = [p for p in alike if p not in waves]
-    found = {}
+    planes = {}
     if len(waves) == 1:
-        found["wave"] = waves[0]
+        planes["wave"] = waves[0]
         if len(rest) == 1:
             values, level = rest[0].rows(), np.nanmedian(np.abs(flux.rows()))
             if np.nanmin(values) >= 0 and 0 < np.nanmedian(values) < level:
-                found["sigma"] = rest[0]
-    return found
+                planes["sigma"] = rest[0]
+    return planes
 
 
 def _looks_like_wavelengths(rows: np.ndarray) -> bool:

@@ -203,14 +203,14 @@ def _weight(order: Order, blaze: np.ndarray) -> np.ndarray:
     """``(n_spec, n_pix)`` inverse variance, smoothed along the order; the blaze where no error is known."""
     if order.sigma is None:
         return np.broadcast_to(blaze, order.flux.shape).copy()
-    known = ~order.mask & np.isfinite(order.sigma) & (order.sigma > 0)
-    variance = np.square(np.where(known, order.sigma, 0.0))
+    finite = ~order.mask & np.isfinite(order.sigma) & (order.sigma > 0)
+    variance = np.square(np.where(finite, order.sigma, 0.0))
     size = min(_SMOOTH, order.flux.shape[1])
-    share = uniform_filter1d(known.astype(float), size, axis=1, mode="nearest")
+    share = uniform_filter1d(finite.astype(float), size, axis=1, mode="nearest")
     mean = uniform_filter1d(variance, size, axis=1, mode="nearest")
     with np.errstate(divide="ignore", invalid="ignore"):
         weight = share / mean
-    return np.where(known & np.isfinite(weight), weight, 0.0)
+    return np.where(finite & np.isfinite(weight), weight, 0.0)
 
 
 def _scaled(orders: Sequence[Order], weights: Sequence[np.ndarray]) -> tuple[list[Order], list[np.ndarray]]:
@@ -239,12 +239,12 @@ def _untilted(orders: Sequence[Order]) -> list[Order]:
     number, row = np.nonzero(ratios)
     if len(np.unique(number)) < 3 or apart <= 0:
         return list(orders)
-    jumps, place = ratios[number, row], 2.0 * (number + 0.5) / (len(orders) - 1) - 1.0
+    jumps, position = ratios[number, row], 2.0 * (number + 0.5) / (len(orders) - 1) - 1.0
     keep = np.ones(len(jumps), bool)
     for _ in range(_ROUNDS):
         degree = min(_DEGREE, len(np.unique(number[keep])) // 8)
-        coefficients = np.polynomial.chebyshev.chebfit(place[keep], jumps[keep], degree)
-        off = np.abs(jumps - np.polynomial.chebyshev.chebval(place, coefficients))
+        coefficients = np.polynomial.chebyshev.chebfit(position[keep], jumps[keep], degree)
+        off = np.abs(jumps - np.polynomial.chebyshev.chebval(position, coefficients))
         keep = off <= max(5.0 * float(np.median(off)), 0.01)
     of_each = np.polynomial.chebyshev.chebval(np.linspace(-1.0, 1.0, len(orders)), coefficients)
     out = []
@@ -302,45 +302,45 @@ def _blazes(orders: Sequence[Order]) -> list[np.ndarray]:
     if len(orders) < 3 or min(order.wavelength.size for order in orders) < 4 * _BINS:
         return ones
     ends = _whole_ends(np.array([_reach(order) for order in orders]))
-    places = [
+    positions = [
         (order.wavelength - first) / max(last - first, 1e-12)
         for order, (first, last) in zip(orders, ends, strict=True)
     ]
-    log = _levels(orders, places)
+    log = _levels(orders, positions)
     middle = _median(log[:, 2 * _BINS // 5 : 3 * _BINS // 5])
     dome = middle - 0.5 * (_median(log[:, : _BINS // 8]) + _median(log[:, -_BINS // 8 :]))
     if not np.isfinite(dome).any() or abs(float(np.nanmedian(dome))) < _DOME:
         return ones
-    ratios = _ratios_in_overlaps(orders, places)
+    ratios = _ratios_in_overlaps(orders, positions)
     shape = _common_shape(log, ratios)
     for _ in range(_AGAIN):
-        shape = _common_shape(_levels(orders, places, shape), ratios)
-    curves = [np.exp(_at(place, row)) for place, row in zip(places, shape, strict=True)]
+        shape = _common_shape(_levels(orders, positions, shape), ratios)
+    curves = [np.exp(_at(position, row)) for position, row in zip(positions, shape, strict=True)]
     return [curve / max(1.0, float(curve.max())) for curve in curves]
 
 
-def _at(place: np.ndarray, shape: np.ndarray) -> np.ndarray:
-    """``shape (_BINS,)`` at every ``place (n_pix,)`` of an order."""
+def _at(position: np.ndarray, shape: np.ndarray) -> np.ndarray:
+    """``shape (_BINS,)`` at every ``position (n_pix,)`` of an order."""
     x = (np.arange(_BINS) + 0.5) / _BINS
-    out: np.ndarray = np.interp(place, x, shape)
-    # interp is flat beyond the middles of the outermost bins: go on with their slope
-    for end, beyond in ((0, place < x[0]), (-1, place > x[-1])):
+    out: np.ndarray = np.interp(position, x, shape)
+    # interp is flat beyond the middles of the outermost bins: continue with their slope
+    for end, beyond in ((0, position < x[0]), (-1, position > x[-1])):
         slope = (shape[1] - shape[0] if end == 0 else shape[-1] - shape[-2]) * _BINS
-        out[beyond] = shape[end] + slope * (place[beyond] - x[end])
+        out[beyond] = shape[end] + slope * (position[beyond] - x[end])
     return out
 
 
 def _levels(
-    orders: Sequence[Order], places: Sequence[np.ndarray], shape: np.ndarray | None = None
+    orders: Sequence[Order], positions: Sequence[np.ndarray], shape: np.ndarray | None = None
 ) -> np.ndarray:
     """``(n_orders, _BINS)`` log of the envelope of each order. With a ``shape`` of that form, of what it
     leaves: a quantile of flux that changes within a bin would lie above the middle."""
     if shape is None:
-        return np.log([_envelope(order, place) for order, place in zip(orders, places, strict=True)])
+        return np.log([_envelope(order, position) for order, position in zip(orders, positions, strict=True)])
     rows = []
-    for order, place, row in zip(orders, places, shape, strict=True):
-        flat = order.times(1.0 / np.maximum(np.exp(_at(place, row)), _LEAST))
-        rows.append(np.log(_envelope(flat, place)) + row)
+    for order, position, row in zip(orders, positions, shape, strict=True):
+        flat = order.times(1.0 / np.maximum(np.exp(_at(position, row)), _LEAST))
+        rows.append(np.log(_envelope(flat, position)) + row)
     return np.array(rows)
 
 
@@ -389,8 +389,8 @@ def _median(values: np.ndarray) -> np.ndarray:
     return out
 
 
-def _envelope(order: Order, place: np.ndarray) -> np.ndarray:
-    """``(_BINS,)`` a high quantile of the flux in bins of the ``place (n_pix,)`` in the order, over all
+def _envelope(order: Order, position: np.ndarray) -> np.ndarray:
+    """``(_BINS,)`` a high quantile of the flux in bins of the ``position (n_pix,)`` in the order, over all
     spectra at their own level; NaN in bins without enough good pixels."""
     out = np.full(_BINS, np.nan)
     values = np.where(order.mask, np.nan, order.flux)
@@ -398,7 +398,7 @@ def _envelope(order: Order, place: np.ndarray) -> np.ndarray:
         return out
     unit = np.nanmedian(np.abs(values), axis=1, keepdims=True)
     values = values / np.where(unit > 0, unit, np.nan)
-    edges = np.searchsorted(place, np.arange(_BINS + 1) / _BINS)
+    edges = np.searchsorted(position, np.arange(_BINS + 1) / _BINS)
     for i, (first, last) in enumerate(pairwise(edges)):
         some = values[:, first:last]
         some = some[np.isfinite(some)]
@@ -438,10 +438,10 @@ def _common_shape(log: np.ndarray, ratios: np.ndarray) -> np.ndarray:
     n = len(log)
     degree = min(_DEGREE, n // 8)
 
-    def terms(number: np.ndarray, place: np.ndarray) -> np.ndarray:
-        along = np.polynomial.chebyshev.chebvander(2.0 * place - 1.0, 7)[:, 1:]
+    def terms(number: np.ndarray, position: np.ndarray) -> np.ndarray:
+        along = np.polynomial.chebyshev.chebvander(2.0 * position - 1.0, 7)[:, 1:]
         across = np.polynomial.chebyshev.chebvander(2.0 * number / (n - 1) - 1.0, degree)
-        product: np.ndarray = (across[:, :, None] * along[:, None, :]).reshape(len(place), -1)
+        product: np.ndarray = (across[:, :, None] * along[:, None, :]).reshape(len(position), -1)
         return product
 
     x = (np.arange(_BINS) + 0.5) / _BINS

@@ -34,11 +34,11 @@ class SingleSpectrum(EsoTable):
     """INSTRUME QMOST and extension PHASE3SPECTRUM; otherwise an ESO data product. Any FIB_ROOT is read."""
 
     def recognises(self, path: Path) -> bool:
-        found = headers(path)
+        hdus = headers(path)
         return (
-            bool(found)
-            and str(found[0].get("INSTRUME", "")).strip() == "QMOST"
-            and any(str(h.get("EXTNAME", "")).strip().upper() == "PHASE3SPECTRUM" for h in found)
+            bool(hdus)
+            and str(hdus[0].get("INSTRUME", "")).strip() == "QMOST"
+            and any(str(h.get("EXTNAME", "")).strip().upper() == "PHASE3SPECTRUM" for h in hdus)
             and super().recognises(path)
         )
 
@@ -152,10 +152,10 @@ def _fibres(hdus: fits.HDUList, data: Any) -> Any:
     if table is None:
         return None
     if "SPECUID" in table.names and "SPECUID" in data.names:
-        place = {identifier(value): i for i, value in enumerate(table["SPECUID"])}
+        index = {identifier(value): i for i, value in enumerate(table["SPECUID"])}
         wanted = [identifier(value) for value in data["SPECUID"]]
-        if "" not in wanted and len(place) == len(table) and all(name in place for name in wanted):
-            return table[[place[name] for name in wanted]]
+        if "" not in wanted and len(index) == len(table) and all(name in index for name in wanted):
+            return table[[index[name] for name in wanted]]
     if len(table) != len(data):
         raise ReadError(
             f"FIBMETATAB has {len(table)} rows for {len(data)} spectra and SPECUID does not match them"
@@ -175,7 +175,7 @@ def _identities(path: Path, data: Any, fibres: Any, n: int) -> list[str]:
 
 
 def _meta_columns(data: Any, fibres: Any) -> dict[str, np.ndarray]:
-    found: dict[str, np.ndarray] = {}
+    columns: dict[str, np.ndarray] = {}
     wanted: dict[str, tuple[str, type]] = {
         "object": ("OBJ_NME", str),
         "specuid": ("SPECUID", str),
@@ -191,10 +191,10 @@ def _meta_columns(data: Any, fibres: Any) -> dict[str, np.ndarray]:
     for name, (key, kind) in wanted.items():
         values = _column(key, data, fibres)
         if values is not None:
-            found[name] = (
+            columns[name] = (
                 np.array([str(v).strip() for v in values]) if kind is str else np.asarray(values, dtype=kind)
             )
-    return found
+    return columns
 
 
 def _resolving_power(both: Sequence[Header], fibres: Any, wavelength: np.ndarray) -> float | None:

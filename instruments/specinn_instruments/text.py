@@ -119,15 +119,15 @@ _HEADER_KEYS = {
 
 def _keywords(lines: Sequence[str]) -> dict[str, Any]:
     """Cards of a header from lines such as ``# OBJECT = HD 1``."""
-    found: dict[str, Any] = {}
+    cards: dict[str, Any] = {}
     for line in lines:
         match = _KEYWORD.match(line)
         key = _HEADER_KEYS.get(match[1].strip().lower()) if match else None
-        if match and key and key not in found:
+        if match and key and key not in cards:
             word = match[2].strip().strip("'\"").strip()
             number = _value(word.split()[0]) if word else None
-            found[key] = number if number is not None and key not in ("OBJECT", "RA", "DEC") else word
-    return found
+            cards[key] = number if number is not None and key not in ("OBJECT", "RA", "DEC") else word
+    return cards
 
 
 def _merge_seams(data: np.ndarray, columns: Columns) -> tuple[np.ndarray, int]:

@@ -36,14 +36,14 @@ class CapturedSampler:
             torch.cuda.current_stream().wait_stream(side)
             self.graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self.graph):
-                self.found = sample()
+                self.output = sample()
 
     def __call__(self, z: torch.Tensor, condition: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """As :class:`Sampler` for conditions ``(n_stars, n_features)``; lasts until the next call."""
         self.z.copy_(z)
         self.condition.copy_(condition)
         self.graph.replay()
-        return self.found
+        return self.output
 
 
 def summaries(labels: LabelSet, values: torch.Tensor, log_prob: torch.Tensor) -> Summary:
@@ -64,18 +64,19 @@ def summaries(labels: LabelSet, values: torch.Tensor, log_prob: torch.Tensor) ->
 
     ordered = values.masked_fill(~inside[:, None], torch.inf).sort(2).values
     last = (accepted - 1).clamp(min=0)
-    place = torch.tensor(list(QUANTILES.values()), dtype=torch.float64, device=values.device)[:, None] * last
-    below = place.long()
+    fractions = torch.tensor(list(QUANTILES.values()), dtype=torch.float64, device=values.device)
+    position = fractions[:, None] * last
+    below = position.long()
     every = (-1, values.shape[1], -1)
     lower, upper = (ordered.gather(2, at.T[:, None].expand(every)).double().movedim(2, 0)
                     for at in (below, torch.minimum(below + 1, last)))  # fmt: skip
-    quantiles = lower + (upper - lower) * (place - below)[..., None]
+    quantiles = lower + (upper - lower) * (position - below)[..., None]
 
     out = Summary.empty(labels, len(values))
     n = accepted.cpu().numpy()
     out.rejected_fraction[:] = 1.0 - n / values.shape[2]
     some = np.flatnonzero(n)
-    for mine, found in ((out.map, values[rows, :, best]), (out.std, std)):
-        mine[some] = found.cpu().numpy()[some]
+    for target, values_of in ((out.map, values[rows, :, best]), (out.std, std)):
+        target[some] = values_of.cpu().numpy()[some]
     out.quantiles[:, some] = quantiles.cpu().numpy()[:, some]
     return out

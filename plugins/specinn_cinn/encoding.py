@@ -34,8 +34,9 @@ class Encoding:
         which = np.searchsorted(starts, self.pixels.cpu().numpy(), side="right") - 1
         block, count = np.zeros(len(which), int), len(self.arms) * COVERAGE_BLOCKS
         for i in range(len(starts)):
-            here = np.flatnonzero(which == i)
-            block[here] = i * COVERAGE_BLOCKS + np.arange(len(here)) * COVERAGE_BLOCKS // max(len(here), 1)
+            in_arm = np.flatnonzero(which == i)
+            n = len(in_arm)
+            block[in_arm] = i * COVERAGE_BLOCKS + np.arange(n) * COVERAGE_BLOCKS // max(n, 1)
         # arms hold contiguous runs of used pixels, so sums over blocks are differences of a running sum
         self._edges = torch.as_tensor(np.searchsorted(block, np.arange(count + 1)), device=self.pixels.device)
         ends = [int(np.searchsorted(which, i)) for i in range(len(starts) + 1)]

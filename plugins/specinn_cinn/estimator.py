@@ -77,12 +77,12 @@ class CINN(Estimator):
             features = Features(len(encoding.pixels), encoding.n_context, sizes)
             flow = make_flow(len(stored.labels), sizes.features[-1], sizes)
             for name, module in (("features", features), ("flow", flow)):
-                own = {
+                weights = {
                     k.removeprefix(f"{name}."): v.float()
                     for k, v in tensors.items()
                     if k.startswith(f"{name}.")
                 }
-                module.load_state_dict(_restore_dtypes(own, module))
+                module.load_state_dict(_restore_dtypes(weights, module))
                 module.requires_grad_(False).eval().to(device)
             return cls(
                 stored.labels,
@@ -162,8 +162,8 @@ class CINN(Estimator):
             )
         flux, sigma = (torch.as_tensor(np.where(batch.mask, fill, v), dtype=torch.float32, device=self.device)
                        for v, fill in ((batch.flux, 1.0), (batch.sigma, 1.0)))  # fmt: skip
-        known = "synthetic" in batch.meta.colnames
-        synthetic = np.asarray(batch.meta["synthetic"], bool) if known else np.zeros(len(batch), bool)
+        declared = "synthetic" in batch.meta.colnames
+        synthetic = np.asarray(batch.meta["synthetic"], bool) if declared else np.zeros(len(batch), bool)
         return flux, sigma, *(torch.as_tensor(v, device=self.device) for v in (batch.mask, synthetic))
 
     def forward(self, values: torch.Tensor, condition: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

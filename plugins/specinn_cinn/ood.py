@@ -199,12 +199,12 @@ class Strangers(nn.Module):
         cls, tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any], encoding: Encoding
     ) -> Strangers | None:
         """From the tensors and the header of a weights file; None for a file without signs."""
-        own = {k.removeprefix(_PREFIX): v.float() for k, v in tensors.items() if k.startswith(_PREFIX)}
-        if not own:
+        weights = {k.removeprefix(_PREFIX): v.float() for k, v in tensors.items() if k.startswith(_PREFIX)}
+        if not weights:
             return None
         sizes = Sizes(**header["strangers"]["sizes"])
-        out = cls(encoding, len(own["low"]), sizes)
-        out.load_state_dict(own)
+        out = cls(encoding, len(weights["low"]), sizes)
+        out.load_state_dict(weights)
         return out.requires_grad_(False).eval().to(encoding.pixels.device)
 
 

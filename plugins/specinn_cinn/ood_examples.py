@@ -73,10 +73,10 @@ class Alterations:
         spectra = self._observe(flux, vbroad)
         out, half = spectra.clone(), len(flux) // 2
         out[:half, self.arms[-1]] = spectra[:half, self.arms[-1]].roll(1, 0)
-        for here, there in zip(self.arms, [*self.arms[1:], self.arms[0]], strict=True):
-            length = min(here.stop - here.start, there.stop - there.start)
-            out[half:, here] = 1.0
-            out[half:, here.start : here.start + length] = spectra[half:, there.start : there.start + length]
+        for arm, source in zip(self.arms, [*self.arms[1:], self.arms[0]], strict=True):
+            length = min(arm.stop - arm.start, source.stop - source.start)
+            out[half:, arm] = 1.0
+            out[half:, arm.start : arm.start + length] = spectra[half:, source.start : source.start + length]
         return out
 
     def weak(self, flux: torch.Tensor, vbroad: torch.Tensor) -> torch.Tensor:
@@ -121,8 +121,8 @@ class Alterations:
 
     def _bell(self, n: int, narrow: float, wide: float) -> torch.Tensor:
         """Gaussians ``(n, n_pix)`` of height 1 anywhere, a third of them at H alpha."""
-        place = (self._uniform(n) * (len(self.wave) - 1)).long()
-        centre = torch.where(self._uniform(n) < 0.33, _H_ALPHA, self.wave[place])
+        pixel = (self._uniform(n) * (len(self.wave) - 1)).long()
+        centre = torch.where(self._uniform(n) < 0.33, _H_ALPHA, self.wave[pixel])
         x = (self.wave - centre[:, None]) / self._log_uniform(narrow, wide, n)[:, None]
         return torch.exp(-2.773 * x.square())
 

@@ -73,11 +73,11 @@ def fit_strangers(
         _fit_signs(signs, usual, odd, family, plan)
     signs.requires_grad_(False).eval()
     held, altered, family = simulate.thresholds()
-    found = _fit_thresholds(signs, held, altered, family, plan)
+    detected = _fit_thresholds(signs, held, altered, family, plan)
     model.strangers = signs
     model.header["strangers"] = {
         "plan": attrs.asdict(plan),
-        "found": dict(zip(ALTERATIONS, found, strict=True)),
+        "found": dict(zip(ALTERATIONS, detected, strict=True)),
         **signs.header(),
     }
     return model
@@ -253,9 +253,9 @@ def _fit_signs(
     with torch.no_grad():
         odd_claim = signs.claim(odd.y, odd.context)
         logs_odd, projected_odd = _observables(signs, odd)
-        given = [(claim, *signs.standardised(logs, projected, claim)),
+        pieces = [(claim, *signs.standardised(logs, projected, claim)),
                  (odd_claim, *signs.standardised(logs_odd, projected_odd, odd_claim))]  # fmt: skip
-        claim, three, white = (torch.cat(v) for v in zip(*given, strict=True))
+        claim, three, white = (torch.cat(v) for v in zip(*pieces, strict=True))
         which = torch.cat([torch.zeros(len(usual), dtype=torch.long, device=family.device), 1 + family])
 
     def likeness_loss(rows: torch.Tensor) -> torch.Tensor:
@@ -288,8 +288,8 @@ def _fit_thresholds(
         alarms = float((signs.scaled(values) > 1.0).any(1).float().mean())
         low, high = (share, high) if alarms < plan.false_alarms else (low, share)
     values = torch.cat([signs.signs(x, s, g, context, y)[0] for x, s, g, context, y in altered.blocks()])
-    found = (signs.scaled(values) > 1.0).any(1).float()
-    return [round(float(found[family == i].mean()), 3) for i in range(len(ALTERATIONS))]
+    flagged = (signs.scaled(values) > 1.0).any(1).float()
+    return [round(float(flagged[family == i].mean()), 3) for i in range(len(ALTERATIONS))]
 
 
 def _minimise(

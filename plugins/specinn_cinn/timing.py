@@ -1,4 +1,4 @@
-"""What ``specinn benchmark`` compares: the flow as FrEIA runs it, and as our sampler does."""
+"""What ``specinn timing`` compares: the flow as FrEIA runs it, and as our sampler does."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def ways(estimator: CINN, batch: SpectrumBatch, n_samples: int, paper: bool) -> 
         paper or estimator.architecture != PRESETS["paper"]
     ):
         presets["model"] = estimator.architecture
-    found = []
+    measured = []
     for name, sizes in presets.items():
-        found += _sampling(name, sizes, estimator, n_samples)
-    found += [_training(name, sizes, estimator) for name, sizes in presets.items()]
-    return found + _inference(estimator, batch, n_samples)
+        measured += _sampling(name, sizes, estimator, n_samples)
+    measured += [_training(name, sizes, estimator) for name, sizes in presets.items()]
+    return measured + _inference(estimator, batch, n_samples)
 
 
 def _sampling(name: str, sizes: Architecture, estimator: CINN, n_samples: int) -> list[Way]:

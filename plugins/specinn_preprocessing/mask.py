@@ -52,17 +52,17 @@ class Mask(Preprocessor):
 
     def __call__(self, batch: SpectrumBatch) -> SpectrumBatch:
         flux, sigma, mask = batch.flux.copy(), batch.sigma.copy(), batch.mask.copy()
-        known, signal = np.empty((2, len(batch)), bool)
+        has_sigma, signal = np.empty((2, len(batch)), bool)
         for start in range(0, len(batch), _ROWS):
-            here = slice(start, start + _ROWS)
-            known[here], signal[here] = self._clean(flux[here], sigma[here], mask[here], batch.arms)
+            block = slice(start, start + _ROWS)
+            has_sigma[block], signal[block] = self._clean(flux[block], sigma[block], mask[block], batch.arms)
         wave = batch.wavelength
         for line in self.sky_lines:
             mask[:, np.abs(wave - line) < _SKY_HALF_WIDTH] = True
         for low, high in self.bands:
             mask[:, (wave > low) & (wave < high)] = True
         flags = flags_of(batch.meta)
-        raise_flag(flags, ~known, Flag.SNR_ESTIMATED)
+        raise_flag(flags, ~has_sigma, Flag.SNR_ESTIMATED)
         raise_flag(flags, ~signal, Flag.NO_SIGNAL)
         return attrs.evolve(batch, flux=flux, sigma=sigma, mask=mask, meta=with_columns(batch.meta, flags))
 
@@ -75,20 +75,20 @@ class Mask(Preprocessor):
         np.copyto(flux, 0.0, where=mask)
         empty = mask.all(axis=1)
         finite = np.isfinite(sigma)
-        known = finite.any(axis=1)
-        mask |= ~(finite & (sigma > 0)) & known[:, None]
+        has_sigma = finite.any(axis=1)
+        mask |= ~(finite & (sigma > 0)) & has_sigma[:, None]
         for arm in arms.values():
-            here, bad = flux[:, arm], mask[:, arm]
-            bad |= _runs_of_zero(here)
+            in_arm, bad = flux[:, arm], mask[:, arm]
+            bad |= _runs_of_zero(in_arm)
             bad |= _far_noisier(sigma[:, arm], bad)
-            if not known.all():
-                sigma[~known, arm] = _noise_along(here[~known], bad[~known])
+            if not has_sigma.all():
+                sigma[~has_sigma, arm] = _noise_along(in_arm[~has_sigma], bad[~has_sigma])
             if self.cosmic_rays:
-                bad |= _spikes(here, bad, sigma[:, arm])
+                bad |= _spikes(in_arm, bad, sigma[:, arm])
         lost = ~np.isfinite(sigma)  # masked, or too few pixels to measure it
         np.copyto(sigma, np.inf, where=lost)
         mask |= lost
-        return known, empty | _has_signal(flux, mask)
+        return has_sigma, empty | _has_signal(flux, mask)
 
 
 def _far_noisier(sigma: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -127,10 +127,10 @@ def _noise_along(flux: np.ndarray, mask: np.ndarray) -> np.ndarray:
     which it can be measured."""
     n_pix = flux.shape[1]
     edges = np.linspace(0, n_pix, max(1, round(n_pix / _ENOUGH)) + 1).astype(int)
-    found = np.stack([_noise(flux[:, i:j], mask[:, i:j]) for i, j in pairwise(edges)], axis=1)
+    noise = np.stack([_noise(flux[:, i:j], mask[:, i:j]) for i, j in pairwise(edges)], axis=1)
     middle, pixels = 0.5 * (edges[:-1] + edges[1:]), np.arange(n_pix)
     out = np.full(flux.shape, np.inf)
-    for row, sigma in zip(out, found, strict=True):
+    for row, sigma in zip(out, noise, strict=True):
         measured = np.isfinite(sigma)
         if measured.any():
             row[:] = np.interp(pixels, middle[measured], sigma[measured])

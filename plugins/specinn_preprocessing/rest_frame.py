@@ -63,14 +63,14 @@ class RestFrame(Preprocessor):
             stated[:] = self.velocity
         measured = self._search(batch)
         topocentric = np.array([frame == "topocentric" for frame in _column(meta, "frame", "")])
-        known = np.isfinite(stated)
+        use_stated = np.isfinite(stated)
         if self.velocity is None:
-            known &= ~(topocentric & measured.clear)
-        rv = np.where(known, stated, measured.rv)
-        error = np.where(known, np.nan, measured.error)
-        raise_flag(flags, ~known, Flag.RV_MEASURED)
-        raise_flag(flags, ~known & ~measured.clear, Flag.RV_UNCERTAIN)
-        raise_flag(flags, topocentric & ~known, Flag.RV_TOPOCENTRIC)
+            use_stated &= ~(topocentric & measured.clear)
+        rv = np.where(use_stated, stated, measured.rv)
+        error = np.where(use_stated, np.nan, measured.error)
+        raise_flag(flags, ~use_stated, Flag.RV_MEASURED)
+        raise_flag(flags, ~use_stated & ~measured.clear, Flag.RV_UNCERTAIN)
+        raise_flag(flags, topocentric & ~use_stated, Flag.RV_TOPOCENTRIC)
         double = np.isfinite(measured.second)
         raise_flag(flags, double, Flag.RV_UNCERTAIN)
         for i in np.flatnonzero(double):
@@ -81,7 +81,7 @@ class RestFrame(Preprocessor):
 
         off = measured.rv - stated
         limit = np.maximum(_CONTRADICTED_KMS, _CONTRADICTED_SIGMA * measured.error)
-        contradicted = known & measured.clear & (np.abs(off) > limit)
+        contradicted = use_stated & measured.clear & (np.abs(off) > limit)
         raise_flag(flags, contradicted, Flag.RV_CONTRADICTED)
         medium = np.where(measured.clear, _other_medium(measured), 0)
         from_medium = REFRACTION_KMS * np.sign(off)

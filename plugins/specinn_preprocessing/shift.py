@@ -77,8 +77,8 @@ def to_rest(
         if v == 0.0:
             flux[i], sigma[i], mask[i] = batch.flux[i, kept], batch.sigma[i, kept], batch.mask[i, kept]
         else:
-            given, out = (batch.flux[i], batch.sigma[i], batch.mask[i]), (flux[i], sigma[i], mask[i])
-            pixels.move(doppler(1.0, v), given, out)
+            spectrum, out = (batch.flux[i], batch.sigma[i], batch.mask[i]), (flux[i], sigma[i], mask[i])
+            pixels.move(doppler(1.0, v), spectrum, out)
     sigma[np.isnan(batch.sigma).all(axis=1)] = np.nan  # not known before, not known after
     if isinstance(power, np.ndarray) and power.ndim:
         power = power[kept]
@@ -129,13 +129,13 @@ class _Pixels:
         self.kept = np.concatenate(kept)
         self._beyond, self._ends = np.array(beyond), np.array(ends)
 
-    def move(self, factor: float, given: tuple[np.ndarray, ...], out: tuple[np.ndarray, ...]) -> None:
+    def move(self, factor: float, spectrum: tuple[np.ndarray, ...], out: tuple[np.ndarray, ...]) -> None:
         """Put flux, sigma and mask of a spectrum at ``factor`` times the wanted wavelengths into ``out``."""
         flux, sigma, mask = out
         bad = np.ones(self.size, bool)
         values = np.empty((2, self.size), flux.dtype)
-        for here, there in self._runs:
-            values[0, there], values[1, there], bad[there] = (x[here] for x in given)
+        for run, target in self._runs:
+            values[0, target], values[1, target], bad[target] = (x[run] for x in spectrum)
         _fill(values, bad)
         values[:, self._beyond], bad[self._beyond] = values[:, self._ends], bad[self._ends]
 

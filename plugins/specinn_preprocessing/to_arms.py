@@ -29,10 +29,10 @@ class ToArms(Preprocessor):
     _outside: np.ndarray = attrs.field(init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
-        mine = self.instrument
-        power = mine.resolving_power_at(mine.wavelength)
-        self._resampler = Resampler(mine.wavelength, mine.slices, power)
-        self._outside = ~np.concatenate([arm.contains(arm.wavelength) for arm in mine.arms])
+        instrument = self.instrument
+        power = instrument.resolving_power_at(instrument.wavelength)
+        self._resampler = Resampler(instrument.wavelength, instrument.slices, power)
+        self._outside = ~np.concatenate([arm.contains(arm.wavelength) for arm in instrument.arms])
 
     def __call__(self, batch: SpectrumBatch) -> SpectrumBatch:
         if batch.resolving_power is None:
@@ -50,5 +50,5 @@ class ToArms(Preprocessor):
         share = (bad.sum(axis=1) - n_outside) / (mask.shape[1] - n_outside)
         raise_flag(flags, share > 0.5, Flag.MANY_MASKED)
         meta = with_columns(batch.meta, flags)
-        mine, power = self.instrument, self._resampler.resolving_power
-        return SpectrumBatch(mine.wavelength, flux, sigma, mask, power, mine.medium, meta, slices)
+        instrument, power = self.instrument, self._resampler.resolving_power
+        return SpectrumBatch(instrument.wavelength, flux, sigma, mask, power, instrument.medium, meta, slices)

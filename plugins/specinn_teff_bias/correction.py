@@ -97,8 +97,8 @@ class TeffBias(Correction):
         if spread < _SPREAD:
             raise ConfigError(f"the stars lie within {spread:.0f} K: a slope needs at least {_SPREAD:.0f} K")
         lines = {}
-        for name, known in stars.literature.items():
-            moments = Moments.of(stars, name, np.flatnonzero(use & np.isfinite(known)))
+        for name, literature in stars.literature.items():
+            moments = Moments.of(stars, name, np.flatnonzero(use & np.isfinite(literature)))
             (b, a), covariance, scatter = fit_line(moments)
             b_error, a_error = np.sqrt(np.diag(covariance)) * [1, 1e-3]
             lines[name] = Line(

@@ -30,14 +30,14 @@ class Moments:
     @classmethod
     def of(cls, stars: BenchmarkStars, label: str, rows: Iterable[int]) -> Moments:
         """Of the accepted samples of these spectra; those of one star are pooled, each spectrum alike."""
-        found: dict[str, list[list[float]]] = {}
+        by_star: dict[str, list[list[float]]] = {}
         at = stars.posterior.labels.index
         for i in rows:
             samples = stars.posterior.samples[i, stars.posterior.inside[i]].astype(float)
             t, r = samples[:, at("teff")] / 1e3, samples[:, at(label)] - stars.literature[label][i]
             values = [t.mean(), (t * t).mean(), r.mean(), (t * r).mean(), (r * r).mean()]
-            found.setdefault(str(stars.star[i]), []).append([*values, stars.errors[label][i] ** 2])
-        t, tt, r, tr, rr, reference = np.array([np.mean(each, axis=0) for each in found.values()]).T
+            by_star.setdefault(str(stars.star[i]), []).append([*values, stars.errors[label][i] ** 2])
+        t, tt, r, tr, rr, reference = np.array([np.mean(each, axis=0) for each in by_star.values()]).T
         return cls(t, tt, r, tr, np.maximum(rr - r**2, 0) + reference + 1e-12)
 
 

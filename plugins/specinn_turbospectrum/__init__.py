@@ -7,27 +7,27 @@ from specinn.plugins import Record, hookimpl
 
 @hookimpl
 def specinn_grid_loaders() -> list[Record]:
-    here = "specinn_turbospectrum"
+    package = "specinn_turbospectrum"
     return [
         Record(
             name="specinn",
             summary="specinn's own HDF5 layout, as specinn grid import writes it",
-            factory=f"{here}.own:SpecinnGrid",
+            factory=f"{package}.own:SpecinnGrid",
         ),
         Record(
             name="turbospectrum-library",
             summary="HDF5 shards of a Turbospectrum library: one file, or a folder of them",
-            factory=f"{here}.library:TurbospectrumLibrary",
+            factory=f"{package}.library:TurbospectrumLibrary",
         ),
         Record(
             name="tsfitpy",
             summary="folder of TSFitPy's generate_synthetic_spectra (spectra_parameters.csv and .spec files)",
-            factory=f"{here}.tsfitpy:TSFitPyFolder",
+            factory=f"{package}.tsfitpy:TSFitPyFolder",
         ),
         Record(
             name="turbospectrum-raw",
             summary="folder of .spec files as bsyn_lu writes them, with labels in a .csv",
-            factory=f"{here}.raw:RawTurbospectrum",
+            factory=f"{package}.raw:RawTurbospectrum",
         ),
     ]
 

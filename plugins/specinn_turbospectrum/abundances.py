@@ -37,9 +37,9 @@ def check_labels(labels: Sequence[str]) -> None:
         )
     for name in labels:
         if name not in PARAMETERS and name != "a_li" and element_of(name) not in SOLAR:
-            known = ", ".join(f"{element.lower()}_fe" for element in SOLAR if element not in ("Fe", "Li"))
+            ratios = ", ".join(f"{element.lower()}_fe" for element in SOLAR if element not in ("Fe", "Li"))
             raise ConfigError(f"Turbospectrum does not know the label {name!r}: expected one of "
-                              f"{', '.join(PARAMETERS)}, a_li, {known}")  # fmt: skip
+                              f"{', '.join(PARAMETERS)}, a_li, {ratios}")  # fmt: skip
     if {"a_li", "li_fe"} <= set(labels):
         raise ConfigError("a_li and li_fe are labels of one another: keep one")
 
@@ -51,7 +51,7 @@ def element_of(label: str) -> str:
 
 
 def log_eps(labels: Mapping[str, float]) -> dict[int, float]:
-    """By atomic number the abundances of all elements of :data:`SOLAR`; those that are no label have
+    """By atomic number the abundances of all elements of :data:`SOLAR`; those that are not labels have
     [X/Fe] = 0, but O, Ne, S and Ar follow the mean of the alpha elements that are labels."""
     fe_h = labels["fe_h"]
     ratio = {element_of(name): value for name, value in labels.items() if element_of(name)}
@@ -59,7 +59,7 @@ def log_eps(labels: Mapping[str, float]) -> dict[int, float]:
     if alpha:
         for element in _FOLLOW:
             ratio.setdefault(element, float(np.mean(alpha)))
-    found = {ATOMIC_NUMBER[name]: sun + fe_h + ratio.get(name, 0.0) for name, sun in SOLAR.items()}
+    abundances = {ATOMIC_NUMBER[name]: sun + fe_h + ratio.get(name, 0.0) for name, sun in SOLAR.items()}
     if "a_li" in labels:
-        found[ATOMIC_NUMBER["Li"]] = labels["a_li"]
-    return found
+        abundances[ATOMIC_NUMBER["Li"]] = labels["a_li"]
+    return abundances

@@ -110,9 +110,9 @@ class Corrections:
         """The lists with corrected lines, and the empirical lines from ``low`` to ``high`` Angstrom."""
         out = []
         for one in species:
-            found = [self._by_key.get(key) for key in keys(one)]
-            if any(found):
-                pairs = zip(one.lines, found, strict=True)
+            changes = [self._by_key.get(key) for key in keys(one)]
+            if any(changes):
+                pairs = zip(one.lines, changes, strict=True)
                 lines = tuple(line if by is None else changed(line, *by) for line, by in pairs)
                 one = attrs.evolve(one, lines=lines)
             out.append(one)

@@ -32,10 +32,10 @@ class Departures:
         """Raises ``SynthesisError`` that names both numbers if abundance or depths differ."""
         wanted = log_eps.get(ATOMIC_NUMBER[self.element])
         if wanted is None or abs(wanted - self.log_eps) > _ABUNDANCE:
-            given = "none is given" if wanted is None else f"the spectrum has {wanted:.4f}"
+            of_spectrum = "none is given" if wanted is None else f"the spectrum has {wanted:.4f}"
             raise SynthesisError(
                 f"{self.source} holds departure coefficients for A({self.element}) = {self.log_eps:.4f}, "
-                f"{given}"
+                f"{of_spectrum}"
             )
         if n_depths != self.lg_tau.size:
             raise SynthesisError(
@@ -194,30 +194,30 @@ def _within(nodes: np.ndarray, rows: np.ndarray, at: np.ndarray, axis: int) -> d
     sides: list[tuple[float, dict[int, float]]] = []
     for side in (values[values <= at[axis] + 1e-4][::-1], values[values > at[axis] + 1e-4]):
         for value in side:
-            found = _within(nodes, rows[np.abs(nodes[rows, axis] - value) < 2e-4], at, axis + 1)
-            if found is None:
+            weights = _within(nodes, rows[np.abs(nodes[rows, axis] - value) < 2e-4], at, axis + 1)
+            if weights is None:
                 continue
             if abs(value - at[axis]) <= 1e-4:
-                return found
-            sides.append((float(value), found))
+                return weights
+            sides.append((float(value), weights))
             break
     if len(sides) < 2:
         return None
     (low, left), (high, right) = sides
-    place = (at[axis] - low) / (high - low)
-    out = {row: (1.0 - place) * weight for row, weight in left.items()}
+    fraction = (at[axis] - low) / (high - low)
+    out = {row: (1.0 - fraction) * weight for row, weight in left.items()}
     for row, weight in right.items():
-        out[row] = out.get(row, 0.0) + place * weight
+        out[row] = out.get(row, 0.0) + fraction * weight
     return out
 
 
 def write_information(departures: Sequence[Departures], folder: Path, path: Path) -> None:
     """The file that tells bsyn_lu which elements are in NLTE, with the files to which it points in
     ``folder``."""
-    place = f"{folder.resolve()}/"
+    prefix = f"{folder.resolve()}/"
     lines = ["# elements in NLTE"]  # the code looks for the next line from the second on
-    lines += ["# path for model atom files     don't change this line", place, "#"]
-    lines += ["# path for departure files     don't change this line", place, "#"]
+    lines += ["# path for model atom files     don't change this line", prefix, "#"]
+    lines += ["# path for departure files     don't change this line", prefix, "#"]
     lines += ["# atomic (N)LTE setup"]
     for one in departures:
         atom, name = f"atom.{one.element}", f"departures.{one.element}"

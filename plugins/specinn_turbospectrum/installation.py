@@ -30,8 +30,8 @@ GAIA_ESO, BLUE = "gaia-eso-nlte", "atoms-below-4200"  # names of line lists
 
 def default_prefix() -> Path:
     """SPECINN_TURBOSPECTRUM, or the folder for such data of the user's system."""
-    if given := os.environ.get(_VARIABLE):
-        return Path(given).expanduser()
+    if prefix := os.environ.get(_VARIABLE):
+        return Path(prefix).expanduser()
     if platform.system() == "Darwin":
         base = Path.home() / "Library" / "Application Support"
     else:
@@ -53,7 +53,7 @@ def sha256(path: Path) -> str:
 def read_manifest(prefix: Path) -> dict[str, Any]:
     """What is installed under ``prefix``, by component; empty where nothing is.
 
-    Raises ``SynthesisError`` for a file that is no such manifest.
+    Raises ``SynthesisError`` for a file that is not such a manifest.
     """
     path = prefix / MANIFEST
     try:
@@ -113,9 +113,9 @@ class Installation:
 
     def checksums(self, line_lists: Iterable[str]) -> dict[str, str]:
         """SHA-256 by name of the line list: as recorded at set-up, else computed now."""
-        known = {key: value for entry in self.recorded.values() for key, value in entry["files"].items()}
+        recorded = {key: value for entry in self.recorded.values() for key, value in entry["files"].items()}
         return {
-            name: known.get(f"linelists/{self.line_lists[name].name}") or sha256(self.line_lists[name])
+            name: recorded.get(f"linelists/{self.line_lists[name].name}") or sha256(self.line_lists[name])
             for name in line_lists
         }
 
@@ -151,6 +151,6 @@ def damage(prefix: Path, entry: Mapping[str, Any], quick: bool = False) -> str:
         path = prefix / name
         if not path.exists():
             return f"{path} is missing"
-        if not quick and (found := sha256(path)) != expected:
-            return f"{path} has SHA-256 {found[:12]}, at set-up it had {expected[:12]}"
+        if not quick and (actual := sha256(path)) != expected:
+            return f"{path} has SHA-256 {actual[:12]}, at set-up it had {expected[:12]}"
     return ""

@@ -139,15 +139,15 @@ def select(paths: Iterable[Path], low: float, high: float, weakest: float = WEAK
     Of a molecule those are kept whose log gf - theta chi at 4000 K is within ``weakest`` dex of its strongest
     line there (whatever the isotope).
     """
-    found = [one.within(low, high) for path in paths for one in read(path)]
-    strength = {id(one): _strength(one) for one in found}
+    species = [one.within(low, high) for path in paths for one in read(path)]
+    strength = {id(one): _strength(one) for one in species}
     strongest: dict[int, float] = {}
-    for one in found:
+    for one in species:
         if one.lines and one.is_molecule:
             strongest[one.number] = max(strongest.get(one.number, -np.inf), strength[id(one)].max())
     species = [
         one.keep(strength[id(one)] >= strongest[one.number] - weakest) if one.number in strongest else one
-        for one in found
+        for one in species
     ]
     return [one for one in species if one.lines]
 
@@ -195,8 +195,8 @@ def convert(source: str, lines: Iterable[str], damping: Iterable[str] = ()) -> d
     of the molecule (TiO, with millions of them: 3) are left out."""
     if source == "moogatom":
         return {BLUE: "".join(map(str, _atoms(lines, _damping(damping))))}
-    found = _molecules(lines)
-    return {name: "".join(map(str, _strongest(species))) for name, species in found.items()}
+    molecules = _molecules(lines)
+    return {name: "".join(map(str, _strongest(species))) for name, species in molecules.items()}
 
 
 def _rows(lines: Iterable[str]) -> Iterator[tuple[str, str, float, float, float]]:
@@ -219,27 +219,27 @@ def _rows(lines: Iterable[str]) -> Iterator[tuple[str, str, float, float, float]
 def _damping(lines: Iterable[str]) -> dict[tuple[str, int], tuple[float, float]]:
     """By species such as ``26.0`` and wavelength in 0.001 Angstrom, within 0.004: log gamma per hydrogen atom
     at 10 000 K, and gamma of radiation (0 where the table has none)."""
-    found: dict[tuple[str, int], tuple[float, float]] = {}
+    damping: dict[tuple[str, int], tuple[float, float]] = {}
     rows = [line.split() for line in lines]
     for shift in sorted(range(-4, 5), key=abs, reverse=True):  # the nearest last
         for wavelength, code, gamma, _, *radiation in rows:
             at = (code, round(1000.0 * float(wavelength)) + shift)
-            found[at] = (float(gamma), float(radiation[0]) if radiation else 0.0)
-    return found
+            damping[at] = (float(gamma), float(radiation[0]) if radiation else 0.0)
+    return damping
 
 
 def _atoms(lines: Iterable[str], damping: Mapping[tuple[str, int], tuple[float, float]]) -> list[Species]:
     """Neutral and ionized atoms; a line that stands twice counts once. Where Turbospectrum has cross-sections
     for collisions with hydrogen (Ca II H and K, Al I 3944), it takes these."""
-    found: dict[tuple[int, int, str], dict[tuple[float, float, float], None]] = {}
+    atoms: dict[tuple[int, int, str], dict[tuple[float, float, float], None]] = {}
     for code, _, wavelength, chi, gf in _rows(lines):
         if wavelength >= _ATOMS_BELOW:
             continue
         number, fraction = code.split(".")
         kind = (int(number), int(fraction[0]) + 1, f"{int(fraction[1:] or 0):03d}")
-        found.setdefault(kind, {})[wavelength, chi, gf] = None
+        atoms.setdefault(kind, {})[wavelength, chi, gf] = None
     out = []
-    for (element, ion, isotope), rows in sorted(found.items()):
+    for (element, ion, isotope), rows in sorted(atoms.items()):
         if not 2 <= element <= 92 or ion > 3:
             continue
         ordered = sorted(rows)
@@ -262,7 +262,7 @@ def _atoms(lines: Iterable[str], damping: Mapping[tuple[str, int], tuple[float, 
 
 def _molecules(lines: Iterable[str]) -> dict[str, dict[str, np.ndarray]]:
     """By molecule and isotopologue (in Turbospectrum's code), rows of wavelength, chi and log gf."""
-    found: dict[str, dict[str, list[tuple[float, float, float]]]] = {}
+    molecules: dict[str, dict[str, list[tuple[float, float, float]]]] = {}
     for code, label, wavelength, chi, gf in _rows(lines):
         number, fraction = code.split(".")
         name = _NUMBER.get(int(number))
@@ -271,11 +271,11 @@ def _molecules(lines: Iterable[str]) -> dict[str, dict[str, np.ndarray]]:
         if name == "SiH" and chi + _EV_ANGSTROM / wavelength > _SIH_UPPER:
             continue
         isotopes = f"0{fraction[1:3]}0{fraction[3:5]}"
-        rows = found.setdefault(name, {}).setdefault(f"{int(number):04d}.{isotopes}", [])
+        rows = molecules.setdefault(name, {}).setdefault(f"{int(number):04d}.{isotopes}", [])
         rows.append((wavelength, chi, gf))
     return {
         name: {code: np.unique(np.array(rows), axis=0) for code, rows in isotopologues.items()}
-        for name, isotopologues in found.items()
+        for name, isotopologues in molecules.items()
     }
 
 

@@ -101,10 +101,10 @@ def _table_of(path: Path) -> Path:
     tables = sorted(path.glob("*.csv"))
     named = [table for table in tables if table.name == "labels.csv"]
     if len(named or tables) != 1:
-        found = ", ".join(table.name for table in tables) or "none"
+        names = ", ".join(table.name for table in tables) or "none"
         raise GridError(
             f"{path}: expected a table labels.csv (columns star, teff, logg, fe_h, vmic, mg_fe, ...) beside "
-            f"the spectra, found {found}"
+            f"the spectra, found {names}"
         )
     return (named or tables)[0]
 
@@ -135,10 +135,10 @@ def _files_of(path: Path, names: list[str]) -> tuple[list[dict[str, Path]], list
 
 def _contradiction(file: Path, table: Table, row: int) -> str | None:
     """What a file named after a MARCS model says against the table, to the digits of the name."""
-    found = _MARCS.match(file.name)
-    if found is None:
+    match = _MARCS.match(file.name)
+    if match is None:
         return None
-    for name, text in zip(("teff", "logg", "fe_h"), found.groups(), strict=True):
+    for name, text in zip(("teff", "logg", "fe_h"), match.groups(), strict=True):
         column = table.get(name)
         decimals = len(text.partition(".")[2])
         if column is not None and abs(float(text) - column[row]) > 0.51 * 10.0**-decimals:

@@ -139,9 +139,9 @@ def _downloaded(package: Package, prefix: Path, progress: Progress) -> Iterator[
             causes = [line for line in lines if re.match(r"\s*\w+Error: ", line)]  # of a build within pip
             tail = "\n".join(dict.fromkeys([*causes[-1:], *lines[-4:]]))
             raise SynthesisError(f"pip could not download {package.label}; it said:\n{tail}")
-        if (found := sha256(files[0])) != package.sha256:
+        if (actual := sha256(files[0])) != package.sha256:
             raise SynthesisError(
-                f"{files[0].name} has SHA-256 {found}, expected {package.sha256}: the file was changed"
+                f"{files[0].name} has SHA-256 {actual}, expected {package.sha256}: the file was changed"
             )
         yield files[0]
 

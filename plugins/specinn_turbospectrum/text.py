@@ -130,9 +130,9 @@ def reference(files: Sequence[Path], rounded: bool) -> tuple[Path, np.ndarray]:
         except GridError as error:
             first_error = first_error or error
             continue
-        for other, known in seen:
-            if known.shape == wavelength.shape and np.abs(known - wavelength).max() < 1e-4:
-                return other, known
+        for other, candidate in seen:
+            if candidate.shape == wavelength.shape and np.abs(candidate - wavelength).max() < 1e-4:
+                return other, candidate
         seen.append((path, wavelength))
         if len(seen) == _CANDIDATES:
             break

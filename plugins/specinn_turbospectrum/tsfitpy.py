@@ -183,9 +183,9 @@ def read_head(path: Path) -> Head:
     abundances: dict[str, float] = {}
     nlte: dict[str, str] = {}
     for line in lines:
-        found = _ABUNDANCE.match(line) or _IRON.match(line)
-        if found:
-            element, value, flag = found.groups()
+        match = _ABUNDANCE.match(line) or _IRON.match(line)
+        if match:
+            element, value, flag = match.groups()
             nlte[element] = flag.split()[-1] if flag else "not stated"
             if "solar scaled" not in flag and line.startswith("["):
                 try:

@@ -9,7 +9,7 @@ that are not detected, whose likelihoods have only one flank, are combined separ
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -290,10 +290,34 @@ def _columns(
     source: Source, stars: Sequence[np.ndarray], common: float, z: np.ndarray
 ) -> dict[str, np.ndarray]:
     """The columns of some stars, of which ``stars`` has the rows each."""
-    labels, n = source.labels, len(stars)
-    summary = Summary.empty(labels, n)
+    labels = source.labels
     used = [rows[~is_bad(source.flags[rows])] for rows in stars]
     combined_rows = [part if len(part) else rows for part, rows in zip(used, stars, strict=True)]
+    summary, combinations = _combined(source, used, common, z)
+    flags = np.array([np.bitwise_or.reduce(source.flags[rows]) for rows in combined_rows])
+    several = list(combinations)
+    flags[several] &= ~np.uint32(_OF_POSTERIORS)
+    flags[several] |= posterior_flags(summary, labels)[several]
+    messages = np.array([source.message(rows[0]) for rows in combined_rows], dtype=object)
+    for i, one in combinations.items():
+        messages[i] = ", ".join(names(flags[i])) if is_bad(flags[i]) else ""
+        if one.p_value < P_DISAGREE:
+            flags[i] |= np.uint32(Flag.EPOCHS_DISAGREE)
+            messages[i] = _disagreement(one, labels, len(used[i]))
+    first = np.array([rows[0] for rows in stars])
+    keys = np.where(source.keys[first] == "", source.ids[first], source.keys[first])
+    meta = Table({"id": keys, "flags": flags, "message": messages})
+    columns = catalogue.summarise(Result(meta, summary), instrument="", model="")
+    columns |= _agreement(combinations, labels, [len(rows) for rows in used])
+    return columns | source.others(combined_rows, columns)
+
+
+def _combined(
+    source: Source, used: Sequence[np.ndarray], common: float, z: np.ndarray
+) -> tuple[Summary, dict[int, Combination]]:
+    """The summary of all stars, and the combinations of those with several spectra, by number of the star."""
+    labels = source.labels
+    summary = Summary.empty(labels, len(used))
     combinations: dict[int, Combination] = {}
     for i, rows in enumerate(used):
         if len(rows) == 1:
@@ -309,32 +333,31 @@ def _columns(
                 limit_values, chance = combine_limits(each.percentiles[:, :, j], labels[j], common)
                 values[j] = np.interp(rank, chance, limit_values)
             summary.put_star(i, values, -0.5 * (z**2).sum(axis=1), labels.inside(values.T))
-    flags = np.array([np.bitwise_or.reduce(source.flags[rows]) for rows in combined_rows])
-    several = list(combinations)
-    flags[several] &= ~np.uint32(_OF_POSTERIORS)
-    flags[several] |= posterior_flags(summary, labels)[several]
-    new = {
+    return summary, combinations
+
+
+def _disagreement(one: Combination, labels: LabelSet, n: int) -> str:
+    worst = labels.names[int(np.nan_to_num(one.label_chi2, nan=-1.0).argmax())]
+    return (
+        f"{n} spectra disagree: chi-square {one.chi2:.0f} with {one.dof} degrees of "
+        f"freedom (p = {one.p_value:.1g}), most in {worst}"
+    )
+
+
+def _agreement(
+    combinations: Mapping[int, Combination], labels: LabelSet, n_epochs: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """The columns that say how well the spectra of each star agree; NaN for those that were not combined."""
+    n = len(n_epochs)
+    columns = {
         "chi2": np.full(n, np.nan),
         "p_value": np.full(n, np.nan),
         "dof": np.zeros(n, int),
-        "n_epochs": np.array([len(rows) for rows in used]),
+        "n_epochs": np.array(n_epochs),
         **{f"{name}_chi2": np.full(n, np.nan) for name in labels.names},
     }
-    messages = np.array([source.message(rows[0]) for rows in combined_rows], dtype=object)
     for i, one in combinations.items():
-        new["chi2"][i], new["dof"][i], new["p_value"][i] = one.chi2, one.dof, one.p_value
+        columns["chi2"][i], columns["dof"][i], columns["p_value"][i] = one.chi2, one.dof, one.p_value
         for name, value in zip(labels.names, one.label_chi2, strict=True):
-            new[f"{name}_chi2"][i] = value
-        messages[i] = ", ".join(names(flags[i])) if is_bad(flags[i]) else ""
-        if one.p_value < P_DISAGREE:
-            flags[i] |= np.uint32(Flag.EPOCHS_DISAGREE)
-            worst = labels.names[int(np.nan_to_num(one.label_chi2, nan=-1.0).argmax())]
-            messages[i] = (
-                f"{len(used[i])} spectra disagree: chi-square {one.chi2:.0f} with {one.dof} degrees of "
-                f"freedom (p = {one.p_value:.1g}), most in {worst}"
-            )
-    first = np.array([rows[0] for rows in stars])
-    keys = np.where(source.keys[first] == "", source.ids[first], source.keys[first])
-    meta = Table({"id": keys, "flags": flags, "message": messages})
-    columns = catalogue.summarise(Result(meta, summary), instrument="", model="") | new
-    return columns | source.others(combined_rows, columns)
+            columns[f"{name}_chi2"][i] = value
+    return columns

@@ -98,7 +98,7 @@ def read(path: str | Path) -> Table:
             table = READERS[path.suffix.lower()](path)
         except Exception as error:  # each format has errors of its own
             reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise OutputError(f"{path} is no catalogue that specinn run wrote: {reason}") from error
+            raise OutputError(f"{path} is not a catalogue that specinn run wrote: {reason}") from error
     for name in table.colnames:  # astropy reads an empty string as a missing one
         if table[name].dtype.kind in "US":
             filled = np.ma.filled(table[name].data, "")

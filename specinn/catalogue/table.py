@@ -24,7 +24,7 @@ __all__ = ["build", "summarise"]
 
 def summarise(result: Result, *, instrument: str, model: str) -> dict[str, np.ndarray]:
     """The columns of :func:`schema` for the spectra of a result; NaN where there is no value."""
-    n, meta, found = len(result), result.meta, result.summary
+    n, meta, summary = len(result), result.meta, result.summary
     flags = np.asarray(meta["flags"], np.uint32)
     columns: dict[str, np.ndarray] = {name: np.ma.asarray(meta[name]) for name in meta.colnames}
     if "survey_id" not in columns and "specuid" in columns:
@@ -34,16 +34,16 @@ def summarise(result: Result, *, instrument: str, model: str) -> dict[str, np.nd
         "model": np.array([model] * n),
         "flag_warn": is_warn(flags),
         "flag_bad": is_bad(flags),
-        "rejected_fraction": found.rejected_fraction,
+        "rejected_fraction": summary.rejected_fraction,
     }
     bad = is_bad(flags)[:, None]
     raw = None if result.raw is None else np.where(bad, np.nan, result.raw.map)
     # the bounds are those of uncorrected values
-    columns |= _statistics(found, bad, (found if result.raw is None else result.raw).undetected)
+    columns |= _statistics(summary, bad, (summary if result.raw is None else result.raw).undetected)
     if result.informed is not None:
         columns |= _statistics(result.informed, bad, result.informed.undetected, "_informed")
     if raw is not None:
-        columns |= {f"{name}_raw": raw[:, i] for i, name in enumerate(found.labels.names)}
+        columns |= {f"{name}_raw": raw[:, i] for i, name in enumerate(summary.labels.names)}
     return columns
 
 

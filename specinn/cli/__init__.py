@@ -9,11 +9,10 @@ import typer
 
 from specinn import __version__
 from specinn.cli import (
-    benchmark,
-    calibrate,
     combine,
     doctor,
     evaluate,
+    fit_correction,
     flags,
     grid,
     instruments,
@@ -26,6 +25,7 @@ from specinn.cli import (
     run,
     saliency,
     synthesis,
+    timing,
     train,
     tune,
 )
@@ -73,7 +73,7 @@ _PANELS: dict[str, dict[str, Any]] = {
         "instruments": instruments, "models": models, "flags": flags, "plugins": plugins, "doctor": doctor,
     },
     "How good it is": {
-        "evaluate": evaluate, "calibrate": calibrate, "saliency": saliency, "benchmark": benchmark,
+        "evaluate": evaluate, "fit-correction": fit_correction, "saliency": saliency, "timing": timing,
     },
     "Models and plugins of your own": {
         "grid": grid, "synthesis": synthesis, "train": train, "tune": tune, "new-plugin": new_plugin,

@@ -61,7 +61,7 @@ def bar(unit: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def print_json(data: Any) -> None:
-    """JSON as every reader takes it: what is no finite number is null."""
+    """JSON as every reader takes it: what is not a finite number is null."""
     from specinn.texts import in_json
 
     print(in_json(json.dumps(_plain(data), indent=2, ensure_ascii=False, allow_nan=False, default=str)))

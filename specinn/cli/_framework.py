@@ -13,6 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from specinn.errors import SpecinnError, near, nearest
 
+_FORMER = {"benchmark": "timing", "calibrate": "fit-correction"}  # commands by their former names
 _OUTPUTS = ("output", "save_samples")  # parameters of commands that name what is written
 _UsageError: Any = typer.BadParameter.__mro__[1]  # of the click that typer works with, which may be its own
 
@@ -99,6 +100,11 @@ class Commands(Group):
         end = args.index("--") if "--" in args else len(args)
         if "--debug" in args[:end]:  # before or after the command
             args = ["--debug", *(word for word in args[:end] if word != "--debug"), *args[end:]]
+        at = next((i for i, word in enumerate(args) if not word.startswith("-")), None)
+        if at is not None and args[at] in _FORMER and not ctx.resilient_parsing:
+            today = _FORMER[args[at]]
+            _say(f"specinn {args[at]} is now called specinn {today}")
+            args = [*args[:at], today, *args[at + 1 :]]
         try:
             return super().parse_args(ctx, args)
         except _UsageError as error:

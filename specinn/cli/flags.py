@@ -44,7 +44,7 @@ def _bits(text: str) -> int:
     from specinn.flags import FLAGS
 
     by_name = {str(info.flag.name).lower(): int(info.flag) for info in FLAGS}
-    known = sum(by_name.values())
+    all_bits = sum(by_name.values())
     if not text.isdecimal():
         if text.lower() not in by_name:
             raise ConfigError(
@@ -52,6 +52,6 @@ def _bits(text: str) -> int:
                 f"{near(text, by_name)}"
             )
         return by_name[text.lower()]
-    if int(text) & ~known:
-        raise ConfigError(f"{text} has bits that this version does not know: its largest value is {known}")
+    if int(text) & ~all_bits:
+        raise ConfigError(f"{text} has bits that this version does not know: its largest value is {all_bits}")
     return int(text)

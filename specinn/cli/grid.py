@@ -226,12 +226,12 @@ def describe(grid: Grid) -> dict[str, Any]:
     }
 
 
-def _ranges(given: list[str]) -> list[tuple[float, float]]:
+def _ranges(texts: list[str]) -> list[tuple[float, float]]:
     """``LO-HI``, ``LO,HI`` or ``"LO HI"`` of each option."""
     from specinn.errors import GridError
 
     out = []
-    for text in given:
+    for text in texts:
         fields = text.replace("-", " ").replace(",", " ").split()
         try:
             low, high = (float(field) for field in fields)
@@ -243,16 +243,16 @@ def _ranges(given: list[str]) -> list[tuple[float, float]]:
     return out
 
 
-def _notes(given: list[str], known: Any) -> dict[str, str]:
+def _notes(texts: list[str], stated: Any) -> dict[str, str]:
     from specinn.errors import GridError
 
     out = {}
-    for text in given:
+    for text in texts:
         key, equals, value = text.partition("=")
         if not (key.strip() and equals and value.strip()):
             raise GridError(f"--note {text!r}: expected KEY=VALUE, such as atmospheres=MARCS")
-        if key.strip() in known:
-            raise GridError(f"--note {key.strip()}: the files state it already, as {known[key.strip()]!r}")
+        if key.strip() in stated:
+            raise GridError(f"--note {key.strip()}: the files state it already, as {stated[key.strip()]!r}")
         out[key.strip()] = value.strip()
     return out
 

@@ -32,7 +32,7 @@ class Comparison:
     """What a model infers from held-out grid spectra, with the truth.
 
     ``labels`` are the model's and the derived ones after them; ``rows (n_stars,)`` are those of the
-    simulation's grid; ``snr`` are S/N per Angstrom; ``truth (n_stars, n_labels)``; ``found`` has a summary of
+    simulation's grid; ``snr`` are S/N per Angstrom; ``truth (n_stars, n_labels)``; ``summaries`` has one of
     all stars for each S/N. If coverage was requested, ``ranks (n_snr, n_stars, n_labels)`` are the ranks of
     the truth among the samples and ``tarp (n_snr, n_stars)`` those of its distance from a random point
     (:mod:`specinn.evaluation.coverage`); NaN for stars all of whose samples were rejected.
@@ -43,7 +43,7 @@ class Comparison:
     rows: np.ndarray
     snr: tuple[float, ...]
     truth: np.ndarray
-    found: tuple[Summary, ...]
+    summaries: tuple[Summary, ...]
     ranks: np.ndarray | None = None
     tarp: np.ndarray | None = None
 
@@ -73,7 +73,7 @@ class Comparison:
         """A row of :data:`METRICS` for each S/N, scope and label."""
         outside = ~self.labels.inside(self.truth)
         rows = []
-        for value, summary in zip(self.snr, self.found, strict=True):
+        for value, summary in zip(self.snr, self.summaries, strict=True):
             for scope, chosen in self.scopes.items():
                 head = {"snr": value, "scope": scope, "outside": int(outside[chosen].sum())}
                 rows += [

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from specinn.plugins import Plugins
     from specinn.spectra import SpectrumBatch
 
-__all__ = ["LEAST", "calibrate", "choose", "draw", "infer", "leave_one_out", "pair", "verdict"]
+__all__ = ["LEAST", "choose", "draw", "fit", "infer", "leave_one_out", "pair", "verdict"]
 
 LEAST = 3  # stars in a fit: two would leave no degree of freedom for its errors
 _NAMED = 40  # spectra in a figure; of more the names would hide the points
@@ -148,7 +148,7 @@ def choose(
     return chosen, why
 
 
-def calibrate(kind: type[Correction], stars: BenchmarkStars) -> tuple[Correction, dict[str, LeaveOneOut]]:
+def fit(kind: type[Correction], stars: BenchmarkStars) -> tuple[Correction, dict[str, LeaveOneOut]]:
     """The correction fitted on these stars, for every label that at least three of them have, and the errors
     of stars left out. Raises ``ConfigError`` where no label has three stars.
     """

@@ -156,7 +156,7 @@ def prediction_against_truth(comparison: Comparison, snr: float) -> Figure:
 
     # neither the darkest nor the lightest colours, which vanish on a dark or a light page
     colours = ListedColormap(matplotlib.colormaps["viridis"](np.linspace(0.22, 0.92, 256)))
-    summary = comparison.found[comparison.snr.index(snr)]
+    summary = comparison.summaries[comparison.snr.index(snr)]
     figure, panels = _panels(list(comparison.labels), height=2.35)
     most = 1.0
     meshes = []

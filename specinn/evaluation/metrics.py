@@ -17,12 +17,12 @@ GAUSSIAN_MAD = 1.4826  # standard deviation of a Gaussian over its median absolu
 
 
 def metrics_of(
-    label: Label, k: int, found: Summary, truth: np.ndarray, chosen: np.ndarray, snr: float
+    label: Label, k: int, summary: Summary, truth: np.ndarray, chosen: np.ndarray, snr: float
 ) -> dict[str, Any]:
     """The values of a row of :data:`METRICS` for label ``k`` of the ``chosen (n_stars,)`` stars."""
-    has = chosen & np.isfinite(found.map[:, k])
-    residual = found.map[has, k] - truth[has, k]
-    _, low95, low68, high68, high95, _ = found.quantiles[:, has, k]
+    has = chosen & np.isfinite(summary.map[:, k])
+    residual = summary.map[has, k] - truth[has, k]
+    _, low95, low68, high68, high95, _ = summary.quantiles[:, has, k]
 
     def inside(low: np.ndarray, high: np.ndarray) -> float | None:
         return _number(np.mean((truth[has, k] >= low) & (truth[has, k] <= high))) if has.any() else None
@@ -32,7 +32,7 @@ def metrics_of(
         "unit": label.unit,
         "n": int(has.sum()),
         "failed": int(chosen.sum() - has.sum()),
-        "rejected_fraction": _number(found.rejected_fraction[chosen].mean()),
+        "rejected_fraction": _number(summary.rejected_fraction[chosen].mean()),
         **dict.fromkeys(("mean_residual", "std", "robust_std", "nrmse", "posterior_std")),
         "inside_68": inside(low68, high68),
         "inside_95": inside(low95, high95),
@@ -45,7 +45,7 @@ def metrics_of(
             "std": _number(residual.std()),
             "robust_std": _number(GAUSSIAN_MAD * np.median(np.abs(residual - np.median(residual)))),
             "nrmse": _number(np.sqrt(np.mean(residual**2)) / (label.bounds[1] - label.bounds[0])),
-            "posterior_std": _number(np.median(found.std[has, k])),
+            "posterior_std": _number(np.median(summary.std[has, k])),
         }
     return row
 

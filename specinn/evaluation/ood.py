@@ -42,10 +42,10 @@ __all__ = [
     "half_missing",
     "hot_star",
     "in_range",
+    "ood_table",
     "pixels_missing",
     "stated_too_high",
     "stated_too_low",
-    "strangers_table",
     "swapped_arms",
     "tilted",
     "too_blurred",
@@ -213,10 +213,10 @@ def swapped_arms(scene: Scene) -> SpectrumBatch:
     batch = in_range(scene)
     arms = list(scene.arms())
     flux, sigma = batch.flux.copy(), batch.sigma.copy()
-    for here, there in zip(arms, [*arms[1:], arms[0]], strict=True):
-        place = np.linspace(0.0, there.stop - there.start - 1.0, here.stop - here.start).round().astype(int)
-        flux[:, here] = batch.flux[:, there.start + place]
-        sigma[:, here] = batch.sigma[:, there.start + place]
+    for arm, source in zip(arms, [*arms[1:], arms[0]], strict=True):
+        pixel = np.linspace(0.0, source.stop - source.start - 1.0, arm.stop - arm.start).round().astype(int)
+        flux[:, arm] = batch.flux[:, source.start + pixel]
+        sigma[:, arm] = batch.sigma[:, source.start + pixel]
     return attrs.evolve(batch, flux=flux, sigma=sigma)
 
 
@@ -352,7 +352,7 @@ COLUMNS = {
 }
 
 
-def strangers_table(
+def ood_table(
     estimator: Estimator,
     grid: Grid,
     plugins: Plugins,
@@ -395,14 +395,14 @@ def strangers_table(
     for value in values:
         clean = None
         for kind in kinds:
-            found = []
+            results = []
             for start in range(0, len(stars[kind.name]), BLOCK):
                 part = stars[kind.name][start : start + BLOCK]
                 scene = Scene(simulation, part, value, np.random.default_rng([seed, start]), rows)
-                found.append(pipeline(kind.make(scene)))
+                results.append(pipeline(kind.make(scene)))
                 done += len(part)
                 progress(done, total)
-            result = Result.join(found)
+            result = Result.join(results)
             if clean is None:
                 clean = _scores(result)
             truth = simulation.truth(stars[kind.name], result.summary.labels)
@@ -418,11 +418,11 @@ def _scores(result: Result) -> np.ndarray:
 
 
 def _row(kind: Kind, snr: float, result: Result, truth: np.ndarray, clean: np.ndarray) -> dict[str, Any]:
-    """One row of :func:`strangers_table`; ``clean`` are the scores of spectra in range."""
+    """One row of :func:`ood_table`; ``clean`` are the scores of spectra in range."""
     flags = np.asarray(result.meta["flags"], np.uint32)
     flagged, scores = (flags & np.uint32(Flag.STRANGER)) != 0, _scores(result)
-    known = np.asarray(result.meta["stranger"], float)
-    known = known[np.isfinite(known)]
+    scored = np.asarray(result.meta["stranger"], float)
+    scored = scored[np.isfinite(scored)]
     limit = np.quantile(clean, 1.0 - FALSE_ALARMS, method="higher")
     row: dict[str, Any] = {
         "kind": kind.name,
@@ -432,7 +432,7 @@ def _row(kind: Kind, snr: float, result: Result, truth: np.ndarray, clean: np.nd
         "bad": float(is_bad(flags).mean()),
         "stranger": float(flagged.mean()),
         "detected": float((scores > limit).mean()),
-        "score": float(np.median(known)) if known.size else None,
+        "score": float(np.median(scored)) if scored.size else None,
         "inside_68": None,
         "inside_95": None,
         "message": "",

@@ -126,7 +126,7 @@ def reference_level(snr: Sequence[float]) -> float:
 def thirds(comparison: Comparison) -> Rows:
     """Metrics of stars whose truth is in the lower, middle, and upper third of the label's range."""
     rows = []
-    for value, summary in zip(comparison.snr, comparison.found, strict=True):
+    for value, summary in zip(comparison.snr, comparison.summaries, strict=True):
         for k, label in enumerate(comparison.labels):
             edges = np.linspace(*label.bounds, 4)
             third = np.clip(np.searchsorted(edges, comparison.truth[:, k], side="right") - 1, 0, 2)
@@ -153,7 +153,7 @@ def widths(comparison: Comparison) -> Rows:
     at = list(QUANTILES)
     low, high = at.index("p16"), at.index("p84")
     rows = []
-    for value, summary in zip(comparison.snr, comparison.found, strict=True):
+    for value, summary in zip(comparison.snr, comparison.summaries, strict=True):
         width = summary.quantiles[high] - summary.quantiles[low]
         for edges, chosen in _by_fe_h(comparison):
             for k, label in enumerate(comparison.labels):
@@ -168,7 +168,7 @@ def widths(comparison: Comparison) -> Rows:
 def coverage(comparison: Comparison) -> Rows:
     """How often the truth is within the 68 and the 95 % intervals, for all stars and in bins of [Fe/H]."""
     at, rows = list(QUANTILES), []
-    for value, summary in zip(comparison.snr, comparison.found, strict=True):
+    for value, summary in zip(comparison.snr, comparison.summaries, strict=True):
         for level, low, high in ((0.68, "p16", "p84"), (0.95, "p2_5", "p97_5")):
             lower, upper = summary.quantiles[at.index(low)], summary.quantiles[at.index(high)]
             inside = (comparison.truth >= lower) & (comparison.truth <= upper)
@@ -234,7 +234,7 @@ def information(comparison: Comparison, bounds: np.ndarray) -> Rows:
         slow = f"vbroad < {SLOW:.0f} km/s"
         scopes[slow if last == "all" else f"{last}, {slow}"] = chosen & (vbroad < SLOW)
     rows = []
-    for i, (value, summary) in enumerate(zip(comparison.snr, comparison.found, strict=True)):
+    for i, (value, summary) in enumerate(zip(comparison.snr, comparison.summaries, strict=True)):
         for scope, chosen in scopes.items():
             for k, label in enumerate(labels):
                 has = chosen & np.isfinite(summary.map[:, k])
@@ -269,10 +269,10 @@ def predictions(comparison: Comparison, meta: Mapping[str, Any]) -> Table:
 
     for k, label in enumerate(comparison.labels):
         add(f"{label.name}_true", np.tile(comparison.truth[:, k], n), "True value", label.unit)
-        best = [summary.map[:, k] for summary in comparison.found]
+        best = [summary.map[:, k] for summary in comparison.summaries]
         add(f"{label.name}_map", best, "Sample of highest density", label.unit)
         for q, (name, level) in enumerate(QUANTILES.items()):
-            of = [summary.quantiles[q, :, k] for summary in comparison.found]
+            of = [summary.quantiles[q, :, k] for summary in comparison.summaries]
             add(f"{label.name}_{name}", of, f"{100 * level:g} percentile of the samples", label.unit)
         if comparison.ranks is not None:
             add(
@@ -282,7 +282,7 @@ def predictions(comparison: Comparison, meta: Mapping[str, Any]) -> Table:
             )
     if comparison.tarp is not None:
         add("tarp", comparison.tarp, "Place of the truth's distance from a random point, 0 to 1 (TARP)")
-    rejected = [summary.rejected_fraction for summary in comparison.found]
+    rejected = [summary.rejected_fraction for summary in comparison.summaries]
     add("rejected_fraction", rejected, "Fraction of samples outside the training bounds")
     return table
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Made", "compute", "compute_elsewhere", "make", "table_of"]
 
+_FIX = "fix the cause, then the same command with --retry resumes"
 _PATIENCE = 60.0  # seconds until a file that another machine wrote is seen here
 
 
@@ -55,15 +56,15 @@ def make(
     retry: bool = False,
     give_up: int = 20,
 ) -> Made:
-    """Make the grid, or go on with it: spectra that are done, or failed, are not computed again.
+    """Make the grid, or resume: spectra that are done, or failed, are not computed again.
 
     With ``retry`` those that failed are. ``give_up`` failures one after another stop it, and so does a run in
-    which nothing comes of any model. Raises a ``SpecinnError``; it can go on then.
+    which nothing comes of any model. Raises a ``SpecinnError``; the same call can then resume.
     """
     from specinn.parallel.workdir import folder_of, held
 
     folder = folder_of(output)
-    begun = folder.is_dir()  # then it may be that all is done but for the last step
+    begun = folder.is_dir()  # perhaps only the last step is missing
     check_output(output, (".h5", ".hdf5"), overwrite=overwrite or begun)
     grid = recipe.lazy(plugins)
     with held(folder):
@@ -78,40 +79,63 @@ def make(
         for path in (output, table_of(output)):
             sweep(path)
         work.begin(recipe, grid, output, anew=overwrite)
-        began, first, ids = time.monotonic(), recipe.grid.first, grid.ids
-        done, failures = work.done(), work.failures()
-        for number in done & failures.keys() if not retry else failures:
-            work.failed_file(number).unlink(missing_ok=True)
-        old = done | (set() if retry else failures.keys())
-        to_do = [number for number in range(first, first + len(grid)) if number not in old]
-        watch.start(len(grid), len(grid) - len(to_do))
-        in_a_row = 0
-        with contextlib.closing(_computed(work, to_do, grid, first, workers, scheduler, cluster)) as results:
-            for number, message in results:
-                in_a_row = in_a_row + 1 if message else 0
-                if message:
-                    watch.report(ids[number - first], _short(message))
-                if in_a_row == give_up:
-                    table = _list_failures(work, grid, first, output)
-                    raise GridError(
-                        f"{give_up} spectra failed one after another, the last one so: {_short(message)}; "
-                        f"all are in {table}: mend the cause, then the same command with --retry goes on"
-                    )
-                watch.progress(1, 1)
-        _see(work, to_do)
+        began, first = time.monotonic(), recipe.grid.first
+        numbers = _to_do(work, grid, first, retry)
+        watch.start(len(grid), len(grid) - len(numbers))
+        computed = _computed(work, numbers, grid, first, workers, scheduler, cluster)
+        with contextlib.closing(computed) as results:
+            _watched(results, work, grid, first, output, watch, give_up)
+        _see(work, numbers)
         table = _list_failures(work, grid, first, output)
-        failures = work.failures()
-        rows = np.array([row for row in range(len(grid)) if row + first not in failures], int)
-        if not rows.size:
-            raise GridError(
-                f"none of the {len(grid)} spectra could be computed, the first one so: "
-                f"{_short(failures[first])}; all are in {table}: mend the cause, then the same command with "
-                "--retry goes on"
-            )
+        rows = _computed_rows(work, grid, first, table)
         _write(work, grid, rows, first, output)
         work.clear()
-        failed = len(grid) - len(rows)
-        return Made(len(rows), failed, len(to_do), time.monotonic() - began, table)
+        return Made(len(rows), len(grid) - len(rows), len(numbers), time.monotonic() - began, table)
+
+
+def _to_do(work: Work, grid: Grid, first: int, retry: bool) -> list[int]:
+    """The numbers of the spectra to compute; records of failures that no longer hold are deleted."""
+    done, failures = work.done(), work.failures()
+    for number in failures if retry else done & failures.keys():
+        work.failed_file(number).unlink(missing_ok=True)
+    over = done | (set() if retry else failures.keys())
+    return [number for number in range(first, first + len(grid)) if number not in over]
+
+
+def _watched(
+    results: Iterator[tuple[int, str]],
+    work: Work,
+    grid: Grid,
+    first: int,
+    output: Path,
+    watch: Watch,
+    give_up: int,
+) -> None:
+    """Report the results as they come. Raises ``GridError`` after ``give_up`` failures one after another."""
+    ids, in_a_row = grid.ids, 0
+    for number, message in results:
+        in_a_row = in_a_row + 1 if message else 0
+        if message:
+            watch.report(ids[number - first], _short(message))
+        if in_a_row == give_up:
+            table = _list_failures(work, grid, first, output)
+            raise GridError(
+                f"{give_up} spectra failed one after another, the last one so: {_short(message)}; "
+                f"all are in {table}: {_FIX}"
+            )
+        watch.progress(1, 1)
+
+
+def _computed_rows(work: Work, grid: Grid, first: int, table: Path | None) -> np.ndarray:
+    """``(n,)`` the rows of the grid that did not fail. Raises ``GridError`` where none is left."""
+    failures = work.failures()
+    rows = np.array([row for row in range(len(grid)) if row + first not in failures], int)
+    if not rows.size:
+        raise GridError(
+            f"none of the {len(grid)} spectra could be computed, the first one so: "
+            f"{_short(failures[first])}; all are in {table}: {_FIX}"
+        )
+    return rows
 
 
 def _computed(
@@ -181,14 +205,14 @@ _ONE_AT_A_TIME = threading.Lock()  # a worker of a cluster may have several thre
 def _opened(folder: str, _mtime: int) -> tuple[str, Grid, int]:
     from specinn.plugins import Plugins
 
-    told = Work(Path(folder)).manifest() or {}
-    recipe = Recipe.of(told["recipe"], folder)
-    with contextlib.chdir(told["folder"]):
+    manifest = Work(Path(folder)).manifest() or {}
+    recipe = Recipe.of(manifest["recipe"], folder)
+    with contextlib.chdir(manifest["folder"]):
         grid = recipe.lazy(Plugins())
-        different = difference(told, described(recipe, grid))
+        different = difference(manifest, described(recipe, grid))
     if different:
         raise SpecinnError(f"the worker on {socket.gethostname()} would make another grid: {different}")
-    return told["folder"], grid, recipe.grid.first
+    return manifest["folder"], grid, recipe.grid.first
 
 
 def _see(work: Work, numbers: Sequence[int]) -> None:

@@ -14,20 +14,20 @@ if TYPE_CHECKING:
 __all__ = ["load_correction"]
 
 
-def load_correction(plugins: Plugins, given: str | Path, sha256: str | None = None) -> Correction:
+def load_correction(plugins: Plugins, source: str | Path, sha256: str | None = None) -> Correction:
     """A correction from ``FILE``, of the kind that reads it, or from ``KIND:FILE``.
 
     Raises ``ConfigError`` where no kind or more than one reads the file, and where the correction was fitted
     for another model than that of the hash.
     """
     kinds = [offer.record.name for offer in plugins.offers("correction")]
-    kind, _, path = str(given).partition(":")
+    kind, _, path = str(source).partition(":")
     hint = ""
     if kind in kinds:
         kinds = [kind]
     else:
         hint = f"; no correction is called {kind!r}, {near(kind, kinds)}" if path else ""
-        path = str(given)
+        path = str(source)
     if not Path(path).is_file():
         what = "is a folder: give a file" if Path(path).is_dir() else "no such file"
         raise ConfigError(f"{path}: {what}{hint}")

@@ -47,11 +47,11 @@ def number(name: str, value: Any, expected: str, unit: str = "", whole: bool = F
     return out
 
 
-def values(name: str, given: Any, expected: str, unit: str = "") -> tuple[float, ...]:
+def values(name: str, value: Any, expected: str, unit: str = "") -> tuple[float, ...]:
     """Numbers in a list, an array, a column or a quantity of one axis; what is masked is NaN."""
-    plain = _without_unit(name, given, unit, expected)
+    plain = _without_unit(name, value, unit, expected)
     if np.ndim(plain) != 1 if not isinstance(plain, Sequence) else False:
-        raise _wrong(name, given, f"{expected}, or one of them for each spectrum")
+        raise _wrong(name, value, f"{expected}, or one of them for each spectrum")
     items = np.ma.filled(plain, np.nan) if isinstance(plain, np.ma.MaskedArray) else plain
     return tuple(
         math.nan if item is None or item is np.ma.masked else number(f"{name}[{i}]", item, expected, unit)

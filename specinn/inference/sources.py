@@ -81,14 +81,14 @@ class Item:
 
 
 def expand(
-    given: Iterable[str | Path], *, recursive: bool = False, say: Callable[[str], None] = lambda _: None
+    arguments: Iterable[str | Path], *, recursive: bool = False, say: Callable[[str], None] = lambda _: None
 ) -> list[Item]:
     """The files denoted by the arguments: files as they are, ``@FILE`` the list or table of that name, and
     with ``recursive`` all spectra below a folder. Raises ``ConfigError``; ``say`` is called with what was
     left out.
     """
     out: list[Item] = []
-    for entry in map(str, given):
+    for entry in map(str, arguments):
         path = Path(entry)
         if entry.startswith("@") and not path.exists():
             out += listed(Path(entry[1:]))

@@ -63,7 +63,7 @@ class EstimatorRecord(Record):
     ``trainer`` is ``"package.module:name"`` of the function that ``specinn train`` calls, with the table of a
     recipe without its ``kind``, a folder for checkpoints, from which an interrupted training resumes, and a
     function that is called with the state from time to time; it returns the estimator. ``speed`` is
-    ``"package.module:name"`` of what ``specinn benchmark`` should compare, if there is anything. ``doubtful``
+    ``"package.module:name"`` of what ``specinn timing`` should compare, if there is anything. ``doubtful``
     has, by name of a model, a reason for each label whose values for real spectra are not to be trusted:
     they become part of the model's header.
     """

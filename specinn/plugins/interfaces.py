@@ -428,8 +428,8 @@ class LeaveOneOut:
 
 
 class Correction(ABC):
-    """Moves posterior samples; never applied silently. The methods that are not abstract serve ``specinn
-    calibrate``.
+    """Moves posterior samples; never applied silently. The methods that are not abstract serve
+    ``specinn fit-correction``.
 
     ``model`` is the SHA-256 of the trained model that it belongs to, or its first digits; None: any.
     """

@@ -351,7 +351,7 @@ class _Files:
 
     def rows(self, path: Path) -> set[int]:
         """All rows of a file."""
-        return set(chain(*(rows for known in self._known(path) for rows in self._rows[known].values())))
+        return set(chain(*(rows for name in self._known(path) for rows in self._rows[name].values())))
 
     def row(self, path: Path, name: str, nth: int) -> tuple[int, str]:
         """The row of the ``nth`` spectrum of that name in a file; -1, and why, where there is none."""
@@ -368,12 +368,12 @@ class _Files:
         """The catalogue's paths of a file: as given, or with the same name in another folder."""
         if str(path) in self._rows:
             return [str(path)]
-        same = [known for known in self._rows if Path(known).name == path.name]
-        exact = [known for known in same if Path(known).resolve() == path.resolve()]
+        same = [name for name in self._rows if Path(name).name == path.name]
+        exact = [name for name in same if Path(name).resolve() == path.resolve()]
         return exact[:1] or same
 
 
-def _model_of(catalogue: Table, plugins: Plugins, given: str | Path | None) -> models.Model:
+def _model_of(catalogue: Table, plugins: Plugins, override: str | Path | None) -> models.Model:
     """The model of the catalogue. Raises ``ConfigError`` where it is another one, or more than one."""
     named = sorted({str(name) for name in catalogue["model"]} - {""})
     if len(named) != 1:
@@ -382,9 +382,9 @@ def _model_of(catalogue: Table, plugins: Plugins, given: str | Path | None) -> m
         )
     name, _, sha256 = named[0].partition(" ")
     try:
-        model = models.find(plugins, name if given is None else given)
+        model = models.find(plugins, name if override is None else override)
     except ModelError as error:
-        if given is not None:
+        if override is not None:
             raise
         raise ConfigError(
             f"the catalogue was made with the model {named[0]}, which is not installed here: "

@@ -140,18 +140,7 @@ class SpectrumBatch:
         wavelength, flux, sigma, mask = _plain_arrays(wavelength, flux, sigma, mask)
         left_out = np.ma.getmaskarray(wavelength)
         wavelength = np.ma.getdata(wavelength)
-        if wavelength.ndim != 1 or wavelength.size - left_out.sum() < 2:
-            raise ReadError(
-                f"wavelength has shape {wavelength.shape}: expected one axis with at least 2 pixels"
-            )
-        if flux.ndim != 2 or flux.shape[1] != wavelength.size:
-            raise ReadError(
-                f"flux has {flux.shape[-1]} pixels, wavelength {wavelength.size}: they must agree"
-            )
-        if sigma.shape != flux.shape or mask.shape != flux.shape:
-            raise ReadError(
-                f"sigma {sigma.shape} and mask {mask.shape} must have the shape of flux {flux.shape}"
-            )
+        _check_shapes(wavelength, left_out, flux, sigma, mask)
         if left_out.any():
             if fields.get("arms") or isinstance(fields.get("resolving_power"), np.ndarray):
                 raise ReadError("masked wavelengths cannot be left out of arms: remove their pixels first")
@@ -168,24 +157,10 @@ class SpectrumBatch:
             if isinstance(fields.get("resolving_power"), np.ndarray):
                 fields["resolving_power"] = fields["resolving_power"][::-1]
         _check_wavelengths(wavelength, arms)
-        positive = np.isfinite(sigma) & (sigma > 0)
-        known = positive.any(axis=1)
-        sigma = np.where(known[:, None], sigma, np.nan)  # errors of zero throughout are errors not known
-        mask = mask | ~np.isfinite(flux) | (known[:, None] & ~positive)
-        with np.errstate(over="ignore", invalid="ignore"):  # of numbers near the largest that there are
-            for arm in arms.values():
-                mask[:, arm] |= constant_runs(flux[:, arm], mask[:, arm])
-            mask |= hopeless_errors(flux, sigma, mask)
+        sigma, mask = _usable(flux, sigma, mask, arms)
         meta = fields.pop("meta", None)
         if meta is None:
-            meta = Table()
-            n = flux.shape[0]
-            if ids is not None and len(ids) != n:
-                raise ReadError(f"{len(ids)} ids for {n} spectra")
-            meta["id"] = (
-                list(ids) if ids is not None else [path if n == 1 else f"{path}#{i}" for i in range(n)]
-            )
-            meta["path"] = [path] * n
+            meta = _names(ids, path, len(flux))
         return cls(wavelength, np.ascontiguousarray(flux), np.ascontiguousarray(sigma),
                    np.ascontiguousarray(mask), meta=meta, **fields)  # fmt: skip
 
@@ -329,6 +304,41 @@ def _factor(sigma: Any, flux: Any) -> float:
         return float(u.Unit(ours).to(u.Unit(theirs)))
     except (u.UnitConversionError, ValueError, TypeError):
         raise ReadError(f"sigma is in {ours}, flux in {theirs}: they must be of one kind") from None
+
+
+def _check_shapes(
+    wavelength: np.ndarray, left_out: np.ndarray, flux: np.ndarray, sigma: np.ndarray, mask: np.ndarray
+) -> None:
+    if wavelength.ndim != 1 or wavelength.size - left_out.sum() < 2:
+        raise ReadError(f"wavelength has shape {wavelength.shape}: expected one axis with at least 2 pixels")
+    if flux.ndim != 2 or flux.shape[1] != wavelength.size:
+        raise ReadError(f"flux has {flux.shape[-1]} pixels, wavelength {wavelength.size}: they must agree")
+    if sigma.shape != flux.shape or mask.shape != flux.shape:
+        raise ReadError(f"sigma {sigma.shape} and mask {mask.shape} must have the shape of flux {flux.shape}")
+
+
+def _usable(
+    flux: np.ndarray, sigma: np.ndarray, mask: np.ndarray, arms: Mapping[str, slice]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Errors, NaN for spectra without any, and the mask with the pixels that are not measurements."""
+    positive = np.isfinite(sigma) & (sigma > 0)
+    has_errors = positive.any(axis=1)
+    sigma = np.where(has_errors[:, None], sigma, np.nan)  # errors of zero throughout are errors not known
+    mask = mask | ~np.isfinite(flux) | (has_errors[:, None] & ~positive)
+    with np.errstate(over="ignore", invalid="ignore"):  # of numbers near the largest that there are
+        for arm in arms.values():
+            mask[:, arm] |= constant_runs(flux[:, arm], mask[:, arm])
+        mask |= hopeless_errors(flux, sigma, mask)
+    return sigma, mask
+
+
+def _names(ids: Sequence[str] | None, path: str, n: int) -> Table:
+    """The columns ``id`` and ``path`` of ``n`` spectra."""
+    if ids is not None and len(ids) != n:
+        raise ReadError(f"{len(ids)} ids for {n} spectra")
+    if ids is None:
+        ids = [path if n == 1 else f"{path}#{i}" for i in range(n)]
+    return Table({"id": list(ids), "path": [path] * n})
 
 
 def _check_wavelengths(wavelength: np.ndarray, arms: Mapping[str, slice]) -> None:

@@ -32,8 +32,8 @@ BLOCK = 32  # spectra in the units in which files are divided: those inferred to
 USUAL = 200  # shards, where that gives a size between the two
 
 
-def _rows(given: Any) -> tuple[int, int] | None:
-    return None if given is None else (int(given[0]), int(given[1]))
+def _rows(pair: Any) -> tuple[int, int] | None:
+    return None if pair is None else (int(pair[0]), int(pair[1]))
 
 
 @attrs.frozen

@@ -152,11 +152,13 @@ def _blocks(parts: Sequence[Path], run: Run, first: int = 0) -> Iterator[Table]:
     from pyarrow import Table as ArrowTable
     from pyarrow import parquet
 
+    names = [field.name for field in run.fields]
+    row = names.index("row")
     for part in parts:
         with parquet.ParquetFile(part) as file:
-            for batch in file.iter_batches(ROWS):
+            for batch in file.iter_batches(ROWS, columns=names[:row] + names[row + 1 :]):
                 table = from_arrow(ArrowTable.from_batches([batch]), run.meta)
                 numbers = np.arange(first, first + len(table))
-                table.replace_column("row", Column(numbers, "row", description=table["row"].description))
+                table.add_column(Column(numbers, **run.fields[row].column), index=row)
                 first += len(table)
                 yield table

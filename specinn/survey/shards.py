@@ -198,8 +198,10 @@ def compute(
 
 
 def _write(manifest: Manifest, folder: Path, run: Run, rows: Iterator[tuple[int, Any, Any]]) -> None:
-    """The file of each shard, and that of its samples, when its last rows have come."""
-    schema = _schema(run.fields)
+    """The file of each shard, and that of its samples, when its last rows have come. Rows have no number yet:
+    they are numbered when shards are merged."""
+    fields = tuple(field for field in run.fields if field.name != "row")
+    schema = _schema(fields)
     keep = manifest.settings["keep"]
     pipeline = run.pipeline
     attributes = samples.attributes_of(pipeline.estimator.labels, model=run.model, seed=pipeline.seed)
@@ -222,10 +224,10 @@ def _write(manifest: Manifest, folder: Path, run: Run, rows: Iterator[tuple[int,
                 if keep:
                     append(samples.rows_of(columns["id"], columns["flags"], posterior, keep))
                 if n >= ROWS:
-                    file.append(catalogue.build(waiting, run.fields, run.meta))
+                    file.append(catalogue.build(waiting, fields, run.meta))
                     waiting, n = [], 0
             if waiting:
-                file.append(catalogue.build(waiting, run.fields, run.meta))
+                file.append(catalogue.build(waiting, fields, run.meta))
 
 
 @lru_cache(maxsize=1)

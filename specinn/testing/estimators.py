@@ -126,8 +126,8 @@ def check_training(
 
         def progress(state: dict[str, Any]) -> None:
             key = "step" if "step" in state else "epoch"
-            told = {key, f"{key}s"} <= set(state)
-            _require(told, f"progress heard {state}: expected step and steps, or epoch and epochs")
+            complete = {key, f"{key}s"} <= set(state)
+            _require(complete, f"progress heard {state}: expected step and steps, or epoch and epochs")
             heard.append(state[key])
             if heard[-1] >= until * state[f"{key}s"]:
                 raise KeyboardInterrupt

@@ -180,17 +180,17 @@ def _by_dotted_name(table: Mapping[str, Any], prefix: str = "") -> Iterator[tupl
             yield f"{prefix}{key}", value
 
 
-def _budget(given: Budget, table: Mapping[str, Any], path: Path) -> Budget:
+def _budget(budget: Budget, table: Mapping[str, Any], path: Path) -> Budget:
     """Missing values are taken from the recipe: a decision needs a validation."""
     for name, key in (("steps", "schedule.steps"), ("first", "schedule.validate_every")):
-        if not getattr(given, name):
+        if not getattr(budget, name):
             value = recipes.value_at(table, key)
             if not isinstance(value, int):
                 raise ConfigError(
                     f"{path}: $.budget.{name} is missing, and the recipe has no {key} to take it from"
                 )
-            given = attrs.evolve(given, **{name: value})
-    return given
+            budget = attrs.evolve(budget, **{name: value})
+    return budget
 
 
 def begin(search: Search, folder: Path) -> None:

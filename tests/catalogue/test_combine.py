@@ -61,8 +61,8 @@ def distance(mean, covariance, exact, exact_covariance):
 @given(k=st.integers(1, 12), seed=st.integers(0, 10**6), strength=st.sampled_from([0.01, 1.0, 100.0]))
 def test_the_product_is_the_posterior_of_all_data(k, seed, strength):
     precision, best = likelihoods(k, seed, strength)
-    found = combine_gaussians(*posteriors(precision, best), PRIOR)
-    assert distance(found.mean, found.covariance, *posterior(precision, best)) < 1e-6
+    result = combine_gaussians(*posteriors(precision, best), PRIOR)
+    assert distance(result.mean, result.covariance, *posterior(precision, best)) < 1e-6
 
 
 @settings(max_examples=20)
@@ -83,9 +83,9 @@ def test_the_prior_counts_once():
     """Twenty spectra that know nothing of nitrogen leave its prior as it is, and not a twentieth of it."""
     mean = posteriors(*likelihoods(20, 0))[0]
     blind = np.diag([*WIDTH[:2] ** 2, 1.0, 0.25])
-    found = combine_gaussians(np.zeros_like(mean), np.repeat(blind[None], 20, 0), PRIOR)
-    assert np.diag(found.covariance) == pytest.approx([*WIDTH[:2] ** 2 / 20, 1.0, 1 / (20 * 3 + 1)])
-    assert found.dof == 19 * 3
+    result = combine_gaussians(np.zeros_like(mean), np.repeat(blind[None], 20, 0), PRIOR)
+    assert np.diag(result.covariance) == pytest.approx([*WIDTH[:2] ** 2 / 20, 1.0, 1 / (20 * 3 + 1)])
+    assert result.dof == 19 * 3
     wider = np.repeat(np.diag([*WIDTH[:2] ** 2, 1.3, 0.25])[None], 20, 0)  # by the noise of few samples
     assert combine_gaussians(mean, wider, PRIOR).covariance[2, 2] == pytest.approx(1.0)
 
@@ -93,33 +93,33 @@ def test_the_prior_counts_once():
 @pytest.mark.slow
 @pytest.mark.parametrize("strength", [0.05, 1.0])
 def test_chi_square_has_the_distribution_that_is_claimed(strength):
-    found = [combine_gaussians(*posteriors(*likelihoods(3, seed, strength)), PRIOR) for seed in range(400)]
-    assert stats.kstest([one.p_value for one in found], "uniform").pvalue > 1e-3
+    result = [combine_gaussians(*posteriors(*likelihoods(3, seed, strength)), PRIOR) for seed in range(400)]
+    assert stats.kstest([one.p_value for one in result], "uniform").pvalue > 1e-3
 
 
 def test_chi_squares_of_labels_have_theirs_where_labels_do_not_hang_together():
-    found = []
+    result = []
     for seed in range(300):
         rng = np.random.default_rng(seed)
         precision = np.stack([np.diag(d) for d in rng.uniform(0.3, 3.0, (3, 4)) / WIDTH**2])
         best = CENTRE + rng.normal(size=(3, 4)) / np.sqrt(np.diagonal(precision, axis1=1, axis2=2))
-        found.append(combine_gaussians(*posteriors(precision, best), PRIOR).label_chi2)
-    assert stats.kstest(stats.chi2(2).cdf(np.ravel(found)), "uniform").pvalue > 1e-3
+        result.append(combine_gaussians(*posteriors(precision, best), PRIOR).label_chi2)
+    assert stats.kstest(stats.chi2(2).cdf(np.ravel(result)), "uniform").pvalue > 1e-3
 
 
 def test_one_spectrum_that_is_off_shows():
     mean, covariance = posteriors(*likelihoods(3, 1))
     mean[2, 0] += 6.0 * np.sqrt(covariance[2, 0, 0])
-    found = combine_gaussians(mean, covariance, PRIOR)
-    assert found.p_value < 1e-3 and found.label_chi2.argmax() == 0
+    result = combine_gaussians(mean, covariance, PRIOR)
+    assert result.p_value < 1e-3 and result.label_chi2.argmax() == 0
 
 
 @pytest.mark.parametrize(("k", "common"), [(2, 0.5), (5, 0.9), (9, 0.0)])
 def test_errors_in_common_do_not_average_out(k, common):
     one = np.diag(WIDTH**2 / 100.0)
     mean, covariance = np.repeat(CENTRE[None], k, 0), np.repeat(one[None], k, 0)
-    found = combine_gaussians(mean, covariance, np.zeros(4), common)
-    assert found.covariance == pytest.approx(one * (common + (1.0 - common) / k))
+    result = combine_gaussians(mean, covariance, np.zeros(4), common)
+    assert result.covariance == pytest.approx(one * (common + (1.0 - common) / k))
     mean[0] += WIDTH / 10.0
     plain = combine_gaussians(mean, covariance, np.zeros(4))
     assert combine_gaussians(mean, covariance, np.zeros(4), common).chi2 == pytest.approx(
@@ -129,9 +129,9 @@ def test_errors_in_common_do_not_average_out(k, common):
 
 def percentiles_of(likelihood, label):
     """Of the posterior, physical; ``likelihood`` takes places between the bounds, 0 to 1."""
-    place = (np.arange(20000) + 0.5) / 20000
-    chance = likelihood(place).cumsum()
-    at = np.interp([0.025, 0.16, 0.5, 0.84, 0.975, 0.95], chance / chance[-1], place)
+    position = (np.arange(20000) + 0.5) / 20000
+    chance = likelihood(position).cumsum()
+    at = np.interp([0.025, 0.16, 0.5, 0.84, 0.975, 0.95], chance / chance[-1], position)
     low, high = label.bounds
     return low * (high / low) ** at if label.transform == "log10" else low + (high - low) * at
 
@@ -145,15 +145,15 @@ def test_limits_are_those_of_the_product_of_one_sided_likelihoods(name):
     def one(i):
         return lambda place: stats.norm.sf(place, ends[i], 0.08)
 
-    given = np.array([percentiles_of(one(i), label)[:5] for i in range(6)])
+    percentiles = np.array([percentiles_of(one(i), label)[:5] for i in range(6)])
     exact = percentiles_of(lambda place: np.prod([one(i)(place) for i in range(6)], axis=0), label)
-    values, chance = combine_limits(given, label)
-    found = np.interp([0.025, 0.16, 0.5, 0.84, 0.975, 0.95], chance, values)
+    values, chance = combine_limits(percentiles, label)
+    result = np.interp([0.025, 0.16, 0.5, 0.84, 0.975, 0.95], chance, values)
     places = [
-        np.log(v / 0.5) / np.log(200.0) if name == "vbroad" else (v + 0.5) / 4.1 for v in (found, exact)
+        np.log(v / 0.5) / np.log(200.0) if name == "vbroad" else (v + 0.5) / 4.1 for v in (result, exact)
     ]
     assert places[0] == pytest.approx(places[1], abs=0.02)
-    alone = combine_limits(given[:1], label)
+    alone = combine_limits(percentiles[:1], label)
     assert np.interp(0.95, alone[1], alone[0]) == pytest.approx(percentiles_of(one(0), label)[5], rel=0.1)
 
 
@@ -161,8 +161,8 @@ def test_what_is_seen_once_is_seen():
     """One likelihood with two flanks decides against two with one."""
     label = make_label("a_li", (-0.5, 3.6))
     seen, unseen = (lambda u: stats.norm.pdf(u, 0.5, 0.03)), (lambda u: stats.norm.sf(u, 0.7, 0.1))
-    given = np.array([percentiles_of(one, label)[:5] for one in (unseen, seen, unseen)])
-    values, chance = combine_limits(given, label)
+    percentiles = np.array([percentiles_of(one, label)[:5] for one in (unseen, seen, unseen)])
+    values, chance = combine_limits(percentiles, label)
     low, middle, high = (np.interp([0.16, 0.5, 0.84], chance, values) + 0.5) / 4.1
     assert middle == pytest.approx(0.5, abs=0.01) and 2 * 0.025 < high - low < 2 * 0.035
 
@@ -182,11 +182,11 @@ def write_samples(path, ids, means, covariances, flags=None, labels=LABELS):
     values = np.stack(
         [exact_samples(m, c, i) for i, (m, c) in enumerate(zip(means, covariances, strict=True))]
     )
-    found = Posterior(labels, values, -np.random.default_rng(0).random((len(ids), N)))
+    result = Posterior(labels, values, -np.random.default_rng(0).random((len(ids), N)))
     flags = np.zeros(len(ids), np.uint32) if flags is None else np.asarray(flags, np.uint32)
     with samples.samples_file(path, N, samples.attributes_of(labels, model="m 0123", seed=0)) as append:
-        append(samples.rows_of(ids, flags, found, N))
-    return found
+        append(samples.rows_of(ids, flags, result, N))
+    return result
 
 
 def in_network(table, name, row=0):
@@ -218,20 +218,21 @@ def test_samples_of_several_files_give_the_exact_combination(tmp_path, nothing):
         assert LABELS[name].to_network(np.float64(table[name][0])) == pytest.approx(
             exact[i], abs=2e-3 * width
         )
-    found = combine_gaussians(mean[rows], covariance[rows], PRIOR)
-    assert table["chi2"][0] == pytest.approx(found.chi2, rel=0.02) and table["dof"].tolist() == [
-        found.dof,
+    result = combine_gaussians(mean[rows], covariance[rows], PRIOR)
+    assert table["chi2"][0] == pytest.approx(result.chi2, rel=0.02) and table["dof"].tolist() == [
+        result.dof,
         0,
         0,
     ]
     assert table["p_value"].mask.tolist() == [False, True, True]
-    assert table["a_li_chi2"][0] == pytest.approx(found.label_chi2[3], rel=0.02)
+    assert table["a_li_chi2"][0] == pytest.approx(result.label_chi2[3], rel=0.02)
 
 
 def test_a_single_spectrum_keeps_the_statistics_of_its_samples(tmp_path, nothing):
-    found = write_samples(tmp_path / "a.h5", ["x"], *posteriors(*likelihoods(1, 0)), flags=[Flag.RV_MEASURED])
+    values = posteriors(*likelihoods(1, 0))
+    result = write_samples(tmp_path / "a.h5", ["x"], *values, flags=[Flag.RV_MEASURED])
     table = combine([tmp_path / "a.h5"], nothing)
-    expected = found.summary()
+    expected = result.summary()
     for i, name in enumerate(LABELS.names):
         assert table[name][0] == pytest.approx(expected.map[0, i], rel=1e-6)
         assert table[f"{name}_std"][0] == pytest.approx(expected.std[0, i], rel=1e-6)
@@ -311,8 +312,8 @@ def test_spectra_without_lithium_stay_without(tmp_path, nothing):
     values = np.stack([exact_samples(CENTRE, np.diag(WIDTH**2 / 9), seed) for seed in range(5)])
     values[..., i] = -0.5 + 4.1 * rng.uniform(0, 0.3, (5, N))
     with samples.samples_file(tmp_path / "a.h5", N, samples.attributes_of(LABELS)) as append:
-        found = Posterior(LABELS, values, np.zeros((5, N)))
-        append(samples.rows_of(["x"] * 5, np.zeros(5), found, N))
+        result = Posterior(LABELS, values, np.zeros((5, N)))
+        append(samples.rows_of(["x"] * 5, np.zeros(5), result, N))
     table = combine([tmp_path / "a.h5"], nothing)
     assert table["flags"][0] & Flag.UPPER_LIMIT and np.isfinite(table["a_li_upper"][0])
     assert 0.4 < table["a_li_upper"][0] <= 0.8

@@ -75,30 +75,32 @@ def test_a_row_without_result_is_masked_and_never_nan(table: Table) -> None:
 
 def test_a_label_that_is_not_detected_has_a_limit(table: Table) -> None:
     assert table["a_li_upper"].mask.all() and table["vbroad_upper"].mask.all()
-    given = result()
-    low = given.posterior.samples.copy()
+    good = result()
+    low = good.posterior.samples.copy()
     low[0, :, 4] = np.random.default_rng(0).uniform(0.0, 1.0, len(low[0]))
-    summary = Posterior(LABELS, low, given.posterior.log_prob).summary()
+    summary = Posterior(LABELS, low, good.posterior.log_prob).summary()
     for raw in (None, summary):  # corrected samples: the uncorrected ones decide, the limit is of the others
-        moved = Result(given.meta, summary if raw is None else given.summary, raw)
+        moved = Result(good.meta, summary if raw is None else good.summary, raw)
         columns = [catalogue.summarise(moved, instrument="i", model="m")]
-        found = catalogue.build(columns, catalogue.schema(LABELS, ["green"]), {})
-        limit = np.percentile((low if raw is None else given.posterior.samples)[0, 50:, 4], 95)
-        assert found["a_li_upper"][0] == pytest.approx(limit, rel=1e-5)
-        assert found["a_li_upper"].mask.tolist() == found["li_fe_upper"].mask.tolist() == [False, True, True]
+        listed = catalogue.build(columns, catalogue.schema(LABELS, ["green"]), {})
+        limit = np.percentile((low if raw is None else good.posterior.samples)[0, 50:, 4], 95)
+        assert listed["a_li_upper"][0] == pytest.approx(limit, rel=1e-5)
+        assert (
+            listed["a_li_upper"].mask.tolist() == listed["li_fe_upper"].mask.tolist() == [False, True, True]
+        )
     from rich.console import Console
 
     console = Console(width=80)
     with console.capture() as shown:
-        show(found, LABELS, console=console)
+        show(listed, LABELS, console=console)
     assert f"< {limit:.2f}" in shown.get()
-    assert not any(f"{name}_upper" in found.colnames for name in ("teff", "logg", "fe_h"))
+    assert not any(f"{name}_upper" in listed.colnames for name in ("teff", "logg", "fe_h"))
 
 
 def test_a_result_with_a_bad_flag_gives_no_numbers() -> None:
-    given = result()
-    given.meta["flags"][0] |= np.uint32(Flag.ALL_REJECTED)
-    columns = catalogue.summarise(given, instrument="i", model="m")
+    rejected = result()
+    rejected.meta["flags"][0] |= np.uint32(Flag.ALL_REJECTED)
+    columns = catalogue.summarise(rejected, instrument="i", model="m")
     assert np.isnan(columns["teff"][0]) and np.isnan(columns["teff_median"][0])
     assert np.isfinite(columns["teff"][1])
 
@@ -267,10 +269,10 @@ DISK_FULL = textwrap.dedent(
 
 @pytest.mark.slow
 def test_a_full_disk_leaves_a_sentence_and_no_file(tmp_path: Path) -> None:
-    here = Path(__file__).parent
+    folder = Path(__file__).parent
     env = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(here), str(here.parent / "helpers"), str(here.parents[1])]),
+        "PYTHONPATH": os.pathsep.join([str(folder), str(folder.parent / "helpers"), str(folder.parents[1])]),
         "OMP_NUM_THREADS": "1",
     }
     done = subprocess.run(

@@ -28,10 +28,10 @@ FIELDS = catalogue.schema(LABELS, ["green"], corrected=True)
 
 @pytest.fixture(scope="module")
 def table() -> Table:
-    given = result()
-    given.meta["object"] = ["HD 1", "", "ξ Boo A"]
-    given.meta["ra"], given.meta["dec"] = [10.123456789, np.nan, 3.0], [-1.0, np.nan, 2.0]
-    rows = [catalogue.summarise(given, instrument="4most-hr", model="m 0123")]
+    stars = result()
+    stars.meta["object"] = ["HD 1", "", "ξ Boo A"]
+    stars.meta["ra"], stars.meta["dec"] = [10.123456789, np.nan, 3.0], [-1.0, np.nan, 2.0]
+    rows = [catalogue.summarise(stars, instrument="4most-hr", model="m 0123")]
     return catalogue.build(rows, catalogue.schema(LABELS, ["green"]), {"specinn": "0.1.0", "seed": 3})
 
 
@@ -50,8 +50,8 @@ def test_D6_flags_are_signed_and_every_flag_fits() -> None:
 def test_D6_votable_has_units_ucds_and_nulls(table: Table, tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"stars{suffix}"
     catalogue.write(table, path)
-    found = parse_single_table(path, verify="ignore")
-    by_name = {field.name: field for field in found.fields}
+    result = parse_single_table(path, verify="ignore")
+    by_name = {field.name: field for field in result.fields}
     assert by_name["flags"].datatype == "int" and by_name["flag_bad"].datatype == "boolean"
     assert by_name["teff"].ucd == "phys.temperature.effective;meta.main" and str(by_name["teff"].unit) == "K"
     assert str(by_name["logg"].unit) == str(by_name["a_li_upper"].unit) == "dex"

@@ -182,12 +182,12 @@ def test_plugins(specinn: Command) -> None:
     assert specinn("plugins", "--failed").stdout == "all plugins were loaded\n"
     broken = Plugins(entry=[], extra={"fake": fake_plugin, "clumsy": Clumsy()})
     assert len(broken.failures) == 1
-    result = specinn("plugins", given=broken)
+    result = specinn("plugins", others=broken)
     assert result.exit_code == 0 and "to-arms" in result.stdout
     assert len(result.stderr.splitlines()) == 1 and "oh dear" in result.stderr
-    result = specinn("plugins", "--failed", given=broken)
+    result = specinn("plugins", "--failed", others=broken)
     assert "Traceback" in result.stdout and result.stderr == ""
-    assert json.loads(specinn("plugins", "--failed", "--json", given=broken).stdout)[0]["plugin"] == "clumsy"
+    assert json.loads(specinn("plugins", "--failed", "--json", others=broken).stdout)[0]["plugin"] == "clumsy"
 
 
 def test_instruments(specinn: Command) -> None:
@@ -219,7 +219,7 @@ def test_models(specinn: Command) -> None:
     assert by_path["grid"]["code"] == "straight lines" and by_path["sha256"] == summary["sha256"]
     sentence(specinn("models", "toy-mod"), "did you mean 'toy-model'")
     empty = Plugins(entry=[], extra={})
-    assert "no model is installed" in specinn("models", given=empty).stdout
+    assert "no model is installed" in specinn("models", others=empty).stdout
 
 
 @pytest.mark.slow
@@ -298,20 +298,27 @@ def test_examples_of_help_are_right(specinn: Command, path: tuple[str, ...]) -> 
     lines = specinn(*path, "--help").stdout.splitlines()
     examples = lines[lines.index("Examples:") + 1 :]
     assert 1 <= len(examples) <= 3 and examples[0].startswith(f"  specinn {' '.join(path)}")
-    known = dict(commands())
+    by_words = dict(commands())
     for example in examples:
         name, *words = shlex.split(example.partition(" #")[0].partition(" > ")[0])
-        own = tuple(words[:2]) if tuple(words[:2]) in known else tuple(words[:1])
+        head = tuple(words[:2]) if tuple(words[:2]) in by_words else tuple(words[:1])
         assert name == "specinn"
-        known[own].make_context(own[-1], words[len(own) :]).close()  # raises for an option that is not there
+        by_words[head].make_context(head[-1], words[len(head) :]).close()  # raises for unknown options
 
 
 PRINT_JSON = ["plugins", "plugins --failed", "instruments", "instruments toy", "models", "models toy-model",
               "flags", "flags 3", "doctor", "run -i toy stars/stars.txt --samples 16 -o a.fits",
               "run -i toy stars/stars.txt --resume -o made.fits", "combine made.fits -o b.fits"]  # fmt: skip
-ELSEWHERE = {"evaluate grid", "evaluate stars", "evaluate robustness", "evaluate ood", "calibrate",
-             "resimulate", "saliency", "benchmark", "tune", "grid make", "grid info",
+ELSEWHERE = {"evaluate grid", "evaluate stars", "evaluate robustness", "evaluate ood", "fit-correction",
+             "resimulate", "saliency", "timing", "tune", "grid make", "grid info",
              "synthesis setup"}  # fmt: skip
+
+
+@pytest.mark.parametrize(("former", "today"), {"benchmark": "timing", "calibrate": "fit-correction"}.items())
+def test_former_names_of_commands_work_and_say_so(specinn: Command, former: str, today: str) -> None:
+    result = specinn("--debug", former, "--help")
+    assert result.exit_code == 0 and result.stdout == specinn(today, "--help").stdout
+    assert result.stderr == f"specinn: specinn {former} is now called specinn {today}\n"
 
 
 @pytest.mark.slow
@@ -324,24 +331,24 @@ def test_json_is_all_that_is_printed(specinn: Command, stars: Path, line: str) -
 
     result = specinn(*line.split(), "--json")
     assert result.exit_code == 0, result.output
-    found = json.loads(result.stdout, parse_constant=refuse)
-    rows = found if isinstance(found, list) else [found]
+    printed = json.loads(result.stdout, parse_constant=refuse)
+    rows = printed if isinstance(printed, list) else [printed]
     assert rows or line == "plugins --failed"
     assert all(isinstance(row, dict) and row.keys() == rows[0].keys() for row in rows)
     if line.startswith("run"):
-        assert found["catalogue"].endswith(".fits") and found["spectra"] in (3, None)
+        assert printed["catalogue"].endswith(".fits") and printed["spectra"] in (3, None)
 
 
 def test_every_json_is_looked_at() -> None:
     with_json = {" ".join(path) for path, of in commands() if any("--json" in p.opts for p in of.params)}
-    here = {line.split()[0] for line in PRINT_JSON}
-    assert with_json == here | ELSEWHERE
+    covered = {line.split()[0] for line in PRINT_JSON}
+    assert with_json == covered | ELSEWHERE
 
 
 def test_what_is_no_number_is_null(capsys: pytest.CaptureFixture[str]) -> None:
     print_json({"a": np.float32(np.nan), "b": [np.inf, 1.5], "c": np.arange(2), "d": Path("x"), 3: (None,)})
-    found = json.loads(capsys.readouterr().out)
-    assert found == {"a": None, "b": [None, 1.5], "c": [0, 1], "d": "x", "3": [None]}
+    result = json.loads(capsys.readouterr().out)
+    assert result == {"a": None, "b": [None, 1.5], "c": [0, 1], "d": "x", "3": [None]}
 
 
 COMPLETIONS = [
@@ -354,7 +361,7 @@ COMPLETIONS = [
     ("specinn run spec", set()),  # files, by the shell
     ("specinn models ", {"toy-model"}),
     ("specinn flags strange", {"stranger"}),
-    ("specinn calibrate b.csv --label te", {"teff"}),
+    ("specinn fit-correction b.csv --label te", {"teff"}),
     ("specinn new-plugin x --kind co", {"correction"}),
     ("specinn evaluate grid m --split v", {"validation"}),
     ("specinn grid i", {"import", "info"}),
@@ -369,26 +376,27 @@ def test_names_are_completed(
     names: set[str], shell: str,
 ) -> None:  # fmt: skip
     words = line.split(" ")
-    given = {"COMP_WORDS": "\n".join(words), "COMP_CWORD": str(len(words) - 1), "_TYPER_COMPLETE_ARGS": line,
-             "_TYPER_COMPLETE_FISH_ACTION": "get-args", "_SPECINN_COMPLETE": f"complete_{shell}"}  # fmt: skip
-    for name, value in given.items():
+    environment = {"COMP_WORDS": "\n".join(words), "COMP_CWORD": str(len(words) - 1),
+                   "_TYPER_COMPLETE_ARGS": line, "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+                   "_SPECINN_COMPLETE": f"complete_{shell}"}  # fmt: skip
+    for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit):
         main([], plugins)
     out = capsys.readouterr().out
     pattern = {"bash": r"^(\S+)$", "zsh": r'^(?:.*\(\()?"(.*?)"', "fish": r"^(\S+)"}[shell]
-    found = {name.replace(r"\\:", ":") for name in re.findall(pattern, out, flags=re.MULTILINE)}
-    assert found - {"_files"} == names
+    result = {name.replace(r"\\:", ":") for name in re.findall(pattern, out, flags=re.MULTILINE)}
+    assert result - {"_files"} == names
 
 
 def test_doctor(specinn: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     result = specinn("doctor")
     assert result.exit_code == 0 and "everything that specinn needs is there" in result.stdout
-    found = {(f["group"], f["name"]): f for f in json.loads(specinn("doctor", "--json").stdout)}
+    checks = {(f["group"], f["name"]): f for f in json.loads(specinn("doctor", "--json").stdout)}
     for name in ("numpy", "torch", "freia", "typer"):
-        assert any(key[1].lower() == name and of["state"] == "ok" for key, of in found.items()), name
-    assert "SHA-256" in found["models", "toy-model"]["detail"]
-    assert found["plugins", "reader"]["detail"] == "toy-text"
+        assert any(key[1].lower() == name and of["state"] == "ok" for key, of in checks.items()), name
+    assert "SHA-256" in checks["models", "toy-model"]["detail"]
+    assert checks["plugins", "reader"]["detail"] == "toy-text"
     # what is broken, and what is merely missing
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
@@ -404,7 +412,7 @@ def test_doctor(specinn: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     )
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc")
     broken = Plugins(entry=[], extra={"fake": fake_plugin, "clumsy": Clumsy(), "lost": Lost()})
-    result = specinn("doctor", given=broken)
+    result = specinn("doctor", others=broken)
     assert result.exit_code == 1 and "Traceback" not in result.output
     for words in (
         "needs >99",

@@ -213,8 +213,8 @@ def test_only_the_steps_after_to_arms_are_taken(toy: fake_plugin.Toy, grid: Grid
 
 
 def test_figures_against_known_residuals(toy: fake_plugin.Toy, grid: Grid, plugins: Plugins) -> None:
-    known = Known(toy, grid, offset=0.02, width=0.04)
-    rows = grid_metrics(known, grid, n_samples=4000, plugins=plugins)
+    estimator = Known(toy, grid, offset=0.02, width=0.04)
+    rows = grid_metrics(estimator, grid, n_samples=4000, plugins=plugins)
     assert {row["n"] for row in rows if row["scope"] == "all"} == {len(grid.split("test"))}
     for name, width in (("logg", 5.0), ("fe_h", 3.0)):
         row = one(rows, name)
@@ -227,7 +227,7 @@ def test_figures_against_known_residuals(toy: fake_plugin.Toy, grid: Grid, plugi
     for offset, inside_68, inside_95 in ((0.06, 0.0, 1.0), (0.12, 0.0, 0.0)):
         row = one(grid_metrics(Known(toy, grid, offset, 0.04), grid, n_samples=4000, plugins=plugins), "logg")
         assert (row["inside_68"], row["inside_95"]) == (inside_68, inside_95)
-    assert max(known.sizes) == BLOCK and sum(known.sizes) == len(grid.split("test"))
+    assert max(estimator.sizes) == BLOCK and sum(estimator.sizes) == len(grid.split("test"))
 
 
 def test_lithium_is_also_given_relative_to_iron(toy: fake_plugin.Toy, grid: Grid, plugins: Plugins) -> None:
@@ -240,14 +240,14 @@ def test_lithium_is_also_given_relative_to_iron(toy: fake_plugin.Toy, grid: Grid
 def test_stars_that_are_lost_are_counted_and_never_nan(
     toy: fake_plugin.Toy, grid: Grid, plugins: Plugins
 ) -> None:
-    known, test = Known(toy, grid, 0.02, 0.04), grid.split("test")
-    known.lost = set(test[:7].tolist())
-    row = one(grid_metrics(known, grid, n_samples=50, plugins=plugins), "logg")
+    estimator, test = Known(toy, grid, 0.02, 0.04), grid.split("test")
+    estimator.lost = set(test[:7].tolist())
+    row = one(grid_metrics(estimator, grid, n_samples=50, plugins=plugins), "logg")
     assert row["failed"] == 7 and row["n"] == len(test) - 7
     assert row["mean_residual"] == pytest.approx(0.1, rel=1e-4) and row["inside_68"] == 1.0
     assert row["rejected_fraction"] == pytest.approx(7 / len(test))
-    known.lost = set(test.tolist())
-    rows = grid_metrics(known, grid, n_samples=50, plugins=plugins)
+    estimator.lost = set(test.tolist())
+    rows = grid_metrics(estimator, grid, n_samples=50, plugins=plugins)
     assert json.dumps(rows, allow_nan=False)
     assert one(rows, "logg")["n"] == 0 and one(rows, "logg")["std"] is None
 
@@ -556,6 +556,7 @@ def test_former_commands_are_replaced(words: str, today: str) -> None:
     assert replaced(words.split()) == today.split()
 
 
+@pytest.mark.slow
 def test_former_commands_work_and_say_what_replaces_them(specinn: Command, model: Path, table: Path) -> None:
     options = ("--samples", 20, "--seeds", 1, "--json")
     former, today = specinn(model, "--stars", table, *options), specinn("stars", model, table, *options)

@@ -1,4 +1,4 @@
-"""specinn calibrate: which stars, the errors of those left out, the command, and a run with what it wrote."""
+"""specinn fit-correction: which stars, the errors of those left out, and a run with what it wrote."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ def plugins(tmp_path_factory: pytest.TempPathFactory) -> Plugins:
 
 
 ALL = ("--samples", 100, "-m", "toy-model")
+FIT = "fit-correction"
 FAST = (*ALL, "--label", "logg")
 
 
@@ -83,7 +84,7 @@ def table(tmp_path: Path, files: Path) -> Path:
 
 
 def test_the_command(specinn: Command, table: Path, plugins: Plugins) -> None:
-    result = specinn("calibrate", table, *ALL)
+    result = specinn(FIT, table, *ALL)
     assert result.exit_code == 0 and result.stderr == "", result.output
     lines = result.stdout.splitlines()
     assert lines[0] == "left out: Star 1, Star 2 (calibrator of the training)"
@@ -93,32 +94,32 @@ def test_the_command(specinn: Command, table: Path, plugins: Plugins) -> None:
     assert {p.name for p in Path().iterdir() if "correction" in p.name} == {
         "correction.toml", "correction.pdf", "correction.png",
     }  # fmt: skip
-    found = TeffBias.load(Path("correction.toml"))
-    line = found.labels["logg"]
+    correction = TeffBias.load(Path("correction.toml"))
+    line = correction.labels["logg"]
     assert line.a == pytest.approx(A, abs=3 * line.a_error) and line.a_error < 5e-5  # type: ignore[operator]
-    assert found.bias("logg", np.array([4500.0]))[0] == pytest.approx([A * 4500 + B], abs=0.03)
+    assert correction.bias("logg", np.array([4500.0]))[0] == pytest.approx([A * 4500 + B], abs=0.03)
     assert line.n_stars == 5 and line.leave_one_out is not None and line.leave_one_out.n_stars == 5
     assert line.leave_one_out.median_after < 0.5 * line.leave_one_out.median_before
-    assert found.stars == ("Star 0", "Star 3", "Star 4", "Star 5", "Star 6") and found.calibrators == ()
-    assert found.model == models.find(plugins, "toy-model").sha256()
-    assert "left out: Star 1, Star 2 (calibrator of the training)" in found.provenance
+    assert correction.stars == ("Star 0", "Star 3", "Star 4", "Star 5", "Star 6")
+    assert correction.calibrators == ()
+    assert correction.model == models.find(plugins, "toy-model").sha256()
+    assert "left out: Star 1, Star 2 (calibrator of the training)" in correction.provenance
     row = next(text for text in lines if text.startswith("logg")).split()
     assert row[1:5] == [f"{1e3 * line.a:+.3f}", "±", f"{1e3 * line.a_error:.3f}", f"{line.b:+.3f}"]  # type: ignore[operator]
     assert row[-5:-3] == ["5", f"{line.leave_one_out.median_before:.3f}"]
-    sentence(specinn("calibrate", table, *FAST), "correction.toml exists", "--overwrite")
-    told = json.loads(specinn("calibrate", table, *FAST, "--overwrite", "--json").stdout)
-    assert (
-        told["terms"]["logg"]["b"] == {"value": line.b, "error": line.b_error} and told["kind"] == "teff-bias"
-    )
-    assert told["tested"]["logg"]["helps"] and told["correction"] == "correction.toml"
-    assert told["left_out"]["inferred [Fe/H] below -1.5"] == ["Star 7"]
+    sentence(specinn(FIT, table, *FAST), "correction.toml exists", "--overwrite")
+    printed = json.loads(specinn(FIT, table, *FAST, "--overwrite", "--json").stdout)
+    assert printed["terms"]["logg"]["b"] == {"value": line.b, "error": line.b_error}
+    assert printed["kind"] == "teff-bias"
+    assert printed["tested"]["logg"]["helps"] and printed["correction"] == "correction.toml"
+    assert printed["left_out"]["inferred [Fe/H] below -1.5"] == ["Star 7"]
     again = TeffBias.load(Path("correction.toml"))
     assert again.labels == {"logg": line}  # the same seed gives the same, whatever else is fitted
 
 
 def test_a_run_keeps_raw_and_corrected_values(specinn: Command, table: Path) -> None:
-    """End to end: correct what calibrate wrote, and flag the star outside its range."""
-    assert specinn("calibrate", table, *FAST, "-o", "c.toml").exit_code == 0
+    """End to end: correct what fit-correction wrote, and flag the star outside its range."""
+    assert specinn(FIT, table, *FAST, "-o", "c.toml").exit_code == 0
     files = [table.with_name(f"star{i}.txt") for i in (3, 5, 7)]
     options = ("-i", "toy", "--samples", 500, "--quiet")
     assert specinn("run", *files, *options, "-o", "raw.ecsv").exit_code == 0
@@ -140,21 +141,21 @@ def test_a_run_keeps_raw_and_corrected_values(specinn: Command, table: Path) -> 
 
 def test_stars_may_be_let_in(specinn: Command, table: Path) -> None:
     table.write_text(table.read_text().replace("validation,1", "validation,0", 1))
-    result = specinn("calibrate", table, *FAST, "--fe-h-min", -3)
+    result = specinn(FIT, table, *FAST, "--fe-h-min", -3)
     assert "Star 0 (out of range according to the table)" in result.stdout and "Star 7" not in result.stdout
-    result = specinn("calibrate", table, *FAST, "--overwrite", "--with-calibrators", "--with-out-of-range",
+    result = specinn(FIT, table, *FAST, "--overwrite", "--with-calibrators", "--with-out-of-range",
                      "--fe-h-min", -3)  # fmt: skip
     assert "left out" not in result.stdout.splitlines()[0]
     assert "the training has seen them: Star 1, Star 2" in " ".join(result.stdout.split())
-    found = TeffBias.load(Path("correction.toml"))
-    assert found.n_stars == N and found.calibrators == ("Star 1", "Star 2")
-    assert found.labels["logg"].leave_one_out.n_stars == N - 2  # type: ignore[union-attr]
-    assert found.range.fe_h is not None and -2.3 < found.range.fe_h[0] < -1.8
+    correction = TeffBias.load(Path("correction.toml"))
+    assert correction.n_stars == N and correction.calibrators == ("Star 1", "Star 2")
+    assert correction.labels["logg"].leave_one_out.n_stars == N - 2  # type: ignore[union-attr]
+    assert correction.range.fe_h is not None and -2.3 < correction.range.fe_h[0] < -1.8
 
 
 def test_spectra_by_file_name_and_by_id(specinn: Command, table: Path, tmp_path: Path) -> None:
     """Two files by name, elsewhere and with another suffix; the others in one file, by id."""
-    assert specinn("calibrate", table, *FAST).exit_code == 0
+    assert specinn(FIT, table, *FAST).exit_code == 0
     first = TeffBias.load(Path("correction.toml"))
     folder = tmp_path / "elsewhere"
     folder.mkdir()
@@ -167,40 +168,41 @@ def test_spectra_by_file_name_and_by_id(specinn: Command, table: Path, tmp_path:
     other = fake_plugin.write_text(folder / "other.txt", fake_plugin.simulate(truth[:1]))
     (folder / "letter.txt").write_text("dear friend\n")
     spectra = (folder / "star0.dat", folder / "star3.txt", many, other, folder / "letter.txt")
-    result = specinn("calibrate", table, *spectra, *FAST, "--overwrite")
+    result = specinn(FIT, table, *spectra, *FAST, "--overwrite")
     assert result.exit_code == 0, result.output
     text = " ".join(result.stdout.split())
     assert "Star 1, Star 2, Star 6, Star 7 (no spectrum given)" in text
     assert "matching no star of the table: other.txt, letter.txt" in text
-    found = TeffBias.load(Path("correction.toml"))
-    assert found.stars == ("Star 0", "Star 3", "Star 4", "Star 5")
-    assert found.labels["logg"].b == pytest.approx(first.labels["logg"].b, abs=0.3)
+    correction = TeffBias.load(Path("correction.toml"))
+    assert correction.stars == ("Star 0", "Star 3", "Star 4", "Star 5")
+    assert correction.labels["logg"].b == pytest.approx(first.labels["logg"].b, abs=0.3)
     sentence(
-        specinn("calibrate", table, other, *FAST, "--overwrite"), "none of the 1 spectra belongs to a star"
+        specinn(FIT, table, other, *FAST, "--overwrite"),
+        "none of the 1 spectra belongs to a star",
     )
 
 
 def test_too_few_stars_and_other_wrong_calls(specinn: Command, table: Path) -> None:
     text = table.read_text()
     table.write_text("".join(text.splitlines(keepends=True)[:5]))
-    sentence(specinn("calibrate", table, *FAST), "2 stars with literature values are left", "at least 3")
+    sentence(specinn(FIT, table, *FAST), "2 stars with literature values are left", "at least 3")
     table.write_text(text.replace("\nstar", "\nlost"))
-    sentence(specinn("calibrate", table, *FAST), "none of the stars gave values", "lost0.txt: no such file")
+    sentence(specinn(FIT, table, *FAST), "none of the stars gave values", "lost0.txt: no such file")
     table.write_text(text.replace("0.02", "-0.02"))
-    sentence(specinn("calibrate", table, *FAST), "standard error of Star 0 is negative")
+    sentence(specinn(FIT, table, *FAST), "standard error of Star 0 is negative")
     table.write_text(text.replace("toy", "tox"))
-    sentence(specinn("calibrate", table, *FAST), "did you mean 'toy'")
+    sentence(specinn(FIT, table, *FAST), "did you mean 'toy'")
     table.write_text(text)
-    sentence(specinn("calibrate", table, *ALL, "--label", "log_g"), "no label 'log_g'")
-    sentence(specinn("calibrate", table, *ALL, "--label", "a_li"), "0 stars with literature values")
-    sentence(specinn("calibrate", table, "-o", "c.csv"), "'.csv'", ".toml")
-    sentence(specinn("calibrate", "none.csv", *FAST), "none.csv: no such file")
+    sentence(specinn(FIT, table, *ALL, "--label", "log_g"), "no label 'log_g'")
+    sentence(specinn(FIT, table, *ALL, "--label", "a_li"), "0 stars with literature values")
+    sentence(specinn(FIT, table, "-o", "c.csv"), "'.csv'", ".toml")
+    sentence(specinn(FIT, "none.csv", *FAST), "none.csv: no such file")
     assert not list(Path().glob("correction*"))
 
 
 def test_a_bad_star_is_named_and_the_others_go_on(specinn: Command, table: Path) -> None:
     table.with_name("star4.txt").unlink()
-    result = specinn("calibrate", table, *FAST)
+    result = specinn(FIT, table, *FAST)
     assert result.exit_code == 0 and re.search(r"left out: Star 4\s+\(", result.stdout)
     assert "star4.txt: no such file" in " ".join(result.stdout.split())
     assert TeffBias.load(Path("correction.toml")).n_stars == 4
@@ -209,14 +211,14 @@ def test_a_bad_star_is_named_and_the_others_go_on(specinn: Command, table: Path)
 def test_the_correction_of_a_stranger(specinn: Command, table: Path, plugins: Plugins) -> None:
     extra = {"fake": fake_plugin, "bias": specinn_teff_bias, "strangers": Strangers()}
     both = Plugins(entry=[], extra=extra)
-    sentence(specinn("calibrate", table, *FAST, given=both), "--kind", "offset", "teff-bias")
-    result = specinn("calibrate", table, *FAST, "--kind", "offset", given=both)
+    sentence(specinn(FIT, table, *FAST, others=both), "--kind", "offset", "teff-bias")
+    result = specinn(FIT, table, *FAST, "--kind", "offset", others=both)
     assert result.exit_code == 0, result.output
     row = next(line for line in result.stdout.splitlines() if line.startswith("logg")).split()
     assert len(row) == 6 and float(row[3]) < float(row[2])  # stars, then median before and after
     assert Offset.load(Path("correction.toml")).by == pytest.approx(0.19, abs=0.05)
     assert Path("correction.png").stat().st_size > 10_000
-    result = specinn("calibrate", table, *FAST, "--kind", "unfit", "--overwrite", given=both)
+    result = specinn(FIT, table, *FAST, "--kind", "unfit", "--overwrite", others=both)
     sentence(result, "the correction Unfit cannot be fitted", "--kind")
 
 
@@ -237,19 +239,19 @@ def known(n: int = 6, seen: Any = ()) -> BenchmarkStars:
 
 def test_leave_one_out_is_what_it_says() -> None:
     """The constant of a stranger: the mean of the other stars' errors, by hand."""
-    found = corrections.leave_one_out(Offset, known())["logg"]
+    result = corrections.leave_one_out(Offset, known())["logg"]
     off = np.array([0.0, 1, 2, 3, 4, 5])
     before = np.array([0, 1, 2, 3, 4.5])
     after = [off[i] - np.delete(off, i).mean() for i in range(4)] + [4.5 - off[:4].mean()]
-    assert found.n_stars == 5
-    assert found.median_before == 2 and found.rms_before == pytest.approx(np.sqrt((before**2).mean()))
-    assert found.median_after == pytest.approx(np.median(np.abs(after)))
-    assert found.rms_after == pytest.approx(np.sqrt(np.mean(np.square(after))))
+    assert result.n_stars == 5
+    assert result.median_before == 2 and result.rms_before == pytest.approx(np.sqrt((before**2).mean()))
+    assert result.median_after == pytest.approx(np.median(np.abs(after)))
+    assert result.rms_after == pytest.approx(np.sqrt(np.mean(np.square(after))))
 
 
 def test_calibrators_are_not_counted() -> None:
-    found = corrections.leave_one_out(Offset, known(seen=(0, 1)))["logg"]
-    assert found.n_stars == 3 and found.median_before == 3
+    result = corrections.leave_one_out(Offset, known(seen=(0, 1)))["logg"]
+    assert result.n_stars == 3 and result.median_before == 3
     assert corrections.leave_one_out(Offset, known(seen=range(6))) == {}
     assert "whether the correction helps is not known" in corrections.verdict({})
 
@@ -258,13 +260,13 @@ def test_labels_with_too_few_stars_are_not_fitted() -> None:
     stars = known()
     few = np.array([1.0, 1.0, *[np.nan] * 4])
     stars = attrs.evolve(stars, literature={**stars.literature, "fe_h": few})
-    assert list(corrections.calibrate(Offset, stars)[1]) == ["logg"]
+    assert list(corrections.fit(Offset, stars)[1]) == ["logg"]
     with pytest.raises(
         ConfigError, match="2 stars with literature values are left for the fit, but at least 3 are needed"
     ):
-        corrections.calibrate(Offset, attrs.evolve(stars, literature={"fe_h": few}))
+        corrections.fit(Offset, attrs.evolve(stars, literature={"fe_h": few}))
     with pytest.raises(ConfigError, match=r"^0 stars"):
-        corrections.calibrate(Offset, attrs.evolve(stars, literature={}))
+        corrections.fit(Offset, attrs.evolve(stars, literature={}))
 
 
 @pytest.mark.parametrize(

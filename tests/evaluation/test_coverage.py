@@ -60,12 +60,12 @@ def tarp(truth: np.ndarray, samples: np.ndarray, seed: int = 3) -> np.ndarray:
 def test_a_rank_is_within_its_place(below: int, above: int, equal: int, jitter: float) -> None:
     samples = np.concatenate([np.full(below, -1.0), np.zeros(equal), np.ones(above), np.full(7, -9.0)])
     inside = np.arange(samples.size) < below + equal + above
-    (place,) = ranks(samples[None, :, None], np.zeros((1, 1)), np.full((1, 1), jitter), inside[None])[0]
+    (rank,) = ranks(samples[None, :, None], np.zeros((1, 1)), np.full((1, 1), jitter), inside[None])[0]
     n = below + equal + above
     if n == 0:
-        assert np.isnan(place)
+        assert np.isnan(rank)
     else:
-        assert below / (n + 1) <= place <= (below + equal + 1) / (n + 1)
+        assert below / (n + 1) <= rank <= (below + equal + 1) / (n + 1)
 
 
 @settings(max_examples=5)
@@ -73,11 +73,11 @@ def test_a_rank_is_within_its_place(below: int, above: int, equal: int, jitter: 
 def test_ranks_are_uniform_however_few_samples_there_are(n_samples: int) -> None:
     rng = np.random.default_rng(n_samples)
     values = rng.normal(size=(20000, n_samples + 1, 1))
-    found = ranks(values[:, 1:], values[:, 0], rng.random((20000, 1)))[:, 0]
-    assert np.abs(ecdf_difference(found, points_for(20000))).max() < 0.015
+    result = ranks(values[:, 1:], values[:, 0], rng.random((20000, 1)))[:, 0]
+    assert np.abs(ecdf_difference(result, points_for(20000))).max() < 0.015
     rounded = np.round(values)  # ties everywhere
-    found = ranks(rounded[:, 1:], rounded[:, 0], rng.random((20000, 1)))[:, 0]
-    assert np.abs(ecdf_difference(found, points_for(20000))).max() < 0.015
+    result = ranks(rounded[:, 1:], rounded[:, 0], rng.random((20000, 1)))[:, 0]
+    assert np.abs(ecdf_difference(result, points_for(20000))).max() < 0.015
 
 
 def test_distances_take_the_place_of_values() -> None:
@@ -204,19 +204,19 @@ def test_sbi_finds_the_same() -> None:
         references = torch.rand(N, 3, generator=torch.Generator().manual_seed(5)) * 6 - 3
         for width, shift, guilty in ((1.0, 0.0, False), (0.6, 0.0, True), (1.0, 0.4, True)):
             samples = posterior(data, width, shift)
-            known: Any = Known(samples)
-            theirs, _ = run_sbc(thetas, xs, known, SAMPLES, show_progress_bar=False)
+            exact: Any = Known(samples)
+            theirs, _ = run_sbc(thetas, xs, exact, SAMPLES, show_progress_bar=False)
             ours = places(truth, samples)
             assert np.abs(ours - theirs.numpy() / SAMPLES).max() <= 1 / SAMPLES + 1e-6
             p_theirs = check_uniformity_frequentist(theirs, SAMPLES).numpy()
             p_ours = np.array([uniformity(ours[:, k], points) for k in range(3)])
             assert ((p_theirs < 0.01) == guilty).all() and ((p_ours < 0.01) == guilty).all()
 
-            ecp, alpha = run_tarp(thetas, xs, known, references, SAMPLES, show_progress_bar=False,
+            ecp, alpha = run_tarp(thetas, xs, exact, references, SAMPLES, show_progress_bar=False,
                                   num_bins=40, z_score_theta=False)  # fmt: skip
-            mine = tarp_ranks(samples, truth, references.numpy(), np.zeros(N))
-            expected = [(mine <= a * SAMPLES / (SAMPLES + 1)).mean() for a in alpha.numpy()]
+            own_ranks = tarp_ranks(samples, truth, references.numpy(), np.zeros(N))
+            expected = [(own_ranks <= a * SAMPLES / (SAMPLES + 1)).mean() for a in alpha.numpy()]
             assert np.abs(ecp.numpy() - expected)[1:-1].max() < 0.02
             if width < 1:
                 assert check_tarp(ecp, alpha)[0] < -0.005  # their area to the curve: too narrow
-            assert (uniformity(mine, points) < 0.01) == guilty
+            assert (uniformity(own_ranks, points) < 0.01) == guilty

@@ -24,6 +24,8 @@ from specinn.plugins.hookspecs import Record, hookimpl
 from specinn.plugins.interfaces import Synthesizer
 from specinn.wavelengths import air_to_vacuum
 
+pytestmark = pytest.mark.slow
+
 SHIFT = 4.75342430882  # the probit of the margin within which A(Li) is learnt
 BOUNDS = np.array([(0.0, 1.0), *fake_plugin.LABELS.bounds])
 UNCHANGED = sparse.eye_array(WAVELENGTH.size)
@@ -121,7 +123,6 @@ def in_closed_form(toy: fake_plugin.Toy, grid: Grid, row: int, snr: float) -> np
     return np.linalg.inv(jacobian @ jacobian.T + np.diag(12.0 / widths**2))
 
 
-@pytest.mark.slow
 def test_the_bound_of_a_linear_problem(toy: fake_plugin.Toy, grid: Grid) -> None:
     rows, snr = np.array([3, 41, 8, 9, 10, 11, 12, 13, 14, 15]), [250.0, 20.0]
     bound = cramer_rao(Simulation(toy, grid, PLUGINS), rows, snr, PLUGINS)
@@ -233,7 +234,6 @@ def ordinary(real: Simulation) -> np.ndarray:
     return rows[(real.grid.column("fe_h")[rows] > -1.5) & (real.vbroad[rows] < 15.0)][:24]
 
 
-@pytest.mark.slow
 def test_bounds_of_the_bundled_models_spectra(real: Simulation, ordinary: np.ndarray) -> None:
     bound = cramer_rao(real, ordinary, [250.0], Plugins())[:, 0]
     median = dict(zip(real.estimator.labels.names, np.median(bound, axis=0), strict=True))
@@ -248,7 +248,6 @@ def test_bounds_of_the_bundled_models_spectra(real: Simulation, ordinary: np.nda
     assert (bound < width / np.sqrt(12) * 1.001).all() and (bound > 0).all()
 
 
-@pytest.mark.slow
 def test_the_bound_is_what_the_best_linear_estimate_attains(real: Simulation, ordinary: np.ndarray) -> None:
     """Labels drawn around those of a model, spectra by the derivatives and noise, and one step back."""
     observed = information._Derivatives(real, Plugins(), "emulator")
@@ -266,7 +265,6 @@ def test_the_bound_is_what_the_best_linear_estimate_attains(real: Simulation, or
     assert ratio.mean() == pytest.approx(1.0, abs=0.03) and ratio.min() > 0.85 and ratio.max() < 1.15
 
 
-@pytest.mark.slow
 def test_the_derivative_of_rotation_is_that_of_the_simulated_spectra(
     real: Simulation, ordinary: np.ndarray
 ) -> None:

@@ -27,7 +27,7 @@ from specinn import catalogue, models
 from specinn.cli import app
 from specinn.errors import ConfigError
 from specinn.evaluation import ood
-from specinn.evaluation.ood import KINDS, Scene, strangers_table
+from specinn.evaluation.ood import KINDS, Scene, ood_table
 from specinn.evaluation.simulation import Simulation
 from specinn.evaluation.stars import read_benchmarks
 from specinn.flags import Flag, is_bad, names
@@ -164,10 +164,11 @@ def test_few_false_alarms_and_many_true_ones(model, plugins, scene):
     assert np.mean(clean.score > 1.0) <= 0.1 and np.median(clean.score) < 0.8
     for make in (ood.white_noise, ood.flat, ood.swapped_arms):
         batch = preprocessed(model, plugins, make(scene()))
-        found = model.strangeness(batch)
+        result = model.strangeness(batch)
         bad = is_bad(np.asarray(batch.meta["flags"]))  # noise has no signal, which is known before
-        assert np.mean(bad | (found.score > 1.0)) > 0.8, make.__name__
-        assert all(bool(reason) == (score > 1.0) for score, reason in zip(*attrs.astuple(found), strict=True))
+        assert np.mean(bad | (result.score > 1.0)) > 0.8, make.__name__
+        pairs = zip(*attrs.astuple(result), strict=True)
+        assert all(bool(reason) == (score > 1.0) for score, reason in pairs)
 
 
 def test_each_sign_can_speak_alone(model):
@@ -196,8 +197,8 @@ def test_what_is_masked_has_no_say(model, plugins, scene):
 def test_a_spectrum_without_signal(model, plugins, scene):
     clean = ood.in_range(scene())
     faint = attrs.evolve(clean, sigma=np.full_like(clean.sigma, 1.0))  # an S/N of 3 per Angstrom
-    found = scores(model, plugins, faint)
-    assert (found.score > 1.0).all() and all(SIGNS["signal"] in reason for reason in found.reasons)
+    result = scores(model, plugins, faint)
+    assert (result.score > 1.0).all() and all(SIGNS["signal"] in reason for reason in result.reasons)
 
 
 def test_file(model, plain, plugins, scene, tmp_path):
@@ -287,7 +288,7 @@ def test_an_estimator_that_cannot_tell(toys, tmp_path):
 def test_table(model, grid, plugins):
     some = [kind for kind in KINDS if kind.name in ("in range", "swapped arms", "one arm missing")]
     steps = []
-    table = strangers_table(
+    table = ood_table(
         model, grid, plugins, [50.0, 100.0], n_stars=16, n_samples=32, kinds=some,
         progress=lambda done, total: steps.append((done, total)),
     )  # fmt: skip
@@ -322,14 +323,14 @@ def test_command(model, folder, plugins, monkeypatch):
 
 def test_table_of_a_model_without_signs(plain, grid, plugins):
     some = [kind for kind in KINDS if kind.name in ("in range", "white noise")]
-    table = strangers_table(plain, grid, plugins, [50.0], n_stars=8, n_samples=16, kinds=some)
+    table = ood_table(plain, grid, plugins, [50.0], n_stars=8, n_samples=16, kinds=some)
     assert (table["stranger"] == 0).all() and (table["detected"][0] == 0) and table["score"].mask.all()
 
 
 @pytest.mark.parametrize("wrong", [{"snr": []}, {"snr": [-1.0]}, {"n_stars": 1}])
 def test_wrong_options(model, grid, plugins, wrong):
     with pytest.raises(ConfigError, match="expected"):
-        strangers_table(model, grid, plugins, **wrong)
+        ood_table(model, grid, plugins, **wrong)
 
 
 # The bundled model ------------------------------------------------------------------------------
@@ -338,10 +339,10 @@ def test_wrong_options(model, grid, plugins, wrong):
 @pytest.fixture(scope="module")
 def bundled():
     plugins = Plugins()
-    found = models.find(plugins, None)
-    if "strangers" not in found.header:
-        pytest.skip(f"the bundled model {found.name} has no signs of strangers yet: fit_strangers adds them")
-    return models.load(plugins, found)
+    result = models.find(plugins, None)
+    if "strangers" not in result.header:
+        pytest.skip(f"the bundled model {result.name} has no signs of strangers yet: fit_strangers adds them")
+    return models.load(plugins, result)
 
 
 def score_of(bundled, path, instrument="4most-hr", power=None):
@@ -356,14 +357,14 @@ def test_bundled_model_takes_the_examples(bundled):
 
 def test_bundled_model_takes_real_stars(bundled, shared: Path):
     stars = read_benchmarks(shared / "data" / "spectra" / "stars.csv", bundled.labels)
-    found = {s.star: score_of(bundled, s.file, s.instrument, s.resolving_power) for s in stars if s.in_range}
-    assert len(found) >= 7 and not [name for name, score in found.items() if score > 1.0], found
+    result = {s.star: score_of(bundled, s.file, s.instrument, s.resolving_power) for s in stars if s.in_range}
+    assert len(result) >= 7 and not [name for name, score in result.items() if score > 1.0], result
 
 
 def test_bundled_model_finds_strangers_and_survives_the_rest(bundled, shared: Path):
     plugins = Plugins()
     grid = load([shared / "data" / "grid"], plugins=plugins)
-    table = strangers_table(bundled, grid, plugins, [250.0], n_stars=128, n_samples=64)
+    table = ood_table(bundled, grid, plugins, [250.0], n_stars=128, n_samples=64)
     certain = ("white noise", "flat continuum", "hot star", "H alpha and sky emission",
                "frame wrong by 50 km/s", "swapped arms", "2 dex below the bounds of [Fe/H]")  # fmt: skip
     for row in table:

@@ -61,8 +61,8 @@ class RestFrame(fake_plugin.RestFrame):
         return np.array([np.interp(to, doppler(at, v), values) for v in np.arange(-100.0, 101.0)])
 
     def _measure(self, batch: SpectrumBatch, i: int) -> float:
-        given = self.templates.wavelength, np.ascontiguousarray(self.templates.flux[0])
-        shifted = self._shifted(batch.wavelength.tobytes(), *(x.tobytes() for x in given))
+        template = self.templates.wavelength, np.ascontiguousarray(self.templates.flux[0])
+        shifted = self._shifted(batch.wavelength.tobytes(), *(x.tobytes() for x in template))
         misfit = np.where(batch.mask[i], 0.0, (shifted - batch.flux[i]) ** 2).sum(axis=1)
         return float(misfit.argmin() - 100)
 
@@ -116,9 +116,9 @@ def test_the_response_is_a_black_body_times_a_blaze_of_each_arm(toy: fake_plugin
     expected = bodies[0] / bodies[1]
     assert cool / hot / (cool / hot)[at] == pytest.approx(expected / expected[at], rel=1e-4)
     for arm in toy.instrument.arms:
-        here = arm.contains(wave)
-        assert 1.2 < hot[here].max() / hot[here].min() < 5  # light that differs along an arm
-        assert np.abs(np.diff(hot[here])).max() < 0.005 * hot[here].max()  # and does so smoothly
+        in_arm = arm.contains(wave)
+        assert 1.2 < hot[in_arm].max() / hot[in_arm].min() < 5  # light that differs along an arm
+        assert np.abs(np.diff(hot[in_arm])).max() < 0.005 * hot[in_arm].max()  # and does so smoothly
     assert hot[wave < 5500].mean() > 1.5 * hot[wave > 5500].mean()
 
 
@@ -130,15 +130,15 @@ def test_the_continuum_is_found_under_lines_and_noise(toy: fake_plugin.Toy, unit
     batch.flux[0, 100:110] = 0.0
     batch.mask[0, 300:310] = True
     batch.flux[0, 300:310] = np.nan
-    found = fit_continuum(attrs.evolve(batch, flux=batch.flux * shape), toy.instrument)
-    assert found / shape == pytest.approx(1.0, abs=0.02)
+    result = fit_continuum(attrs.evolve(batch, flux=batch.flux * shape), toy.instrument)
+    assert result / shape == pytest.approx(1.0, abs=0.02)
 
 
 def test_an_arm_without_pixels_has_the_continuum_1(toy: fake_plugin.Toy) -> None:
     batch = fake_plugin.simulate(SUN)
     batch.mask[0, 1000:] = True
-    found = fit_continuum(batch, toy.instrument)
-    assert (found[1000:] == 1.0).all() and found[:1000] == pytest.approx(1.0, abs=0.02)
+    result = fit_continuum(batch, toy.instrument)
+    assert (result[1000:] == 1.0).all() and result[:1000] == pytest.approx(1.0, abs=0.02)
     batch.mask[0, 15:1000] = True  # too few for a polynomial
     assert fit_continuum(batch, toy.instrument)[:1000] == pytest.approx(1.0, abs=0.05)
 
@@ -182,10 +182,10 @@ def test_all_variants_have_the_noise_that_was_asked_for_and_the_same(
 
 def test_a_noisy_spectrum_gets_less_noise_or_none(toy: fake_plugin.Toy, plugins: Plugins) -> None:
     star = varied(toy, plugins, snr=50.0)
-    given = fake_plugin.simulate(SUN, snr=50.0)
+    noisy = fake_plugin.simulate(SUN, snr=50.0)
     good = ~star.batch.mask[0]
-    assert np.array_equal(star.variants(0.0, 100.0).flux[0, good], given.flux[0, good])
-    sigma = star.variants(0.0, 20.0).sigma[0, good] * np.sqrt(pixel_widths(given.wavelength))[good]
+    assert np.array_equal(star.variants(0.0, 100.0).flux[0, good], noisy.flux[0, good])
+    sigma = star.variants(0.0, 20.0).sigma[0, good] * np.sqrt(pixel_widths(noisy.wavelength))[good]
     assert 1.0 / sigma == pytest.approx(20.0, rel=0.03)
 
 
@@ -270,9 +270,9 @@ def test_a_model_without_a_continuum_is_found_out(rows: list[dict[str, Any]]) ->
 
 def test_a_bad_spectrum_costs_its_own_rows(rows: list[dict[str, Any]]) -> None:
     for star, words in (("Lost", "lost.txt: no such file"), ("Flat", "nothing to divide by")):
-        mine = [row for row in rows if row["star"] == star]
-        assert len(mine) == 60
-        for row in mine:
+        of_star = [row for row in rows if row["star"] == star]
+        assert len(of_star) == 60
+        for row in of_star:
             assert row["flag_bad"] and words in row["message"] and row["flags"] & 1
             assert row["rv"] is None and row["teff"] is None and row["teff_change"] is None
             assert row["rv_difference"] is None and row["teff_difference"] is None
@@ -291,12 +291,12 @@ def test_the_summary(rows: list[dict[str, Any]]) -> None:
         ]  # fmt: skip
         return row
 
-    found = find("validation", "teff", "normalised", 50.0)
+    result = find("validation", "teff", "normalised", 50.0)
     one, other = of(rows, "Cool", "normalised", snr=50.0), of(rows, "Cool", snr=50.0)
     width = max(one["teff_half_width"], other["teff_half_width"])
-    assert found["median"] == found["maximum"] == pytest.approx(abs(one["teff"] - other["teff"]) / width)
-    assert found["literature_median"] == pytest.approx(abs(one["teff_difference"]))
-    assert found["n"] == 1 and found["worst"] == "Cool" and found["failed"] == ["Lost", "Flat"]
+    assert result["median"] == result["maximum"] == pytest.approx(abs(one["teff"] - other["teff"]) / width)
+    assert result["literature_median"] == pytest.approx(abs(one["teff_difference"]))
+    assert result["n"] == 1 and result["worst"] == "Cool" and result["failed"] == ["Lost", "Flat"]
     assert find("validation", "teff", "un-normalised", 50.0)["failed"] == ["Cool", "Lost", "Flat"]
 
     both = find("in range", "rv", "+100 km/s", 100.0, "0 km/s")
@@ -305,8 +305,8 @@ def test_the_summary(rows: list[dict[str, Any]]) -> None:
     assert both["literature_median"] is None
 
     every = find("validation", "rv", "any shape and velocity", 20.0)
-    mine = [row for row in rows if row["star"] == "Cool" and row["snr"] == 20.0]
-    assert every["maximum"] == max(abs(row["rv_difference"]) for row in mine) > 100
+    of_star = [row for row in rows if row["star"] == "Cool" and row["snr"] == 20.0]
+    assert every["maximum"] == max(abs(row["rv_difference"]) for row in of_star) > 100
 
 
 def test_without_a_star_that_counts(rows: list[dict[str, Any]]) -> None:

@@ -68,16 +68,16 @@ def glass(tmp_path_factory: pytest.TempPathFactory) -> Glass:
 
 
 def test_the_gradient_of_a_linear_model(glass: Glass, grid: Grid, plugins: Plugins) -> None:
-    found = saliency(glass, grid, plugins=plugins)
+    result = saliency(glass, grid, plugins=plugins)
     _, _, batch = next(Simulation(glass, grid, plugins).batches(np.arange(1), [250.0]))
     gradient = glass.gradients(batch, 1, 0)[0]  # the same for every spectrum: sigma is
-    assert found.n_spectra == len(grid.split("test"))
+    assert result.n_spectra == len(grid.split("test"))
     expected = gradient / np.linalg.norm(gradient, axis=1)[:, None]
-    assert found.signed == pytest.approx(expected, abs=1e-6)
-    assert found.strength == pytest.approx(np.abs(expected), abs=1e-6)
-    assert np.linalg.norm(found.strength, axis=1) == pytest.approx(1.0, abs=1e-5)
+    assert result.signed == pytest.approx(expected, abs=1e-6)
+    assert result.strength == pytest.approx(np.abs(expected), abs=1e-6)
+    assert np.linalg.norm(result.strength, axis=1) == pytest.approx(1.0, abs=1e-5)
     for label in glass.labels:
-        first, second = (row for row in found.features(2, lines=[]) if row["label"] == label.name)
+        first, second = (row for row in result.features(2, lines=[]) if row["label"] == label.name)
         at = sorted([first["wavelength"], second["wavelength"]])
         assert at == pytest.approx(fake_plugin.CENTRES[label.name], abs=0.2)
         assert first["signed"] < 0 and first["species"] is None and first["line"] is None
@@ -101,9 +101,9 @@ def test_every_spectrum_counts_alike_and_those_without_gradient_do_not(
 ) -> None:
     restless = Restless({"mean": glass.mean, "response": glass.response}, glass.header)
     rows = grid.split("test")
-    plain, found = saliency(glass, grid, plugins=plugins), saliency(restless, grid, plugins=plugins)
-    assert found.strength == pytest.approx(plain.strength, abs=1e-7)
-    assert np.abs(found.signed).max() <= found.strength.max() + 1e-7
+    plain, result = saliency(glass, grid, plugins=plugins), saliency(restless, grid, plugins=plugins)
+    assert result.strength == pytest.approx(plain.strength, abs=1e-7)
+    assert np.abs(result.signed).max() <= result.strength.max() + 1e-7
     restless.lost = tuple(rows[rows % 2 == 1])
     even = saliency(restless, grid, plugins=plugins)
     assert even.n_spectra == (rows % 2 == 0).sum() and even.signed == pytest.approx(plain.signed, abs=1e-7)
@@ -114,10 +114,10 @@ def test_every_spectrum_counts_alike_and_those_without_gradient_do_not(
 
 def test_options(glass: Glass, grid: Grid, plugins: Plugins) -> None:
     said: list[tuple[int, int]] = []
-    found = saliency(
+    result = saliency(
         glass, grid, n_spectra=7, plugins=plugins, progress=lambda done, total: said.append((done, total))
     )
-    assert found.n_spectra == 7 and said[-1] == (7, 7)
+    assert result.n_spectra == 7 and said[-1] == (7, 7)
     for options in ({"snr": 0.0}, {"snr": np.nan}, {"n_spectra": 0}, {"n_samples": 0}, {"seed": -1}):
         with pytest.raises(ConfigError, match="expected a positive S/N"):
             saliency(glass, grid, plugins=plugins, **options)  # type: ignore[arg-type]
@@ -150,10 +150,10 @@ LINES = [Line("Mg I", 5183.60, 2.0, True), Line("Fe I", 5183.9, 0.35), Line("Fe 
 
 
 def test_features_are_named_by_the_nearest_line() -> None:
-    found = spectrum(
+    result = spectrum(
         {5183.6: 0.5, 5182.0: 0.45, 5234.7: 0.4, 5235.1: 0.39, 5250.0: 0.3, 5250.3: 0.29, 5200.0: 1e-4}
     )
-    rows = found.features(9, LINES)
+    rows = result.features(9, LINES)
     assert [(row["rank"], row["species"], row["line"]) for row in rows] == [
         (1, "Mg I", 5183.60),  # and not its wing once more
         (2, "Fe II", 5234.62),  # the next pixel is part of it
@@ -161,21 +161,21 @@ def test_features_are_named_by_the_nearest_line() -> None:
     ]
     assert rows[0]["diagnostic"] and not rows[1]["diagnostic"] and rows[0]["others"] == "Fe I 5183.90"
     assert rows[2]["wavelength"] == pytest.approx(5250.0) and rows[2]["signed"] == -0.3
-    assert len(found.features(2, LINES)) == 2
+    assert len(result.features(2, LINES)) == 2
     nearer = spectrum({5184.0: 0.5}).features(1, LINES)[0]
     assert nearer["species"] == "Fe I" and nearer["others"] == "Mg I 5183.60"
 
 
 def test_names_are_found_in_vacuum_too() -> None:
-    place = float(air_to_vacuum(np.array([5234.62]))[0])
-    row = spectrum({round(place, 1): 1.0}, "vacuum").features(1, LINES)[0]
-    assert row["species"] == "Fe II" and row["wavelength"] == pytest.approx(place, abs=0.06)
+    centre = float(air_to_vacuum(np.array([5234.62]))[0])
+    row = spectrum({round(centre, 1): 1.0}, "vacuum").features(1, LINES)[0]
+    assert row["species"] == "Fe II" and row["wavelength"] == pytest.approx(centre, abs=0.06)
 
 
 def test_unused_pixels_are_no_features() -> None:
-    found = spectrum({5183.6: 0.5, 5234.6: 0.4})
-    used = np.abs(found.wavelength - 5183.6) > 0.05
-    assert [row["species"] for row in attrs.evolve(found, used=used).features(5, LINES)] == ["Fe II"]
+    result = spectrum({5183.6: 0.5, 5234.6: 0.4})
+    used = np.abs(result.wavelength - 5183.6) > 0.05
+    assert [row["species"] for row in attrs.evolve(result, used=used).features(5, LINES)] == ["Fe II"]
 
 
 def test_the_line_table() -> None:
@@ -237,15 +237,15 @@ def test_lines_are_where_synthetic_spectra_answer_to_their_element() -> None:
             emulator.wavelength[near] - line.wavelength,
             (iron if element == "Fe" else answers[name])[:, near],
         )
-        here = answer[:, np.abs(offset) < 0.06].max(axis=1)
+        at_line = answer[:, np.abs(offset) < 0.06].max(axis=1)
         peak = answer[:, np.abs(offset) < 0.2].max(axis=1)
         # the core of a saturated line does not answer, but both of its flanks do
         flanks = np.minimum(answer[:, offset < -0.06].max(axis=1), answer[:, offset > 0.06].max(axis=1))
         at_peak, between = (
-            (here > 0.85 * peak) & (here > 0.01),
-            (flanks > 0.5 * peak) & (flanks > here) & (flanks > 0.1),
+            (at_line > 0.85 * peak) & (at_line > 0.01),
+            (flanks > 0.5 * peak) & (flanks > at_line) & (flanks > 0.1),
         )
-        assert (at_peak | between).any(), (line, np.round(here, 3), np.round(peak, 3))
+        assert (at_peak | between).any(), (line, np.round(at_line, 3), np.round(peak, 3))
         checked += 1
     assert checked > 280
 
@@ -290,11 +290,11 @@ def test_the_bundled_model_looks_at_the_right_lines(bundled: Any, shared: Path) 
 
     everything = Plugins()
     grid = load(sorted((shared / "data" / "grid").glob("*.h5"))[:1], plugins=everything)
-    found = saliency(bundled, grid, n_spectra=60, plugins=everything)
-    assert found.n_spectra == 60
-    rows = found.features(10)
+    result = saliency(bundled, grid, n_spectra=60, plugins=everything)
+    assert result.n_spectra == 60
+    rows = result.features(10)
     lines = {label.name: [f"{row['species']} {row['line']}" for row in rows if row["label"] == label.name]
-             for label in found.labels}  # fmt: skip
+             for label in result.labels}  # fmt: skip
     assert lines["a_li"][0] == "Li I 6707.81"
     assert "Li I 6103.65" in lines["a_li"][:3]
     assert set(lines["mg_fe"][:6]) >= {
@@ -310,8 +310,8 @@ def test_the_bundled_model_looks_at_the_right_lines(bundled: Any, shared: Path) 
         ("mn_fe", "Mn I", 9),
         ("ti_fe", "Ti I", 8),
     ):
-        mine = [row for row in rows if row["label"] == name]
-        of = [row for row in mine if (row["species"] or "").startswith(species)]
+        of_label = [row for row in rows if row["label"] == name]
+        of = [row for row in of_label if (row["species"] or "").startswith(species)]
         assert len(of) >= at_least and all(row["signed"] < 0 for row in of), lines[
             name
         ]  # deeper lines, more of it

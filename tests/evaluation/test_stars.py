@@ -59,10 +59,10 @@ def test_a_folder_with_table_and_figure(specinn: Command, options: tuple[Any, ..
     files = sorted(str(path) for path in Path("out").rglob("*.*"))
     assert files == ["out/figures/stars.pdf", "out/figures/stars.png", "out/tables/stars.ecsv"]
     assert Path(files[0]).read_bytes().startswith(b"%PDF") and Path(files[1]).stat().st_size > 20_000
-    found = Table.read(files[2])
-    assert found["logg_literature_error"].tolist() == [None, 0.03, 0.03]
-    assert "teff_literature_error" not in found.colnames and "logg_raw" not in found.colnames
-    assert found.meta["stars"] == "stars.csv" and found.meta["seeds"] == 2
+    stars_table = Table.read(files[2])
+    assert stars_table["logg_literature_error"].tolist() == [None, 0.03, 0.03]
+    assert "teff_literature_error" not in stars_table.colnames and "logg_raw" not in stars_table.colnames
+    assert stars_table.meta["stars"] == "stars.csv" and stars_table.meta["seeds"] == 2
     sentence(specinn(*options, "-o", "out"), "out exists", "--overwrite")
     assert specinn(*options, "-o", "out", "--overwrite").exit_code == 0
     assert specinn(*options, "-o", "stars.ecsv").exit_code == 0 and Path("stars.ecsv").is_file()
@@ -83,8 +83,8 @@ def test_raw_corrected_and_literature(specinn: Command, options: tuple[Any, ...]
         assert words in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 100 and "…" not in result.stdout
 
-    found = Table.read("out/tables/stars.ecsv")
-    for star, was in zip(found, plain["stars"], strict=True):
+    stars_table = Table.read("out/tables/stars.ecsv")
+    for star, was in zip(stars_table, plain["stars"], strict=True):
         assert star["logg_raw"] == pytest.approx(was["logg"])
         assert star["logg"] == pytest.approx(was["logg"] - 0.2, abs=1e-6)
         assert star["logg_raw_difference"] == pytest.approx(was["logg_difference"])
@@ -147,9 +147,10 @@ def test_what_the_figure_shows(rows: list[dict[str, Any]]) -> None:
     above, below = next(
         pair for pair in zip(*[iter(figure.axes)] * 2, strict=True) if "log" in pair[0].get_title()
     )
-    known = [(row["logg_literature"], row) for row in rows]
-    assert drawn(above) == {(x, row[key]) for x, row in known for key in ("logg", "logg_raw")}
-    assert drawn(below) == {(x, row[f"{key}_difference"]) for x, row in known for key in ("logg", "logg_raw")}
+    with_logg = [(row["logg_literature"], row) for row in rows]
+    assert drawn(above) == {(x, row[key]) for x, row in with_logg for key in ("logg", "logg_raw")}
+    keys = ("logg_difference", "logg_raw_difference")
+    assert drawn(below) == {(x, row[key]) for x, row in with_logg for key in keys}
     faces = {
         float(bar[0].get_xdata()[0]): bar[0].get_markerfacecolor() for bar in above.containers
     }  # by literature value

@@ -30,7 +30,7 @@ def make_grid(
     wavelength = np.concatenate([5000 + 0.05 * np.arange(200), 6000 + 0.05 * np.arange(100)])
     flux = rng.uniform(0.1, 1.05, (n, wavelength.size)).astype(np.float32) if flux is None else flux
     values = np.column_stack([rng.uniform(4000, 7000, n), rng.uniform(0, 5, n)])
-    given = {
+    arrays = {
         "labels": ("teff", "logg"),
         "values": values,
         "ids": np.array([f"{prefix}{i}" for i in range(n)]),
@@ -40,7 +40,7 @@ def make_grid(
         "resolving_power": 60000.0,
         "provenance": {"code": "test", "files": [prefix]},
     }
-    return Grid(**{**given, **fields})
+    return Grid(**{**arrays, **fields})
 
 
 @pytest.fixture

@@ -164,9 +164,9 @@ def test_a_grid_is_what_its_recipe_says(site: Site, make: Make) -> None:
 
 def test_physics_and_recipe_are_in_the_header(site: Site, make: Make) -> None:
     assert make(site.write(3), "--quiet").exit_code == 0
-    told = dict(Grid.open(site.folder / "g.h5").provenance)
-    (recipe,) = told.pop("recipe")
-    assert told == dict(grid_plugin.Lines(grid_plugin.Settings()).provenance)
+    header = dict(Grid.open(site.folder / "g.h5").provenance)
+    (recipe,) = header.pop("recipe")
+    assert header == dict(grid_plugin.Lines(grid_plugin.Settings()).provenance)
     again = site.folder / "again.toml"  # what the header says makes the grid again
     again.write_text(recipe)
     made = json.loads(make(again, "--quiet", "--json").stdout)
@@ -176,12 +176,12 @@ def test_physics_and_recipe_are_in_the_header(site: Site, make: Make) -> None:
 
 def test_D15_the_header_does_not_tell_where_files_lay(site: Site) -> None:
     recipe = Recipe.read(site.write(3))
-    own = {
+    settings = {
         **recipe.synthesizer,
         "prefix": "/home/me/codes",
         "line_lists": ["/data/me/iron.list", "~/own.list"],
     }
-    text = attrs.evolve(recipe, synthesizer=own).text
+    text = attrs.evolve(recipe, synthesizer=settings).text
     assert "/home" not in text and "/data" not in text and "~" not in text
     assert 'line_lists = ["iron.list", "own.list"]' in text and 'prefix = "codes"' in text
 
@@ -230,8 +230,8 @@ def test_physics_reaches_the_catalogue() -> None:
         "recipe": ["long"],
         "atmospheres": "Ä\nB",
     }
-    told = physics({"grid": {"hash": "0", "provenance": provenance}})
-    assert told == {
+    header = physics({"grid": {"hash": "0", "provenance": provenance}})
+    assert header == {
         "code": "lines", "codever": "1.0", "nlte": "Ca atom.ca105b, Mg LTE", "atmosph": "\\xc4 B",
         "linelist": "four 0123456789ab", "solar": "Magg et al. 2022",
     }  # fmt: skip
@@ -243,9 +243,9 @@ def test_the_bundled_emulator_tells_its_physics() -> None:
     from specinn_emulator.emulator import Emulator
 
     emulator = Emulator.from_config({}, ["teff"])
-    told = emulator.provenance
-    assert re.fullmatch(r"emulator of Turbospectrum 2020 .* \(grid [0-9a-f]{16}\)", told["code"])
-    assert "Magg" in told["solar_scale"] and "files" not in told
+    header = emulator.provenance
+    assert re.fullmatch(r"emulator of Turbospectrum 2020 .* \(grid [0-9a-f]{16}\)", header["code"])
+    assert "Magg" in header["solar_scale"] and "files" not in header
 
 
 def test_a_plain_synthesizer_has_no_keys_and_no_provenance(site: Site) -> None:
@@ -602,6 +602,7 @@ def test_a_star_that_kills_its_processes_is_a_failure(
     assert float(row["teff"]) == pytest.approx(teff[-1], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_one_run_at_a_time(site: Site, make: Make, start: Start) -> None:
     recipe = site.write(30)
     process = start("g.toml", "--quiet", GRID_PAUSE_LINES="0.3")

@@ -70,17 +70,17 @@ def test_mixture(share, order):
 @given(rho=st.floats(-0.45, 0.97))
 def test_correlation_leaves_each_distribution_alone(rho):
     names = ["mg_fe", "si_fe", "ca_fe"]
-    found = drawn(Draw(labels=names, normal=(0.1, 0.2), correlation=round(rho, 3)))
-    measured = np.corrcoef([found[name] for name in names])[np.triu_indices(3, 1)]
+    result = drawn(Draw(labels=names, normal=(0.1, 0.2), correlation=round(rho, 3)))
+    measured = np.corrcoef([result[name] for name in names])[np.triu_indices(3, 1)]
     np.testing.assert_allclose(measured, round(rho, 3), atol=0.02)
     for name in names:
-        assert ks(found[name], stats.norm(0.1, 0.2)) < 0.02
+        assert ks(result[name], stats.norm(0.1, 0.2)) < 0.02
 
 
 def test_correlated_uniform_labels_stay_uniform():
-    found = drawn(Draw(labels=["mg_fe", "si_fe"], uniform=(-0.3, 0.3), correlation=0.8))
-    assert ks(found["si_fe"], stats.uniform(-0.3, 0.6)) < 0.02
-    assert stats.spearmanr(found["mg_fe"], found["si_fe"]).statistic == pytest.approx(0.786, abs=0.02)
+    result = drawn(Draw(labels=["mg_fe", "si_fe"], uniform=(-0.3, 0.3), correlation=0.8))
+    assert ks(result["si_fe"], stats.uniform(-0.3, 0.6)) < 0.02
+    assert stats.spearmanr(result["mg_fe"], result["si_fe"]).statistic == pytest.approx(0.786, abs=0.02)
 
 
 def test_trend_is_added_and_bounds_stay():
@@ -88,12 +88,12 @@ def test_trend_is_added_and_bounds_stay():
         labels=["mg_fe"], normal=(0.0, 0.05), bounds=(-0.2, 0.45),
         trend=Trend(label="fe_h", points=[(-1.0, 0.4), (0.0, 0.0)]),
     )  # fmt: skip
-    found = drawn(Draw(labels=["fe_h"], uniform=(-3.0, 0.5)), alpha)
-    expected = np.interp(found["fe_h"], [-1, 0], [0.4, 0.0])
-    rest = found["mg_fe"] - expected
-    away = found["fe_h"] > -0.5
+    result = drawn(Draw(labels=["fe_h"], uniform=(-3.0, 0.5)), alpha)
+    expected = np.interp(result["fe_h"], [-1, 0], [0.4, 0.0])
+    rest = result["mg_fe"] - expected
+    away = result["fe_h"] > -0.5
     assert abs(rest[away]).max() < 0.25 and rest[away].std() == pytest.approx(0.05, rel=0.05)
-    assert found["mg_fe"].max() <= 0.45 and abs(np.corrcoef(rest[away], found["fe_h"][away])[0, 1]) < 0.05
+    assert result["mg_fe"].max() <= 0.45 and abs(np.corrcoef(rest[away], result["fe_h"][away])[0, 1]) < 0.05
 
 
 def inside(corners: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -118,8 +118,8 @@ def test_region_is_filled_evenly(radii, turn, seed):
         np.column_stack([5000 + 1000 * np.cos(angle) * radii, 2.5 + 2 * np.sin(angle) * radii]), 6
     )
     assume(np.unique(corners[:, 0]).size == len(corners))
-    found = drawn(Draw(labels=["teff", "logg"], region=[tuple(c) for c in corners]), seed=seed)
-    points = np.column_stack([found["teff"], found["logg"]])
+    result = drawn(Draw(labels=["teff", "logg"], region=[tuple(c) for c in corners]), seed=seed)
+    points = np.column_stack([result["teff"], result["logg"]])
     scaled = (points - [5000, 2.5]) / [1000, 2]
     assert inside((corners - [5000, 2.5]) / [1000, 2], scaled).all()
     triangles = []  # areas of the fan around the centre, from which it is star-shaped
@@ -137,9 +137,9 @@ def test_region_with_a_notch_and_upright_edges():
     points = Polygon.of(u_shape)(priors.sobol(2, N, seed=3))
     assert not ((points[:, 0] > 1) & (points[:, 0] < 3) & (points[:, 1] > 1)).any()
     for box, area in (((0, 1, 0, 3), 3), ((1, 3, 0, 1), 2), ((3, 4, 1, 3), 2)):
-        here = (points[:, 0] >= box[0]) & (points[:, 0] < box[1])
-        here &= (points[:, 1] >= box[2]) & (points[:, 1] < box[3])
-        assert here.mean() == pytest.approx(area / 8, abs=5e-3)
+        in_box = (points[:, 0] >= box[0]) & (points[:, 0] < box[1])
+        in_box &= (points[:, 1] >= box[2]) & (points[:, 1] < box[3])
+        assert in_box.mean() == pytest.approx(area / 8, abs=5e-3)
 
 
 EVERYTHING = (

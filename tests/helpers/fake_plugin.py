@@ -72,8 +72,8 @@ def install(module: str, folder: Path) -> str:
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 0\n")
     (info / "entry_points.txt").write_text(f"[specinn]\n{module} = {module}\n")
-    here = Path(__file__).parent
-    return os.pathsep.join(str(path) for path in (folder, here, here.parents[1]))
+    helpers = Path(__file__).parent
+    return os.pathsep.join(str(path) for path in (folder, helpers, helpers.parents[1]))
 
 
 def to_unit(labels: np.ndarray) -> np.ndarray:

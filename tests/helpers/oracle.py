@@ -127,9 +127,9 @@ def plugins_in(folder: Path) -> Plugins:
     header = {"format": "specinn model", "version": 1, "estimator": "oracle", "name": "knows",
               "labels": LABELS.to_dicts(), "instrument": toml.to_dict()}  # fmt: skip
     Oracle(header).save(model)
-    found = tiny_grid.plugins(folder, text=Text(), oracle=Offers(model))
-    assert not found.failures
-    return found
+    result = tiny_grid.plugins(folder, text=Text(), oracle=Offers(model))
+    assert not result.failures
+    return result
 
 
 def observe(path: Path, names: list[str], snr: float, on: Instrument | None = None) -> Path:

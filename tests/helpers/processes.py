@@ -67,8 +67,8 @@ def processes(
 
     def start(*arguments: object, limit: int = 0, dies_at: int = 0, **environment: str) -> Any:
         environment = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", **environment}
-        given = ([str(a) for a in arguments], str(folder), environment, limit, dies_at, smallest)
-        started.append(context.Process(target=command, args=given))
+        call = ([str(a) for a in arguments], str(folder), environment, limit, dies_at, smallest)
+        started.append(context.Process(target=command, args=call))
         started[-1].start()
         return started[-1]
 

@@ -120,6 +120,7 @@ def test_A13_arms_of_two_stars_disagree(pipeline):
 # -- how one asks for it -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_checks_are_columns_of_infer(plugins):
     path = str(example_files()[0])
     both = specinn.infer(path, samples=256, check=["model", "arms"], plugins=plugins).catalogue

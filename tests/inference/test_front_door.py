@@ -67,8 +67,8 @@ def test_A5_an_output_is_never_an_input(specinn: Command, stars: list[Path], tmp
     (tmp_path / "link.ecsv").symlink_to(spectrum)
     (tmp_path / "list.txt").write_text("star.ecsv\n")
     before = spectrum.read_bytes()
-    for given in (("star.ecsv",), ("link.ecsv",), ("@list.txt",)):
-        failed = specinn("run", *OPTIONS, *given, "-o", "star.ecsv", "--overwrite")
+    for arguments in (("star.ecsv",), ("link.ecsv",), ("@list.txt",)):
+        failed = specinn("run", *OPTIONS, *arguments, "-o", "star.ecsv", "--overwrite")
         sentence(failed, "star.ecsv is an input of this command", "another name")
     failed = specinn("run", *OPTIONS, spectrum, "-o", "link.ecsv", "--overwrite")
     sentence(failed, "link.ecsv is an input")
@@ -124,8 +124,8 @@ def test_B7_lists_tables_and_folders(specinn: Command, stars: list[Path], tmp_pa
     (tmp_path / "night" / ".hidden.txt").write_text("x")
     specinn("run", *OPTIONS, *stars, "-o", "a.fits")
     expected = catalogue.read("a.fits")
-    for name, given in (("b", ("@list.txt",)), ("c", ("-r", "night"))):
-        done = specinn("run", *OPTIONS, *given, "-o", f"{name}.fits")
+    for name, arguments in (("b", ("@list.txt",)), ("c", ("-r", "night"))):
+        done = specinn("run", *OPTIONS, *arguments, "-o", f"{name}.fits")
         assert done.exit_code == 0, done.output
         table = catalogue.read(f"{name}.fits")
         assert table["id"].tolist() == ["star-0", "star-1", "star-2"]
@@ -202,7 +202,7 @@ def test_A2_medium_is_heeded_for_spectra_in_memory(plugins: Plugins) -> None:
         "combine x.fits -o x.fits",
         "report x.fits -o x.fits",
         "resimulate x.fits -o x.fits",
-        "calibrate teff-bias x.fits -o x.fits",
+        "fit-correction teff-bias x.fits -o x.fits",
         "evaluate stars x.fits x.csv -o x.fits",
         "evaluate robustness x.fits x.csv -o x.csv",
         "evaluate grid x.fits x.h5 -o x.h5",
@@ -349,8 +349,8 @@ def test_B10_units_lists_arrays_and_tables(plugins: Plugins, stars: list[Path]) 
         (table.to_pandas(), [0, 7, 0]),
         (np.float32(4), [4, 4, 4]),
     ):
-        found = infer(batch, plugins, rv=rv).catalogue["rv"].value
-        assert found == pytest.approx(expected, abs=1e-4), rv
+        result = infer(batch, plugins, rv=rv).catalogue["rv"].value
+        assert result == pytest.approx(expected, abs=1e-4), rv
     assert infer(stars, plugins, rv=[1, 2, 3]).catalogue["rv"].value.tolist() == [1, 2, 3]
     powers = infer(batch, plugins, resolving_power=[5000, 3000, 5000]).catalogue
     assert (powers["flags"] & 8 != 0).tolist() == [False, True, False]  # resolution_low

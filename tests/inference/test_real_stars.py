@@ -57,7 +57,10 @@ EXPECTED: dict[str, tuple[str, str, float | None, bool]] = {
     "hip109303_sb2_echelle.fits": ("air", "unknown", None, True),
 }
 
-pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the development data (SPECINN_SHARED)")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not SHARED.is_dir(), reason="needs the development data (SPECINN_SHARED)"),
+]
 
 
 def stars() -> Iterator[tuple[Path, dict[str, str]]]:

@@ -63,10 +63,10 @@ def run_files(plugins: Plugins, files: list[Path], **options: Any) -> Any:
 def test_the_truth_lies_within_the_posterior(infer: Infer) -> None:
     rng = np.random.default_rng(5)
     truth = fake_plugin.from_unit(rng.uniform(-0.4, 0.4, (200, 4)))
-    found = infer(fake_plugin.simulate(truth, snr=100.0)).catalogue
-    assert not found["flag_bad"].any()
+    result = infer(fake_plugin.simulate(truth, snr=100.0)).catalogue
+    assert not result["flag_bad"].any()
     for i, name in enumerate(fake_plugin.LABELS.names):
-        values = {end: found[f"{name}{end}"].value for end in ("_p16", "_p84", "_p2_5", "_p97_5")}
+        values = {end: result[f"{name}{end}"].value for end in ("_p16", "_p84", "_p2_5", "_p97_5")}
         within = (values["_p16"] < truth[:, i]) & (truth[:, i] < values["_p84"])
         assert 0.55 < within.mean() < 0.80, name
         within = (values["_p2_5"] < truth[:, i]) & (truth[:, i] < values["_p97_5"])
@@ -75,14 +75,14 @@ def test_the_truth_lies_within_the_posterior(infer: Infer) -> None:
 
 @pytest.mark.slow
 def test_result_has_units_and_samples(infer: Infer, tmp_path: Path) -> None:
-    found = infer(fake_plugin.simulate(TRUTH))
-    assert isinstance(found.catalogue, QTable) and found.catalogue["teff"].unit == u.K
-    assert isinstance(found.posterior, Posterior) and found.posterior.samples.shape == (3, 1000, 4)
-    assert found.catalogue["teff"][1].value == pytest.approx(found.posterior.map[1, 0])
-    assert found.catalogue["id"].tolist() == ["star-0", "star-1", "star-2"]
-    assert found.catalogue.meta["seed"] == 0 and found.catalogue.meta["model"] == "toy-model"
-    assert found.catalogue.meta["code"] == "straight lines"
-    found.write(tmp_path / "out.fits")
+    result = infer(fake_plugin.simulate(TRUTH))
+    assert isinstance(result.catalogue, QTable) and result.catalogue["teff"].unit == u.K
+    assert isinstance(result.posterior, Posterior) and result.posterior.samples.shape == (3, 1000, 4)
+    assert result.catalogue["teff"][1].value == pytest.approx(result.posterior.map[1, 0])
+    assert result.catalogue["id"].tolist() == ["star-0", "star-1", "star-2"]
+    assert result.catalogue.meta["seed"] == 0 and result.catalogue.meta["model"] == "toy-model"
+    assert result.catalogue.meta["code"] == "straight lines"
+    result.write(tmp_path / "out.fits")
     assert len(catalogue.read(tmp_path / "out.fits")) == 3
 
 
@@ -99,11 +99,11 @@ def test_many_spectra_are_inferred_in_pieces_with_the_same_result(infer: Infer, 
     truth = np.repeat(TRUTH, 50, axis=0)
     batch = fake_plugin.simulate(truth)
     assert len(batch) > 2 * CHUNK
-    found = infer(batch, samples=50)
+    result = infer(batch, samples=50)
     job = prepare(plugins, instrument="toy", samples=50)
     whole = catalogue.summarise(job.pipeline(batch), instrument="toy", model=job.model)
-    assert np.array_equal(found.catalogue["logg"].value, whole["logg"].astype(np.float32))
-    assert found.catalogue["row"].tolist() == list(range(150))
+    assert np.array_equal(result.catalogue["logg"].value, whole["logg"].astype(np.float32))
+    assert result.catalogue["row"].tolist() == list(range(150))
 
 
 def test_seeds(infer: Infer) -> None:
@@ -169,18 +169,18 @@ def test_noise_is_added_down_to_the_asked_level(infer: Infer) -> None:
 def test_estimators_are_told_which_spectra_are_synthetic(
     monkeypatch: pytest.MonkeyPatch, infer: Infer
 ) -> None:
-    told: list[list[bool]] = []
+    declared: list[list[bool]] = []
     sample = fake_plugin.Toy.sample
 
     def listen(toy: Any, batch: Any, *options: Any) -> Posterior:
-        told.append([bool(value) for value in batch.meta["synthetic"]])
+        declared.append([bool(value) for value in batch.meta["synthetic"]])
         return sample(toy, batch, *options)
 
     monkeypatch.setattr(fake_plugin.Toy, "sample", listen)
     batch = fake_plugin.simulate(TRUTH)
     assert "synthet" not in infer(batch).catalogue.meta
     assert infer(batch, synthetic=True).catalogue.meta["synthet"] is True
-    assert told == [[False] * 3, [True] * 3]
+    assert declared == [[False] * 3, [True] * 3]
 
 
 def test_resolution_too_low_is_flagged_and_others_go_on(plugins: Plugins, tmp_path: Path) -> None:
@@ -223,21 +223,21 @@ def test_flags_of_pixels_and_samples(infer: Infer) -> None:
     batch.mask[1] = True
     batch.sigma[2] *= 30.0
     batch.flux[3] = 1.9 - batch.flux[3]  # emission: far outside the training set
-    found = infer(batch).catalogue
-    flags = [names(f) for f in found["flags"]]
-    assert "arm_missing" in flags[0] and not found["flag_bad"][0] and found["flag_warn"][0]
-    assert found["snr_red"][0] == 0
-    assert "no_overlap" in flags[1] and found["flag_bad"][1]
+    result = infer(batch).catalogue
+    flags = [names(f) for f in result["flags"]]
+    assert "arm_missing" in flags[0] and not result["flag_bad"][0] and result["flag_warn"][0]
+    assert result["snr_red"][0] == 0
+    assert "no_overlap" in flags[1] and result["flag_bad"][1]
     assert "snr_low" in flags[2]
-    assert "all_rejected" in flags[3] and found["rejected_fraction"][3] == 1.0
+    assert "all_rejected" in flags[3] and result["rejected_fraction"][3] == 1.0
     assert flags[4] == []
-    assert found["teff"].mask.tolist() == [False, True, False, True, False]
+    assert result["teff"].mask.tolist() == [False, True, False, True, False]
 
 
 def test_a_map_near_a_bound_is_flagged(infer: Infer) -> None:
     truth = np.array([[5500.0, 4.999, 0.0, 2.0], [5500.0, 2.5, 0.0, 2.0]])
-    found = infer(fake_plugin.simulate(truth, snr=900.0)).catalogue
-    assert ["at_bounds" in names(f) for f in found["flags"]] == [True, False]
+    result = infer(fake_plugin.simulate(truth, snr=900.0)).catalogue
+    assert ["at_bounds" in names(f) for f in result["flags"]] == [True, False]
 
 
 @attrs.frozen
@@ -293,10 +293,10 @@ def test_correction_files(plugins: Plugins, infer: Infer, tmp_path: Path) -> Non
     good.write_text(models.find(both, "toy-model").sha256())
     wrong.write_text("0123456789abcdef")
     batch = fake_plugin.simulate(TRUTH)
-    found = infer(batch, corrections=[str(good)], plugins=both).catalogue
-    assert found.meta["correct"] == "good.toml"
+    result = infer(batch, corrections=[str(good)], plugins=both).catalogue
+    assert result.meta["correct"] == "good.toml"
     assert (
-        found["teff"] == infer(batch, corrections=[f"shift:{good}"], plugins=both).catalogue["teff"]
+        result["teff"] == infer(batch, corrections=[f"shift:{good}"], plugins=both).catalogue["teff"]
     ).all()
     with pytest.raises(ConfigError, match="fitted for the model 0123456789ab"):
         infer(batch, corrections=[wrong], plugins=both)
@@ -436,13 +436,13 @@ def test_steps_that_the_options_need(plugins: Plugins) -> None:
 def specutils_spectrum(batch: Any, row: int = 0, cls: Any = None, **fields: Any) -> Any:
     from specutils import Spectrum
 
-    given = {
+    options = {
         "flux": batch.flux[row] * u.Unit("erg / (s cm2 AA)"),
         "spectral_axis": batch.wavelength * u.AA,
         "uncertainty": StdDevUncertainty(batch.sigma[row]),
         "mask": batch.mask[row],
     }
-    return (cls or Spectrum)(**{**given, **fields})
+    return (cls or Spectrum)(**{**options, **fields})
 
 
 @pytest.mark.slow
@@ -468,9 +468,9 @@ def test_specutils_spectra_give_what_batches_give(infer: Infer) -> None:
         ),
     }
     for name, spectrum in spectra.items():
-        found = infer(spectrum, rv=0.0, resolving_power=5e3).catalogue
-        assert found["teff"].value == pytest.approx(expected["teff"].value, abs=0.5), name
-        assert found["teff_std"].value == pytest.approx(expected["teff_std"].value, rel=0.02), name
+        result = infer(spectrum, rv=0.0, resolving_power=5e3).catalogue
+        assert result["teff"].value == pytest.approx(expected["teff"].value, abs=0.5), name
+        assert result["teff_std"].value == pytest.approx(expected["teff_std"].value, rel=0.02), name
 
 
 def test_lists_collections_and_the_old_class(infer: Infer) -> None:
@@ -486,16 +486,16 @@ def test_lists_collections_and_the_old_class(infer: Infer) -> None:
         old = [specutils_spectrum(batch, i, cls=Spectrum1D) for i in range(3)]
     collection = SpectrumCollection.from_spectra(SpectrumList(each))
     for spectra in (each, SpectrumList(each), whole, collection, old, [batch[[0]], each[1], each[2]]):
-        found = infer(spectra, rv=0.0, resolving_power=5e3)
-        assert found.catalogue["teff"].value == pytest.approx(expected.value, abs=0.01)
-        assert found.posterior.samples.shape[0] == 3
+        result = infer(spectra, rv=0.0, resolving_power=5e3)
+        assert result.catalogue["teff"].value == pytest.approx(expected.value, abs=0.01)
+        assert result.posterior.samples.shape[0] == 3
 
 
 def test_specutils_details(infer: Infer) -> None:
     batch = fake_plugin.simulate(TRUTH[:1], rv=30.0)
     spectrum = specutils_spectrum(batch, radial_velocity=30 * u.km / u.s, meta={"header": {"OBJECT": "HD 1"}})
-    found = infer(spectrum, resolving_power=5e3).catalogue
-    assert found["id"][0] == "HD 1" and found["rv"][0].value == pytest.approx(30) and not found["flags"][0]
+    result = infer(spectrum, resolving_power=5e3).catalogue
+    assert result["id"][0] == "HD 1" and result["rv"][0].value == pytest.approx(30) and not result["flags"][0]
     assert api.to_batch(spectrum, "vacuum").medium == "vacuum"
     assert np.isnan(api.to_batch(specutils_spectrum(batch, uncertainty=None)).sigma).all()
     with pytest.raises(ReadError, match="spectral axis is in km"):
@@ -558,9 +558,9 @@ def test_models_that_cannot_be_used(plugins: Plugins, tmp_path: Path) -> None:
 def test_a_flag_of_the_reader_is_kept(infer: Infer) -> None:
     batch = fake_plugin.simulate(TRUTH)
     batch.meta["flags"] = np.array([0, Flag.NO_SIGNAL, 0], np.uint32)
-    found = infer(batch).catalogue
-    assert found["flag_bad"].tolist() == [False, True, False]
-    assert found["teff"].mask.tolist() == [False, True, False]
+    result = infer(batch).catalogue
+    assert result["flag_bad"].tolist() == [False, True, False]
+    assert result["teff"].mask.tolist() == [False, True, False]
 
 
 def sizes_of_batches(job: Any) -> list[int]:

@@ -20,21 +20,21 @@ PLACES = {"specinn", "specinn.plugins", "specinn.testing"}  # of specinn: its ve
 
 def imported(source: Path) -> set[str]:
     """The modules that a file imports, and for ``from specinn import testing`` the module that it is."""
-    found = set()
+    result = set()
     for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            result |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             names = {f"specinn.{alias.name}" for alias in node.names} if node.module == "specinn" else set()
-            found |= names or {str(node.module)}
-    return found
+            result |= names or {str(node.module)}
+    return result
 
 
 @pytest.mark.parametrize("name", plugins.__all__)
 def test_every_name_is_there(name: str) -> None:
-    found = getattr(plugins, name)
+    result = getattr(plugins, name)
     if name != "hookimpl":  # a marker, without a name
-        assert found.__name__ == plugins._CALLED.get(name, name)
+        assert result.__name__ == plugins._CALLED.get(name, name)
     assert name in dir(plugins)
 
 
@@ -55,8 +55,8 @@ def test_the_three_lists_of_names_are_one() -> None:
 
 
 def test_no_interface_or_record_is_missing() -> None:
-    public = {name for module in (hookspecs, interfaces) for name, found in vars(module).items()
-              if isinstance(found, type) and found.__module__ == module.__name__}  # fmt: skip
+    public = {name for module in (hookspecs, interfaces) for name, result in vars(module).items()
+              if isinstance(result, type) and result.__module__ == module.__name__}  # fmt: skip
     assert public <= set(plugins.__all__)
 
 

@@ -37,8 +37,8 @@ def run_tests(package: Path) -> str:
 def test_a_package_of_every_kind_passes_its_own_tests(specinn: Command, tmp_path: Path) -> None:
     result = specinn("new-plugin", "my-plugin", *(word for kind in KINDS for word in ("--kind", kind)))
     assert result.exit_code == 0, result.output
-    told = {line for line in result.stdout.splitlines() if line.startswith("my-plugin/")}
-    assert told == {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
+    listed = {line for line in result.stdout.splitlines() if line.startswith("my-plugin/")}
+    assert listed == {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
     assert f"{len(KINDS) + 1} passed" in run_tests(tmp_path / "my-plugin")
     left = [p for p in tmp_path.rglob("*.*") if p.is_file() and "__pycache__" not in p.parts]
     assert not [p for p in left if "plugin-name" in p.read_text() or "plugin_name" in p.read_text()]

@@ -154,8 +154,8 @@ def observed(grid: Path, folder: Path) -> Table:
 def test_what_it_offers(third_party: Environment, tmp_path: Path) -> None:
     listed, arms = third_party.one_by_one(tmp_path, [("plugins", "--json"), ("instruments", "giraffe-hr10")])
     offers = json.loads(listed.stdout)
-    own = {(o["kind"], o["name"]) for o in offers if o["distribution"] == "specinn-giraffe 0.1"}
-    assert own == {
+    offered = {(o["kind"], o["name"]) for o in offers if o["distribution"] == "specinn-giraffe 0.1"}
+    assert offered == {
         ("instrument", "giraffe-hr10"),
         ("preprocessor", "trim-edges"),
         ("estimator", "spline-flow"),
@@ -271,9 +271,9 @@ def test_choosing_what_breaks_the_rules(twin: Environment, trained: Path, tmp_pa
     observed(trained / "hr10.h5", tmp_path)
     commands = []
     for name in BREAKS:
-        own = name if name in ("nan", "fewer", "flat") else "nan"
-        more = [] if own == name else [[name, {}]]
-        changed = {**header, "estimator": own, "preprocessing": header["preprocessing"] + more}
+        estimator = name if name in ("nan", "fewer", "flat") else "nan"
+        more = [] if estimator == name else [[name, {}]]
+        changed = {**header, "estimator": estimator, "preprocessing": header["preprocessing"] + more}
         save_weights(tmp_path / f"{name}.safetensors", tensors, changed)
         options = ("-m", f"{name}.safetensors", "-o", f"{name}.ecsv", "--rv", 20, "--samples", 32, "-q")
         spectra = ("-i", "uves", "--resolving-power", 21500, "star-00.txt", "star-01.txt")

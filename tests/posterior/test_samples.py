@@ -111,28 +111,29 @@ def leaning(name, values):
     samples = middle + np.random.default_rng(0).normal(size=(1, len(values), 4)) * [0.1, 1.0, 0.1, 0.05]
     samples[0, :, ABUNDANCES.index(name)] = values
     summary = Posterior(ABUNDANCES, samples, np.zeros((1, len(values)))).summary()
-    found = summary.undetected[0]
+    result = summary.undetected[0]
     others = [i for i, n in enumerate(summary.labels.names) if n != name and (name, n) != ("a_li", "li_fe")]
-    assert not found[others].any()
-    return bool(found[ABUNDANCES.index(name)])
+    assert not result[others].any()
+    return bool(result[ABUNDANCES.index(name)])
 
 
 @pytest.mark.parametrize(("name", "width"), [("a_li", 0.4), ("mg_fe", 0.05), ("vbroad", 0.1)])
 def test_a_label_is_detected_some_standard_deviations_above_its_bound(name, width):
     label, normal = ABUNDANCES[name], np.random.default_rng(1).normal(size=4000)
 
-    def at(place):
+    def at(position):
         if name == "vbroad":  # its prior is flat in the logarithm
-            return 10.0 ** (np.log10(label.bounds[0]) + width * (place + normal))
-        return label.bounds[0] + width * (place + normal)
+            return 10.0 ** (np.log10(label.bounds[0]) + width * (position + normal))
+        return label.bounds[0] + width * (position + normal)
 
-    assert [leaning(name, at(place)) for place in (-1.0, 0.0, 1.0, 2.0, 3.2, 5.0)] == 4 * [True] + 2 * [False]
+    positions = (-1.0, 0.0, 1.0, 2.0, 3.2, 5.0)
+    assert [leaning(name, at(position)) for position in positions] == 4 * [True] + 2 * [False]
 
 
 def test_a_posterior_that_is_the_prior_detects_nothing():
-    place = (np.arange(2000) + 0.5) / 2000
-    assert leaning("a_li", -0.5 + 4.1 * place)
-    assert leaning("vbroad", 0.5 * 200.0**place)
+    position = (np.arange(2000) + 0.5) / 2000
+    assert leaning("a_li", -0.5 + 4.1 * position)
+    assert leaning("vbroad", 0.5 * 200.0**position)
 
 
 def test_leaning_on_the_upper_bound_is_a_detection():
@@ -143,8 +144,8 @@ def test_limits_of_few_samples_and_of_none():
     samples = np.full((2, 5, 4), [-1.0, 20.0, 0.0, 0.2])
     samples[0, :, 2] = [-0.48, -0.3, 0.0, 0.4, 1.0]
     samples[1] = np.nan
-    found = Posterior(ABUNDANCES, samples, np.zeros((2, 5))).summary().undetected
-    assert found[:, 2].tolist() == [True, False]
+    result = Posterior(ABUNDANCES, samples, np.zeros((2, 5))).summary().undetected
+    assert result[:, 2].tolist() == [True, False]
 
 
 def test_metallicity_is_never_a_limit_and_li_over_fe_goes_with_li():
@@ -166,12 +167,13 @@ def test_lithium_limits_of_simulated_stars(shared):
     plugins = Plugins()
     model = models.load(plugins, models.find(plugins, "4most-hr-gr"))
     grid = load(sorted((shared / "data" / "grid").glob("*.h5")), plugins=plugins)
-    found = compare(model, grid, snr=[100.0], split="validation", n_samples=512, plugins=plugins)
-    i, teff = found.labels.index("a_li"), found.truth[:, found.labels.index("teff")]
-    truth, limit = found.truth[:, i], found.found[0].undetected[:, i]
+    comparison = compare(model, grid, snr=[100.0], split="validation", n_samples=512, plugins=plugins)
+    i, teff = comparison.labels.index("a_li"), comparison.truth[:, comparison.labels.index("teff")]
+    truth, limit = comparison.truth[:, i], comparison.summaries[0].undetected[:, i]
     lost = (truth < 0.3) & (teff > 5300)  # below 1 mA: nobody could see it
-    strong = (truth > 2.3) & (teff < 6100) & (found.truth[:, found.labels.index("vbroad")] < 20)
+    strong = (truth > 2.3) & (teff < 6100) & (comparison.truth[:, comparison.labels.index("vbroad")] < 20)
     assert lost.sum() > 5 and strong.sum() > 5
     assert limit[lost].mean() > 0.8
     assert limit[strong].mean() < 0.05
-    assert (found.found[0].quantiles[-1, limit, i] > truth[limit]).mean() > 0.85  # 0.95, but for 44 stars
+    upper = comparison.summaries[0].quantiles[-1, limit, i]
+    assert (upper > truth[limit]).mean() > 0.85  # 0.95, of only 44 stars

@@ -48,8 +48,8 @@ def call(*arguments: Any) -> Result:
 def make_table(n: int = 30, labels: tuple[str, ...] = tuple(BOUNDS), seed: int = 0) -> Table:
     """A catalogue with made-up numbers, of which the third row is bad and the fifth has warnings."""
     rng = np.random.default_rng(seed)
-    known = LabelSet(tuple(make_label(name, BOUNDS[name]) for name in labels))
-    fields = catalogue.schema(known, ["green", "red"])
+    label_set = LabelSet(tuple(make_label(name, BOUNDS[name]) for name in labels))
+    fields = catalogue.schema(label_set, ["green", "red"])
     flags = np.zeros(n, np.uint32)
     if n > 4:
         flags[2], flags[4] = Flag.ALL_REJECTED, Flag.AT_BOUNDS | Flag.RV_UNCERTAIN | Flag.RV_MEASURED
@@ -86,9 +86,9 @@ class Page(HTMLParser):
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: Any) -> None:
-        given = dict(attrs)
+        attributes = dict(attrs)
         self.links += [value for name, value in attrs if name in ("src", "href", "srcset", "action")]
-        self._inside = (given.get("id") or "script") if tag == "script" else ""
+        self._inside = (attributes.get("id") or "script") if tag == "script" else ""
         self.scripts += tag == "script"
 
     def handle_data(self, data: str) -> None:
@@ -154,38 +154,38 @@ def test_upper_limits_are_shown() -> None:
 
 @given(hnp.arrays(np.float64, st.integers(1, 40), elements=st.floats(-5, 5) | st.just(np.nan)))
 def test_fluxes_survive_packing(values: np.ndarray) -> None:
-    found = embed.packed(values)
-    numbers = np.frombuffer(base64.b64decode(found["data"]), "<u2").astype(float)
-    back = np.where(numbers == 65535, np.nan, found["low"] + found["step"] * numbers)
-    np.testing.assert_allclose(back, values, atol=0.51 * max(found["step"], 1e-12))
-    assert found["step"] <= 1 or np.ptp(values[np.isfinite(values)]) == 0
+    result = embed.packed(values)
+    numbers = np.frombuffer(base64.b64decode(result["data"]), "<u2").astype(float)
+    back = np.where(numbers == 65535, np.nan, result["low"] + result["step"] * numbers)
+    np.testing.assert_allclose(back, values, atol=0.51 * max(result["step"], 1e-12))
+    assert result["step"] <= 1 or np.ptp(values[np.isfinite(values)]) == 0
 
 
 def test_shades_of_the_corner_plot_hold_what_they_claim() -> None:
     rng = np.random.default_rng(3)
     covariance = np.array([[1.0, 0.7, 0.0], [0.7, 1.0, 0.0], [0.0, 0.0, 4.0]])
     samples = rng.multivariate_normal([0.0, 5.0, -1.0], covariance, 20_000)
-    found = embed.corner(samples, [0.0, 5.0, 9.0])
-    assert found is not None and found["high"][2] > 9  # the MAP is on the plot, wherever it is
-    low, high = np.array(found["low"]), np.array(found["high"])
-    four = np.frombuffer(base64.b64decode(found["pairs"]), np.uint8)
+    result = embed.corner(samples, [0.0, 5.0, 9.0])
+    assert result is not None and result["high"][2] > 9  # the MAP is on the plot, wherever it is
+    low, high = np.array(result["low"]), np.array(result["high"])
+    four = np.frombuffer(base64.b64decode(result["pairs"]), np.uint8)
     shades = ((four[:, None] >> np.array([0, 2, 4, 6])) & 3).reshape(3, embed.BINS, embed.BINS)
-    place = ((samples - low) / (high - low) * embed.BINS).astype(int)
-    kept = ((place >= 0) & (place < embed.BINS)).all(axis=1)
+    position = ((samples - low) / (high - low) * embed.BINS).astype(int)
+    kept = ((position >= 0) & (position < embed.BINS)).all(axis=1)
     for k, (i, j) in enumerate([(1, 0), (2, 0), (2, 1)]):
-        shade = shades[k][place[kept, i], place[kept, j]]
+        shade = shades[k][position[kept, i], position[kept, j]]
         inside = [(shade >= 1 + level).mean() for level in range(3)]
         assert inside == pytest.approx(embed.LEVELS, abs=0.04)
-    np.testing.assert_allclose(floats(found["together"]).reshape(3, 3)[1, 0], 0.7, atol=0.02)
+    np.testing.assert_allclose(floats(result["together"]).reshape(3, 3)[1, 0], 0.7, atol=0.02)
     assert embed.corner(samples[:50], [0, 0, 0]) is None
 
 
 def test_constant_labels_have_a_corner_plot() -> None:
     samples = np.random.default_rng(0).normal(size=(500, 2))
     samples[:, 1] = 3.0
-    found = embed.corner(samples, [0.0, 3.0])
-    assert found is not None and found["low"][1] < 3 < found["high"][1]
-    json.dumps(found, allow_nan=False)
+    result = embed.corner(samples, [0.0, 3.0])
+    assert result is not None and result["low"][1] < 3 < result["high"][1]
+    json.dumps(result, allow_nan=False)
 
 
 def test_ids_do_no_harm_and_nothing_is_fetched(tmp_path: Path) -> None:
@@ -274,10 +274,10 @@ def test_samples_of_one_spectrum_are_not_shown_for_several(real: Path) -> None:
     table = catalogue.read(real / "stars")
     table["n_epochs"] = [1, 3, 1]
     table.meta |= {"seed": 0, "samples": 200}
-    found = embed.open_stars(Resimulator(table, plugins=Plugins(), draws=20), [0, 1])
-    assert found[0]["bands"] and found[0]["corner"] and "One of" not in found[0]["note"]
-    assert found[1]["flux"] and not found[1]["bands"] and found[1]["corner"] is None
-    assert found[1]["note"].startswith("One of 3 spectra")
+    result = embed.open_stars(Resimulator(table, plugins=Plugins(), draws=20), [0, 1])
+    assert result[0]["bands"] and result[0]["corner"] and "One of" not in result[0]["note"]
+    assert result[1]["flux"] and not result[1]["bands"] and result[1]["corner"] is None
+    assert result[1]["note"].startswith("One of 3 spectra")
 
 
 @pytest.mark.slow
@@ -314,12 +314,12 @@ def test_errors_are_one_sentence(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     play = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
+    result = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if result is None:
         pytest.skip("no Chromium on this machine: install the package chromium")
     with play.sync_playwright() as running:
         started = running.chromium.launch(
-            executable_path=found, args=["--no-sandbox", "--disable-gpu"], timeout=PATIENCE
+            executable_path=result, args=["--no-sandbox", "--disable-gpu"], timeout=PATIENCE
         )
         yield started
         started.close()

@@ -66,7 +66,7 @@ def comparison(toy: fake_plugin.Toy, grid: Grid, plugins: Plugins) -> Comparison
 def written(comparison: Comparison, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A report with bounds that are what the posterior's widths say."""
     folder = tmp_path_factory.mktemp("written") / "report"
-    bounds = np.stack([found.std for found in comparison.found], axis=1).clip(min=1e-3)
+    bounds = np.stack([result.std for result in comparison.summaries], axis=1).clip(min=1e-3)
     heard: list[tuple[int, int]] = []
     rows = report.write(comparison, folder, META, bounds=bounds, progress=lambda *of: heard.append(of))
     assert [done for done, _ in heard] == list(range(1, len(heard) + 1)) and heard[-1][0] == heard[-1][1]
@@ -86,30 +86,30 @@ def test_ranks_ask_for_the_same_samples_as_without(
 ) -> None:
     plain = compare(toy, grid, snr=SNR, n_samples=200, plugins=plugins)
     assert plain.ranks is None and plain.tarp is None and len(plain) == len(grid.split("test"))
-    for one, two in zip(plain.found, comparison.found, strict=True):
+    for one, two in zip(plain.summaries, comparison.summaries, strict=True):
         assert np.array_equal(one.map, two.map) and np.array_equal(one.quantiles, two.quantiles)
     assert plain.metrics() == comparison.metrics()
 
 
 def test_ranks_are_where_the_truth_is(toy: fake_plugin.Toy, grid: Grid, plugins: Plugins) -> None:
     for offset, expected in ((0.0, 0.5), (0.3, 0.0), (-0.3, 1.0)):
-        found = known(toy, grid, offset, 0.04, plugins)
-        assert found.ranks is not None and found.ranks.shape == (1, len(found), 5)
-        assert found.ranks[0, :, :4] == pytest.approx(expected, abs=0.13 if offset == 0 else 0.01)
-        li_fe = found.ranks[0, :, 4]  # of a difference whose parts are off alike, but not by as much
+        result = known(toy, grid, offset, 0.04, plugins)
+        assert result.ranks is not None and result.ranks.shape == (1, len(result), 5)
+        assert result.ranks[0, :, :4] == pytest.approx(expected, abs=0.13 if offset == 0 else 0.01)
+        li_fe = result.ranks[0, :, 4]  # of a difference whose parts are off alike, but not by as much
         assert np.isfinite(li_fe).all()
 
 
 def test_stars_that_are_lost_have_no_rank(toy: fake_plugin.Toy, grid: Grid, plugins: Plugins) -> None:
     estimator, test = Known(toy, grid, 0.0, 0.04), grid.split("test")
     estimator.lost = set(test[:4].tolist())
-    found = compare(estimator, grid, n_samples=50, plugins=plugins, with_ranks=True)
-    assert found.ranks is not None and found.tarp is not None
-    assert np.isnan(found.ranks[0, :4]).all() and np.isnan(found.tarp[0, :4]).all()
-    assert np.isfinite(found.ranks[0, 4:]).all() and np.isfinite(found.tarp[0, 4:]).all()
+    result = compare(estimator, grid, n_samples=50, plugins=plugins, with_ranks=True)
+    assert result.ranks is not None and result.tarp is not None
+    assert np.isnan(result.ranks[0, :4]).all() and np.isnan(result.tarp[0, :4]).all()
+    assert np.isfinite(result.ranks[0, 4:]).all() and np.isfinite(result.tarp[0, 4:]).all()
     n = len(test)
-    assert {row["n"] for row in tables.uniformity(found)} == {n - 4}
-    assert tables.coverage(found)[0]["n"] == tables.widths(found)[0]["n"] == n - 4
+    assert {row["n"] for row in tables.uniformity(result)} == {n - 4}
+    assert tables.coverage(result)[0]["n"] == tables.widths(result)[0]["n"] == n - 4
 
 
 # The tables
@@ -124,7 +124,7 @@ def test_thirds_share_the_stars_out(comparison: Comparison) -> None:
     assert sum(row["n"] for row in of) == len(comparison)
     teff = comparison.truth[:, 0]
     middle = (teff >= 5000) & (teff < 6000)
-    residual = comparison.found[0].map[middle, 0] - teff[middle]
+    residual = comparison.summaries[0].map[middle, 0] - teff[middle]
     assert of[1]["mean_residual"] == pytest.approx(residual.mean()) and of[1]["n"] == middle.sum()
     assert of[1]["std"] == pytest.approx(residual.std())
 
@@ -137,21 +137,21 @@ def test_a_truth_outside_the_bounds_is_in_the_next_third(comparison: Comparison)
 
 
 def test_widths_and_coverage_of_a_known_posterior(toy: fake_plugin.Toy, grid: Grid, plugins: Plugins) -> None:
-    found = known(toy, grid, 0.06, 0.04, plugins)  # off by 1.5 of its standard deviations
-    widths = {(row["label"], row["fe_h_low"]): row for row in tables.widths(found)}
+    result = known(toy, grid, 0.06, 0.04, plugins)  # off by 1.5 of its standard deviations
+    widths = {(row["label"], row["fe_h_low"]): row for row in tables.widths(result)}
     assert widths["logg", None]["width"] == pytest.approx(2 * 0.994 * 0.04 * 5, rel=0.1)
     assert (
         widths["logg", None]["width_p25"]
         <= widths["logg", None]["width"]
         <= widths["logg", None]["width_p75"]
     )
-    fe_h = found.truth[:, 2]
+    fe_h = result.truth[:, 2]
     for low in (-2.5, -1.0, 0.0):
         assert widths["logg", low]["n"] == ((fe_h >= low) & (fe_h < low + 0.5)).sum() > 0
-    coverage = {(row["label"], row["level"], row["fe_h_low"]): row for row in tables.coverage(found)}
+    coverage = {(row["label"], row["level"], row["fe_h_low"]): row for row in tables.coverage(result)}
     for low in (None, -1.0):
         assert coverage["logg", 0.68, low]["inside"] == 0.0 and coverage["logg", 0.95, low]["inside"] == 1.0
-    n = len(found)
+    n = len(result)
     assert coverage["logg", 0.68, None]["inside_low"] == 0.0
     assert coverage["logg", 0.68, None]["inside_high"] == pytest.approx(1 / (n + 1))
 
@@ -175,8 +175,8 @@ def test_exact_posteriors_are_acquitted_and_wrong_ones_found_guilty(
 
     weights = {"mean": toy.mean, "response": toy.response}
     for wrong, sign in ((Narrow, 0), (Shifted, 1)):
-        found = compare(wrong(weights, toy.header), grid, n_samples=200, plugins=plugins, with_ranks=True)
-        rows = {row["label"]: row for row in tables.uniformity(found)}
+        result = compare(wrong(weights, toy.header), grid, n_samples=200, plugins=plugins, with_ranks=True)
+        rows = {row["label"]: row for row in tables.uniformity(result)}
         for name in ("teff", "logg", "fe_h"):
             assert rows[name]["p_value"] < 1e-3
             assert sign == 0 or rows[name]["largest"] > 0.1  # the posterior lies too high
@@ -186,13 +186,13 @@ def test_exact_posteriors_are_acquitted_and_wrong_ones_found_guilty(
 
 def test_ratios_to_a_bound(comparison: Comparison) -> None:
     bounds = np.empty((len(comparison), len(SNR), 5))
-    for i, found in enumerate(comparison.found):
-        bounds[:, i] = np.abs(found.map - comparison.truth) / 1.349  # every error is twice 0.6745 bounds
+    for i, result in enumerate(comparison.summaries):
+        bounds[:, i] = np.abs(result.map - comparison.truth) / 1.349  # every error is twice 0.6745 bounds
     rows = tables.information(comparison, bounds)
     assert {row["scope"] for row in rows} == {"all", "[Fe/H] > -1.5"}  # nothing rotates here
     assert {round(row["ratio"], 3) for row in rows} == {2.0}
     logg = next(row for row in rows if row["label"] == "logg")
-    residual = np.abs(comparison.found[0].map[:, 1] - comparison.truth[:, 1])
+    residual = np.abs(comparison.summaries[0].map[:, 1] - comparison.truth[:, 1])
     assert logg["error"] == pytest.approx(np.median(residual) / 0.6745)
     assert logg["bound"] == pytest.approx(np.median(bounds[:, 0, 1]))
 
@@ -262,7 +262,7 @@ def test_the_files_of_a_report(written: tuple[Path, dict[str, Any]], comparison:
     assert len(stars) == len(comparison) * len(SNR) and stars["teff_map"].unit == "K"
     assert all(stars[column].description for column in stars.colnames)
     poor = stars[stars["snr"] == 20.0]
-    assert poor["logg_p84"] == pytest.approx(comparison.found[1].quantiles[3, :, 1], rel=1e-5)
+    assert poor["logg_p84"] == pytest.approx(comparison.summaries[1].quantiles[3, :, 1], rel=1e-5)
     assert comparison.ranks is not None
     assert poor["logg_rank"] == pytest.approx(comparison.ranks[1, :, 1], abs=1e-5)
     assert poor["logg_true"] == pytest.approx(comparison.truth[:, 1], rel=1e-5)
@@ -349,8 +349,8 @@ def test_a_page_without_bounds_says_why(
     monkeypatch.setattr(
         figures, "plan", lambda *given: {"tarp": plan(*given)["tarp"]}
     )  # the others take long
-    one = attrs.evolve(comparison, snr=SNR[:1], found=comparison.found[:1], ranks=_first(comparison.ranks),
-                       tarp=_first(comparison.tarp))  # fmt: skip
+    one = attrs.evolve(comparison, snr=SNR[:1], summaries=comparison.summaries[:1],
+                       ranks=_first(comparison.ranks), tarp=_first(comparison.tarp))  # fmt: skip
     rows = report.write(one, tmp_path / "r", META, why_no_bounds="no synthesizer is called 'emulator'")
     assert "information" not in rows and not (tmp_path / "r/figures/ratio_to_bound.pdf").exists()
     page = Page((tmp_path / "r/index.html").read_text(encoding="utf-8"))
@@ -408,10 +408,10 @@ def specinn(
     monkeypatch.chdir(tmp_path)
     toy.save(tmp_path / "toy.safetensors")
     make_grid(80).save(tmp_path / "grid.h5")
-    given = ("grid", "toy.safetensors", "grid.h5", "--samples", 30)
+    first = ("grid", "toy.safetensors", "grid.h5", "--samples", 30)
 
     def call(*arguments: Any) -> Result:
-        return CliRunner().invoke(app, ["evaluate", *map(str, (*given, *arguments))], obj=plugins)
+        return CliRunner().invoke(app, ["evaluate", *map(str, (*first, *arguments))], obj=plugins)
 
     yield call
 

@@ -175,14 +175,14 @@ def test_files_rows_and_failures(table: Table, plugins: Plugins, made: Path, tmp
         tmp_path / "two.txt", ["warm", "giant"], 120.0
     )  # found by its name; warm is in another file
     other = observe(tmp_path / "other.txt", ["dwarf"], 120.0)
-    found = list(simulator([moved, other, tmp_path / "none.txt"]))
-    assert [(star.id, star.row) for star in found] == [
+    result = list(simulator([moved, other, tmp_path / "none.txt"]))
+    assert [(star.id, star.row) for star in result] == [
         ("warm", -1),
         ("giant", 1),
         ("dwarf", -1),
         ("none.txt", -1),
     ]
-    assert found[0].message == found[2].message == "the catalogue has no row for this spectrum"  # type: ignore[union-attr]
+    assert result[0].message == result[2].message == "the catalogue has no row for this spectrum"  # type: ignore[union-attr]
     table["path"] = [str(made / "two.txt"), "elsewhere/two.txt", *table["path"][2:]]
     simulator = resimulator(table, plugins, draws=0)
     assert "2 files called two.txt" in next(iter(simulator([moved]))).message  # type: ignore[union-attr]
@@ -193,9 +193,9 @@ def test_a_star_that_fails_costs_its_own_line(
     table: Table, plugins: Plugins, made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table["flags"][0], table["message"][0] = 4, "the flux is constant"
-    found = list(resimulator(table, plugins, draws=0)([made / "two.txt"]))
-    assert isinstance(found[0], Unsimulated) and found[0].message == "the flux is constant"
-    assert isinstance(found[1], Resimulation)
+    result = list(resimulator(table, plugins, draws=0)([made / "two.txt"]))
+    assert isinstance(result[0], Unsimulated) and result[0].message == "the flux is constant"
+    assert isinstance(result[1], Resimulation)
     simulator = resimulator(table, plugins, draws=0)
     monkeypatch.setattr(Analytic, "broken", True)
     (broken,) = simulator(rows=[1])
@@ -247,16 +247,16 @@ def test_windows(table: Table, plugins: Plugins) -> None:
     strong = np.full(star.wavelength.size, 0.01)
     strong[np.abs(star.wavelength - 5190.5) < 0.25] = 0.03
     shown = attrs.evolve(star, response={"Mg": strong})
-    found = windows(shown, lines=lines)
+    result = windows(shown, lines=lines)
     # 5190.5 answers more than 5190.0 and has no room beside it; 5300 is in no arm; nobody infers Ti
-    assert [(w.element, w.line.wavelength) for w in found] == [
+    assert [(w.element, w.line.wavelength) for w in result] == [
         ("H", 6500.0),
         ("Mg", 5183.6),
         ("Mg", 5190.5),
         ("Mg", 5200.0),
     ]
     assert [w.line.wavelength for w in windows(shown, 2, lines) if w.element == "Mg"] == [5183.6, 5190.5]
-    assert (found[1].low, found[1].high) == pytest.approx((5183.6 - 3.2, 5183.6 + 3.2))
+    assert (result[1].low, result[1].high) == pytest.approx((5183.6 - 3.2, 5183.6 + 3.2))
     fast = attrs.evolve(shown, labels={"vbroad": 80.0})
     assert windows(fast, lines=lines)[1].high == pytest.approx(5190.5 + 1.8 * 80 / 299792.458 * 5190.5)
     weak = attrs.evolve(shown, response={"Mg": np.full(star.wavelength.size, 0.001)}, labels={})

@@ -34,6 +34,7 @@ def run(plugins: Plugins, *arguments: Any) -> Result:
     return CliRunner().invoke(app, ["plot", *map(str, arguments)], obj=plugins)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", STARTS)
 def test_D14_a_figure_of_the_kind_of_its_suffix(plugins, two, tmp_path, suffix):
     path = tmp_path / f"star{suffix}"
@@ -62,6 +63,7 @@ def test_mistakes_are_one_sentence(plugins, two, options, sentence):
     assert result.exit_code and sentence in " ".join(result.output.split())
 
 
+@pytest.mark.slow
 def test_the_model_is_that_of_the_values():
     shipped = Plugins()
     (path,) = (path for path in example_files() if path.stem == "dwarf-g")
@@ -74,6 +76,7 @@ def test_the_model_is_that_of_the_values():
     assert np.isnan(star.bands).all()
 
 
+@pytest.mark.slow
 def test_a_spectrum_without_values_is_drawn_as_far_as_it_came(plugins, two, tmp_path):
     job = prepare(plugins, RunOptions(instrument="tiny", resolving_power=3000.0))
     (batch,) = read(two, plugins=plugins)

@@ -86,14 +86,14 @@ def test_transfer_is_the_fourier_transform_of_grays_profile(vbroad):
     v = vbroad * np.cos(angle)  # a substitution that takes the root at the limb away
     weight = gray(v, vbroad) * vbroad * np.sin(angle) * np.pi / angle.size
     expected = (weight * np.cos(2 * np.pi * frequency[:, None] * v)).sum(axis=1)
-    found = rotation_transfer(torch.as_tensor(frequency, dtype=torch.float32), torch.tensor([vbroad]))[0]
+    result = rotation_transfer(torch.as_tensor(frequency, dtype=torch.float32), torch.tensor([vbroad]))[0]
     assert weight.sum() == pytest.approx(1.0, abs=1e-6)
-    assert found.numpy() == pytest.approx(expected, abs=2e-4)
+    assert result.numpy() == pytest.approx(expected, abs=2e-4)
 
 
 def test_no_rotation_is_no_kernel():
-    found = rotation_transfer(torch.linspace(0, 0.125, 50), torch.zeros(1))
-    assert torch.equal(found, torch.ones_like(found))
+    result = rotation_transfer(torch.linspace(0, 0.125, 50), torch.zeros(1))
+    assert torch.equal(result, torch.ones_like(result))
 
 
 @pytest.mark.parametrize("vbroad", [8.0, 25.0, 60.0])
@@ -110,9 +110,9 @@ def test_rotation_broadens_as_grays_profile_says(vbroad):
     kernel_at = np.arange(-np.ceil(vbroad / step * fine), np.ceil(vbroad / step * fine) + 1) * step / fine
     kernel = gray(kernel_at, vbroad)
     direct = np.convolve(depth, kernel / kernel.sum(), mode="same")
-    found = OBSERVER(flux, torch.tensor([vbroad]))[0].numpy()[INSIDE["green"]]
+    result = OBSERVER(flux, torch.tensor([vbroad]))[0].numpy()[INSIDE["green"]]
     at = C_KMS * np.log(OBSERVER.wavelength[INSIDE["green"]] / CENTRES["green"])
-    assert 1.0 - found == pytest.approx(np.interp(at, dense, direct), abs=1e-3)
+    assert 1.0 - result == pytest.approx(np.interp(at, dense, direct), abs=1e-3)
 
 
 # Line-spread function and velocity ---------------------------------------------------------------
@@ -149,9 +149,9 @@ def test_velocity_shifts_by_the_right_number_of_angstrom(name, velocity):
 def test_equivalent_width_is_conserved(vbroad, velocity, sigma):
     flux = lines(sigma)
     expected = {name: moments(observe(flux=flux), name)[0] for name in CENTRES}
-    found = observe(vbroad, velocity, flux=flux)
+    result = observe(vbroad, velocity, flux=flux)
     for name in CENTRES:
-        assert moments(found, name)[0] == pytest.approx(expected[name], rel=2e-3)
+        assert moments(result, name)[0] == pytest.approx(expected[name], rel=2e-3)
 
 
 def test_equivalent_width_is_that_of_the_model():
@@ -164,8 +164,8 @@ def test_equivalent_width_is_that_of_the_model():
 def test_continuum_stays_and_pixels_outside_the_arms_carry_one():
     flat = observe(vbroad=20.0, velocity=3.0, flux=torch.ones(1, GRID.wavelength.size))
     assert flat == pytest.approx(1.0, abs=1e-6)
-    found = observe()
-    assert (found[~OBSERVER.inside] == 1.0).all() and not OBSERVER.inside.all()
+    result = observe()
+    assert (result[~OBSERVER.inside] == 1.0).all() and not OBSERVER.inside.all()
     for arm, piece in zip(INSTRUMENT.arms, INSTRUMENT.slices.values(), strict=True):
         assert np.array_equal(OBSERVER.inside[piece], arm.contains(arm.wavelength))
 
@@ -177,8 +177,8 @@ def test_a_spectrum_does_not_depend_on_its_companions():
     factor = torch.tensor([1.0, 0.9, 1.02, 1.1, 0.97])
     together = OBSERVER(flux, vbroad, velocity, factor)
     for i in range(5):
-        here = slice(i, i + 1)
-        alone = OBSERVER(flux[here], vbroad[here], velocity[here], factor[here])
+        row = slice(i, i + 1)
+        alone = OBSERVER(flux[row], vbroad[row], velocity[row], factor[row])
         assert alone[0].numpy() == pytest.approx(together[i].numpy(), abs=2e-6)
 
 
@@ -228,10 +228,10 @@ def test_operator_brings_models_to_the_grid_at_its_resolution():
         velocity = C_KMS * np.log(WAVELENGTH[ARMS[name]] / centre)
         flux[ARMS[name]] -= 0.7 * np.exp(-0.5 * (velocity * FWHM_PER_SIGMA * native / C_KMS) ** 2)
     on_grid = GRID.operator(WAVELENGTH, ARMS, native) @ flux
-    found = OBSERVER(torch.as_tensor(on_grid[None], dtype=torch.float32), torch.zeros(1))[0].numpy()
+    result = OBSERVER(torch.as_tensor(on_grid[None], dtype=torch.float32), torch.zeros(1))[0].numpy()
     for name in CENTRES:
         power = float(INSTRUMENT.arm(name).resolving_power.at(np.array([CENTRES[name]]))[0])
-        assert C_KMS / (moments(found, name, 1.5)[2] * FWHM_PER_SIGMA) == pytest.approx(power, rel=0.01)
+        assert C_KMS / (moments(result, name, 1.5)[2] * FWHM_PER_SIGMA) == pytest.approx(power, rel=0.01)
 
 
 # Noise, continuum, gaps --------------------------------------------------------------------------
@@ -242,8 +242,8 @@ N_PIX = INSTRUMENT.wavelength.size
 
 def noisy(plan=QUIET, n=200, seed=0, flux=None, snr=None):
     flux = torch.ones(n, N_PIX) if flux is None else flux
-    given = None if snr is None else torch.full((n, 2), float(snr))
-    return Noise(INSTRUMENT, plan)(flux, torch.Generator().manual_seed(seed), given)
+    levels = None if snr is None else torch.full((n, 2), float(snr))
+    return Noise(INSTRUMENT, plan)(flux, torch.Generator().manual_seed(seed), levels)
 
 
 def test_sigma_is_that_of_the_stated_snr_per_angstrom():
@@ -375,13 +375,14 @@ def test_a_gpu_gives_the_same_spectra():
     flux, vbroad = lines(), torch.tensor([12.0])
     velocity, factor = torch.tensor([3.0]), torch.tensor([0.97])
     expected = OBSERVER(flux, vbroad, velocity, factor).numpy()
-    found = Observer(INSTRUMENT, GRID, "cuda")(*(v.cuda() for v in (flux, vbroad, velocity, factor)))
-    assert found.cpu().numpy() == pytest.approx(expected, abs=1e-5)
+    result = Observer(INSTRUMENT, GRID, "cuda")(*(v.cuda() for v in (flux, vbroad, velocity, factor)))
+    assert result.cpu().numpy() == pytest.approx(expected, abs=1e-5)
     noise = Noise(INSTRUMENT, QUIET, "cuda")
-    out, sigma, *_ = noise(found.expand(50, -1), torch.Generator("cuda").manual_seed(0))
-    assert float(((out - found) / sigma).std()) == pytest.approx(1.0, abs=0.02)
+    out, sigma, *_ = noise(result.expand(50, -1), torch.Generator("cuda").manual_seed(0))
+    assert float(((out - result) / sigma).std()) == pytest.approx(1.0, abs=0.02)
 
 
+@pytest.mark.slow
 def test_every_tensor_is_made_on_the_device():
     """On torch's meta device, which computes shapes alone, a stray tensor of the CPU is an error."""
 
@@ -393,7 +394,7 @@ def test_every_tensor_is_made_on_the_device():
             return torch.empty(*shape, device=self.device)
 
     plan = Disturbances(arm_loss=0.2, windows=((5229.0, 5231.0),), hits=20)
-    found = Anywhere(INSTRUMENT, plan, "meta")(torch.ones(3, N_PIX, device="meta"), None)
-    assert all(tensor.device.type == "meta" for tensor in found)
+    result = Anywhere(INSTRUMENT, plan, "meta")(torch.ones(3, N_PIX, device="meta"), None)
+    assert all(tensor.device.type == "meta" for tensor in result)
     frequency, vbroad = (torch.ones(n, device="meta") for n in (9, 3))
     assert rotation_transfer(frequency, vbroad).device.type == "meta"

@@ -190,9 +190,9 @@ def test_lost_pixels_change_no_other_pixel():
 
 def test_the_network_is_told_which_spectra_are_synthetic():
     first, usual, _ = encoding()(*spectra())
-    again, told, _ = encoding()(*spectra(), torch.tensor([False, True, False]))
-    assert torch.equal(first, again) and torch.equal(usual[:, :-1], told[:, :-1])
-    assert not usual[:, -1].any() and told[:, -1].tolist() == [0.0, 1.0, 0.0]
+    again, with_flags, _ = encoding()(*spectra(), torch.tensor([False, True, False]))
+    assert torch.equal(first, again) and torch.equal(usual[:, :-1], with_flags[:, :-1])
+    assert not usual[:, -1].any() and with_flags[:, -1].tolist() == [0.0, 1.0, 0.0]
 
 
 def test_an_arm_without_used_pixels_is_one_without_signal():
@@ -224,15 +224,16 @@ def test_amortised_gaussian_is_invertible():
 @pytest.mark.parametrize("rev", [False, True])
 def test_amortised_gaussian_has_the_determinant_of_autograd(rev):
     layer, y, c = gaussian()
-    found = layer([y], c=[c], rev=rev)[1].detach()
+    result = layer([y], c=[c], rev=rev)[1].detach()
     for i in range(len(y)):
         one = c[i : i + 1]
         jacobian = torch.autograd.functional.jacobian(
             lambda v, one=one: layer([v[None]], c=[one], rev=rev)[0][0][0], y[i]
         )
-        assert float(found[i]) == pytest.approx(float(torch.linalg.slogdet(jacobian)[1]), abs=1e-9)
+        assert float(result[i]) == pytest.approx(float(torch.linalg.slogdet(jacobian)[1]), abs=1e-9)
 
 
+@pytest.mark.slow
 def test_amortised_gaussian_is_a_gaussian():
     layer, y, c = gaussian(n=3)
     mean, scale, _ = layer.mean_and_scale(c)
@@ -296,15 +297,16 @@ def test_the_paper_preset_has_the_sizes_of_the_paper():
 
 @pytest.mark.slow
 def test_training_learns_something(setup, model):
-    found = model.header["training"]
+    result = model.header["training"]
     untrained = fresh(setup)
     batches = [(*untrained.encoding(*s[:4])[:2], s[4]) for s in validation_set(setup, 2)]
     with torch.no_grad():
         before = torch.cat([loss_terms(untrained, *b, setup.config.schedule)[0] for b in batches]).mean()
-    assert found["validation_loss"] < float(before) - 1.0
-    assert 0 < found["best_step"] <= 60 and found["pixels_used"] == int(setup.used.sum())
+    assert result["validation_loss"] < float(before) - 1.0
+    assert 0 < result["best_step"] <= 60 and result["pixels_used"] == int(setup.used.sum())
 
 
+@pytest.mark.slow
 def test_what_the_batch_says_of_synthetic_spectra_reaches_the_network(model, setup):
     deaf = copy.deepcopy(model)
     with torch.no_grad():
@@ -324,6 +326,7 @@ def test_what_the_batch_says_of_synthetic_spectra_reaches_the_network(model, set
     assert np.array_equal(model.log_prob(batch, labels[:, None])[:, 0], none)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 def test_gradients_reach_every_weight(trained, preset):
     setup, _ = trained[preset]
@@ -344,6 +347,7 @@ def test_gradients_reach_every_weight(trained, preset):
                     assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
 
 
+@pytest.mark.slow
 def test_the_backward_loss_is_the_distance_of_what_comes_back(setup, model):
     *spectra, labels = setup.simulator(8, 1, torch.Generator().manual_seed(0))
     x, context, _ = model.encoding(*spectra)
@@ -378,8 +382,8 @@ def test_training_goes_on_exactly_where_it_was_interrupted(trained, preset, tmp_
     again = build(setup) if preset == "paper" else fresh(setup)  # as another process would
     resumed = fit(setup, again, tmp_path, seen.append)
     assert [s["step"] for s in seen] == list(range(41, 61))
-    for own, other in ((resumed.features, undisturbed.features), (resumed.flow, undisturbed.flow)):
-        for name, value in own.state_dict().items():
+    for network, other in ((resumed.features, undisturbed.features), (resumed.flow, undisturbed.flow)):
+        for name, value in network.state_dict().items():
             assert torch.equal(value, other.state_dict()[name]), name
     assert resumed.header["training"]["validation_loss"] == undisturbed.header["training"]["validation_loss"]
     finished = fit(setup, fresh(setup), tmp_path, seen.append)
@@ -415,6 +419,7 @@ def test_a_learning_rate_that_explodes_is_an_error(recipe, plugins, tmp_path):
         fit(setup, build(setup), tmp_path, lambda state: None)
 
 
+@pytest.mark.slow
 def test_training_does_not_change_its_random_numbers_with_the_global_state(trained, setup):
     first = setup.simulator(4, 2, torch.Generator().manual_seed(0))
     torch.manual_seed(77)
@@ -432,17 +437,18 @@ def test_training_may_start_from_a_trained_model(trained, recipe, plugins, tmp_p
     model.save(tmp_path / "first.safetensors")
     plan = {"steps": 1, "learning_rate": 0.0}
     config = recipe("paper", start=str(tmp_path / "first.safetensors"), schedule=plan)
-    found = train(config, tmp_path / "same")
-    for own, other in ((found.features, model.features), (found.flow, model.flow)):
-        for name, value in own.state_dict().items():
+    result = train(config, tmp_path / "same")
+    for network, other in ((result.features, model.features), (result.flow, model.flow)):
+        for name, value in network.state_dict().items():
             assert torch.allclose(value, other.state_dict()[name], rtol=1e-6), name
-    assert torch.equal(found.center, model.center) and torch.equal(found.encoding.mean, model.encoding.mean)
+    assert torch.equal(result.center, model.center) and torch.equal(result.encoding.mean, model.encoding.mean)
     with pytest.raises(ConfigError, match=r"\$\.start: .* differs in labels, architecture or arms"):
         train({**config, "labels": LABELS[:-1]}, tmp_path / "other")
     with pytest.raises(ModelError, match="no such model file"):
         train({**config, "start": "none.safetensors"}, tmp_path / "none")
 
 
+@pytest.mark.slow
 def test_departures_grow_as_metals_get_rare(setup):
     errors = setup.simulator.errors
     values = torch.tensor((tiny_grid.LOW + tiny_grid.HIGH)[None] / 2, dtype=torch.float32).repeat(200, 1)
@@ -477,6 +483,7 @@ def test_departures_grow_as_metals_get_rare(setup):
         errors.options = physics
 
 
+@pytest.mark.slow
 def test_errors_wander_along_the_spectrum(setup):
     """Standard normal everywhere, alike within the coherence and independent beyond it and between arms."""
     errors = setup.simulator.errors
@@ -494,6 +501,7 @@ def test_errors_wander_along_the_spectrum(setup):
     assert abs(alike(first.stop - 1, first.stop)) < 0.08
 
 
+@pytest.mark.slow
 def test_errors_where_no_line_is_go_with_the_mean_depth(setup):
     """What a calibrator shows outside the models' lines is weaker in a star whose lines are weaker."""
     errors, n = setup.simulator.errors, setup.model_grid.wavelength.size
@@ -507,16 +515,17 @@ def test_errors_where_no_line_is_go_with_the_mean_depth(setup):
     errors.measured = MeasuredErrors(torch.full((1, n), 0.01), flux, parameters, {})
     errors.options = PhysicsError(amplitude=0.0, line=0.0)
     try:
-        own, weaker = (
+        strong, weaker = (
             errors._residual(star, values, torch.Generator().manual_seed(2)) for star in (flux, weak)
         )
     finally:
         errors.measured, errors.options = before
-    ratio = weaker / own
+    ratio = weaker / strong
     assert float(ratio[0, 1]) == pytest.approx(0.25**1.5, rel=0.01)
     assert 0.23 < float(ratio[0, 4]) < 0.25  # in a line nearly as its depth
 
 
+@pytest.mark.slow
 def test_errors_of_lines_alike_stars_show_are_taken_off(setup):
     """The star itself gets its own residual; a kept window errs with the blend, not with its line."""
     n = setup.model_grid.wavelength.size
@@ -673,6 +682,7 @@ def setup_inside(setup):
     return np.concatenate([arm.contains(arm.wavelength) for arm in setup.instrument.arms])
 
 
+@pytest.mark.slow
 def test_calibrators_disturb_the_simulation(recipe, calibrated, setup):
     star, plugins = calibrated
     with_star = prepare(recipe(calibrators=[star]), plugins)
@@ -710,6 +720,7 @@ def test_wrong_calibrators_are_named(recipe, calibrated, change, words):
 # Sampling ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 def test_it_keeps_the_contract_of_estimators(trained, preset):
     setup, model = trained[preset]
@@ -717,6 +728,7 @@ def test_it_keeps_the_contract_of_estimators(trained, preset):
     check_estimator(model, batch, n_samples=200)
 
 
+@pytest.mark.slow
 def test_samples_hang_on_spectrum_row_and_seed(setup, model):
     batch, _ = observed(setup, n=20)  # more stars than pass the flow at once
     whole = model.sample(batch, 50, seed=1)
@@ -728,6 +740,7 @@ def test_samples_hang_on_spectrum_row_and_seed(setup, model):
     assert not np.array_equal(model.sample(batch[2], 50, seed=2).samples, whole.samples[2:3])
 
 
+@pytest.mark.slow
 def test_the_map_of_many_samples_is_not_left_to_luck(setup, model):
     """One of them is at the centre of the latent space, where the density is as high as any draw's."""
     assert not model.latent(3, 5, 1000)[:, -1].any()
@@ -739,15 +752,17 @@ def test_the_map_of_many_samples_is_not_left_to_luck(setup, model):
     assert higher.size and (higher < 60).all()
 
 
+@pytest.mark.slow
 def test_samples_have_the_density_and_the_latent_that_the_flow_gives_them(setup, model):
     batch, _ = observed(setup)
-    found = model.sample(batch, 64, seed=3)
-    values = found.samples.astype(float)
-    assert model.log_prob(batch, values) == pytest.approx(found.log_prob, abs=0.05)
+    result = model.sample(batch, 64, seed=3)
+    values = result.samples.astype(float)
+    assert model.log_prob(batch, values) == pytest.approx(result.log_prob, abs=0.05)
     z = np.stack([model.latent(3, int(key), 64).T.numpy() for key in batch.meta["key"]])
     assert model.to_latent(batch, values) == pytest.approx(z, abs=0.02)
 
 
+@pytest.mark.slow
 def test_the_summary_is_that_of_the_samples(setup, model):
     batch, _ = observed(setup)
     summary, samples = model.summarise(batch, 200, seed=3), model.sample(batch, 200, seed=3)
@@ -761,6 +776,7 @@ def test_the_summary_is_that_of_the_samples(setup, model):
     assert expected.quantiles[..., :n] == pytest.approx(samples.quantiles(levels), rel=1e-6, nan_ok=True)
 
 
+@pytest.mark.slow
 def test_density_integrates_to_one_in_label_space(setup, model):
     """Importance sampling with a wide normal around the samples, in the variables of the network."""
     batch, _ = observed(setup, n=1)
@@ -768,12 +784,13 @@ def test_density_integrates_to_one_in_label_space(setup, model):
     normal = torch.distributions.MultivariateNormal(torch.tensor(y.mean(0)), torch.tensor(1.5 * np.cov(y.T)))
     torch.manual_seed(0)
     drawn = normal.sample((20_000,))
-    found = model.log_prob(batch, model.labels.from_network(drawn.numpy())[None])[0]
-    weight = np.exp(found - normal.log_prob(drawn).numpy())
+    result = model.log_prob(batch, model.labels.from_network(drawn.numpy())[None])[0]
+    weight = np.exp(result - normal.log_prob(drawn).numpy())
     assert weight.mean() == pytest.approx(1.0, abs=6 * weight.std() / np.sqrt(len(weight)))
     assert weight.std() / np.sqrt(len(weight)) < 0.1
 
 
+@pytest.mark.slow
 def test_what_masked_pixels_hold_is_never_seen(setup, model):
     batch, _ = observed(setup)
     batch.mask[:, 100:130] = True
@@ -783,6 +800,7 @@ def test_what_masked_pixels_hold_is_never_seen(setup, model):
     assert np.array_equal(model.sample(batch, 20, seed=0).samples, clean)
 
 
+@pytest.mark.slow
 def test_a_batch_that_was_not_preprocessed_is_an_error(model):
     batch = SpectrumBatch(np.arange(5000.0, 5010.0), np.ones((1, 10)), np.ones((1, 10)),
                           np.zeros((1, 10), bool), meta=rows(1))  # fmt: skip
@@ -793,6 +811,7 @@ def test_a_batch_that_was_not_preprocessed_is_an_error(model):
 # Files -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_header_tells_what_a_user_should_know(setup, model, tmp_path):
     model.save(tmp_path / "m.safetensors")
     _, header = load_weights(tmp_path / "m.safetensors", "specinn model")
@@ -823,6 +842,7 @@ def test_a_loaded_model_is_the_same(setup, model, tmp_path):
     assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "key", ["labels", "instrument", "architecture", "encoding", "templates", "preprocessing"]
 )
@@ -835,6 +855,7 @@ def test_an_incomplete_header_is_an_error(model, tmp_path, key):
         CINN.load(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["center", "encoding.pixels", "templates.flux", "features.layers.0.weight"])
 def test_missing_weights_are_an_error(model, tmp_path, name):
     path = tmp_path / "m.safetensors"
@@ -846,6 +867,7 @@ def test_missing_weights_are_an_error(model, tmp_path, name):
         CINN.load(path)
 
 
+@pytest.mark.slow
 def test_damaged_files_are_errors_and_pickles_are_not_read(model, tmp_path):
     path = tmp_path / "m.safetensors"
     model.save(path)
@@ -910,12 +932,12 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "training.md"
 
 def settings_of(cls):
     """The attrs classes of a configuration, by the path of their tables."""
-    found = {"": cls}
+    result = {"": cls}
     for field in attrs.fields(attrs.resolve_types(cls)):
         inner = getattr(field.type, "__args__", (field.type,))[0]
         if attrs.has(inner):
-            found[field.name] = inner
-    return found
+            result[field.name] = inner
+    return result
 
 
 def as_toml(value):

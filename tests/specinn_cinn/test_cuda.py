@@ -43,8 +43,8 @@ def test_summaries_of_many_stars_are_those_of_each(n: int) -> None:
     expected = Posterior(LABELS, samples, density).summary()
     assert n < 777 or np.isfinite(expected.map).any(axis=1).tolist() == [True, True, False, True]
     assert np.isnan(expected.map[2]).all()  # no sample of a star beyond the bounds is accepted
-    found = summaries(LABELS, torch.as_tensor(samples).transpose(1, 2), torch.as_tensor(density))
-    equal(found, expected, 1e-6)
+    result = summaries(LABELS, torch.as_tensor(samples).transpose(1, 2), torch.as_tensor(density))
+    equal(result, expected, 1e-6)
 
 
 @needs_gpu
@@ -55,9 +55,9 @@ def test_a_captured_sampler_is_the_sampler(name: str) -> None:
     z, condition = torch.randn(2, 5, 13, 600).cuda(), torch.randn(2, 5, sizes.features[-1]).cuda()
     sampler = Sampler(flow)
     captured = CapturedSampler(sampler, z[0], sizes.features[-1])
-    for one, given in zip(z, condition, strict=True):
-        y, jacobian = (found.clone() for found in captured(one, given))
-        expected, other = sampler(one, sampler.hoist(given), sampler.workspace())
+    for one, context in zip(z, condition, strict=True):
+        y, jacobian = (result.clone() for result in captured(one, context))
+        expected, other = sampler(one, sampler.hoist(context), sampler.workspace())
         assert torch.allclose(y, expected, rtol=1e-4, atol=1e-5)
         assert torch.allclose(jacobian, other, rtol=1e-4, atol=1e-4)
 

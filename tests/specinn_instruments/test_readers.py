@@ -176,11 +176,11 @@ def test_an_error_of_zero_throughout_is_unknown(tmp_path, read):
 def test_many_spectra_in_an_image(tmp_path, plugins):
     flux = FLUX * np.linspace(1, 2, 300)[:, None]
     path = files.write_linear_fits(tmp_path / "many.fits", WAVE, flux, 0.01 * flux)
-    found = list(readers.read(path, plugins))
-    assert [len(batch) for batch in found] == [256, 44]
-    np.testing.assert_allclose(found[1].flux, flux[256:])
-    np.testing.assert_allclose(found[1].sigma, 0.01 * flux[256:])
-    assert found[1].meta["id"].tolist()[::43] == ["many#256", "many#299"]
+    result = list(readers.read(path, plugins))
+    assert [len(batch) for batch in result] == [256, 44]
+    np.testing.assert_allclose(result[1].flux, flux[256:])
+    np.testing.assert_allclose(result[1].sigma, 0.01 * flux[256:])
+    assert result[1].meta["id"].tolist()[::43] == ["many#256", "many#299"]
 
 
 def test_zeros_are_no_data(tmp_path, read):
@@ -312,10 +312,10 @@ def test_qmost_multi(tmp_path, plugins, keys, unit):
     path = files.write_qmost_multi(
         tmp_path / "a.fits", WAVE, flux, sigma, quality, keys=keys, unit=unit, shuffle_fibres=True
     )
-    found = list(readers.read(path, plugins))
-    assert [len(batch) for batch in found] == [32] * 9 + [12]
+    result = list(readers.read(path, plugins))
+    assert [len(batch) for batch in result] == [32] * 9 + [12]
     assert readers.find_format(path, plugins) == "4most-multi"
-    both = SpectrumBatch.concatenate(found)
+    both = SpectrumBatch.concatenate(result)
     assert both.wavelength == pytest.approx(WAVE, rel=1e-10) and both.medium == "air"
     np.testing.assert_allclose(both.flux, flux, rtol=1e-6)
     np.testing.assert_allclose(both.sigma[5:], sigma[5:], rtol=1e-6)
@@ -365,11 +365,11 @@ def test_qmost_multi_reads_batch_by_batch(tmp_path, plugins):
 
 
 def overlapping_orders() -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    found = []
+    result = []
     for start in (5200.0, 5260.0, 5330.0):
         wave = np.arange(start, start + 80.0, 0.03)
-        found.append((wave, lines(wave), np.full(wave.size, 0.01)))
-    return found
+        result.append((wave, lines(wave), np.full(wave.size, 0.01)))
+    return result
 
 
 @pytest.mark.parametrize("columns", [2, 3, 6])
@@ -714,13 +714,13 @@ def test_readers_of_other_plugins(tmp_path):
             good = ReaderRecord(name="mine", summary="", factory=f"{__name__}:Mine", priority=500)
             return [good, ReaderRecord(name="broken", summary="", factory="no.such:Thing", priority=600)]
 
-    found = Plugins(entry=[], extra={"instruments": specinn_instruments, "mine": Plugin()})
+    result = Plugins(entry=[], extra={"instruments": specinn_instruments, "mine": Plugin()})
     path = write(tmp_path / "a", "MINE\n5000 1\n5001 1\n")
-    assert readers.find_format(path, found) == "mine"
+    assert readers.find_format(path, result) == "mine"
     with pytest.raises(ReadError, match=r"cannot be read as mine \(ZeroDivisionError: oh\)"):
-        list(readers.read(path, found))
+        list(readers.read(path, result))
     other = files.write_text(tmp_path / "b", WAVE, FLUX)
-    assert readers.find_format(other, found) == "text"
+    assert readers.find_format(other, result) == "text"
 
 
 class Mine:

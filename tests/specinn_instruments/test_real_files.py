@@ -246,8 +246,8 @@ def test_A4_what_is_not_understood_is_said(tmp_path, read):
 def test_A4_roles_of_names():
     assert role_of("GOODPIX")[0] is Role.GOOD and role_of("wave_err")[0] is Role.OTHER
     assert role_of("SKY_FLUX")[0] is Role.OTHER and role_of("teff")[0] is None
-    found = Columns.identify(["w", "s", "serr"])
-    assert found is not None and (found.wavelength, found.flux, found.sigma) == (0, 1, 2)
+    result = Columns.identify(["w", "s", "serr"])
+    assert result is not None and (result.wavelength, result.flux, result.sigma) == (0, 1, 2)
 
 
 # -- A6: several spectra, arms, planes --------------------------------------------------------------
@@ -256,9 +256,9 @@ def test_A4_roles_of_names():
 def test_A6_two_stars_in_two_tables(tmp_path, read):
     other = {"WAVE": WAVE, "FLUX": 2 * FLUX, "ERR": SIGMA}
     path = table(tmp_path / "a.fits", {"WAVE": WAVE, "FLUX": FLUX, "ERR": SIGMA}, other)
-    found = read(path)
-    assert [len(batch) for batch in found] == [1, 1]
-    assert found[1].flux[0] == pytest.approx(2 * FLUX) and found[1].meta["id"][0] == "a#1"
+    result = read(path)
+    assert [len(batch) for batch in result] == [1, 1]
+    assert result[1].flux[0] == pytest.approx(2 * FLUX) and result[1].meta["id"][0] == "a#1"
 
 
 def test_A6_two_arms_in_two_tables(tmp_path, read):
@@ -303,15 +303,15 @@ STEP = 0.05
 def orders(n=16, width=70.0, apart=45.0, blaze=True, noise=0.01):
     """Overlapping orders of one star, as a spectrograph records them: (wavelength, flux, sigma)."""
     rng = np.random.default_rng(5)
-    found = []
+    result = []
     for i in range(n):
         wave = 5180.0 + apart * i + 0.013 * i + np.arange(0.0, width, STEP)
         x = (wave - wave.mean()) / (0.62 * width)
         shape = np.sinc(x) ** 2 if blaze else np.ones_like(x)
         level = 1000.0 * shape
         sigma = noise * 1000.0 * np.sqrt(shape)
-        found.append((wave, level * model(wave) + sigma * rng.standard_normal(wave.size), sigma))
-    return found
+        result.append((wave, level * model(wave) + sigma * rng.standard_normal(wave.size), sigma))
+    return result
 
 
 def check_merged(batch, found, tolerance=0.035):
@@ -337,32 +337,32 @@ def check_merged(batch, found, tolerance=0.035):
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["rows", "extensions", "esprit", "images", "polarbase"])
 def test_B3_orders_are_merged(tmp_path, read, layout):
-    found = orders()
-    wave, flux, sigma = (np.array(each) for each in zip(*found, strict=True))
+    result = orders()
+    wave, flux, sigma = (np.array(each) for each in zip(*result, strict=True))
     path = tmp_path / "a.fits"
     if layout == "rows":
         table(path, WAVE=wave, FLUX=flux, ERR=sigma)
     elif layout == "extensions":
-        table(path, *({"WAVE": w, "FLUX": f, "ERR": s} for w, f, s in found))
+        table(path, *({"WAVE": w, "FLUX": f, "ERR": s} for w, f, s in result))
     elif layout == "esprit":
-        path = files.write_esprit(tmp_path / "a.s", found, columns=3)
+        path = files.write_esprit(tmp_path / "a.s", result, columns=3)
     elif layout == "images":
         fits.HDUList([fits.PrimaryHDU(flux), fits.ImageHDU(sigma), fits.ImageHDU(wave)]).writeto(path)
     else:
         files.write_polarbase(path, wave.ravel(), flux.ravel(), sigma.ravel())
     (batch,) = read(path)
-    check_merged(batch, found)
+    check_merged(batch, result)
 
 
 @pytest.mark.slow
 def test_B3_orders_that_are_cut_or_have_a_gap_are_merged(tmp_path, read):
     """Pixels that are left out at an end of an order, or within it, do not displace its blaze."""
-    found = orders()
+    result = orders()
     for i, out in ((6, slice(-150, None)), (7, slice(900, 1300)), (10, slice(None, 200))):
-        found[i] = tuple(np.delete(each, out) for each in found[i])
-    table(tmp_path / "a.fits", *({"WAVE": w, "FLUX": f, "ERR": s} for w, f, s in found))
+        result[i] = tuple(np.delete(each, out) for each in result[i])
+    table(tmp_path / "a.fits", *({"WAVE": w, "FLUX": f, "ERR": s} for w, f, s in result))
     (batch,) = read(tmp_path / "a.fits")
-    check_merged(batch, found, tolerance=0.05)
+    check_merged(batch, result, tolerance=0.05)
 
 
 @pytest.mark.slow
@@ -383,11 +383,11 @@ def test_B3_one_image_an_order(tmp_path, read):
 @pytest.mark.slow
 def test_B3_broad_lines_survive_the_blaze(tmp_path, read):
     """A line as broad as H alpha in one order is not taken for blaze."""
-    found = []
+    result = []
     for wave, flux, sigma in orders():
         broad = 1.0 - 0.5 * np.exp(-0.5 * ((wave - 5530.0) / 6.0) ** 2)
-        found.append((wave, flux * broad, sigma * broad))
-    (batch,) = read(files.write_esprit(tmp_path / "a.s", found, columns=3))
+        result.append((wave, flux * broad, sigma * broad))
+    (batch,) = read(files.write_esprit(tmp_path / "a.s", result, columns=3))
     smooth = batch.flux[0] / model(batch.wavelength)
     centre = np.median(smooth[np.abs(batch.wavelength - 5530.0) < 1.0])
     around = np.median(smooth[np.abs(np.abs(batch.wavelength - 5530.0) - 30.0) < 3.0])
@@ -575,8 +575,8 @@ def test_B4_columns_of_variable_length_and_ascii_tables(tmp_path, read):
     columns = [fits.Column(k, "PD()", array=np.array([v, v], dtype=object)) for k, v in
                (("WAVE", WAVE), ("FLUX", FLUX), ("ERR", SIGMA))]  # fmt: skip
     fits.BinTableHDU.from_columns(columns).writeto(tmp_path / "a.fits")
-    found = read(tmp_path / "a.fits")
-    assert len(found) == 2 and found[0].flux[0] == pytest.approx(FLUX)
+    result = read(tmp_path / "a.fits")
+    assert len(result) == 2 and result[0].flux[0] == pytest.approx(FLUX)
     columns = [fits.Column(k, "D25.17", array=v) for k, v in (("WAVE", WAVE), ("FLUX", FLUX))]
     fits.TableHDU.from_columns(columns).writeto(tmp_path / "b.fits")
     assert read(tmp_path / "b.fits")[0].flux[0] == pytest.approx(FLUX)
@@ -612,9 +612,9 @@ def test_B5_counts_and_order_numbers(tmp_path, read):
     path = files.write_esprit(tmp_path / "a.s", [(WAVE, FLUX, SIGMA)], announced=N + 1)
     with pytest.warns(SpectrumWarning, match=f"announces {N + 1} pixels, there are {N}"):
         assert read(path)[0].wavelength.size == N
-    found = orders(n=6, blaze=False)
+    result = orders(n=6, blaze=False)
     rows = np.concatenate(
-        [np.column_stack([w, f, np.full(w.size, 90 - i)]) for i, (w, f, _) in enumerate(found)]
+        [np.column_stack([w, f, np.full(w.size, 90 - i)]) for i, (w, f, _) in enumerate(result)]
     )
     np.savetxt(tmp_path / "b.txt", rows, fmt="%.6f %.6f %d")
     (batch,) = read(tmp_path / "b.txt")

@@ -133,8 +133,8 @@ def test_single_zeros_are_noise_and_runs_are_not():
     batch = observe(snr=100.0)
     batch.flux[0, 500] = batch.flux[0, 600:602] = 0.0
     batch.flux[0, 700:703] = batch.flux[0, -3:] = 0.0
-    found = np.flatnonzero(MASK(batch).mask[0])
-    assert found.tolist() == [700, 701, 702, *range(batch.wavelength.size - 3, batch.wavelength.size)]
+    result = np.flatnonzero(MASK(batch).mask[0])
+    assert result.tolist() == [700, 701, 702, *range(batch.wavelength.size - 3, batch.wavelength.size)]
 
 
 @pytest.mark.slow
@@ -153,9 +153,9 @@ def test_cosmic_rays_are_found(at, height, width, snr, unit):
     if min(abs(at - edge) for edge in edges) < 8:
         return
     batch.flux[0, at : at + width] += height * 4.0 * unit
-    found = MASK(batch).mask[0]
-    assert found[at : at + width].all()
-    assert found.sum() <= width + 2
+    result = MASK(batch).mask[0]
+    assert result[at : at + width].all()
+    assert result.sum() <= width + 2
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -202,12 +202,12 @@ def test_noise_that_differs_along_the_spectrum_is_measured_as_such():
     expected = batch.sigma * light
     batch = attrs.evolve(batch, flux=batch.flux * light, sigma=np.full_like(batch.sigma, np.nan))
     batch.mask[1, 9000:15000] = True  # more than a stretch
-    found = np.where((out := MASK(batch)).mask, np.nan, out.sigma) / expected
+    result = np.where((out := MASK(batch)).mask, np.nan, out.sigma) / expected
     for arm in batch.arms.values():
         for part in np.array_split(np.arange(arm.start, arm.stop), 12):
-            level = np.nanmedian(found[[0, 2]][:, part], axis=1)
+            level = np.nanmedian(result[[0, 2]][:, part], axis=1)
             assert level == pytest.approx(1.0, abs=0.1)
-    assert np.nanmedian(np.abs(found - 1.0)) < 0.04
+    assert np.nanmedian(np.abs(result - 1.0)) < 0.04
     assert np.isfinite(out.sigma).all()  # also where the noise had to come from beside
 
 
@@ -447,8 +447,8 @@ def test_pixels_far_from_the_model_are_dropped():
 
 def test_velocities_are_found_as_far_as_the_search_goes():
     velocities = np.array([-590.0, -400.0, 333.0, 590.0])
-    found = SEARCH(observe(velocities, snr=100.0))
-    rv, error, clear = found.rv, found.error, found.clear
+    result = SEARCH(observe(velocities, snr=100.0))
+    rv, error, clear = result.rv, result.error, result.clear
     assert rv == pytest.approx(velocities, abs=0.5)
     assert clear.all() and (error < 1.0).all()
 
@@ -460,8 +460,8 @@ def test_velocity_with_an_arm_and_many_pixels_missing():
     batch.mask[2] |= np.random.default_rng(0).uniform(size=batch.wavelength.size) < 0.15
     batch.sigma[3, batch.arms["b"]] *= 100.0
     batch.flux[batch.mask] = 1e6
-    found = SEARCH(batch)
-    rv, error, clear = found.rv, found.error, found.clear
+    result = SEARCH(batch)
+    rv, error, clear = result.rv, result.error, result.clear
     assert rv == pytest.approx([88.0, -88.0, 12.0, 12.0], abs=0.5)
     assert clear.all() and (error < 1.0).all()
 
@@ -526,8 +526,8 @@ def test_without_a_common_pixel_there_is_no_velocity():
     assert has(out, Flag.RV_UNCERTAIN) == [True, False]
     assert out.meta["rv"][1] == pytest.approx(50.0, abs=0.5)
     elsewhere = attrs.evolve(batch, wavelength=batch.wavelength + 3000.0)
-    found = SEARCH(elsewhere)
-    assert found.rv.tolist() == [0.0, 0.0] and np.isinf(found.error).all() and not found.clear.any()
+    result = SEARCH(elsewhere)
+    assert result.rv.tolist() == [0.0, 0.0] and np.isinf(result.error).all() and not result.clear.any()
 
 
 def test_overlapping_orders_serve_the_velocity():
@@ -537,8 +537,8 @@ def test_overlapping_orders_serve_the_velocity():
     flux = np.concatenate([model(w, NATIVE, -42.0) for w in (first, second)])[None]
     batch = SpectrumBatch(wave, flux, np.full(flux.shape, 0.05), np.zeros(flux.shape, bool), NATIVE,
                           meta=Table({"id": ["x"], "path": ["x"]}), arms=arms)  # fmt: skip
-    found = SEARCH(batch)
-    rv, clear = found.rv, found.clear
+    result = SEARCH(batch)
+    rv, clear = result.rv, result.clear
     assert rv[0] == pytest.approx(-42.0, abs=0.3) and clear.all()
 
 

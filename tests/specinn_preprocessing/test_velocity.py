@@ -158,6 +158,7 @@ def test_double_lined_binaries_are_said(survey, rest_frame):
     assert all("two sets of lines" in message for message in out.meta["message"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_single_stars_have_one_set_of_lines(survey, rest_frame, kind):
     for snr in (20.0, 100.0):

@@ -232,9 +232,9 @@ def observed(n=12, a=-4e-5, b=0.3, *, scatter=0.0, width=0.05, seed=0, n_samples
     centre[:, 0] += a * teff + b + scatter * rng.normal(size=n)
     samples = centre[:, None] + rng.normal(size=(n, n_samples, 4)) * [width, 20, 0.02, 0.05]
     posterior = Posterior(LABELS, samples, rng.normal(size=(n, n_samples)))
-    known = {"logg": true[:, 0]}
+    literature = {"logg": true[:, 0]}
     return BenchmarkStars(
-        np.array([f"star {i}" for i in range(n)]), posterior, known, {"logg": np.zeros(n)},
+        np.array([f"star {i}" for i in range(n)]), posterior, literature, {"logg": np.zeros(n)},
         np.zeros(n, bool), None, "0123456789abcdef", "made up",
     )  # fmt: skip
 
@@ -245,9 +245,9 @@ def fitted(stars, **changes):
 
 
 def test_the_contract_of_fits():
-    found = check_fit(TeffBias, observed(scatter=0.05))
-    assert found.model == "0123456789abcdef" and found.provenance == "made up" and found.n_stars == 12
-    assert found.stars[:2] == ("star 0", "star 1") and found.calibrators == ()
+    result = check_fit(TeffBias, observed(scatter=0.05))
+    assert result.model == "0123456789abcdef" and result.provenance == "made up" and result.n_stars == 12
+    assert result.stars[:2] == ("star 0", "star 1") and result.calibrators == ()
 
 
 class Deaf(TeffBias):
@@ -363,11 +363,11 @@ def test_rejected_samples_have_no_say():
 def test_the_range_is_that_of_the_stars():
     stars = observed()
     best = stars.posterior.map
-    found = fitted(stars).range
-    for (low, high), values, step in ((found.teff, best[:, 1], 50), (found.fe_h, best[:, 2], 0.1)):
+    result = fitted(stars).range
+    for (low, high), values, step in ((result.teff, best[:, 1], 50), (result.fe_h, best[:, 2], 0.1)):
         assert values.min() - step < low <= values.min() and values.max() < high <= values.max() + step
     limit = float(best[:, 2].min()) - 0.01
-    assert fitted(stars, fe_h_min=limit).range.fe_h == (limit, found.fe_h[1])
+    assert fitted(stars, fe_h_min=limit).range.fe_h == (limit, result.fe_h[1])
     without = LabelSet(tuple(LABELS[name] for name in ("logg", "teff")))
     posterior = Posterior(without, stars.posterior.samples[..., :2], stars.posterior.log_prob)
     assert fitted(stars, posterior=posterior).range.fe_h is None

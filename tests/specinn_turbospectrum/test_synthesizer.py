@@ -808,7 +808,7 @@ def test_commands(index, specinn, tmp_path, monkeypatch):
 
 def test_doctor_finds_what_is_broken(specinn):
 
-    result = specinn("doctor", "--json", given=Plugins([], extra={"bad": object()}))
+    result = specinn("doctor", "--json", others=Plugins([], extra={"bad": object()}))
     assert result.exit_code == 1  # no plugin at all is broken
     assert any(f["group"] == "plugins" and f["state"] == "broken" for f in json.loads(result.stdout))
 

@@ -23,18 +23,21 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return fuzz_readers.whole_files(tmp_path_factory.mktemp("whole"))
 
 
+@pytest.mark.slow
 def test_whole_files_are_read(plugins: Plugins, whole: dict[str, bytes], tmp_path: Path) -> None:
     for name, content in whole.items():
         (tmp_path / name).write_bytes(content)
         assert fuzz_readers.look(tmp_path / name, plugins) == ("read", []), name
 
 
+@pytest.mark.slow
 def test_a_file_of_a_seed_is_always_the_same(whole: dict[str, bytes]) -> None:
     assert fuzz_readers.damaged(whole, 1, 17) == fuzz_readers.damaged(whole, 1, 17)
     changed = [fuzz_readers.damaged(whole, 1, i)[1] != content for i, content in enumerate(whole.values())]
     assert np.mean(changed) > 0.8
 
 
+@pytest.mark.slow
 def test_damaged_files(plugins: Plugins, whole: dict[str, bytes], tmp_path: Path) -> None:
     outcomes = []
     # files of seed 0 at which astropy looped (NAXIS = 4294967296, SIMPLE = N and others), and the first ones

@@ -41,7 +41,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     path = survey_plugin.install(folder / "packages")
     model = survey_plugin.write_model(folder / "toy.safetensors")
     files = [path.name for path in survey_plugin.write_files(folder, SIZES, bad=(4,))]
-    given = [
+    options = [
         "run",
         "-i",
         "toy",
@@ -62,7 +62,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         patch.setattr("specinn.survey.manifest.SMALLEST", 400_000)
         patch.chdir(folder)  # relative paths, which workers elsewhere find, too
         (folder / "lives").write_text("")
-        yield Site(folder, given, Plugins(entry=[], extra={"survey": survey_plugin}))
+        yield Site(folder, options, Plugins(entry=[], extra={"survey": survey_plugin}))
 
 
 @pytest.fixture
@@ -230,8 +230,8 @@ def test_jobs_of_a_batch_system(tmp_path: Path) -> None:
     file.write_text(
         'kind = "slurm"\njobs = 20\n[options]\nqueue = "regular"\ncores = 8\nprocesses = 8\nmemory = "32GB"\n'
     )
-    found = ClusterFile.read(file)
-    assert found.jobs == 20 and found.options["queue"] == "regular"
+    result = ClusterFile.read(file)
+    assert result.jobs == 20 and result.options["queue"] == "regular"
 
 
 @pytest.mark.parametrize(

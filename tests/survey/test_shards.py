@@ -52,8 +52,8 @@ class Site:
     @property
     def arguments(self) -> list[str]:
         names = [str(file) for file in self.files]
-        given = ("-i", "toy", "--format", "toy-text", "--samples", "60", "-m", str(self.model), "--quiet")
-        return ["run", *given, *names]
+        options = ("-i", "toy", "--format", "toy-text", "--samples", "60", "-m", str(self.model), "--quiet")
+        return ["run", *options, *names]
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +75,8 @@ def small_shards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture
 def run(site: Site) -> Callable[..., Result]:
     def call(*arguments: Any, files: list[Path] | None = None) -> Result:
-        given = attrs.evolve(site, files=site.files if files is None else files).arguments
-        return CliRunner().invoke(app, [*given, *map(str, arguments)], obj=site.plugins)
+        options = attrs.evolve(site, files=site.files if files is None else files).arguments
+        return CliRunner().invoke(app, [*options, *map(str, arguments)], obj=site.plugins)
 
     return call
 
@@ -572,8 +572,8 @@ def two_workers(process: Start, folder: Path, pause: float) -> tuple[Any, list[i
     child = process("-o", "out.fits", "--workers", "2", TOY_PAUSE=str(pause))
     while child.is_alive() and not done_parts(folder / "out.fits.run"):
         time.sleep(0.01)
-    found = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
-    return child, [int(number) for number in found]
+    result = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
+    return child, [int(number) for number in result]
 
 
 @pytest.mark.slow

@@ -73,12 +73,12 @@ class Lines(Synthesizer):
     def __call__(self, labels):
         import torch
 
-        given = isinstance(labels, torch.Tensor)
-        x = labels if given else torch.tensor(np.array(labels), dtype=torch.float32)
+        is_tensor = isinstance(labels, torch.Tensor)
+        x = labels if is_tensor else torch.tensor(np.array(labels), dtype=torch.float32)
         wave = torch.tensor(self.wavelength, dtype=torch.float32) - 5000.0
         first, second = self.depths(x[:, :1], x[:, 1:])
         flux = 1 - first * torch.exp(-((wave - 3) ** 2)) - second * torch.exp(-((wave - 7) ** 2))
-        return flux if given else flux.numpy()
+        return flux if is_tensor else flux.numpy()
 
 
 class Deaf(Lines):

@@ -543,16 +543,16 @@ def holder(what: str) -> subprocess.Popen[str]:
 
 
 def test_a_claim_ends_with_its_process():
-    mine = Claims(Path("c"))
+    claims = Claims(Path("c"))
     with holder("claim") as process:
-        assert mine.take(7) is None
-        eight = mine.take(8)
+        assert claims.take(7) is None
+        eight = claims.take(8)
         assert eight is not None
         with eight:
             assert Claims(Path("c")).take(8) is None
         assert Claims(Path("c")).take(8) is not None
         process.kill()
-    claim = mine.take(7)
+    claim = claims.take(7)
     assert claim is not None and claim.held and claim.path.name == "0007.2"
     claim.release()
     assert not list(Path("c").glob("0007.*"))
@@ -564,11 +564,11 @@ def test_a_claim_of_another_machine_ends_with_its_signs_of_life(monkeypatch):
         theirs = Claims(Path("c")).take(3)
     assert theirs is not None
     os.utime(theirs.path, times=(time.time() - locks.STALE + 30,) * 2)
-    mine = Claims(Path("c"))
-    assert mine.take(3) is None
+    claims = Claims(Path("c"))
+    assert claims.take(3) is None
     os.utime(theirs.path, times=(time.time() - locks.STALE - 1,) * 2)
     monkeypatch.setattr(locks, "BEAT", 0.01)
-    claim = mine.take(3)
+    claim = claims.take(3)
     assert claim is not None and claim.held and not theirs.held
     os.utime(claim.path, times=(0, 0))
     with claim:

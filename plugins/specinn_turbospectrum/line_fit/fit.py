@@ -449,7 +449,7 @@ class _Fit:
     def _find_features(self) -> bool:
         """Where some stars are fainter than their models and no line that may be seen is at the place, or one
         is by much and none is brighter."""
-        found = []
+        features = []
         centres = np.sort(self.log_centre[self._depth() > 0.01])
         for number, (arm, grid) in enumerate(self.arms.items()):
             depths = []
@@ -466,21 +466,21 @@ class _Fit:
                 shown |= (near.max(axis=0) >= self.recipe.empirical.alone) & (near.min(axis=0) >= -WRONG)
             peak = (total == maximum_filter1d(total, 2 * reach + 1)) & shown
             for pixel in np.flatnonzero(peak):
-                place = np.searchsorted(centres, grid[pixel])
-                around = centres[max(place - 1, 0) : place + 1]
+                index = np.searchsorted(centres, grid[pixel])
+                around = centres[max(index - 1, 0) : index + 1]
                 away = np.abs(around - grid[pixel]).min(initial=1.0) * C_KMS
                 # a line that is there may have been held back by the star that it does not suit
                 if away > 2.0 or near[:, pixel].max() >= self.recipe.empirical.alone > 0:
-                    found.append(
+                    features.append(
                         (
                             number,
                             float(np.exp(grid[pixel])),
                             [float(depth) for depth in near[:, pixel]],
                         )
                     )
-        self._found = found
-        self.progress(f"{len(found)} features that the lists lack")
-        return bool(found)
+        self._found = features
+        self.progress(f"{len(features)} features that the lists lack")
+        return bool(features)
 
     def _add_features(self) -> None:
         """Each becomes a line of Fe I of the excitation that fits the stars best."""
@@ -502,9 +502,9 @@ class _Fit:
             for k, (star, flux) in enumerate(zip(self.stars, spectra, strict=True)):
                 arms = self._broadened(star, flux)
                 for number, (arm, grid) in enumerate(self.arms.items()):
-                    here = segment == number
-                    at = np.log(wavelength[here])
-                    predicted[i, here, k] = np.interp(at, grid, star.flux[arm] - arms[arm])
+                    in_segment = segment == number
+                    at = np.log(wavelength[in_segment])
+                    predicted[i, in_segment, k] = np.interp(at, grid, star.flux[arm] - arms[arm])
         predicted = np.maximum(predicted, 1e-4)
         factor = (predicted * depth).sum(axis=2) / (predicted**2).sum(axis=2)  # (n_chi, n)
         misfit = ((predicted * factor[..., None] - depth) ** 2).sum(axis=2)
@@ -562,9 +562,9 @@ class _Fit:
             say = np.zeros(len(self.lines), bool)
             for arm in self.arms:
                 jacobian = solve.carried(star.jacobian[arm], self.x - self.x_of_jacobian)
-                known = sparse.diags(np.isfinite(star.data[arm]).astype(float))
+                finite = sparse.diags(np.isfinite(star.data[arm]).astype(float))
                 information = (
-                    np.asarray((known @ jacobian).power(2).sum(axis=0)).ravel() / self.method.pixel_error**2
+                    np.asarray((finite @ jacobian).power(2).sum(axis=0)).ravel() / self.method.pixel_error**2
                 )
                 say |= information > 1.0 / self.prior**2
             out[star.star.name] = say
@@ -574,13 +574,13 @@ class _Fit:
         width = C_KMS / 2.3548 * np.sqrt(max(COMPARED_AT**-2 - star.star.resolving_power**-2, 1e-12))
         out = {}
         for arm in self.arms:
-            known = np.isfinite(star.data[arm])
-            if known.sum() < 1000:
+            finite = np.isfinite(star.data[arm])
+            if finite.sum() < 1000:
                 continue
-            difference = np.where(known, star.flux[arm] - star.data[arm], 0.0)
-            whole = gaussian_filter1d(known.astype(float), width / STEP_KMS)
+            difference = np.where(finite, star.flux[arm] - star.data[arm], 0.0)
+            whole = gaussian_filter1d(finite.astype(float), width / STEP_KMS)
             smooth = gaussian_filter1d(difference, width / STEP_KMS)
-            smooth = np.abs(smooth[known & (whole > 0.9)])
+            smooth = np.abs(smooth[finite & (whole > 0.9)])
             out[arm] = Residuals(
                 *(round(float(x), 5) for x in (smooth.mean(), np.median(smooth), (smooth > WRONG).mean()))
             )

@@ -39,15 +39,15 @@ class Lines:
         rows: list[tuple[str, int, float, float, float, int]] = []
         index = []
         for number, species in enumerate(windows.values()):
-            known: dict[corrections.Key, int] = {}
+            number_of: dict[corrections.Key, int] = {}
             of_window = []
             for one in species:
                 of_species = np.empty(len(one.lines), int)
                 for i, key in enumerate(corrections.keys(one)):
-                    if key not in known:
-                        known[key] = len(rows)
+                    if key not in number_of:
+                        number_of[key] = len(rows)
                         rows.append((one.code, one.ion, key[2] / 1000, key[3] / 1000, key[4] / 1000, number))
-                    of_species[i] = known[key]
+                    of_species[i] = number_of[key]
                 of_window.append(of_species)
             index.append(tuple(of_window))
         code, ion, wavelength, chi, log_gf, segment = map(np.array, zip(*rows, strict=True))

@@ -106,8 +106,8 @@ def _pieces(name: str, arm: Mapping[str, np.ndarray]) -> Any:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(15, 2.2 * _PIECES), layout="constrained")
-    known = arm["wavelength"][np.isfinite(arm["observed"])]
-    starts = np.linspace(known[0], max(known[-1] - _PIECE, known[0]), _PIECES + 2)[1:-1]
+    observed = arm["wavelength"][np.isfinite(arm["observed"])]
+    starts = np.linspace(observed[0], max(observed[-1] - _PIECE, observed[0]), _PIECES + 2)[1:-1]
     for axes, start in zip(figure.subplots(_PIECES, 1), starts, strict=True):
         rows = (arm["wavelength"] >= start) & (arm["wavelength"] <= start + _PIECE)
         _lines(axes, {key: values[rows] for key, values in arm.items()})
@@ -128,8 +128,8 @@ def _worst(result: Result, fitted: list[str]) -> list[tuple[float, str, str, flo
     out = []
     for star in fitted:
         for name, arm in result.spectra[star].items():
-            known = np.isfinite(arm["observed"])
-            difference = gaussian_filter1d(np.where(known, arm["after"] - arm["observed"], 0.0), _SMOOTH)
+            finite = np.isfinite(arm["observed"])
+            difference = gaussian_filter1d(np.where(finite, arm["after"] - arm["observed"], 0.0), _SMOOTH)
             features, n = label(np.abs(difference) > WRONG)
             for number in range(1, n + 1):
                 rows = np.flatnonzero(features == number)

@@ -35,10 +35,10 @@ def attribute(
     owner = np.full(len(grid), -1)
     if not len(log_centre):
         return owner
-    place = np.searchsorted(log_centre, grid[big])
+    index = np.searchsorted(log_centre, grid[big])
     best, most = np.full(big.size, -1), np.full(big.size, -1.0)
     for shift in range(-_NEIGHBOURS, _NEIGHBOURS):
-        line = np.clip(place + shift, 0, len(log_centre) - 1)
+        line = np.clip(index + shift, 0, len(log_centre) - 1)
         distance = np.abs(grid[big] - log_centre[line]) * 299_792.458
         reach = np.exp(-0.5 * (distance / _CORE_KMS) ** 2) + _WING / (1.0 + (distance / _CORE_KMS) ** 2)
         weight = np.where(distance < _NEAR_KMS, strength[line] * reach, -1.0)

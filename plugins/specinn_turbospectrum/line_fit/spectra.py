@@ -152,10 +152,10 @@ class ObservedStar:
             score = [np.corrcoef(row[piece][ok], model[piece][ok])[0, 1] for row in trials]
             shifts[k] = fine[int(np.nanargmax(score))]
         centres = np.array([min(start + _PIECE / 2, grid.size) for start in starts])
-        known = np.isfinite(shifts)
-        if not known.any():
+        finite = np.isfinite(shifts)
+        if not finite.any():
             return np.full(grid.size, np.nan)
-        shifts = median_filter(np.interp(centres, centres[known], shifts[known]), 5, mode="nearest")
+        shifts = median_filter(np.interp(centres, centres[finite], shifts[finite]), 5, mode="nearest")
         flux = self._shifted(grid, velocity + np.interp(np.arange(grid.size), centres, shifts))
         return flux / self._continuum(flux, model)
 
@@ -209,10 +209,10 @@ def fit_broadening(observed: ObservedStar, sharp: Arms) -> Broadening:
     best = Broadening(float(np.hypot(least, 2.5)))
     for _ in range(3):
         data = observed.aligned({name: best(flux) for name, flux in sharp.items()})
-        known = {name: np.isfinite(flux) for name, flux in data.items() if np.isfinite(flux).any()}
+        finite = {name: np.isfinite(flux) for name, flux in data.items() if np.isfinite(flux).any()}
 
-        def distance(broadening: Broadening, data: Arms = data, known: Arms = known) -> float:
-            pieces = [(data[name] - broadening(sharp[name]))[rows] for name, rows in known.items()]
+        def distance(broadening: Broadening, data: Arms = data, finite: Arms = finite) -> float:
+            pieces = [(data[name] - broadening(sharp[name]))[rows] for name, rows in finite.items()]
             return float(np.minimum(np.concatenate(pieces) ** 2, 0.01).mean())
 
         turns = np.unique(np.clip(best.vsini + np.arange(-5, 5.1, 1.0), 0, 40))

@@ -42,7 +42,7 @@ def ood(
     They are made from held-out grid spectra. Some kinds are merely degraded, and a model must survive them:
     for these the fraction of truths inside its intervals is given, too.
     """
-    from specinn.evaluation.ood import strangers_table
+    from specinn.evaluation.ood import ood_table
     from specinn.grids import load
 
     task = Task.begin(
@@ -53,7 +53,7 @@ def ood(
     task.meta.update(grid=spectra.hash, models=len(spectra.split(split)), split=split, observed=as_observed)
     task.meta.update(disturbed=False)
     with bar("spectra") as progress:
-        table = strangers_table(
+        table = ood_table(
             task.estimator, spectra, task.plugins, snr or (50.0, 250.0), n_samples=samples, split=split,
             seed=seed, as_observed=as_observed, progress=progress,
         )  # fmt: skip

@@ -83,18 +83,18 @@ def _show(rows: Rows, labels: LabelSet, summary: Rows) -> None:
     said = {row["star"]: row["message"] for row in reversed(rows) if row["message"]}  # the first of each
     for star in reversed(said):
         echo(f"{star}: {said[star]}")
-    known = [
+    names = [
         x.name for x in with_derived_labels(labels) if any(f"{x.name}_literature" in row for row in rows)
     ]
     for scope, words in SCOPES.items():
         lines: dict[tuple[str, str, float], list[str]] = {}
         for row in summary:
-            if row["scope"] == scope and row["label"] in (RV, *known):
+            if row["scope"] == scope and row["label"] in (RV, *names):
                 cell = " ".join(figure(row[key], ".2f") for key in ("median", "maximum"))
                 line = (row["factor"], _comparison(row), row["snr"])
                 lines.setdefault(line, []).append(cell)
         echo(f"\n{words}: median and maximum change; rv in km/s, others in half widths")
-        table = columns(["", "S/N"], ["rv", *known])
+        table = columns(["", "S/N"], ["rv", *names])
         before = ""
         for (factor, comparison, snr), cells in lines.items():
             if before and factor != before:

@@ -117,12 +117,12 @@ def _show(rows: Rows, labels: LabelSet, summary: Mapping[str, Any]) -> None:
     echo("\nabsolute differences of the validation stars in range; calibrators are not counted")
     raw = ["raw median", "raw maximum"] if corrected else []
     table = columns([""], ["stars", *raw, "median", "maximum"], ["of"])
-    for name, found in summary.items():
-        worst = shown(found["worst"] or "-")
+    for name, errors in summary.items():
+        worst = shown(errors["worst"] or "-")
         style = decimals(labels[name].unit)
-        of = [found["raw"][key] for key in ("median", "maximum")] if corrected else []
-        figures = (figure(value, style) for value in (*of, found["median"], found["maximum"]))
-        table.add_row(with_unit(name, labels[name].unit), str(found["n"]), *figures, worst)
+        of = [errors["raw"][key] for key in ("median", "maximum")] if corrected else []
+        figures = (figure(value, style) for value in (*of, errors["median"], errors["maximum"]))
+        table.add_row(with_unit(name, labels[name].unit), str(errors["n"]), *figures, worst)
     console.print(table)
     failed = list(dict.fromkeys(star for errors in summary.values() for star in errors["failed"]))
     if failed:

@@ -155,7 +155,7 @@ def _uniformity(comparison: Comparison, rows: Mapping[str, Rows]) -> list[dict[s
 
 def _rejected(comparison: Comparison, at: float) -> str:
     """A sentence about rejected samples."""
-    summary = comparison.found[comparison.snr.index(at)]
+    summary = comparison.summaries[comparison.snr.index(at)]
     failed = int(np.isnan(summary.map).all(axis=1).sum())
     outside = int((~comparison.labels.inside(comparison.truth)).sum())
     text = f"At S/N {at:g}, {100 * np.nanmean(summary.rejected_fraction):.1f} % of the samples were rejected"

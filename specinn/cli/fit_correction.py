@@ -1,27 +1,32 @@
-"""``specinn calibrate``: a correction fitted on benchmark stars."""
+"""``specinn fit-correction``: a correction fitted on benchmark stars."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from specinn import __version__
 from specinn.cli._options import AsJson, DegradeSNR, Device, Model, Overwrite, Samples, Seed, labels, offered
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from specinn.evaluation.stars import Benchmark
+    from specinn.plugins import Plugins
     from specinn.plugins.interfaces import BenchmarkStars, Correction, LeaveOneOut
 
 
 EXAMPLES = (
-    "specinn calibrate benchmarks.csv -o correction.toml",
-    "specinn calibrate benchmarks.csv --label teff --label logg --fe-h-min -1 --json",
+    "specinn fit-correction benchmarks.csv -o correction.toml",
+    "specinn fit-correction benchmarks.csv --label teff --label logg --fe-h-min -1 --json",
     "specinn run stars/*.fits --correction correction.toml",
 )
 
 
-def calibrate(
+def fit_correction(
     ctx: typer.Context,
     benchmarks: Annotated[
         Path, typer.Argument(metavar="BENCHMARKS.csv", help="Table of stars whose parameters are known.")
@@ -72,25 +77,16 @@ def calibrate(
     """
     import attrs
 
-    import specinn
     from specinn import models
     from specinn.cli._console import bar, echo, plugins_of, print_json
-    from specinn.errors import ConfigError
     from specinn.evaluation import corrections as work
     from specinn.evaluation.stars import read_benchmarks
-    from specinn.files import check_new, check_output, replacing
-    from specinn.plotting import style
+    from specinn.files import check_new, check_output
 
     check_output(output, (".toml",), overwrite=overwrite)
     figures = [check_new(output.with_suffix(end), overwrite=overwrite) for end in (".pdf", ".png")]
     plugins = plugins_of(ctx)
-    if kind is None:
-        kinds = [offer.record.name for offer in plugins.offers("correction")]
-        if len(kinds) != 1:
-            raise ConfigError(
-                f"choose the correction to fit with --kind; installed: {', '.join(kinds) or 'none'}"
-            )
-        kind = kinds[0]
+    kind = _kind(plugins, kind)
     correction_kind = plugins.load("correction", kind)
     chosen_model = models.find(plugins, model)
     estimator = models.load(plugins, chosen_model, device)
@@ -117,36 +113,26 @@ def calibrate(
     used, why = work.choose(
         rows, stars, with_calibrators=with_calibrators, with_out_of_range=with_out_of_range
     )
-    why |= lost
-    reasons = {reason: [name for name in why if why[name] == reason] for reason in why.values()}
-    absent = {star.star: None for star in table} | {star.star: star for star, _ in pairs}
-    reasons["no spectrum given"] = [name for name, star in absent.items() if star is None]
-    left_out = [f"{', '.join(names)} ({reason})" for reason, names in reasons.items() if names]
+    reasons = _reasons(why | lost, table, pairs)
+    left_out = [f"{', '.join(names)} ({reason})" for reason, names in reasons.items()]
     if not as_json:
         for words, of in (("left out", left_out), ("matching no star of the table", [", ".join(strange)])):
             for text in filter(None, of):
                 _say(f"{words}: {text}")
     how = f"{benchmarks.name}, inferred [Fe/H] from {fe_h_min:g} on"
     how += f", S/N {degrade_snr:g} per Angstrom" if degrade_snr is not None else ""
-    how += f"; {chosen_model.name}, {samples} samples, seed {seed}, specinn {specinn.__version__}"
+    how += f"; {chosen_model.name}, {samples} samples, seed {seed}, specinn {__version__}"
     how += f"; left out: {'; '.join(left_out)}" if left_out else ""
     stars = attrs.evolve(stars, provenance=how)
-    correction, tested = work.calibrate(correction_kind, stars[used])
-    with style():
-        figure = work.draw(correction, stars, used)
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # once is enough for two files
-        for path, meta in zip(figures, ({"CreationDate": None}, {}), strict=True):
-            with replacing(path) as temporary:
-                figure.savefig(temporary, dpi=200, facecolor="white", metadata=meta)
+    correction, tested = work.fit(correction_kind, stars[used])
+    _draw(correction, stars, used, figures)
     correction.save(output)
     seen = list(dict.fromkeys(stars.star[used & stars.seen].tolist()))
     if as_json:
         print_json(
             {"correction": output, "figures": figures, "kind": kind, "model": chosen_model.name,
              "sha256": chosen_model.sha256(), "terms": _terms(correction), "tested": _tested(tested),
-             "seen": seen, "left_out": {why: names for why, names in reasons.items() if names},
-             "strange": strange, "verdict": work.verdict(tested)}
+             "seen": seen, "left_out": reasons, "strange": strange, "verdict": work.verdict(tested)}
         )  # fmt: skip
         return
     _show(correction, tested, stars[used])
@@ -155,6 +141,43 @@ def calibrate(
         _say(f"in the fit but not counted here, because the training has seen them: {', '.join(seen)}")
     for path in (output, *figures):
         echo(path)
+
+
+def _kind(plugins: Plugins, kind: str | None) -> str:
+    """The kind of correction to fit: the one that was named, or the only one that is installed."""
+    from specinn.errors import ConfigError
+
+    kinds = [kind] if kind is not None else [offer.record.name for offer in plugins.offers("correction")]
+    if len(kinds) != 1:
+        raise ConfigError(
+            f"choose the correction to fit with --kind; installed: {', '.join(kinds) or 'none'}"
+        )
+    return kinds[0]
+
+
+def _reasons(
+    why: Mapping[str, str], table: Sequence[Benchmark], pairs: Sequence[tuple[Benchmark, Any]]
+) -> dict[str, list[str]]:
+    """By reason, the stars that take no part in the fit."""
+    reasons = {reason: [name for name in why if why[name] == reason] for reason in why.values()}
+    with_spectra = {star.star for star, _ in pairs}
+    absent = list(dict.fromkeys(star.star for star in table if star.star not in with_spectra))
+    return reasons | ({"no spectrum given": absent} if absent else {})
+
+
+def _draw(correction: Correction, stars: BenchmarkStars, used: np.ndarray, paths: Sequence[Path]) -> None:
+    """Residuals and fit, as PDF and PNG."""
+    from specinn.evaluation import corrections as work
+    from specinn.files import replacing
+    from specinn.plotting import style
+
+    with style():
+        figure = work.draw(correction, stars, used)
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # once is enough for two files
+        for path, meta in zip(paths, ({"CreationDate": None}, {}), strict=True):
+            with replacing(path) as temporary:
+                figure.savefig(temporary, dpi=200, facecolor="white", metadata=meta)
 
 
 def _terms(correction: Correction) -> dict[str, Any]:

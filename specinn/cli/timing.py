@@ -1,4 +1,4 @@
-"""``specinn benchmark``: how fast this machine is, against the network of the paper as FrEIA runs it."""
+"""``specinn timing``: how fast this machine is, against the network of the paper as FrEIA runs it."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _BUSY = 1.3  # clock over processor time of a run, above which the machine had o
 
 
 EXAMPLES = (
-    "specinn benchmark",
-    "specinn benchmark --spectra 1024 --threads 4 --device cpu --json > speed.json",
+    "specinn timing",
+    "specinn timing --spectra 1024 --threads 4 --device cpu --json > speed.json",
 )
 
 
-def benchmark(
+def timing(
     ctx: typer.Context,
     model: Model = None,
     spectra: Annotated[int, typer.Option(metavar="N", help="Simulated spectra of the runs.", min=4)] = 256,
@@ -71,7 +71,7 @@ def benchmark(
         chosen = models.find(plugins, model)
         machine = timing.machine(threads, on)
         with tempfile.TemporaryDirectory(prefix="specinn-") as folder:
-            rows = timing.benchmark(
+            rows = timing.measure(
                 plugins,
                 Path(folder),
                 _whole(ctx.find_root().command, plugins, model, samples),
