@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "specinn fit-correction benchmarks.csv -o correction.toml",
-    "specinn fit-correction benchmarks.csv --label teff --label logg --fe-h-min -1 --json",
+    "specinn fit-correction benchmarks.csv --label teff --label logg --fe-h-min -1",
     "specinn run stars/*.fits --correction correction.toml",
 )
 

@@ -43,7 +43,6 @@ _COUNTS = ("spectra", "without_values", "not_read")
 
 
 EXAMPLES = (
-    "specinn run                    # the example spectra that ship with specinn",
     "specinn run --instrument uves spectra/*.fits -o stars.fits",
     "specinn run @night.csv -o night --workers 8 --save-samples night.h5",
 )
@@ -65,7 +64,7 @@ def run(
             "--output",
             "-o",
             metavar="FILE",
-            help="By suffix: .fits, .ecsv, .vot, .csv, .parquet, .h5; none: folder.",
+            help="Suffix: format; none: folder.",
         ),
     ] = DEFAULT_OUTPUT,
     model: Model = None,
@@ -126,8 +125,8 @@ def run(
 ) -> None:
     """Infer stellar parameters and abundances from spectra.
 
-    The catalogue has one row per spectrum. A file that cannot be read has a row that says why; if none can be
-    read, there is no catalogue and the status is 1.
+    The catalogue has one row per spectrum; that of a file that cannot be read says
+    why. If none can be read, there is no catalogue and the status is 1.
     """
     from specinn.errors import ConfigError
     from specinn.inference.options import RunOptions

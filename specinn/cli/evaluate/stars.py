@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "specinn evaluate stars 4most-hr-gr benchmarks.csv --snr 100 --json",
-    "specinn evaluate stars 4most-hr-gr benchmarks.csv --literature abundances.csv -o stars",
+    "specinn evaluate stars 4most-hr-gr stars.csv --literature jofre.csv -o figures",
 )
 
 
