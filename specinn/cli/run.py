@@ -64,7 +64,7 @@ def run(
             "--output",
             "-o",
             metavar="FILE",
-            help="Suffix: format; none: folder.",
+            help="By suffix; none: folder.",
         ),
     ] = DEFAULT_OUTPUT,
     model: Model = None,

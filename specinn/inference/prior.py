@@ -48,7 +48,7 @@ def bolometric_correction(teff: np.ndarray) -> np.ndarray:
     the value at the end.
 
     >>> bolometric_correction(np.array([5772.0, 4500.0, 3500.0])).round(3).tolist()
-    [0.06, -0.211, -0.775]
+    [0.06, -0.211, -0.877]
     """
     off = np.clip(teff, *_BC_RANGE) - _TEFF_SUN
     cool, warm = (np.polynomial.polynomial.polyval(off, c) for c in (_BC_COOL, _BC_WARM))
