@@ -93,7 +93,7 @@ class Emulator(Synthesizer):
     )
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], labels: Sequence[str]) -> Emulator:
+    def from_config(cls, config: Mapping[str, Any], labels: Sequence[str]) -> Any:
         """With the weights in the file ``path``, by default the bundled ones."""
         settings = structure(dict(config), Settings, "[synthesizer]")
         return cls.load(Path(settings.path) if settings.path else None)
@@ -101,17 +101,18 @@ class Emulator(Synthesizer):
     @property
     def provenance(self) -> Mapping[str, Any]:  # type: ignore[override]
         """The physics of the grid that it was trained on."""
-        grid = self.header.get("grid", {})
-        told = grid.get("provenance", {}).items()
-        physics = {key: value for key, value in told if not isinstance(value, list)}
-        code = f"emulator of {physics.get('code', 'an unknown code')} (grid {grid.get('hash', 'unknown')})"
-        return {**physics, "code": code}
+        return physics_of(self.header)
 
     @classmethod
-    def load(cls, path: Path | None = None, device: str = "cpu") -> Emulator:
-        """Read weights that :meth:`save` wrote; without a path the bundled ones."""
+    def load(cls, path: Path | None = None, device: str = "cpu") -> Any:
+        """Read weights that :meth:`save` wrote, or those of a ``ProcessEmulator``, which is returned then;
+        without a path the bundled ones."""
         path = BUNDLED if path is None else Path(path)
         tensors, header = load_weights(path, FORMAT)
+        if "windows" in header:
+            from .process import ProcessEmulator
+
+            return ProcessEmulator.of(tensors, header, path).to(device)
         with fitting(path):
             network = CoefficientNetwork(**header["network"])
             stored = {
@@ -129,7 +130,7 @@ class Emulator(Synthesizer):
             return cls(
                 labels=tuple(header["labels"]),
                 bounds=np.array(header["bounds"]),
-                wavelength=np.concatenate([np.array(_axis(**axis)) for axis in header["axes"]]),
+                wavelength=np.concatenate([axis_of(**axis) for axis in header["axes"]]),
                 arms=arms,
                 resolving_power=header["resolving_power"],
                 medium=header["medium"],
@@ -145,19 +146,9 @@ class Emulator(Synthesizer):
         half = {f"network.{k}": v.half() for k, v in self.network.state_dict().items()}
         half |= _packed(self.basis, self.blocks) if len(self.blocks) > 1 else {"basis": self.basis.half()}
         exact = {"center": self.center, "spread": self.spread, "mean": self.mean, "scale": self.scale}
-        axes: list[dict[str, Any]] = [
-            {"name": name, "slice": [arm.start, arm.stop], "first": float(self.wavelength[arm][0]),
-             "last": float(self.wavelength[arm][-1])}
-            for name, arm in self.arms.items()
-        ]  # fmt: skip
-        for axis in axes:
-            if not np.allclose(_axis(**axis), self.wavelength[slice(*axis["slice"])], rtol=0, atol=1e-6):
-                raise ModelError(
-                    "the emulator stores uniform wavelength steps only: resample the grid on import"
-                )
-        header = {**self.header, "format": FORMAT, "version": 1, "labels": list(self.labels), "axes": axes,
-                  "bounds": self.bounds.tolist(), "resolving_power": self.resolving_power,
-                  "medium": self.medium}  # fmt: skip
+        header = {**self.header, "format": FORMAT, "version": 1, "labels": list(self.labels),
+                  "axes": axes_of(self.wavelength, self.arms), "bounds": self.bounds.tolist(),
+                  "resolving_power": self.resolving_power, "medium": self.medium}  # fmt: skip
         save_weights(path, half | exact, header)
 
     def coefficients(self, labels: torch.Tensor) -> torch.Tensor:
@@ -248,5 +239,43 @@ def _unpacked(tensors: Mapping[str, torch.Tensor], blocks: Sequence[tuple[slice,
     return basis
 
 
-def _axis(first: float, last: float, slice: list[int], name: str) -> np.ndarray:
+def axis_of(first: float, last: float, slice: list[int], name: str) -> np.ndarray:
+    """The wavelengths of an arm, from its entry in a header."""
     return np.linspace(first, last, slice[1] - slice[0])
+
+
+def axes_of(wavelength: np.ndarray, arms: Mapping[str, slice]) -> list[dict[str, Any]]:
+    """The entries of arms in a header. Raises ``ModelError`` where steps are not uniform."""
+    axes: list[dict[str, Any]] = [
+        {"name": name, "slice": [arm.start, arm.stop], "first": float(wavelength[arm][0]),
+         "last": float(wavelength[arm][-1])}
+        for name, arm in arms.items()
+    ]  # fmt: skip
+    for axis in axes:
+        if not np.allclose(axis_of(**axis), wavelength[slice(*axis["slice"])], rtol=0, atol=1e-6):
+            raise ModelError("the emulator stores uniform wavelength steps only: resample the grid on import")
+    return axes
+
+
+def physics_of(header: Mapping[str, Any]) -> dict[str, Any]:
+    """The physics of the grid in the header of an emulator."""
+    grid = header.get("grid", {})
+    physics = {key: value for key, value in grid.get("provenance", {}).items() if not isinstance(value, list)}
+    code = f"emulator of {physics.get('code', 'an unknown code')} (grid {grid.get('hash', 'unknown')})"
+    return {**physics, "code": code}
+
+
+def refuse_beyond(bounds: np.ndarray, names: Sequence[str], labels: torch.Tensor) -> None:
+    """Raises ``ModelError`` for labels ``(n, n_labels)`` beyond ``bounds`` by more than rounding."""
+    if labels.device.type == "meta":
+        return
+    values = labels.detach().double()
+    low, high = torch.as_tensor(bounds, dtype=torch.float64, device=labels.device).T
+    rounding = 1e-6 * (high - low) + 1e-6 * high.abs()
+    beyond = ~((values >= low - rounding) & (values <= high + rounding))  # NaN is beyond, too
+    if bool(beyond.any()):
+        star, k = beyond.nonzero()[0].tolist()
+        raise ModelError(
+            f"{names[k]} = {float(values[star, k]):g} of star {star} is beyond the emulator's bounds "
+            f"{bounds[k][0]:g} to {bounds[k][1]:g}"
+        )

@@ -1,0 +1,254 @@
+"""The emulator of windows: a Gaussian process in each, from labels to the root of the optical depth.
+
+A plain network needs far more spectra than a grid has, since it must learn what is known beforehand. Here
+
+* carbon, nitrogen and oxygen enter as what CO and N2 leave free (:func:`inputs`): where C/O nears 1 spectra of
+  cool stars change abruptly in the abundances, and smoothly in these;
+* the process gives ``z = sqrt(-ln flux + 0.003)``, in which weak and saturated lines are nearly linear in the
+  inputs, and flux is never negative;
+* a window of some 50 Angstrom has lines of few elements, and its process learns of which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+from scipy.sparse import coo_array
+
+from specinn.plugins import ModelError, Synthesizer, fitting, save_weights
+
+from .emulator import FORMAT, axes_of, axis_of, features, physics_of, refuse_beyond
+
+__all__ = ["Process", "ProcessEmulator", "Window", "flux_of", "inputs", "root_of", "windows_of"]
+
+_WEAK = 0.003  # optical depth below which z is linear in it
+# Layers in which molecules form: temperature in units of Teff, log10 of the gas pressure relative to _pressure.
+_LAYERS = ((0.88, 0.0), (0.75, -0.8))
+_SOLAR = {"c_fe": 8.56, "n_fe": 7.98, "o_fe": 8.77}  # Magg et al. (2022)
+# log10 of the dissociation constants in dyn cm-2 as polynomials in 5040 K / T: Tsuji (1973, A&A 23, 411).
+_CO = (13.820, -11.795, -0.17222, 0.022888, -0.0011349)
+_N2 = (13.590, -10.585, 0.22067, -0.029997, 0.0014993)
+
+_LEADING = 16  # components of a window that a file holds as float16, the others as int8
+_PARTS = ("mixing", "amplitude", "fine", "weights", "mean")  # of a window in a file, beside its basis
+
+
+def inputs(values: torch.Tensor, names: tuple[str, ...]) -> torch.Tensor:
+    """``(n, n_inputs)`` of labels ``(n, n_labels)``: 5040 K / Teff, [X/H], and for C, N and O, where all are
+    labels, the logarithms of the free atoms per hydrogen atom in two layers in their place and at the end."""
+    columns = list(features(values, names).unbind(-1))
+    if {"logg", *_SOLAR} <= set(names):
+        for k, layer in enumerate(_LAYERS):
+            for name, column in _free_atoms(values, names, *layer).items():
+                if k == 0:
+                    columns[names.index(name)] = column
+                else:
+                    columns.append(column)
+    return torch.stack(columns, dim=-1)
+
+
+def _free_atoms(
+    values: torch.Tensor, names: tuple[str, ...], temperature: float, depth: float
+) -> dict[str, torch.Tensor]:
+    """log10 of the atoms of C, N and O per hydrogen atom that are not in CO and N2, by label."""
+    value = {name: values[..., names.index(name)].double() for name in ("teff", "logg", "fe_h", *_SOLAR)}
+    theta = 5040.0 / (temperature * value["teff"])
+    # the gas pressure of the photosphere: 3.5e4 dyn cm-2 in the Sun, and how MARCS models scale
+    pressure = 4.55 + depth + 0.6 * (value["logg"] - 4.44) - 0.35 * value["fe_h"]
+    carbon, nitrogen, oxygen = (
+        10 ** (solar - 12 + value[name] + value["fe_h"] + pressure) for name, solar in _SOLAR.items()
+    )
+    co, n2 = (10 ** sum(c * theta**k for k, c in enumerate(constants)) for constants in (_CO, _N2))
+
+    def free(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        excess = other - one + co
+        root = (excess.square() + 4 * co * one).sqrt()
+        return torch.where(excess > 0, 2 * co * one / (excess.abs() + root), (root + excess.abs()) / 2)
+
+    free_nitrogen = 2 * nitrogen / (1 + (1 + 8 * nitrogen / n2).sqrt())
+    atoms = (free(carbon, oxygen), free_nitrogen, free(oxygen, carbon))
+    return {
+        name: (part.log10() - pressure).to(values.dtype) for name, part in zip(_SOLAR, atoms, strict=True)
+    }
+
+
+def root_of(flux: torch.Tensor) -> torch.Tensor:
+    """``z`` of flux, which is positive."""
+    return (_WEAK - flux.clamp(1e-6, 1.0).log()).sqrt()
+
+
+def flux_of(z: torch.Tensor) -> torch.Tensor:
+    """Flux of any ``z``: above 0, at most 1."""
+    return torch.exp(-(z.square() - _WEAK).clamp(min=0.0))
+
+
+@attrs.define(eq=False)
+class Process:
+    """The covariance of two stars with standardised inputs ``a`` and ``b (n_inputs,)``:
+
+        scale(a) scale(b) (c + fine c^4),    c = exp(-|a M - b M|^2 / 2),    scale(a) = exp(a . amplitude),
+
+    with the matrix ``M`` ``mixing (n_inputs, n_inputs)``, ``amplitude (n_inputs,)`` and the number ``fine``.
+    """
+
+    mixing: torch.Tensor
+    amplitude: torch.Tensor
+    fine: torch.Tensor
+
+    def covariance(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        """``(n_a, n_b)``."""
+        left, right = a @ self.mixing, b @ self.mixing
+        squares = left.square().sum(1)[:, None] + right.square().sum(1) - 2 * left @ right.T
+        c = torch.exp(-0.5 * squares.clamp(min=0.0))
+        scale = (a @ self.amplitude).exp()[:, None] * (b @ self.amplitude).exp()
+        return scale * (c + self.fine * c.square().square())
+
+    def to(self, device: str) -> Process:
+        return Process(self.mixing.to(device), self.amplitude.to(device), self.fine.to(device))
+
+
+@attrs.define(eq=False)
+class Window:
+    """``z = mean (n_pix,) + covariance(star, training stars) @ weights (n_train, n_components) @ basis``.
+
+    Process and weights are float64, since the sums are much smaller than their terms.
+    """
+
+    pixels: slice
+    process: Process
+    weights: torch.Tensor
+    mean: torch.Tensor
+    basis: torch.Tensor
+
+    def __call__(self, x: torch.Tensor, stars: torch.Tensor) -> torch.Tensor:
+        """Flux ``(n, n_pix)`` for inputs ``x (n, n_inputs)`` from those of the training stars."""
+        coefficients = self.process.covariance(x, stars) @ self.weights
+        return flux_of(torch.addmm(self.mean, coefficients.to(self.mean.dtype), self.basis))
+
+    def to(self, device: str) -> Window:
+        moved = {name: getattr(self, name).to(device) for name in ("process", "weights", "mean", "basis")}
+        return attrs.evolve(self, **moved)
+
+
+@attrs.define(eq=False)
+class ProcessEmulator(Synthesizer):
+    """Windows of all arms, their training stars ``(n_train, n_inputs)``, and the ``center`` and ``spread``
+    by which inputs are standardised; ``operator``, if any, is applied to flux (see :meth:`resampled`).
+
+    Labels beyond ``bounds`` raise ``ModelError``.
+    """
+
+    differentiable = True
+
+    labels: tuple[str, ...]
+    bounds: np.ndarray
+    wavelength: np.ndarray
+    arms: dict[str, slice]
+    resolving_power: float
+    medium: str
+    center: torch.Tensor
+    spread: torch.Tensor
+    stars: torch.Tensor
+    windows: tuple[Window, ...]
+    header: dict[str, Any]
+    operator: torch.Tensor | None = None
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:  # type: ignore[override]
+        """The physics of the grid that it was trained on."""
+        return physics_of(self.header)
+
+    def __call__(self, labels: Any) -> Any:
+        """Flux ``(n, n_pix)`` of physical labels ``(n, n_labels)``; tensors for tensors, else numpy."""
+        if not torch.is_tensor(labels):
+            with torch.no_grad():
+                return self(torch.as_tensor(np.asarray(labels), dtype=torch.float32)).cpu().numpy()
+        refuse_beyond(self.bounds, self.labels, labels)
+        x = (inputs(labels.to(self.center), self.labels) - self.center) / self.spread
+        flux = torch.cat([window(x, self.stars) for window in self.windows], dim=1)
+        return flux if self.operator is None else torch.sparse.mm(self.operator, flux.T).T
+
+    def resampled(self, wavelength: np.ndarray, arms: Mapping[str, slice], operator: Any) -> ProcessEmulator:
+        """This emulator followed by a linear operator ``(n_out, n_pix)`` (scipy sparse) to ``wavelength``.
+
+        The result's :attr:`resolving_power` is that of the operator's output, which the caller knows.
+        """
+        if self.operator is not None:
+            raise ModelError("this emulator was resampled already: resample the one that was loaded")
+        coo = coo_array(operator)
+        index = torch.as_tensor(np.stack([coo.row, coo.col]).astype(np.int64))
+        matrix = torch.sparse_coo_tensor(index, torch.as_tensor(coo.data, dtype=torch.float32), coo.shape)
+        matrix = matrix.coalesce().to(self.center.device)
+        return attrs.evolve(self, wavelength=wavelength, arms=dict(arms), operator=matrix)
+
+    def to(self, device: str) -> ProcessEmulator:
+        """A copy of this emulator on another device."""
+        moved = {name: getattr(self, name).to(device) for name in ("center", "spread", "stars")}
+        operator = None if self.operator is None else self.operator.to(device)
+        windows = tuple(window.to(device) for window in self.windows)
+        return attrs.evolve(self, windows=windows, operator=operator, **moved)
+
+    def save(self, path: Path) -> None:
+        """Write one safetensors file: components as int8 with a step for each, the leading ones as
+        float16, all else as float32."""
+        tensors = {name: getattr(self, name).float() for name in ("center", "spread", "stars")}
+        for i, window in enumerate(self.windows):
+            fine = window.basis[_LEADING:]
+            step = fine.abs().amax(1, keepdim=True).clamp(min=1e-30) / 127
+            process = window.process
+            parts = {"mixing": process.mixing.float(), "amplitude": process.amplitude.float(),
+                     "fine": process.fine.float(), "weights": window.weights.float(), "mean": window.mean,
+                     "leading": window.basis[:_LEADING].half(), "step": step,
+                     "basis": (fine / step).round().to(torch.int8)}  # fmt: skip
+            tensors |= {f"{i}.{name}": part.contiguous() for name, part in parts.items()}
+        header = {**self.header, "format": FORMAT, "version": 1, "labels": list(self.labels),
+                  "axes": axes_of(self.wavelength, self.arms), "bounds": self.bounds.tolist(),
+                  "resolving_power": self.resolving_power, "medium": self.medium,
+                  "windows": [[w.pixels.start, w.pixels.stop] for w in self.windows]}  # fmt: skip
+        save_weights(path, tensors, header)
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, torch.Tensor], header: dict[str, Any], path: Path) -> ProcessEmulator:
+        """From the content of the file ``path`` that :meth:`save` wrote. Raises ``ModelError``."""
+        with fitting(path):
+            windows = []
+            for i, (start, stop) in enumerate(header["windows"]):
+                part = {name: tensors[f"{i}.{name}"] for name in _PARTS}
+                process = Process(*(part[name].double() for name in _PARTS[:3]))
+                fine = tensors[f"{i}.basis"].float() * tensors[f"{i}.step"]
+                basis = torch.cat([tensors[f"{i}.leading"].float(), fine])
+                sizes = (part["weights"].shape[1], stop - start)
+                if basis.shape != sizes or len(part["weights"]) != len(tensors["stars"]):
+                    raise ValueError(f"window {i} has {tuple(basis.shape)} components, expected {sizes}")
+                weights = part["weights"].double()
+                windows.append(Window(slice(start, stop), process, weights, part["mean"], basis))
+            return cls(
+                labels=tuple(header["labels"]),
+                bounds=np.array(header["bounds"]),
+                wavelength=np.concatenate([axis_of(**axis) for axis in header["axes"]]),
+                arms={axis["name"]: slice(*axis["slice"]) for axis in header["axes"]},
+                resolving_power=header["resolving_power"],
+                medium=header["medium"],
+                center=tensors["center"].double(),
+                spread=tensors["spread"].double(),
+                stars=tensors["stars"].double(),
+                windows=tuple(windows),
+                header=header,
+            )
+
+
+def windows_of(wavelength: np.ndarray, arms: Mapping[str, slice], width: float) -> list[tuple[str, slice]]:
+    """Arm and pixels of windows of nearly ``width`` Angstrom."""
+    out = []
+    for name, arm in arms.items():
+        n = max(1, round((wavelength[arm][-1] - wavelength[arm][0]) / width))
+        edges = np.linspace(arm.start, arm.stop, n + 1).round().astype(int).tolist()
+        out += [(name, slice(*pair)) for pair in pairwise(edges)]
+    return out
+
