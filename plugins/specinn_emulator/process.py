@@ -2,8 +2,8 @@
 
 A plain network needs far more spectra than a grid has, since it must learn what is known beforehand. Here
 
-* carbon, nitrogen and oxygen enter as what CO and N2 leave free (:func:`inputs`): where C/O nears 1 spectra of
-  cool stars change abruptly in the abundances, and smoothly in these;
+* carbon, nitrogen and oxygen enter as what CO and N2 leave free (:func:`inputs`): where C/O nears 1, spectra
+  of cool stars change abruptly with the abundances, and smoothly with these;
 * the process gives ``z = sqrt(-ln flux + 0.003)``, in which weak and saturated lines are nearly linear in the
   inputs, and flux is never negative;
 * a window of some 50 Angstrom has lines of few elements, and its process learns of which.
@@ -28,13 +28,15 @@ from .emulator import FORMAT, axes_of, axis_of, features, physics_of, refuse_bey
 __all__ = ["Process", "ProcessEmulator", "Window", "flux_of", "inputs", "root_of", "windows_of"]
 
 _WEAK = 0.003  # optical depth below which z is linear in it
-# Layers in which molecules form: temperature in units of Teff, log10 of the gas pressure relative to _pressure.
+# Layers in which molecules form: temperature in units of Teff, log10 of the gas pressure relative to that of
+# the photosphere.
 _LAYERS = ((0.88, 0.0), (0.75, -0.8))
 _SOLAR = {"c_fe": 8.56, "n_fe": 7.98, "o_fe": 8.77}  # Magg et al. (2022)
 # log10 of the dissociation constants in dyn cm-2 as polynomials in 5040 K / T: Tsuji (1973, A&A 23, 411).
 _CO = (13.820, -11.795, -0.17222, 0.022888, -0.0011349)
 _N2 = (13.590, -10.585, 0.22067, -0.029997, 0.0014993)
 
+_BATCH = 64  # stars at a time, whose covariances stay in the cache of a processor
 _LEADING = 16  # components of a window that a file holds as float16, the others as int8
 _PARTS = ("mixing", "amplitude", "fine", "weights", "mean")  # of a window in a file, beside its basis
 
@@ -85,7 +87,7 @@ def root_of(flux: torch.Tensor) -> torch.Tensor:
 
 def flux_of(z: torch.Tensor) -> torch.Tensor:
     """Flux of any ``z``: above 0, at most 1."""
-    return torch.exp(-(z.square() - _WEAK).clamp(min=0.0))
+    return (_WEAK - z.square()).clamp(max=0.0).exp()
 
 
 @attrs.define(eq=False)
@@ -103,11 +105,18 @@ class Process:
 
     def covariance(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         """``(n_a, n_b)``."""
-        left, right = a @ self.mixing, b @ self.mixing
-        squares = left.square().sum(1)[:, None] + right.square().sum(1) - 2 * left @ right.T
-        c = torch.exp(-0.5 * squares.clamp(min=0.0))
-        scale = (a @ self.amplitude).exp()[:, None] * (b @ self.amplitude).exp()
-        return scale * (c + self.fine * c.square().square())
+        scaled = self.scale(a)[:, None] * self.scale(b)
+        return scaled * self.likeness(a @ self.mixing, b @ self.mixing)
+
+    def scale(self, a: torch.Tensor) -> torch.Tensor:
+        """``(n_a,)``."""
+        return (a @ self.amplitude).exp()
+
+    def likeness(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        """``c + fine c^4 (n_a, n_b)`` of ``a M`` and ``b M``, in as few passes as possible."""
+        exponent = torch.addmm(-0.5 * right.square().sum(1), left, right.T)
+        c = (exponent - 0.5 * left.square().sum(1)[:, None]).clamp(max=0.0).exp()
+        return c + self.fine * c.square().square()
 
     def to(self, device: str) -> Process:
         return Process(self.mixing.to(device), self.amplitude.to(device), self.fine.to(device))
@@ -115,25 +124,35 @@ class Process:
 
 @attrs.define(eq=False)
 class Window:
-    """``z = mean (n_pix,) + covariance(star, training stars) @ weights (n_train, n_components) @ basis``.
+    """``z = mean (n_pix,) + scale(x) likeness(x M, anchors) @ weights (n_train, n_components) @ basis``.
 
-    Process and weights are float64, since the sums are much smaller than their terms.
+    ``anchors (n_train, n_inputs)`` are the inputs of training stars times M. All but ``mean`` and ``basis``
+    is float64, since the sums are much smaller than their terms.
     """
 
     pixels: slice
     process: Process
+    anchors: torch.Tensor
     weights: torch.Tensor
     mean: torch.Tensor
     basis: torch.Tensor
 
-    def __call__(self, x: torch.Tensor, stars: torch.Tensor) -> torch.Tensor:
-        """Flux ``(n, n_pix)`` for inputs ``x (n, n_inputs)`` from those of the training stars."""
-        coefficients = self.process.covariance(x, stars) @ self.weights
+    @classmethod
+    def of(cls, parts: Mapping[str, torch.Tensor], stars: torch.Tensor, pixels: slice) -> Window:
+        """From the tensors of a file or a checkpoint, and the training stars ``(n_train, n_inputs)``."""
+        process = Process(*(parts[name].double() for name in ("mixing", "amplitude", "fine")))
+        anchors = stars @ process.mixing
+        return cls(pixels, process, anchors, parts["weights"].double(), parts["mean"], parts["basis"])
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Flux ``(n, n_pix)`` for inputs ``x (n, n_inputs)``."""
+        likeness = self.process.likeness(x @ self.process.mixing, self.anchors)
+        coefficients = self.process.scale(x)[:, None] * (likeness @ self.weights)
         return flux_of(torch.addmm(self.mean, coefficients.to(self.mean.dtype), self.basis))
 
     def to(self, device: str) -> Window:
-        moved = {name: getattr(self, name).to(device) for name in ("process", "weights", "mean", "basis")}
-        return attrs.evolve(self, **moved)
+        names = ("process", "anchors", "weights", "mean", "basis")
+        return attrs.evolve(self, **{name: getattr(self, name).to(device) for name in names})
 
 
 @attrs.define(eq=False)
@@ -171,7 +190,9 @@ class ProcessEmulator(Synthesizer):
                 return self(torch.as_tensor(np.asarray(labels), dtype=torch.float32)).cpu().numpy()
         refuse_beyond(self.bounds, self.labels, labels)
         x = (inputs(labels.to(self.center), self.labels) - self.center) / self.spread
-        flux = torch.cat([window(x, self.stars) for window in self.windows], dim=1)
+        flux = torch.cat(
+            [torch.cat([window(part) for window in self.windows], 1) for part in x.split(_BATCH)]
+        )
         return flux if self.operator is None else torch.sparse.mm(self.operator, flux.T).T
 
     def resampled(self, wavelength: np.ndarray, arms: Mapping[str, slice], operator: Any) -> ProcessEmulator:
@@ -195,8 +216,10 @@ class ProcessEmulator(Synthesizer):
         return attrs.evolve(self, windows=windows, operator=operator, **moved)
 
     def save(self, path: Path) -> None:
-        """Write one safetensors file: components as int8 with a step for each, the leading ones as
-        float16, all else as float32."""
+        """Write one safetensors file: components as int8 with a step for each, the leading ones as float16, all
+        else as float32. Raises ``ModelError`` for a resampled one."""
+        if self.operator is not None:
+            raise ModelError("this emulator was resampled already: save the one that was loaded")
         tensors = {name: getattr(self, name).float() for name in ("center", "spread", "stars")}
         for i, window in enumerate(self.windows):
             fine = window.basis[_LEADING:]
@@ -217,17 +240,15 @@ class ProcessEmulator(Synthesizer):
     def of(cls, tensors: Mapping[str, torch.Tensor], header: dict[str, Any], path: Path) -> ProcessEmulator:
         """From the content of the file ``path`` that :meth:`save` wrote. Raises ``ModelError``."""
         with fitting(path):
-            windows = []
+            windows, stars = [], tensors["stars"].double()
             for i, (start, stop) in enumerate(header["windows"]):
-                part = {name: tensors[f"{i}.{name}"] for name in _PARTS}
-                process = Process(*(part[name].double() for name in _PARTS[:3]))
+                parts = {name: tensors[f"{i}.{name}"] for name in _PARTS}
                 fine = tensors[f"{i}.basis"].float() * tensors[f"{i}.step"]
-                basis = torch.cat([tensors[f"{i}.leading"].float(), fine])
-                sizes = (part["weights"].shape[1], stop - start)
-                if basis.shape != sizes or len(part["weights"]) != len(tensors["stars"]):
-                    raise ValueError(f"window {i} has {tuple(basis.shape)} components, expected {sizes}")
-                weights = part["weights"].double()
-                windows.append(Window(slice(start, stop), process, weights, part["mean"], basis))
+                parts["basis"] = torch.cat([tensors[f"{i}.leading"].float(), fine])
+                sizes = (parts["weights"].shape[1], stop - start)
+                if parts["basis"].shape != sizes or len(parts["weights"]) != len(stars):
+                    raise ValueError(f"window {i} has {tuple(parts['basis'].shape)} components, not {sizes}")
+                windows.append(Window.of(parts, stars, slice(start, stop)))
             return cls(
                 labels=tuple(header["labels"]),
                 bounds=np.array(header["bounds"]),
@@ -237,7 +258,7 @@ class ProcessEmulator(Synthesizer):
                 medium=header["medium"],
                 center=tensors["center"].double(),
                 spread=tensors["spread"].double(),
-                stars=tensors["stars"].double(),
+                stars=stars,
                 windows=tuple(windows),
                 header=header,
             )
@@ -251,4 +272,3 @@ def windows_of(wavelength: np.ndarray, arms: Mapping[str, slice], width: float) 
         edges = np.linspace(arm.start, arm.stop, n + 1).round().astype(int).tolist()
         out += [(name, slice(*pair)) for pair in pairwise(edges)]
     return out
-

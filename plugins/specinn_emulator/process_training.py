@@ -68,13 +68,16 @@ def fit_windows(
                 blocks = [part[:, grid.arms[arm]] for _, part in grid.blocks(rows)]
                 flux, held = torch.cat([torch.as_tensor(block) for block in blocks]), arm
             here = flux[:, pixels.start - first : pixels.stop - first].double()
-            state = _fit(x, here, plan, min(plan.components[arm], here.shape[1]), i)
-            if not math.isfinite(state["loss"]):
-                raise ConfigError(f"the covariance of window {i} is not finite: give $.process more stars")
+            try:
+                state = _fit(x, here, plan, min(plan.components[arm], here.shape[1]), i)
+            except torch.linalg.LinAlgError as error:
+                raise ConfigError(
+                    f"window {i} has no covariance ({error}): are there models twice, or labels that are not "
+                    "finite? Otherwise give $.process fewer steps"
+                ) from None
             save_checkpoint(checkpoint, state, of)
         progress({"step": i + 1, "steps": len(parts), "loss": state["loss"]})
-        process = Process(*(state[name].double() for name in ("mixing", "amplitude", "fine")))
-        windows.append(Window(pixels, process, state["weights"].double(), state["mean"], state["basis"]))
+        windows.append(Window.of(state, x, pixels))
     return tuple(windows)
 
 
@@ -138,7 +141,7 @@ def _fit(
     some_x, some_z, some_flux = x[chosen], (z - mean)[chosen][:, thin], flux[chosen][:, thin]
     covariance = _Covariance(x.shape[1])
     optimiser = torch.optim.Adam(covariance.parameters, lr=_LEARNING_RATE, betas=(0.9, 0.95))
-    loss = math.nan
+    loss = math.inf
     for step in range(plan.steps):
         for group in optimiser.param_groups:
             group["lr"] = _LEARNING_RATE * (0.02 + 0.5 * (1 + math.cos(math.pi * step / plan.steps)))
@@ -154,7 +157,7 @@ def _fit(
         basis, coefficients = _components(z - mean, n_components)
         weights = torch.cholesky_solve(coefficients, torch.linalg.cholesky(covariance.matrix(x)))
         process = covariance.process()
-    # what a file holds, so that what was saved and loaded gives the same
+        weights *= process.scale(x)[:, None]
     parts = {"mixing": process.mixing, "amplitude": process.amplitude, "fine": process.fine,
              "weights": weights, "mean": mean, "basis": basis}  # fmt: skip
     return {name: part.detach().float().contiguous() for name, part in parts.items()} | {"loss": loss}

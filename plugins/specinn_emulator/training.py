@@ -61,9 +61,10 @@ class Config:
 def train(
     config: Mapping[str, Any], folder: Path, progress: Callable[[dict[str, Any]], None] = lambda state: None
 ) -> Any:
-    """Train on the grid's training split: a ``ProcessEmulator`` with a table ``process``, else an ``Emulator``.
+    """Train on the grid's training split: ``ProcessEmulator`` with a table ``process``, else ``Emulator``.
 
-    Checkpoints in ``folder`` let an interrupted training resume. The header of the result carries the errors on the test split (see :func:`held_out_errors`).
+    Checkpoints in ``folder`` let an interrupted training resume. The header of the result carries the errors
+    on the test split (see :func:`held_out_errors`).
     """
     settings = structure(dict(config), Config, "emulator configuration")
     grid = load([Path(p) for p in settings.grid])
@@ -252,7 +253,9 @@ def _fit(
     return network
 
 
-def degrading_operators(emulator: Emulator | ProcessEmulator, resolving_power: float) -> list[tuple[slice, Any]]:
+def degrading_operators(
+    emulator: Emulator | ProcessEmulator, resolving_power: float
+) -> list[tuple[slice, Any]]:
     """One operator per arm, to R and two pixels per resolution element, slightly inside the arm."""
     out = []
     for arm in emulator.arms.values():
