@@ -204,7 +204,8 @@ class ProcessEmulator(Synthesizer):
             raise ModelError("this emulator was resampled already: resample the one that was loaded")
         coo = coo_array(operator)
         index = torch.as_tensor(np.stack([coo.row, coo.col]).astype(np.int64))
-        matrix = torch.sparse_coo_tensor(index, torch.as_tensor(coo.data, dtype=torch.float32), coo.shape)
+        data = torch.as_tensor(coo.data, dtype=torch.float32)
+        matrix = torch.sparse_coo_tensor(index, data, coo.shape, check_invariants=True)
         matrix = matrix.coalesce().to(self.center.device)
         return attrs.evolve(self, wavelength=wavelength, arms=dict(arms), operator=matrix)
 
@@ -216,8 +217,8 @@ class ProcessEmulator(Synthesizer):
         return attrs.evolve(self, windows=windows, operator=operator, **moved)
 
     def save(self, path: Path) -> None:
-        """Write one safetensors file: components as int8 with a step for each, the leading ones as float16, all
-        else as float32. Raises ``ModelError`` for a resampled one."""
+        """Write one safetensors file: components as int8 with a step for each, the leading ones as float16,
+        all else as float32. Raises ``ModelError`` for a resampled one."""
         if self.operator is not None:
             raise ModelError("this emulator was resampled already: save the one that was loaded")
         tensors = {name: getattr(self, name).float() for name in ("center", "spread", "stars")}
