@@ -70,7 +70,7 @@ def fit_windows(
             here = flux[:, pixels.start - first : pixels.stop - first].double()
             try:
                 state = _fit(x, here, plan, min(plan.components[arm], here.shape[1]), i)
-            except torch.linalg.LinAlgError as error:
+            except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
                 raise ConfigError(
                     f"window {i} has no covariance ({error}): are there models twice, or labels that are not "
                     "finite? Otherwise give $.process fewer steps"
