@@ -16,26 +16,14 @@ from torch import nn
 from specinn.plugins import ModelError, Synthesizer, fitting, load_weights, save_weights, structure
 
 from . import BUNDLED
+from .header import FORMAT, axes_of, axis_of, physics_of
+from .labels import features
+from .process import ProcessEmulator
 
-FORMAT = "specinn emulator"
 _PLAIN = ("center", "spread", "mean", "basis", "scale")  # the tensors beside the network's
 # Components of an arm that a file holds as float16; the others are int8, of a step for each. On held-out
 # spectra at R = 20 000 that changes the flux by 1.5e-4 (blue), 8e-5 and 6e-5 (rms, median star).
 _LEADING = 64
-
-
-def features(values: torch.Tensor, names: tuple[str, ...]) -> torch.Tensor:
-    """The variables in which spectra are smooth: 5040 K / Teff, and abundances as [X/H] = [X/Fe] + [Fe/H]."""
-    columns = []
-    fe_h = values[..., names.index("fe_h")]
-    for i, name in enumerate(names):
-        column = values[..., i]
-        if name == "teff":
-            column = 5040.0 / column
-        elif name.endswith("_fe"):
-            column = column + fe_h
-        columns.append(column)
-    return torch.stack(columns, dim=-1)
 
 
 class CoefficientNetwork(nn.Module):
@@ -110,8 +98,6 @@ class Emulator(Synthesizer):
         path = BUNDLED if path is None else Path(path)
         tensors, header = load_weights(path, FORMAT)
         if "windows" in header:
-            from .process import ProcessEmulator
-
             return ProcessEmulator.of(tensors, header, path).to(device)
         with fitting(path):
             network = CoefficientNetwork(**header["network"])
@@ -237,45 +223,3 @@ def _unpacked(tensors: Mapping[str, torch.Tensor], blocks: Sequence[tuple[slice,
         fine = tensors[f"fine.{i}"].float() * tensors[f"step.{i}"]
         basis[: rows.stop - rows.start, pixels] = torch.cat([tensors[f"basis.{i}"].float(), fine])
     return basis
-
-
-def axis_of(first: float, last: float, slice: list[int], name: str) -> np.ndarray:
-    """The wavelengths of an arm, from its entry in a header."""
-    return np.linspace(first, last, slice[1] - slice[0])
-
-
-def axes_of(wavelength: np.ndarray, arms: Mapping[str, slice]) -> list[dict[str, Any]]:
-    """The entries of arms in a header. Raises ``ModelError`` where steps are not uniform."""
-    axes: list[dict[str, Any]] = [
-        {"name": name, "slice": [arm.start, arm.stop], "first": float(wavelength[arm][0]),
-         "last": float(wavelength[arm][-1])}
-        for name, arm in arms.items()
-    ]  # fmt: skip
-    for axis in axes:
-        if not np.allclose(axis_of(**axis), wavelength[slice(*axis["slice"])], rtol=0, atol=1e-6):
-            raise ModelError("the emulator stores uniform wavelength steps only: resample the grid on import")
-    return axes
-
-
-def physics_of(header: Mapping[str, Any]) -> dict[str, Any]:
-    """The physics of the grid in the header of an emulator."""
-    grid = header.get("grid", {})
-    physics = {key: value for key, value in grid.get("provenance", {}).items() if not isinstance(value, list)}
-    code = f"emulator of {physics.get('code', 'an unknown code')} (grid {grid.get('hash', 'unknown')})"
-    return {**physics, "code": code}
-
-
-def refuse_beyond(bounds: np.ndarray, names: Sequence[str], labels: torch.Tensor) -> None:
-    """Raises ``ModelError`` for labels ``(n, n_labels)`` beyond ``bounds`` by more than rounding."""
-    if labels.device.type == "meta":
-        return
-    values = labels.detach().double()
-    low, high = torch.as_tensor(bounds, dtype=torch.float64, device=labels.device).T
-    rounding = 1e-6 * (high - low) + 1e-6 * high.abs()
-    beyond = ~((values >= low - rounding) & (values <= high + rounding))  # NaN is beyond, too
-    if bool(beyond.any()):
-        star, k = beyond.nonzero()[0].tolist()
-        raise ModelError(
-            f"{names[k]} = {float(values[star, k]):g} of star {star} is beyond the emulator's bounds "
-            f"{bounds[k][0]:g} to {bounds[k][1]:g}"
-        )

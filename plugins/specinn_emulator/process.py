@@ -23,7 +23,8 @@ from scipy.sparse import coo_array
 
 from specinn.plugins import ModelError, Synthesizer, fitting, save_weights
 
-from .emulator import FORMAT, axes_of, axis_of, features, physics_of, refuse_beyond
+from .header import FORMAT, axes_of, axis_of, physics_of
+from .labels import features, refuse_beyond
 
 __all__ = ["Process", "ProcessEmulator", "Window", "flux_of", "inputs", "root_of", "windows_of"]
 

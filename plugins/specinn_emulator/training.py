@@ -19,7 +19,8 @@ from specinn.grids import Grid, load
 from specinn.spectra.resample import resampling_matrix
 from specinn.training.checkpoint import fingerprint, load_checkpoint, one_cycle, save_checkpoint
 
-from .emulator import CoefficientNetwork, Emulator, blocks_of, features
+from .emulator import CoefficientNetwork, Emulator, blocks_of
+from .labels import features
 from .process import ProcessEmulator
 from .process_training import ProcessConfig, fit_windows, standardised
 
