@@ -16,26 +16,14 @@ from torch import nn
 from specinn.plugins import ModelError, Synthesizer, fitting, load_weights, save_weights, structure
 
 from . import BUNDLED
+from .header import FORMAT, axes_of, axis_of, physics_of
+from .labels import features
+from .process import ProcessEmulator
 
-FORMAT = "specinn emulator"
 _PLAIN = ("center", "spread", "mean", "basis", "scale")  # the tensors beside the network's
 # Components of an arm that a file holds as float16; the others are int8, of a step for each. On held-out
 # spectra at R = 20 000 that changes the flux by 1.5e-4 (blue), 8e-5 and 6e-5 (rms, median star).
 _LEADING = 64
-
-
-def features(values: torch.Tensor, names: tuple[str, ...]) -> torch.Tensor:
-    """The variables in which spectra are smooth: 5040 K / Teff, and abundances as [X/H] = [X/Fe] + [Fe/H]."""
-    columns = []
-    fe_h = values[..., names.index("fe_h")]
-    for i, name in enumerate(names):
-        column = values[..., i]
-        if name == "teff":
-            column = 5040.0 / column
-        elif name.endswith("_fe"):
-            column = column + fe_h
-        columns.append(column)
-    return torch.stack(columns, dim=-1)
 
 
 class CoefficientNetwork(nn.Module):
@@ -93,7 +81,7 @@ class Emulator(Synthesizer):
     )
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], labels: Sequence[str]) -> Emulator:
+    def from_config(cls, config: Mapping[str, Any], labels: Sequence[str]) -> Any:
         """With the weights in the file ``path``, by default the bundled ones."""
         settings = structure(dict(config), Settings, "[synthesizer]")
         return cls.load(Path(settings.path) if settings.path else None)
@@ -101,17 +89,16 @@ class Emulator(Synthesizer):
     @property
     def provenance(self) -> Mapping[str, Any]:  # type: ignore[override]
         """The physics of the grid that it was trained on."""
-        grid = self.header.get("grid", {})
-        told = grid.get("provenance", {}).items()
-        physics = {key: value for key, value in told if not isinstance(value, list)}
-        code = f"emulator of {physics.get('code', 'an unknown code')} (grid {grid.get('hash', 'unknown')})"
-        return {**physics, "code": code}
+        return physics_of(self.header)
 
     @classmethod
-    def load(cls, path: Path | None = None, device: str = "cpu") -> Emulator:
-        """Read weights that :meth:`save` wrote; without a path the bundled ones."""
+    def load(cls, path: Path | None = None, device: str = "cpu") -> Any:
+        """Read weights that :meth:`save` wrote, or those of a ``ProcessEmulator``, which is returned then;
+        without a path the bundled ones."""
         path = BUNDLED if path is None else Path(path)
         tensors, header = load_weights(path, FORMAT)
+        if "windows" in header:
+            return ProcessEmulator.of(tensors, header, path).to(device)
         with fitting(path):
             network = CoefficientNetwork(**header["network"])
             stored = {
@@ -129,7 +116,7 @@ class Emulator(Synthesizer):
             return cls(
                 labels=tuple(header["labels"]),
                 bounds=np.array(header["bounds"]),
-                wavelength=np.concatenate([np.array(_axis(**axis)) for axis in header["axes"]]),
+                wavelength=np.concatenate([axis_of(**axis) for axis in header["axes"]]),
                 arms=arms,
                 resolving_power=header["resolving_power"],
                 medium=header["medium"],
@@ -145,19 +132,9 @@ class Emulator(Synthesizer):
         half = {f"network.{k}": v.half() for k, v in self.network.state_dict().items()}
         half |= _packed(self.basis, self.blocks) if len(self.blocks) > 1 else {"basis": self.basis.half()}
         exact = {"center": self.center, "spread": self.spread, "mean": self.mean, "scale": self.scale}
-        axes: list[dict[str, Any]] = [
-            {"name": name, "slice": [arm.start, arm.stop], "first": float(self.wavelength[arm][0]),
-             "last": float(self.wavelength[arm][-1])}
-            for name, arm in self.arms.items()
-        ]  # fmt: skip
-        for axis in axes:
-            if not np.allclose(_axis(**axis), self.wavelength[slice(*axis["slice"])], rtol=0, atol=1e-6):
-                raise ModelError(
-                    "the emulator stores uniform wavelength steps only: resample the grid on import"
-                )
-        header = {**self.header, "format": FORMAT, "version": 1, "labels": list(self.labels), "axes": axes,
-                  "bounds": self.bounds.tolist(), "resolving_power": self.resolving_power,
-                  "medium": self.medium}  # fmt: skip
+        header = {**self.header, "format": FORMAT, "version": 1, "labels": list(self.labels),
+                  "axes": axes_of(self.wavelength, self.arms), "bounds": self.bounds.tolist(),
+                  "resolving_power": self.resolving_power, "medium": self.medium}  # fmt: skip
         save_weights(path, half | exact, header)
 
     def coefficients(self, labels: torch.Tensor) -> torch.Tensor:
@@ -246,7 +223,3 @@ def _unpacked(tensors: Mapping[str, torch.Tensor], blocks: Sequence[tuple[slice,
         fine = tensors[f"fine.{i}"].float() * tensors[f"step.{i}"]
         basis[: rows.stop - rows.start, pixels] = torch.cat([tensors[f"basis.{i}"].float(), fine])
     return basis
-
-
-def _axis(first: float, last: float, slice: list[int], name: str) -> np.ndarray:
-    return np.linspace(first, last, slice[1] - slice[0])

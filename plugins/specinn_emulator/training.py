@@ -19,7 +19,10 @@ from specinn.grids import Grid, load
 from specinn.spectra.resample import resampling_matrix
 from specinn.training.checkpoint import fingerprint, load_checkpoint, one_cycle, save_checkpoint
 
-from .emulator import CoefficientNetwork, Emulator, blocks_of, features
+from .emulator import CoefficientNetwork, Emulator, blocks_of
+from .labels import features
+from .process import ProcessEmulator
+from .process_training import ProcessConfig, fit_windows, standardised
 
 RESOLVING_POWER = 20_000.0  # at which errors are reported
 _FLOOR = 1e-6  # mean squared flux error below which a star needs no more attention: (1e-3)^2
@@ -47,19 +50,22 @@ class TrainingConfig:
 
 @attrs.frozen
 class Config:
-    """The TOML of an emulator: ``grid`` is a list of files or folders; sizes; schedule."""
+    """The TOML of an emulator: ``grid`` is a list of files or folders; either ``process``, of windows, or
+    sizes and schedule of a network."""
 
     grid: list[str]
+    process: ProcessConfig | None = None
     network: NetworkConfig = attrs.field(factory=NetworkConfig)
     training: TrainingConfig = attrs.field(factory=TrainingConfig)
 
 
 def train(
     config: Mapping[str, Any], folder: Path, progress: Callable[[dict[str, Any]], None] = lambda state: None
-) -> Emulator:
-    """Train on the grid's training split; checkpoints in ``folder`` let an interrupted training resume.
+) -> Any:
+    """Train on the grid's training split: ``ProcessEmulator`` with a table ``process``, else ``Emulator``.
 
-    The header of the result carries the errors on the test split (see :func:`held_out_errors`).
+    Checkpoints in ``folder`` let an interrupted training resume. The header of the result carries the errors
+    on the test split (see :func:`held_out_errors`).
     """
     settings = structure(dict(config), Config, "emulator configuration")
     grid = load([Path(p) for p in settings.grid])
@@ -69,6 +75,51 @@ def train(
             f"the grid has {len(grid)} models with the labels {', '.join(grid.labels)}: training needs fe_h "
             "among them, and enough models to keep some for the test"
         )
+    about = {
+        "grid": {"hash": grid.hash, "models": len(grid), "provenance": dict(grid.provenance)},
+        "versions": {"specinn": specinn.__version__, "torch": torch.__version__},
+    }
+    emulator: Emulator | ProcessEmulator
+    if settings.process is not None:
+        emulator = _process(grid, rows, settings.process, about, folder, progress)
+    else:
+        emulator = _network(grid, rows, settings, about, folder, progress)
+    emulator.header["metrics"] = held_out_errors(emulator, grid)
+    return emulator
+
+
+def _process(
+    grid: Grid,
+    rows: np.ndarray,
+    plan: ProcessConfig,
+    about: Mapping[str, Any],
+    folder: Path,
+    progress: Callable[[dict[str, Any]], None],
+) -> ProcessEmulator:
+    stars, center, spread = standardised(torch.as_tensor(grid.values[rows]), grid.labels)
+    return ProcessEmulator(
+        labels=grid.labels,
+        bounds=np.stack([grid.values.min(0), grid.values.max(0)], axis=1),
+        wavelength=grid.wavelength,
+        arms=dict(grid.arms),
+        resolving_power=grid.resolving_power,
+        medium=grid.medium,
+        center=center,
+        spread=spread,
+        stars=stars,
+        windows=fit_windows(grid, rows, stars, plan, folder, progress),
+        header={**about, "process": attrs.asdict(plan)},
+    )
+
+
+def _network(
+    grid: Grid,
+    rows: np.ndarray,
+    settings: Config,
+    about: Mapping[str, Any],
+    folder: Path,
+    progress: Callable[[dict[str, Any]], None],
+) -> Emulator:
     blocks = _blocks(grid, settings.network, len(rows))
     torch.manual_seed(settings.training.seed)
     mean, basis, coefficients = _components(grid, rows, blocks)
@@ -82,7 +133,7 @@ def train(
     weight = torch.cat([scale[rows] ** 2 / (pixels.stop - pixels.start) for rows, pixels in blocks])
     network = _fit(x, target, weight, blocks, settings, grid.hash, folder, progress)
 
-    emulator = Emulator(
+    return Emulator(
         labels=grid.labels,
         bounds=np.stack([grid.values.min(0), grid.values.max(0)], axis=1),
         wavelength=grid.wavelength,
@@ -105,13 +156,10 @@ def train(
                 "depth": settings.network.depth,
                 "members": settings.network.members,
             },
-            "grid": {"hash": grid.hash, "models": len(grid), "provenance": dict(grid.provenance)},
             "training": attrs.asdict(settings.training),
-            "versions": {"specinn": specinn.__version__, "torch": torch.__version__},
+            **about,
         },
     )
-    emulator.header["metrics"] = held_out_errors(emulator, grid)
-    return emulator
 
 
 Blocks = tuple[tuple[slice, slice], ...]
@@ -206,7 +254,9 @@ def _fit(
     return network
 
 
-def degrading_operators(emulator: Emulator, resolving_power: float) -> list[tuple[slice, Any]]:
+def degrading_operators(
+    emulator: Emulator | ProcessEmulator, resolving_power: float
+) -> list[tuple[slice, Any]]:
     """One operator per arm, to R and two pixels per resolution element, slightly inside the arm."""
     out = []
     for arm in emulator.arms.values():
@@ -217,12 +267,12 @@ def degrading_operators(emulator: Emulator, resolving_power: float) -> list[tupl
     return out
 
 
-def residuals(emulator: Emulator, grid: Grid, rows: np.ndarray) -> np.ndarray:
+def residuals(emulator: Emulator | ProcessEmulator, grid: Grid, rows: np.ndarray) -> np.ndarray:
     """Emulated minus real flux ``(n_rows, n_pix)`` at the grid's resolving power."""
     return np.concatenate([emulator(grid.values[part]) - flux for part, flux in grid.blocks(rows)])
 
 
-def held_out_errors(emulator: Emulator, grid: Grid) -> dict[str, Any]:
+def held_out_errors(emulator: Emulator | ProcessEmulator, grid: Grid) -> dict[str, Any]:
     """Flux errors on the test split after degrading to R = 20 000.
 
     Root mean square over pixels, per star: quantiles over stars of all and by arm, medians in bins of Teff

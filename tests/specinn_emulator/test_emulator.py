@@ -10,7 +10,8 @@ import pytest
 import tiny_grid
 import torch
 from specinn_emulator import BUNDLED, specinn_synthesizers
-from specinn_emulator.emulator import CoefficientNetwork, Emulator, features
+from specinn_emulator.emulator import CoefficientNetwork, Emulator
+from specinn_emulator.labels import features
 from specinn_emulator.training import degrading_operators, held_out_errors, residuals, train
 from typer.testing import CliRunner
 
