@@ -19,7 +19,7 @@ from specinn_turbospectrum.enhancement import SHIPPED
 from specinn_turbospectrum.kurucz import KuruczModels
 
 ALPHA = 0.4
-TEFF = np.arange(3500.0, 8001.0, 250.0)
+TEFF = np.arange(3750.0, 8001.0, 250.0)  # dwarfs of 3500 K are too uneven
 LOGG = np.arange(0.0, 5.1, 0.5)
 FE_H = np.arange(-2.5, 0.6, 0.5)
 LG_TAU = np.arange(-5.0, 2.1, 0.25)
