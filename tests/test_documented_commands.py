@@ -34,9 +34,7 @@ def test_commands():
 def test_every_option_is_in_the_reference(path):
     context = CONTEXTS[path]
     assert context.command.help and not context.command.hidden
-    result = re.search(
-        rf"^```{{program}} {path}\n(.*?)(?=^#|\Z)", commands(), re.DOTALL | re.MULTILINE
-    )
+    result = re.search(rf"^```{{program}} {path}\n(.*?)(?=^#|\Z)", commands(), re.DOTALL | re.MULTILINE)
     names = set(re.findall(r"(?<=[ ,])--?[a-z][\w-]*", " ".join(re.findall(r"{option}(.*)", result[1]))))
     assert names == set(options_of(context))
     for parameter in context.command.params:
