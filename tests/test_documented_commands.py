@@ -1,5 +1,6 @@
 """Every command and option is in the reference, and the commands of the documentation are right, and run."""
 
+import functools
 import re
 import shlex
 from itertools import pairwise
@@ -13,6 +14,7 @@ from specinn.cli import main
 
 UsageError = typer.BadParameter.__mro__[1]
 SPAN = r"(?<!`)`(specinn [^`]+)`(?!`)"  # in a sentence
+commands = functools.cache(reference.commands)
 CONTEXTS = {reference.path_of(context): context for context in reference.command_tree()}
 COMMANDS = {path: c for path, c in CONTEXTS.items() if not hasattr(c.command, "commands")}
 
@@ -32,9 +34,7 @@ def test_commands():
 def test_every_option_is_in_the_reference(path):
     context = CONTEXTS[path]
     assert context.command.help and not context.command.hidden
-    result = re.search(
-        rf"^```{{program}} {path}\n(.*?)(?=^#|\Z)", reference.commands(), re.DOTALL | re.MULTILINE
-    )
+    result = re.search(rf"^```{{program}} {path}\n(.*?)(?=^#|\Z)", commands(), re.DOTALL | re.MULTILINE)
     names = set(re.findall(r"(?<=[ ,])--?[a-z][\w-]*", " ".join(re.findall(r"{option}(.*)", result[1]))))
     assert names == set(options_of(context))
     for parameter in context.command.params:

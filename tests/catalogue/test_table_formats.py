@@ -62,6 +62,7 @@ def test_D6_votable_has_units_ucds_and_nulls(table: Table, tmp_path: Path, suffi
     assert plain["flag_bad"].tolist() == [False, False, True]
 
 
+@pytest.mark.slow
 def test_D6_votable_is_valid_but_for_the_unit_dex(table: Table, tmp_path: Path) -> None:
     import warnings
 

@@ -564,6 +564,7 @@ def test_errors_of_lines_alike_stars_show_are_taken_off(setup):
         errors.measured, errors.options = before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -592,6 +593,7 @@ def test_wrong_keys_are_named_with_their_path(recipe, plugins, change, words):
         prepare({**recipe(), **change}, plugins)
 
 
+@pytest.mark.slow
 def test_things_that_are_not_there_are_errors(recipe, plugins, tmp_path):
     with pytest.raises(PluginError, match="no instrument is called 'tinny'; did you mean 'tiny'"):
         prepare(recipe(instrument="tinny"), plugins)
@@ -605,6 +607,7 @@ def test_things_that_are_not_there_are_errors(recipe, plugins, tmp_path):
         prepare(recipe(emulator=str(tmp_path / "none")), plugins)
 
 
+@pytest.mark.slow
 def test_an_emulator_of_other_labels_is_an_error(recipe, plugins, tmp_path):
     grid = tiny_grid.make_grid(60)
     attrs.evolve(grid, labels=(*grid.labels[:-1], "li_fe")).save(tmp_path / "other.h5")
@@ -639,6 +642,7 @@ def calibrated(folder):
     return star, tiny_grid.plugins(folder, readers=specinn_instruments)
 
 
+@pytest.mark.slow
 def test_residuals_of_a_calibrator_mask_what_models_do_not_have(recipe, calibrated):
     star, plugins = calibrated
     setup = prepare(recipe(calibrators=[star]), plugins)
@@ -656,6 +660,7 @@ def test_residuals_of_a_calibrator_mask_what_models_do_not_have(recipe, calibrat
     assert header[0]["name"] == "Sun" and header[0]["rms"] > 0
 
 
+@pytest.mark.slow
 def test_lines_that_no_star_has_are_masked_with_their_wings(recipe, calibrated):
     star, plugins = calibrated
     setup = prepare(recipe(calibrators=[star]), plugins)
@@ -703,6 +708,7 @@ def test_calibrators_disturb_the_simulation(recipe, calibrated, setup):
         errors.options = before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -222,6 +222,7 @@ def test_an_incomplete_file_is_an_error(emulator, tmp_path, lost):
 # Training ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_training_resumes_after_the_last_whole_window(emulator, grid_file, tmp_path, grid):
     class Stop(Exception):
         pass

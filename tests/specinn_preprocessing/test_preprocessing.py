@@ -49,7 +49,7 @@ def model(wavelength, resolving_power, velocity=0.0, strength=1.0):
     flux = np.ones(wavelength.size)
     sigma = np.hypot(5.0, C_KMS / FWHM_PER_SIGMA / resolving_power)
     for centre, depth in zip(doppler(LINES, velocity), DEPTHS, strict=True):
-        near = np.abs(wavelength - centre) < 3.0
+        near = slice(*np.searchsorted(wavelength, [centre - 3.0, centre + 3.0]))
         v = C_KMS * np.log(wavelength[near] / centre)
         flux[near] *= 1.0 - strength * depth * 5.0 / sigma * np.exp(-0.5 * (v / sigma) ** 2)
     return flux

@@ -33,6 +33,7 @@ def model(teff: float, logg: float, fe_h: float, at: float = 0.0) -> Atmosphere:
     return Atmosphere(teff, logg, fe_h, DEPTHS, structure, at)
 
 
+@pytest.mark.slow
 @given(
     st.floats(2500.0, 8000.0),
     st.floats(-0.5, 5.5),
