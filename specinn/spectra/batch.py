@@ -157,7 +157,11 @@ class SpectrumBatch:
             if isinstance(fields.get("resolving_power"), np.ndarray):
                 fields["resolving_power"] = fields["resolving_power"][::-1]
         _check_wavelengths(wavelength, arms)
-        sigma, mask = _usable(flux, sigma, mask, arms)
+        positive = np.isfinite(sigma) & (sigma > 0)
+        has_errors = positive.any(axis=1)[:, None]
+        sigma = np.where(has_errors, sigma, np.nan)  # errors of zero throughout are errors not known
+        mask = mask | ~np.isfinite(flux) | (has_errors & ~positive)
+        _mask_unusable(mask, flux, sigma, arms)
         meta = fields.pop("meta", None)
         if meta is None:
             meta = _names(ids, path, len(flux))
@@ -317,19 +321,12 @@ def _check_shapes(
         raise ReadError(f"sigma {sigma.shape} and mask {mask.shape} must have the shape of flux {flux.shape}")
 
 
-def _usable(
-    flux: np.ndarray, sigma: np.ndarray, mask: np.ndarray, arms: Mapping[str, slice]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Errors, NaN for spectra without any, and the mask with the pixels that are not measurements."""
-    positive = np.isfinite(sigma) & (sigma > 0)
-    has_errors = positive.any(axis=1)
-    sigma = np.where(has_errors[:, None], sigma, np.nan)  # errors of zero throughout are errors not known
-    mask = mask | ~np.isfinite(flux) | (has_errors[:, None] & ~positive)
+def _mask_unusable(mask: np.ndarray, flux: np.ndarray, sigma: np.ndarray, arms: Mapping[str, slice]) -> None:
+    """Mask, in place, runs of one value and pixels whose errors say that they were not measured."""
     with np.errstate(over="ignore", invalid="ignore"):  # of numbers near the largest that there are
         for arm in arms.values():
             mask[:, arm] |= constant_runs(flux[:, arm], mask[:, arm])
         mask |= hopeless_errors(flux, sigma, mask)
-    return sigma, mask
 
 
 def _names(ids: Sequence[str] | None, path: str, n: int) -> Table:

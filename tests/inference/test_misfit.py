@@ -64,7 +64,8 @@ class Blind:
 def test_D9_values_of_another_star_are_flagged_without_strangeness(pipeline, plugins, model, other):
     dwarf, star = (specinn.read(EXAMPLES / f"{name}.fits")[0] for name in ("dwarf-g", other))
     options, check = RunOptions(samples=1024), plugins.load("synthesizer", "emulator").load()
-    blind = Blind(model, pipeline(star).summary)
+    values = Pipeline(model, plugins, RunOptions(samples=1024, synthetic=True))(star).summary  # lithium, too
+    blind = Blind(model, values)
     checked = Pipeline(blind, plugins, options, check=check)
     assert not checked(star).meta["flags"][0] & Flag.MODEL_MISFIT
     meta = checked(dwarf).meta

@@ -31,7 +31,7 @@ def open_stars(
     for star in simulator(files, rows=rows, format=format):
         if isinstance(star, Resimulation):
             entry = simulator.catalogue[star.row]
-            best = [float(entry[name]) for name in simulator.labels.names]
+            best = [float(np.ma.filled(entry[name], np.nan)) for name in simulator.labels.names]
             opened[star.row] = spectrum(star) | {"corner": corner(star.samples, best)}
             if "n_epochs" in entry.colnames and entry["n_epochs"] > 1:  # then the samples are of one of them
                 note = f"One of {entry['n_epochs']} spectra; the values and the model are of all together"
@@ -72,13 +72,14 @@ def arms(simulator: Resimulator) -> dict[str, Any]:
 
 def corner(samples: np.ndarray, best: Sequence[float]) -> dict[str, Any] | None:
     """Marginal distributions of accepted samples ``(n, n_labels)``, and of each pair of labels the smallest
-    regions that hold :data:`LEVELS` of them; None where there are too few samples to tell."""
+    regions that hold :data:`LEVELS` of them; None where there are too few samples to tell. ``best`` is NaN
+    where a catalogue has masked the value."""
     if len(samples) < 100:
         return None
     from scipy.ndimage import gaussian_filter
 
     low, high = np.quantile(samples, [0.004, 0.996], axis=0)
-    low, high = np.minimum(low, best), np.maximum(high, best)
+    low, high = np.fmin(low, best), np.fmax(high, best)
     room = np.maximum(0.1 * (high - low), 1e-6 * np.maximum(np.abs(high), 1.0))
     low, high = low - room, high + room
     edges = np.linspace(low, high, BINS + 1)
@@ -98,7 +99,8 @@ def corner(samples: np.ndarray, best: Sequence[float]) -> dict[str, Any] | None:
     with np.errstate(invalid="ignore", divide="ignore"):
         together = np.atleast_2d(np.corrcoef(samples, rowvar=False))
     return {
-        "low": low.tolist(), "high": high.tolist(), "best": list(best),
+        "low": low.tolist(), "high": high.tolist(),
+        "best": [value if np.isfinite(value) else None for value in best],
         "ones": text(np.concatenate(ones)), "pairs": text(np.concatenate(pairs or [np.empty(0, np.uint8)])),
         "together": text(together.astype("<f4")),
     }  # fmt: skip

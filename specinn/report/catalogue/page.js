@@ -372,9 +372,9 @@ function drawCorner() {
       }
       const panel = { type: "rect", x0: p, x1: p + WIDE, y0: base, y1: base + WIDE, line: { color: t.rule, width: 1 }, layer: "below" };
       const upright = { type: "line", x0: p + at(c.best[j], j), x1: p + at(c.best[j], j), y0: base, y1: base + (p === q ? 0.8 : WIDE), line: { color: t.orange, width: 1.2 } };
-      shapes.push(...(p === q ? [] : [panel]), upright);
+      shapes.push(...(p === q ? [] : [panel]), ...(c.best[j] === null ? [] : [upright]));
       if (p === q) return;
-      shapes.push({ ...upright, x0: p, x1: p + WIDE, y0: base + at(c.best[i], i), y1: base + at(c.best[i], i) });
+      if (c.best[i] !== null) shapes.push({ ...upright, x0: p, x1: p + WIDE, y0: base + at(c.best[i], i), y1: base + at(c.best[i], i) });
       for (let a = 0; a < BINS; a++) for (let b = 0; b < BINS; b++) {
         const shade = i > j ? shades(i, j, a, b) : shades(j, i, b, a);
         if (shade) z[base * CELLS + a][p * CELLS + b] = shade;
