@@ -25,7 +25,7 @@ LABELS = (
     "ca_fe", "c_fe", "mg_fe", "mn_fe", "n_fe", "si_fe", "ti_fe", "a_li", "o_fe", "na_fe", "al_fe", "v_fe",
     "cr_fe", "co_fe", "ni_fe", "sr_fe", "y_fe", "zr_fe", "ba_fe", "ce_fe", "eu_fe",
 )  # fmt: skip
-ALPHA = ("mg_fe", "si_fe", "ca_fe", "ti_fe")  # whose mean the other alpha elements follow
+_ALPHA = ("mg_fe", "si_fe", "ca_fe", "ti_fe")  # whose mean the other alpha elements follow
 _FOLLOW = ("O", "Ne", "S", "Ar")
 
 
@@ -50,15 +50,19 @@ def element_of(label: str) -> str:
     return element.capitalize() if reference == "fe" and element != "fe" else ""
 
 
+def alpha_fe(labels: Mapping[str, float]) -> float:
+    """The mean of the alpha elements among the labels of a star, 0 without any."""
+    ratios = [labels[name] for name in _ALPHA if name in labels]
+    return float(np.mean(ratios)) if ratios else 0.0
+
+
 def log_eps(labels: Mapping[str, float]) -> dict[int, float]:
     """By atomic number the abundances of all elements of :data:`SOLAR`; those that are not labels have
     [X/Fe] = 0, but O, Ne, S and Ar follow the mean of the alpha elements that are labels."""
     fe_h = labels["fe_h"]
     ratio = {element_of(name): value for name, value in labels.items() if element_of(name)}
-    alpha = [labels[name] for name in ALPHA if name in labels]
-    if alpha:
-        for element in _FOLLOW:
-            ratio.setdefault(element, float(np.mean(alpha)))
+    for element in _FOLLOW:
+        ratio.setdefault(element, alpha_fe(labels))
     abundances = {ATOMIC_NUMBER[name]: sun + fe_h + ratio.get(name, 0.0) for name, sun in SOLAR.items()}
     if "a_li" in labels:
         abundances[ATOMIC_NUMBER["Li"]] = labels["a_li"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import attrs
@@ -10,17 +9,10 @@ import h5py
 import numpy as np
 from scipy.interpolate import RegularGridInterpolator
 
-from specinn_turbospectrum.abundances import ALPHA
 from specinn_turbospectrum.atmospheres import Atmosphere
 from specinn_turbospectrum.installation import sha256
 
 SHIPPED = Path(__file__).with_name("enhancement.h5")
-
-
-def alpha_fe(star: Mapping[str, float]) -> float:
-    """The mean of the alpha elements among the labels of a star, 0 without any."""
-    ratios = [star[name] for name in ALPHA if name in star]
-    return float(np.mean(ratios)) if ratios else 0.0
 
 
 class Enhancement:

@@ -24,7 +24,7 @@ from specinn_turbospectrum.atmospheres import Atmosphere, Atmospheres
 from specinn_turbospectrum.corrections import SHIPPED, Corrections
 from specinn_turbospectrum.departures import DepartureGrid, Departures, read_departures
 from specinn_turbospectrum.enhancement import SHIPPED as ENHANCEMENT
-from specinn_turbospectrum.enhancement import Enhancement, alpha_fe
+from specinn_turbospectrum.enhancement import Enhancement
 from specinn_turbospectrum.installation import BLUE, GAIA_ESO, HYDROGEN, Installation
 from specinn_turbospectrum.linelists import ATOMIC_NUMBER, ENDS, Species, cut_hydrogen, select, write
 from specinn_turbospectrum.runner import Star, Window, synthesise
@@ -277,7 +277,7 @@ class Turbospectrum(Synthesizer):
                 raise SynthesisError("a label is not a finite number")
             atmosphere = self._atmospheres(star["teff"], star["logg"], star["fe_h"])
             if self._enhancement is not None:
-                atmosphere = self._enhancement(atmosphere, alpha_fe(star))
+                atmosphere = self._enhancement(atmosphere, abundances.alpha_fe(star))
             if not self.settings.all_depths:
                 atmosphere = atmosphere.on_depths(_LG_TAU)
             elements = abundances.log_eps(star)

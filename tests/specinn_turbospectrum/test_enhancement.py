@@ -11,9 +11,9 @@ import pytest
 from astropy.table import Table
 from hypothesis import given
 from hypothesis import strategies as st
-from specinn_turbospectrum.abundances import LABELS
+from specinn_turbospectrum.abundances import LABELS, alpha_fe
 from specinn_turbospectrum.atmospheres import Atmosphere, Atmospheres
-from specinn_turbospectrum.enhancement import Enhancement, alpha_fe
+from specinn_turbospectrum.enhancement import Enhancement
 from specinn_turbospectrum.kurucz import KuruczModels
 from specinn_turbospectrum.synthesizer import Settings, Turbospectrum
 
@@ -41,8 +41,7 @@ def model(teff: float, logg: float, fe_h: float, at: float = 0.0) -> Atmosphere:
     st.floats(-0.6, 1.0),
     st.floats(-0.4, 0.4),
 )
-def test_linear_in_alpha_everywhere(teff, logg, fe_h, alpha, at):
-    enhancement = Enhancement()
+def test_linear_in_alpha_everywhere(enhancement, teff, logg, fe_h, alpha, at):
     base = model(teff, logg, fe_h, at)
     assert np.array_equal(enhancement(base, at).structure, base.structure)
     once = enhancement(base, alpha)
