@@ -37,14 +37,6 @@ TRUTH = np.array([[5772.0, 4.44, 0.0, 2.05], [4500.0, 2.0, -1.2, 2.0], [6500.0, 
 OPTIONS = ("-i", "toy", "--samples", 1100, "-q")
 
 
-@pytest.fixture(scope="module")
-def plugins(tmp_path_factory: pytest.TempPathFactory) -> Plugins:
-    path = tmp_path_factory.mktemp("model") / "toy.safetensors"
-    fake_plugin.Toy.train({}, path.parent, lambda state: None).save(path)
-    fake_plugin.MODELS["toy-model"] = path
-    return Plugins(entry=[], extra={"fake": fake_plugin})
-
-
 @pytest.fixture
 def stars(tmp_path: Path) -> list[Path]:
     """Three files of one star each, at a S/N at which teff is known to 130 K."""

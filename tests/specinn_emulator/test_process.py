@@ -13,25 +13,12 @@ from specinn_emulator.process import Process, ProcessEmulator, flux_of, inputs, 
 from specinn_emulator.training import train
 
 from specinn.errors import ConfigError, ModelError
-from specinn.grids import Grid
 from specinn.spectra.resample import resampling_operator
 from specinn.testing import check_synthesizer
 from specinn.weights import load_weights, save_weights
 
 PLAN = {"components": {"green": 60, "red": 50}, "window": 40.0, "stars": 100, "steps": 8}
 CNO = ("teff", "logg", "fe_h", "vmic", "c_fe", "n_fe", "o_fe")
-
-
-@pytest.fixture(scope="module")
-def grid_file(tmp_path_factory):
-    path = tmp_path_factory.mktemp("grid") / "tiny.h5"
-    tiny_grid.make_grid().save(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def grid(grid_file):
-    return Grid.open(grid_file)
 
 
 @pytest.fixture(scope="module")
