@@ -13,6 +13,7 @@ __all__ = [
     "FWHM_PER_SIGMA",
     "air_to_vacuum",
     "doppler",
+    "is_length",
     "lsf_sigma_kms",
     "refractive_index",
     "to_angstrom",
@@ -28,12 +29,37 @@ _ANGSTROM_PER = {"angstrom": 1.0, "angstroms": 1.0, "ang": 1.0, "a": 1.0, "å": 
 
 
 def to_angstrom(values: np.ndarray, unit: str) -> np.ndarray:
-    """``values`` of any shape in ``unit`` (Angstrom, nm, um, m) as Angstrom. ``ReadError`` for others."""
+    """``values`` of any shape in ``unit`` as Angstrom: a length, or a wavenumber, frequency or energy, whose
+    wavelengths are those in vacuum. Raises ``ReadError`` for other units.
+
+    >>> to_angstrom([15_000.0], "1/cm").round(2)
+    array([6666.67])
+    """
+    factor = _ANGSTROM_PER.get(unit.strip().lower())
+    if factor is not None:
+        return np.asarray(values, dtype=float) * factor
+    from astropy import units as u
+
     try:
-        return np.asarray(values, dtype=float) * _ANGSTROM_PER[unit.strip().lower()]
-    except KeyError:
-        units = "Angstrom, nm, um, m"
-        raise ReadError(f"unknown wavelength unit {unit!r}: expected one of {units}") from None
+        with np.errstate(divide="ignore"):
+            out: np.ndarray = u.Quantity(values, u.Unit(unit), dtype=float).to_value(u.AA, u.spectral())
+    except (u.UnitConversionError, ValueError, TypeError):
+        raise ReadError(
+            f"unknown wavelength unit {unit!r}: expected one of Angstrom, nm, um, m, 1/cm, THz"
+        ) from None
+    return out
+
+
+def is_length(unit: str) -> bool:
+    """Whether wavelengths in ``unit`` are lengths; others, such as frequencies, are those in vacuum."""
+    if not unit.strip() or unit.strip().lower() in _ANGSTROM_PER:
+        return True
+    from astropy import units as u
+
+    try:
+        return bool(u.Unit(unit).is_equivalent(u.m))
+    except (ValueError, TypeError):
+        return True
 
 
 def refractive_index(vacuum: np.ndarray) -> np.ndarray:
