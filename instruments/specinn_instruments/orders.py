@@ -111,6 +111,9 @@ def merge_orders(
         if keep.any():
             parts.append(_combined(i, keep, orders, weights, reach))
     wave, flux, sigma, mask = (np.concatenate(arrays, axis=-1) for arrays in zip(*parts, strict=True))
+    if (np.diff(wave) <= 0).any():  # of slices of one order, each may reach farther at one end
+        wave, first = np.unique(wave, return_index=True)
+        flux, sigma, mask = flux[:, first], sigma[:, first], mask[:, first]
     return wave, flux, None if orders[0].sigma is None else sigma, mask, _stretches(wave)
 
 
