@@ -98,7 +98,7 @@ class Pipeline:
         """Infer every spectrum of the batch. Never raises for a spectrum: it is flagged, with a message."""
         batch = self._prepare(batch)
         try:
-            return self._infer(self._preprocess(batch))
+            return _with_range(self._infer(self._preprocess(batch)), batch)
         except Exception as error:
             low = isinstance(error, ReadError) and self._resolution_low(batch)
             if len(batch) > 1 and not low:  # one spectrum must not cost its companions theirs
@@ -315,6 +315,16 @@ class Pipeline:
             raise_flag(flags, (present & (snr < low)).any(axis=1), Flag.SNR_LOW)
             raise_flag(flags, (present & (snr > high)).any(axis=1), Flag.SNR_HIGH)
         return flags
+
+
+def _with_range(result: Result, batch: SpectrumBatch) -> Result:
+    """Where no arm is covered, messages say what is: nm may have been taken for Angstrom."""
+    flags = np.asarray(result.meta["flags"])
+    for row in np.flatnonzero(flags & Flag.NO_OVERLAP):
+        good = batch.wavelength[~batch.mask[row]]
+        has = f"has some from {good.min():g} to {good.max():g}" if good.size else "has none"
+        result.meta["message"][row] = f"{result.meta['message'][row]}; the spectrum {has}"
+    return result
 
 
 def _rows(spectra: Any, rows: np.ndarray) -> Any:
