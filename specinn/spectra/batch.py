@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, cast, get_args
@@ -12,8 +13,8 @@ from astropy.table import Table, vstack
 
 from specinn.errors import ReadError, SpectrumWarning
 from specinn.instruments import Medium
-from specinn.spectra.pixels import ABSURD_SNR, constant_runs, hopeless_errors
-from specinn.wavelengths import to_angstrom, to_medium
+from specinn.spectra.pixels import ABSURD_SNR, constant_runs, hopeless_errors, sentinels
+from specinn.wavelengths import is_length, to_angstrom, to_medium
 
 __all__ = ["SpectrumBatch", "as_medium", "snr_per_angstrom", "warn_of_snr"]
 
@@ -108,8 +109,9 @@ class SpectrumBatch:
 
         The masks of masked arrays count, also of sigma and wavelength (those pixels are left out). Masked are
         flux that is not finite, errors that are not positive, errors far above those of their neighbourhood
-        (:func:`specinn.spectra.pixels.hopeless_errors`) and runs of one value
-        (:func:`specinn.spectra.pixels.constant_runs`).
+        (:func:`specinn.spectra.pixels.hopeless_errors`), runs of one value
+        (:func:`specinn.spectra.pixels.constant_runs`) and values that stand for nothing
+        (:func:`specinn.spectra.pixels.sentinels`).
 
         Parameters
         ----------
@@ -135,8 +137,7 @@ class SpectrumBatch:
             For wavelengths that are not finite, repeat, or go back and forth, for a medium other than air and
             vacuum, and where shapes or units do not agree.
         """
-        if "medium" in fields:
-            fields["medium"] = as_medium(fields["medium"])
+        _check_fields(fields)
         wavelength, flux, sigma, mask = _plain_arrays(wavelength, flux, sigma, mask)
         left_out = np.ma.getmaskarray(wavelength)
         wavelength = np.ma.getdata(wavelength)
@@ -165,6 +166,8 @@ class SpectrumBatch:
         meta = fields.pop("meta", None)
         if meta is None:
             meta = _names(ids, path, len(flux))
+        elif len(meta) == len(flux):
+            meta = _with_names(meta, ids, path)
         return cls(wavelength, np.ascontiguousarray(flux), np.ascontiguousarray(sigma),
                    np.ascontiguousarray(mask), meta=meta, **fields)  # fmt: skip
 
@@ -252,6 +255,51 @@ class SpectrumBatch:
         return flux
 
 
+_FIELDS = ("resolving_power", "medium", "meta", "arms")
+
+
+def _check_fields(fields: dict[str, Any]) -> None:
+    """Raises ``ReadError`` for a field that the batch does not have, or a value that it cannot have."""
+    for name in fields:
+        if name not in _FIELDS:
+            known = ("sigma", "mask", "ids", "path", *_FIELDS)
+            raise ReadError(f"{name}: no argument of from_arrays; expected one of {', '.join(known)}")
+    if "medium" in fields:
+        fields["medium"] = as_medium(fields["medium"])
+    power = fields.get("resolving_power")
+    if power is not None:
+        numbers = _numbers("resolving_power", getattr(power, "value", power))
+        if not (numbers >= 1.0).all():
+            raise ReadError(f"resolving_power {power}: expected a number above 1, or one for each pixel")
+        fields["resolving_power"] = float(numbers) if numbers.ndim == 0 else numbers
+    arms = fields.get("arms")
+    if arms and not (isinstance(arms, Mapping) and all(isinstance(arm, slice) for arm in arms.values())):
+        raise ReadError(f"arms {arms!r}: expected a mapping of names to slices of pixels")
+    meta = fields.get("meta")
+    if meta is not None and not isinstance(meta, Table):
+        raise ReadError(
+            f"meta is of type {type(meta).__name__}: expected an astropy Table with a row for each spectrum"
+        )
+
+
+_KINDS = {"c": "complex numbers", "S": "text", "U": "text", "M": "dates", "m": "times"}
+
+
+def _numbers(name: str, values: Any, kind: str = "numbers") -> np.ndarray:
+    """The argument ``name`` as an array of float64, a copy. Raises ``ReadError`` where it is none."""
+    array = np.asarray(values)
+    if array.dtype.kind in _KINDS:
+        raise ReadError(f"{name} is {_KINDS[array.dtype.kind]}: expected an array of {kind}")
+    if array.dtype == object and array.ndim == 0:
+        inner = array.item()
+        found = "None" if inner is None else f"of type {type(inner).__name__}"
+        raise ReadError(f"{name} is {found}: expected an array of {kind}")
+    try:
+        return np.array(array, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ReadError(f"{name} has items that are no numbers: expected an array of {kind}") from None
+
+
 def as_medium(value: Any) -> Medium:
     """``air`` or ``vacuum`` as the user wrote it. Raises ``ReadError`` for anything else."""
     name = str(value).strip().lower()
@@ -266,23 +314,34 @@ def _plain_arrays(
     """Wavelengths in Angstrom (masked where they were), flux, sigma in its unit, the mask of both."""
     unit = getattr(wavelength, "unit", None)  # of a Quantity or a table column
     hidden_wavelength = np.ma.getmaskarray(_unmasked(wavelength)[1])
-    values = np.array(_unmasked(wavelength)[0], dtype=np.float64)
+    values = _numbers("wavelength", _unmasked(wavelength)[0])
+    if unit is not None and not is_length(str(unit)):
+        raise ReadError(
+            f"unknown wavelength unit {str(unit)!r}: expected one of Angstrom, nm, um, m; give frequencies"
+            " and energies as wavelengths in vacuum, with medium='vacuum'"
+        )
     if unit is not None:
         values = to_angstrom(values, str(unit))
     if hidden_wavelength.any():
         values = np.ma.array(values, mask=hidden_wavelength)
+    flux_unit = str(getattr(flux, "unit", None) or "")
+    if re.match(r"(mag|dex)\b", flux_unit):
+        raise ReadError(f"flux is in {flux_unit}: expected a linear unit, not magnitudes or logarithms")
     numbers, hidden = _unmasked(flux)
-    out = np.atleast_2d(np.array(numbers, dtype=np.float64))
+    out = np.atleast_2d(_numbers("flux", numbers))
     bad = np.atleast_2d(np.broadcast_to(np.ma.getmaskarray(hidden), np.shape(numbers))).copy()
     if sigma is None:
         error = np.full_like(out, np.nan)
     else:
         numbers, hidden = _unmasked(sigma)
-        error = np.atleast_2d(np.array(numbers, dtype=np.float64)) * _factor(sigma, flux)
+        error = np.atleast_2d(_numbers("sigma", numbers)) * _factor(sigma, flux)
+        if error.size == 1 or error.shape == out.shape[1:] or error.shape == (1, out.shape[1]):
+            error = np.broadcast_to(error, out.shape).copy()  # one for all pixels, or for all spectra
         if np.ma.getmaskarray(hidden).any() and error.shape == out.shape:
             bad |= np.atleast_2d(np.ma.getmaskarray(hidden))
     if mask is not None:
-        stated = np.atleast_2d(np.array(np.ma.filled(np.ma.asarray(mask), True), dtype=bool))
+        filled = np.ma.filled(np.ma.asarray(mask), True)
+        stated = np.atleast_2d(_numbers("mask", filled, "True and False") != 0)
         bad = bad | stated if stated.shape == bad.shape else stated
     return values, out, error, bad
 
@@ -294,7 +353,13 @@ def _unmasked(values: Any) -> tuple[np.ndarray, Any]:
         return plain, np.ma.array(plain, mask=np.asarray(values.mask))
     if np.ma.isMaskedArray(values):
         return np.asarray(values.data), np.ma.array(np.asarray(values.data), mask=np.ma.getmaskarray(values))
-    return np.asarray(values), values
+    try:
+        plain = np.asarray(values)
+    except ValueError:
+        raise ReadError(
+            "rows of different lengths cannot be one array: give each spectrum by itself"
+        ) from None
+    return plain, values
 
 
 def _factor(sigma: Any, flux: Any) -> float:
@@ -326,11 +391,24 @@ def _mask_unusable(mask: np.ndarray, flux: np.ndarray, sigma: np.ndarray, arms: 
     with np.errstate(over="ignore", invalid="ignore"):  # of numbers near the largest that there are
         for arm in arms.values():
             mask[:, arm] |= constant_runs(flux[:, arm], mask[:, arm])
+            mask[:, arm] |= sentinels(flux[:, arm], mask[:, arm])
         mask |= hopeless_errors(flux, sigma, mask)
+
+
+def _with_names(meta: Table, ids: Sequence[str] | None, path: str) -> Table:
+    """``meta`` with the columns ``id`` and ``path`` where it lacks them."""
+    names = _names(ids, path, len(meta))
+    absent = [name for name in names.colnames if name not in meta.colnames]
+    if absent:
+        meta = meta.copy()
+        for name in absent:
+            meta[name] = names[name]
+    return meta
 
 
 def _names(ids: Sequence[str] | None, path: str, n: int) -> Table:
     """The columns ``id`` and ``path`` of ``n`` spectra."""
+    ids = [ids] if isinstance(ids, str) else ids
     if ids is not None and len(ids) != n:
         raise ReadError(f"{len(ids)} ids for {n} spectra")
     if ids is None:

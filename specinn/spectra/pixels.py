@@ -1,16 +1,23 @@
-"""Pixels that carry no information although nothing flags them: huge errors, gaps filled with a constant."""
+"""Pixels that carry no information although nothing flags them: errors that are none, gaps filled with a
+constant, values that stand for nothing."""
 
 from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["ABSURD_SNR", "constant_runs", "hopeless_errors"]
+__all__ = ["ABSURD_SNR", "constant_runs", "hopeless_errors", "sentinels"]
 
 _BLOCK = 512  # pixels of a neighbourhood
 _EVERY = 4  # of them counts for the quantiles
 _FAR = 10.0  # times the errors of the neighbourhood
 _HOPELESS = 100.0  # times fewer S/N than the spectrum has
+_TINY = 1e-3  # times the errors of the neighbourhood: an error below that stands for none
 _LEVELS = 30.0  # times the typical flux is the most that the flux of a neighbourhood is believed to be
+_AGAIN = 2  # of the pixels that are looked at first have the same value as another
+_OFTEN, _SHARE = 10, 2e-3  # pixels, and of all, that have a value which stands for nothing
+_BESIDE, _OFTENER = 20, 5  # values on both sides of it, and times that it comes more often than they
+_CEILING = 1.5  # times what 95 % of values are below, up to which the highest is an upper limit
+_DISTINCT = 0.5  # of the good pixels have values of their own where values do not repeat themselves
 _RUN = 10  # identical values in a row
 _SMOOTH = 2e-3  # of the value: a step of this size at the end of a run is none
 ABSURD_SNR = 1e5
@@ -23,8 +30,9 @@ def hopeless_errors(flux: np.ndarray, sigma: np.ndarray, mask: np.ndarray) -> np
     A neighbourhood is a block of 512 pixels. The limit is 10 times the larger of its lower quartile of sigma
     and of the error that its level of flux has at the spectrum's S/N (so that errors in proportion to the
     flux may vary as the flux does). In stretches that are hopeless throughout, the limit is a S/N 100 times
-    below that of the spectrum. Quantiles stand up to three quarters of bad pixels. Spectra without errors
-    (NaN) have no such pixels.
+    below that of the spectrum. An error 1000 times below those of the neighbourhood, and a S/N as much above
+    that of the spectrum, are no measurement either. Quantiles stand up to three quarters of bad pixels.
+    Spectra without errors (NaN) have no such pixels.
     """
     n_spec, n_pix = flux.shape
     every = _EVERY if n_pix >= _BLOCK else 1
@@ -53,8 +61,40 @@ def hopeless_errors(flux: np.ndarray, sigma: np.ndarray, mask: np.ndarray) -> np
         limit = _FAR * np.fmax(low, expected)
         limit = np.where(expected > 0, np.fmin(limit, _HOPELESS * expected), limit)
     limit = np.where(np.isfinite(limit), limit, np.inf)
-    with np.errstate(invalid="ignore"):
-        return (sigma > np.repeat(limit, size * every, axis=1)[:, :n_pix]) & ~mask
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        bad = sigma > np.repeat(limit, size * every, axis=1)[:, :n_pix]
+        tiny = _TINY * np.nanmin(np.where(low > 0, low, np.nan), axis=1, initial=np.inf)[:, None]
+        if (sigma < tiny).any():  # seldom
+            bad |= (sigma < _TINY * np.repeat(low, size * every, axis=1)[:, :n_pix]) & (
+                np.abs(flux) / sigma > snr / _TINY
+            )
+        return bad & ~mask
+
+
+def sentinels(flux: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Pixels ``(n_spec, n_pix)`` of one value that stands for nothing, such as -1 or -999: it comes again and
+    again where other values come once, and not as those beside it.
+
+    What repeats itself and is a measurement: flux rounded to a few digits, where all values repeat
+    themselves, and the upper limit of a synthetic spectrum, its continuum.
+    """
+    out = np.zeros(flux.shape, bool)
+    if flux.shape[1] < _BLOCK:
+        return out
+    part = np.sort(np.where(mask[:, ::_EVERY], np.nan, flux[:, ::_EVERY]), axis=1)
+    again = np.count_nonzero(part[:, _AGAIN:] == part[:, :-_AGAIN], axis=1)
+    for row in np.flatnonzero(again):
+        good = ~mask[row] & np.isfinite(flux[row])
+        values, counts = np.unique(flux[row, good], return_counts=True)
+        if len(values) < _DISTINCT * np.count_nonzero(good):
+            continue
+        often = np.flatnonzero(counts >= max(_OFTEN, _SHARE * np.count_nonzero(good)))
+        ceiling = values[-1] <= _CEILING * values[int(0.95 * len(values))]
+        for at in often[: -1 if len(often) and often[-1] == len(values) - 1 and ceiling else None]:
+            beside = np.delete(counts[max(at - _BESIDE, 0) : at + _BESIDE + 1], min(at, _BESIDE))
+            if beside.max() * _OFTENER < counts[at]:
+                out[row] |= flux[row] == values[at]
+    return out & ~mask
 
 
 def constant_runs(flux: np.ndarray, mask: np.ndarray) -> np.ndarray:

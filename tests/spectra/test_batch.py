@@ -208,3 +208,39 @@ def test_snr_without_good_pixels_is_zero():
     assert snr[0] == pytest.approx(10.0) and snr[1] == 0 and snr[2] == 0
     assert (snr_per_angstrom(batch, np.zeros(11, bool)) == 0).all()
     assert snr_per_angstrom(batch, np.arange(11) == 4)[0] == pytest.approx(10.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"wavelength": None}, "wavelength is None: expected an array of numbers"),
+        ({"wavelength": ["a"] * 11}, "wavelength is text"),
+        ({"wavelength": (w for w in W)}, "wavelength is of type generator"),
+        ({"flux": None}, "flux is None"),
+        ({"flux": np.ones(11) + 1j}, "flux is complex numbers"),
+        ({"flux": np.ones(11) * u.mag}, "flux is in mag: expected a linear unit"),
+        ({"flux": [[1.0, 2.0], [1.0]]}, "rows of different lengths"),
+        ({"flux": [object()] * 11}, "flux has items that are no numbers"),
+        ({"sigma": "0.1"}, "sigma is text"),
+        ({"mask": ["True"] * 11}, "mask is text: expected an array of True and False"),
+        ({"error": np.ones(11)}, "error: no argument of from_arrays; expected one of sigma, mask"),
+        ({"resolving_power": -5}, "resolving_power -5: expected a number above 1"),
+        ({"resolving_power": np.nan}, "resolving_power nan: expected"),
+        ({"resolving_power": "high"}, "resolving_power is text"),
+        ({"arms": [(0, 5)]}, "arms \\[\\(0, 5\\)\\]: expected a mapping"),
+        ({"meta": {"rv": 3}}, "meta is of type dict: expected an astropy Table"),
+    ],
+)
+def test_B10_one_sentence_names_the_argument(arguments, words):
+    with pytest.raises(ReadError, match=words) as error:
+        SpectrumBatch.from_arrays(**{"wavelength": W, "flux": np.ones(11), **arguments})
+    assert "\n" not in str(error.value)
+
+
+def test_B10_what_people_mean_is_taken():
+    flux = np.arange(1.0, 23.0).reshape(2, 11)
+    for sigma in (0.1, np.full(11, 0.1), np.full((1, 11), 0.1)):
+        assert (SpectrumBatch.from_arrays(W, flux, sigma).sigma == 0.1).all()
+    assert SpectrumBatch.from_arrays(W, flux[0], ids="sun").meta["id"][0] == "sun"
+    meta = SpectrumBatch.from_arrays(W, flux[0], ids=["sun"], meta=Table({"rv": [3.0]})).meta
+    assert meta["id"][0] == "sun" and meta["rv"][0] == 3.0 and "path" in meta.colnames
