@@ -179,7 +179,14 @@ class Instrument:
     @classmethod
     def from_toml(cls, path: str | Path) -> Instrument:
         """Read a TOML file. Raises ``ConfigError`` with the path to a wrong value."""
-        return cls.from_dict(read_toml(path), source=str(path))
+        instrument = cls.from_dict(read_toml(path), source=str(path))
+        for arm in instrument.arms:
+            if arm.range[1] < 1500.0:
+                raise ConfigError(
+                    f"{path}: arm {arm.name}: range {arm.range[0]:g} to {arm.range[1]:g}: expected Angstrom, "
+                    "these look like nm or um"
+                )
+        return instrument
 
     @classmethod
     def from_dict(cls, data: dict[str, Any], source: str = "instrument") -> Instrument:

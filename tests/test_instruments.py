@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -193,3 +194,10 @@ def test_a_wrong_value_is_named_with_its_path(plugins):
     data["arms"][2]["pixels"]["n"] = "many"
     with pytest.raises(ConfigError, match=r"arms.*2.*pixels.*n"):
         Instrument.from_dict(data, "mine.toml")
+
+
+def test_D14_ranges_of_an_instrument_in_nm_are_refused(tmp_path: Path) -> None:
+    arm = 'name = "a"\nsummary = "b"\n[[arms]]\nname = "c"\nrange = [400, 900]\nresolving_power = 9000\n'
+    (tmp_path / "my.toml").write_text(arm)
+    with pytest.raises(ConfigError, match=r"my.toml: arm c: range 400 to 900: expected Angstrom"):
+        Instrument.from_toml(tmp_path / "my.toml")
