@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import numbers
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,9 +20,17 @@ from astropy.table import QTable, Table
 
 from specinn import catalogue, models
 from specinn.catalogue.result import Result
-from specinn.errors import ConfigError, ModelError, ReadError, SpecinnError, in_python
+from specinn.errors import ConfigError, ModelError, ReadError, SpecinnError, as_arguments, in_python
 from specinn.flags import is_bad
-from specinn.inference.options import DEFAULT_INSTRUMENT, RunOptions
+from specinn.inference.options import (
+    DEFAULT_INSTRUMENT,
+    RunOptions,
+    as_format,
+    file_name,
+    number,
+    plugins_or_all,
+    yes_or_no,
+)
 from specinn.inference.run import (
     Run,
     prepare,
@@ -38,6 +47,7 @@ from specinn.inference.sources import (
     from_table,
     group,
     item_sources,
+    unused_columns,
     with_stated,
 )
 from specinn.instruments import Frame, Medium
@@ -153,7 +163,7 @@ class Inference:
         OutputError
             If the file exists already, or cannot be written.
         """
-        catalogue.write(Table(self.catalogue), path, overwrite=overwrite)
+        catalogue.write(Table(self.catalogue), file_name("path", path), overwrite=overwrite)
 
     def spectrum(
         self,
@@ -197,6 +207,7 @@ class Inference:
         """
         if what not in ("model", "observed", "bands"):
             raise ConfigError(f"what {what!r}: expected 'model', 'observed' or 'bands'")
+        draws = _draws(draws)
         if what == "bands" and draws < 1:
             raise ConfigError(f"draws {draws}: bands need some, {DRAWS} are usual")
         resimulated = self.resimulate(star, synthesizer=synthesizer, draws=draws if what == "bands" else 0)
@@ -269,6 +280,9 @@ class Inference:
 
     def _resimulate(self, star: int | str, synthesizer: str, draws: int, respond: bool) -> Resimulation:
         """``respond``: with the change of the flux by element, by which windows around lines are chosen."""
+        draws = _draws(draws)
+        if not isinstance(synthesizer, str):
+            raise ConfigError(f"synthesizer {synthesizer!r}: expected the name of one")
         begun, row = self._begun, self.posterior.row(star)
         respond = respond or draws > 0  # the response then costs little
         kept = self._last.get((row, synthesizer))
@@ -395,8 +409,11 @@ def infer(
     (1, 512, 13)
     >>> result.write("stars.fits")
     """
-    plugins = Plugins() if plugins is None else plugins
+    plugins = plugins_or_all(plugins)
     with in_python():
+        recursive = yes_or_no("recursive", recursive)
+        if group_by is not None and not isinstance(group_by, str):
+            raise ConfigError(f"group_by {group_by!r}: expected a keyword of the headers, or a column")
         options = RunOptions(
             instrument=instrument, model=model, device=device, samples=samples, seed=seed, rv=rv,
             resolving_power=resolving_power, medium=medium, frame=frame, degrade_snr=degrade_snr,
@@ -461,7 +478,9 @@ def load_model(
     >>> [arm.name for arm in model.instrument.arms]
     ['green', 'red']
     """
-    plugins = Plugins() if plugins is None else plugins
+    plugins = plugins_or_all(plugins)
+    if name is not None and not isinstance(name, (str, Path)):
+        raise ConfigError(f"name {name!r}: expected the name or file of a model")
     with in_python():
         return models.load(plugins, models.find(plugins, name), device)
 
@@ -495,7 +514,8 @@ def read(path: str | Path, format: str = "auto", plugins: Plugins | None = None)
     >>> batch.flux.shape, batch.medium  # (n_spec, n_pix)
     ((1, 12288), 'air')
     """
-    batches = read_batches(Path(path), Plugins() if plugins is None else plugins, format)
+    path = file_name("path", path)
+    batches = read_batches(path, plugins_or_all(plugins), as_format(format))
     return list(_merge(batches))
 
 
@@ -511,11 +531,17 @@ def _sources(
     if getattr(spectra, "colnames", None) or hasattr(spectra, "iterrows"):  # of astropy, of pandas
         items = from_table(spectra)
     else:
-        if isinstance(spectra, (str, Path, SpectrumBatch)) or hasattr(spectra, "spectral_axis"):
+        single = isinstance(spectra, (str, Path, SpectrumBatch)) or hasattr(spectra, "spectral_axis")
+        if single and not isinstance(spectra, type):
             spectra = [spectra]
-        if not isinstance(spectra, Iterable):
-            raise ReadError(f"expected spectra or file names, found {type(spectra).__name__}")
+        if not isinstance(spectra, Iterable) or isinstance(spectra, (bytes, Mapping, type)):
+            raise ReadError(f"spectra: expected spectra or file names, found {_type_of(spectra)}")
         spectra = list(spectra)
+        if spectra and all(_is_numbers(item) for item in spectra):
+            raise ReadError(
+                "spectra: expected spectra or file names, found arrays of numbers: make a spectrum of them "
+                "by SpectrumBatch.from_arrays(wavelength, flux, sigma)"
+            )
         files = [item for item in spectra if isinstance(item, (str, Path))]
         if len(files) < len(spectra):
             if files:
@@ -532,14 +558,26 @@ def _sources(
             ]
     if group_by is not None:
         items = group(items, group_by)
+    if unused := unused_columns(items, group_by):
+        warnings.warn(as_arguments(unused), stacklevel=3)
     check_items(items, plugins, options.format)
     return item_sources(items, plugins, options.format)
+
+
+def _is_numbers(item: Any) -> bool:
+    """Whether it is a number, or an array of them that is no spectrum."""
+    return isinstance(item, (np.ndarray, numbers.Number)) and np.asarray(item).dtype.kind in "biufc"
+
+
+def _type_of(value: Any) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
 
 
 def _check_length(name: str, count: int, expected: int, what: str, many: str = "") -> None:
     if count != expected:
         raise ConfigError(
-            f"{name} has {plural(count, 'value')}, but there are {plural(expected, what, many)}: "
+            f"{name} has {plural(count, 'value')}, but there {'is' if expected == 1 else 'are'} "
+            f"{plural(expected, what, many)}: "
             "give one for all, or one for each"
         )
 
@@ -603,6 +641,14 @@ def _each(
         for part in parts:
             out.append(part if isinstance(part, tuple) else with_stated(part, stated(row), 0, None))
             row += 1
+    return out
+
+
+def _draws(draws: Any) -> int:
+    expected = "a whole number of posterior samples"
+    out = int(number("draws", draws, expected, whole=True))
+    if out < 0:
+        raise ConfigError(f"draws {out}: expected {expected}")
     return out
 
 

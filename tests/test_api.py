@@ -552,3 +552,61 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert issubclass(ConfigError, SpecinnError)
     assert models.find(Plugins(), None).name in repr(result)
     assert isinstance(Table(result.catalogue), Table) and len(capsys.readouterr().out.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("spectra", "words"),
+    [
+        (None, "spectra: expected spectra or file names, found NoneType"),
+        (5, "found int"),
+        (b"a.fits", "found bytes"),
+        ({"a": 1}, "found dict"),
+        (SpectrumBatch, "found the class SpectrumBatch"),
+        (
+            (np.ones(3), np.ones(3)),
+            "found arrays of numbers: make a spectrum of them by SpectrumBatch.from_arrays",
+        ),
+        (
+            Table({"wave": [1.0], "flux": [2.0]}),
+            "expected a column path, found wave, flux; one that is a spectrum",
+        ),
+    ],
+)
+def test_B10_what_are_no_spectra(toy, spectra, words):
+    with pytest.raises(SpecinnError) as error:
+        specinn.infer(spectra, instrument="toy", plugins=toy)
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: specinn.infer("a", group_by=5), "group_by 5: expected a keyword"),
+        (lambda: specinn.infer("a", recursive="yes"), "recursive 'yes': expected True or False"),
+        (lambda: specinn.infer("a", plugins="mine"), "plugins 'mine': expected specinn.plugins.Plugins"),
+        (lambda: specinn.read(None), "path None: expected the name of a file"),
+        (lambda: specinn.read("a", format=None), "format None: expected the name of a reader"),
+        (lambda: specinn.load_model(3), "name 3: expected the name or file of a model"),
+    ],
+)
+def test_B10_other_functions_name_the_argument(call, words):
+    with pytest.raises(ConfigError) as error:
+        call()
+    assert words in str(error.value)
+
+
+def test_B10_results_name_the_argument(toy):
+    result = specinn.infer(fake_plugin.simulate(TRUTH[:1]), instrument="toy", plugins=toy, samples=60)
+    for call, words in (
+        (lambda: result.spectrum(None), "star None: expected its number, from 0, or its id"),
+        (lambda: result.spectrum(0.5), "star 0.5: expected its number"),
+        (lambda: result.spectrum(0, "bands", draws="x"), "draws 'x': expected a whole number"),
+        (lambda: result.resimulate(0, draws=-3), "draws -3: expected a whole number"),
+        (lambda: result.resimulate(0, synthesizer=None), "synthesizer None: expected the name"),
+        (lambda: result.write(None), "path None: expected the name of a file"),
+    ):
+        with pytest.raises(ConfigError) as error:
+            call()
+        assert words in str(error.value)
+    with pytest.raises(ConfigError, match="rv has 2 values, but there is 1 spectrum: "):
+        specinn.infer(fake_plugin.simulate(TRUTH[:1]), instrument="toy", plugins=toy, rv=[1, 2])

@@ -461,8 +461,20 @@ def read_table(path: Path, called: str = "") -> Table:
                 return from_arrow(parquet.read_table(path), {})
             if suffix in (".h5", ".vot", ".xml"):
                 return READERS[suffix](path)
-            name = {".csv": "ascii.csv", ".ecsv": "ascii.ecsv"}.get(suffix, "fits")
-            return Table.read(path, format=name, **({"encoding": "utf-8"} if suffix == ".csv" else {}))
+            if suffix == ".csv":
+                return _csv(path.read_text(encoding="utf-8-sig"))
+            return Table.read(path, format={".ecsv": "ascii.ecsv"}.get(suffix, "fits"))
         except Exception as error:  # each format has errors of its own
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise ConfigError(f"{called or f'@{path}'} could not be read as a table: {reason}") from error
+
+
+def _csv(text: str) -> Table:
+    """A table of CSV; where semicolons divide the columns, as spreadsheets in many languages have it, numbers
+    may have decimal commas."""
+    lines = text.splitlines()
+    names = next((line for line in lines if line.strip()), "")
+    if ";" not in names or "," in names:
+        return Table.read(lines, format="ascii.csv")
+    decimals = re.compile(r"(^|;)([-+]?\d+),(\d+)(?=;|$)")
+    return Table.read([decimals.sub(r"\1\2.\3", line) for line in lines], format="ascii.csv", delimiter=";")

@@ -175,6 +175,8 @@ def _items(
     items = sources.expand(files, recursive=recursive, say=note)
     if group_by is not None:
         items = sources.group(items, group_by)
+    if unused := sources.unused_columns(items, group_by):
+        note(unused)
     sources.check_items(items, plugins, format)
     return items
 

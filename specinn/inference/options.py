@@ -16,13 +16,31 @@ from specinn.errors import ConfigError, near, nearest
 from specinn.instruments import Frame, Medium
 
 if TYPE_CHECKING:
+    from specinn.plugins import Plugins
     from specinn.plugins.interfaces import Correction, Estimator
 
-__all__ = ["DEFAULT_INSTRUMENT", "Check", "RunOptions", "Rv", "as_frame", "as_medium", "number", "values"]
+__all__ = [
+    "DEFAULT_INSTRUMENT",
+    "Check",
+    "RunOptions",
+    "Rv",
+    "as_format",
+    "as_frame",
+    "as_medium",
+    "as_model",
+    "file_name",
+    "number",
+    "plugins_or_all",
+    "resolving_power",
+    "values",
+    "velocity",
+    "yes_or_no",
+]
 
 DEFAULT_INSTRUMENT = "4most-hr"
 Check = Literal["arms", "model"]
 Rv = float | str | tuple[float, ...] | Mapping[str, float] | None
+_PLACEHOLDERS = (999.0, 999.9, 999.99, 999.999)  # km/s
 _FASTEST = 3000.0  # km/s
 
 
@@ -72,7 +90,7 @@ def _without_unit(name: str, value: Any, unit: str, expected: str) -> Any:
 
 
 def _wrong(name: str, value: Any, expected: str) -> ConfigError:
-    text = repr(value)
+    text = repr(value.item() if isinstance(value, np.generic) else value)
     return ConfigError(f"{name} {text if len(text) <= 60 else text[:57] + '...'}: expected {expected}")
 
 
@@ -90,7 +108,7 @@ def _rv(value: Any) -> Rv:
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Mapping):
-        return {str(key): _velocity(f"rv[{str(key)!r}]", rv) for key, rv in value.items()}
+        return {str(key): velocity(f"rv[{str(key)!r}]", rv) for key, rv in value.items()}
     columns = getattr(value, "colnames", None) or list(getattr(value, "columns", ()))
     if columns:
         key = next((name for name in ("id", "path") if name in columns), None)
@@ -99,27 +117,41 @@ def _rv(value: Any) -> Rv:
                 f"rv: a table with the columns {', '.join(columns)}: expected id (or path) and rv"
             )
         pairs = zip(value[key], values("rv", value["rv"], expected, "km/s"), strict=True)
-        return {str(name): rv for name, rv in pairs if math.isfinite(rv)}
+        return {str(name): velocity(f"rv of {name}", rv) for name, rv in pairs if math.isfinite(rv)}
     if _several(value):
         out = values("rv", value, expected, "km/s")
         for i, rv in enumerate(out):
             if math.isfinite(rv):
-                _velocity(f"rv[{i}]", rv)
+                velocity(f"rv[{i}]", rv)
         return out
     if isinstance(value, str):
         try:
             float(value)
         except ValueError:
             return value  # a table, read when the run begins
-    return _velocity("rv", value)
+    return velocity("rv", value)
 
 
-def _velocity(name: str, value: Any) -> float:
+def velocity(name: str, value: Any) -> float:
+    """A velocity in km/s. Raises ``ConfigError`` that begins with the argument's ``name``, also for values
+    that tables have where there is none."""
     expected = "a velocity in km/s (between -3000 and 3000) or 'auto'"
     rv = number(name, value, expected, "km/s")
     if not abs(rv) < _FASTEST:
         raise _wrong(name, rv, expected)
+    if abs(rv) in _PLACEHOLDERS:
+        raise ConfigError(
+            f"{name} {rv:g} stands for no velocity: leave it out (NaN, or a blank cell), and it is measured"
+        )
     return rv
+
+
+def resolving_power(value: Any) -> float:
+    """A resolving power; raises ``ConfigError``."""
+    out = number("resolving_power", value, "a number above 1")
+    if not 1 < out < math.inf:
+        raise _wrong("resolving_power", value, "a number above 1")
+    return out
 
 
 def _resolving_power(value: Any) -> float | tuple[float, ...] | None:
@@ -170,6 +202,29 @@ def _text(name: str, value: Any, expected: str) -> str:
     return value
 
 
+def file_name(name: str, value: Any) -> Path:
+    """The argument ``name`` as a path; raises ``ConfigError``."""
+    if not isinstance(value, (str, Path)):
+        raise _wrong(name, value, "the name of a file")
+    return Path(value)
+
+
+def yes_or_no(name: str, value: Any) -> bool:
+    """The argument ``name`` as a bool; raises ``ConfigError``."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise _wrong(name, value, "True or False")
+    return bool(value)
+
+
+def plugins_or_all(value: Any) -> Plugins:
+    """The argument ``plugins``: those that are installed for None; raises ``ConfigError``."""
+    from specinn.plugins import Plugins
+
+    if value is not None and not isinstance(value, Plugins):
+        raise _wrong("plugins", value, "specinn.plugins.Plugins, or None for all that are installed")
+    return Plugins() if value is None else value
+
+
 def _instrument(value: Any) -> str:
     return _text("instrument", value, "the name of an instrument, or its TOML file")
 
@@ -178,7 +233,8 @@ def _device(value: Any) -> str:
     return _text("device", value, "'cpu', 'cuda' or 'cuda:N'")
 
 
-def _format(value: Any) -> str:
+def as_format(value: Any) -> str:
+    """The argument ``format``; raises ``ConfigError``."""
     return _text("format", value, "the name of a reader, or 'auto'")
 
 
@@ -219,12 +275,11 @@ def _prior_radius(value: Any) -> float:
 
 
 def _synthetic(value: Any) -> bool:
-    if not isinstance(value, (bool, np.bool_)):
-        raise _wrong("synthetic", value, "True or False")
-    return bool(value)
+    return yes_or_no("synthetic", value)
 
 
-def _model(value: Any) -> Any:
+def as_model(value: Any) -> Any:
+    """The argument ``model``; raises ``ConfigError``."""
     if value is None or isinstance(value, (str, Path)):
         return None if value is None else str(value)
     if not all(hasattr(value, name) for name in ("labels", "sample", "preprocessing")):
@@ -297,7 +352,7 @@ class RunOptions:
     """
 
     instrument: str = attrs.field(default=DEFAULT_INSTRUMENT, converter=_instrument)
-    model: str | Estimator | None = attrs.field(default=None, converter=_model)
+    model: str | Estimator | None = attrs.field(default=None, converter=as_model)
     device: str = attrs.field(default="cpu", converter=_device)
     samples: int = attrs.field(default=4096, converter=_samples)
     seed: int = attrs.field(default=0, converter=_seed)
@@ -306,7 +361,7 @@ class RunOptions:
     degrade_snr: float | None = attrs.field(default=None, converter=_degrade_snr)
     synthetic: bool = attrs.field(default=False, converter=_synthetic)
     corrections: tuple[str | Correction, ...] = attrs.field(default=(), converter=_corrections)
-    format: str = attrs.field(default="auto", converter=_format)
+    format: str = attrs.field(default="auto", converter=as_format)
     medium: Medium | None = attrs.field(default=None, converter=as_medium)
     frame: Frame | None = attrs.field(default=None, converter=as_frame)
     check: tuple[Check, ...] = attrs.field(default=(), converter=_check)

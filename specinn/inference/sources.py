@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ import numpy as np
 
 from specinn.catalogue.formats import read_table
 from specinn.errors import ConfigError, ReadError, SpecinnError, near
-from specinn.inference.options import as_frame, as_medium, number
+from specinn.inference.options import as_frame, as_medium, resolving_power, velocity
 from specinn.instruments import Instrument
 from specinn.spectra import SpectrumBatch
 from specinn.spectra.readers import read, read_rows
@@ -36,6 +37,7 @@ __all__ = [
     "item_sources",
     "join_arms",
     "listed",
+    "unused_columns",
     "with_stated",
 ]
 
@@ -48,18 +50,18 @@ _TABLES = (".fits", ".fit", ".csv", ".ecsv", ".vot", ".xml", ".parquet", ".h5")
 _COLUMNS = {  # names of the columns of a table of files, and their aliases
     "path": ("file", "filename"),
     "id": (),
-    "rv": (),
+    "rv": ("radial_velocity", "vrad", "v_rad", "radvel"),
     "medium": (),
     "frame": (),
-    "resolving_power": (),
+    "resolving_power": ("r", "resolution", "spec_res"),
     "instrument": (),
 }
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     "id": str,
-    "rv": lambda value: number("rv", value, "a velocity in km/s"),
+    "rv": lambda value: velocity("rv", value),
     "medium": as_medium,
     "frame": as_frame,
-    "resolving_power": lambda value: number("resolving_power", value, "a number above 1"),
+    "resolving_power": resolving_power,
     "instrument": str,
 }
 _UNITS = {"rv": "km/s"}
@@ -149,6 +151,14 @@ def listed(path: Path) -> list[Item]:
             raise ConfigError(
                 f"@{path} is not text: expected one path per line, or a table ({', '.join(_TABLES)})"
             )
+        first = (
+            {word.strip("\"'").lower() for word in re.split(r"[\s,;]+", items[0].path)} if items else set()
+        )
+        if len(items) > 1 and first & {"path", *_COLUMNS["path"]} and not os.path.exists(items[0].path):
+            raise ConfigError(
+                f"@{path} begins with names of columns ({items[0].path}): a table needs the suffix of "
+                "one, such as .csv"
+            )
     if not items:
         raise ConfigError(f"@{path} names no files")
     return [attrs.evolve(item, path=_from(item.path, path.parent)) for item in items]
@@ -171,7 +181,9 @@ def from_table(table: Any, name: str = "the table") -> list[Item]:
         if any(word in columns for word in (key, *words))
     }
     if "path" not in recognised:
-        raise ConfigError(f"{name}: expected a column path, found {', '.join(map(str, columns.values()))}")
+        found = ", ".join(map(str, columns.values()))
+        hint = "; one that is a spectrum is for SpectrumBatch.from_arrays" if "flux" in columns else ""
+        raise ConfigError(f"{name}: expected a column path, found {found}{hint}")
     values = {
         key: _plain(table[column], _UNITS.get(key, ""), f"{name}: {key}")
         for key, column in recognised.items()
@@ -203,6 +215,18 @@ def from_table(table: Any, name: str = "the table") -> list[Item]:
         }
         items.append(Item(path, stated, rest))
     return items
+
+
+def unused_columns(items: Sequence[Item], group_by: str | None = None) -> str:
+    """A sentence that names the columns of the tables of files that say nothing of the spectra; or ""."""
+    names = dict.fromkeys(name for item in items for name in item.others if name != group_by)
+    if not names:
+        return ""
+    shown = ", ".join(list(names)[:6]) + (", ..." if len(names) > 6 else "")
+    return (
+        f"of the table of files, {plural(len(names), 'column is', 'columns are')} not used: {shown} (it may "
+        f"say {', '.join(list(_COLUMNS)[1:])}; what is known of stars is for --prior)"
+    )
 
 
 def _plain(column: Any, unit: str, what: str) -> list[Any]:

@@ -40,6 +40,8 @@ def read_velocities(path: str | Path) -> dict[str, float]:
             value = float(text)
         except ValueError:
             raise ConfigError(f"{path}: the velocity {text!r} of {name} is not a number in km/s") from None
+        if abs(value) in (999.0, 999.9, 999.99, 999.999):
+            raise ConfigError(f"{path}: {value:g} of {name} stands for no velocity: leave the cell blank")
         if not abs(value) < 3000:
             raise ConfigError(f"{path}: the velocity {value} km/s of {name} is not one of a star")
         if name in velocities:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
@@ -149,6 +150,8 @@ class Posterior:
                 raise ConfigError(f"{len(rows)} spectra are called {star!r}: give one of the numbers {rows}")
             hint = f"there are {', '.join(self.ids[:8])}{', ...' if n > 8 else ''}" if self.ids else ""
             raise ConfigError(f"no spectrum is called {star!r}; {hint or 'give its number'}")
+        if isinstance(star, (bool, np.bool_)) or not isinstance(star, numbers.Integral):
+            raise ConfigError(f"star {star!r}: expected its number, from 0, or its id")
         if not -n <= star < n:
             raise ConfigError(f"there is no spectrum {star}: they are numbered from 0 to {n - 1}")
         return int(star) % n

@@ -19,7 +19,7 @@ import specinn as package
 from specinn import catalogue
 from specinn.errors import ConfigError, as_arguments
 from specinn.inference.options import RunOptions
-from specinn.inference.sources import Item, expand, group, join_arms, listed
+from specinn.inference.sources import Item, expand, from_table, group, join_arms, listed, unused_columns
 from specinn.plugins import Plugins
 from specinn.spectra.readers import count, read, read_rows
 from specinn.spectra.specutils import to_batch
@@ -156,6 +156,8 @@ def test_B7_a_table_says_what_holds_of_each_file(
         ("path,rv\na.txt,fast\n", "row 1 (a.txt): rv 'fast'"),
         ("path,medium\na.txt,ether\n", "medium 'ether': expected air or vacuum"),
         ("path\na.txt\na.txt\n", "a.txt is listed twice"),
+        ("path,rv\na.txt,-999\n", "row 1 (a.txt): rv -999 stands for no velocity"),
+        ("path,R\na.txt,-5\n", "row 1 (a.txt): resolving_power -5: expected a number above 1"),
     ],
 )
 def test_B7_what_is_wrong_with_a_table(tmp_path: Path, text: str, words: str) -> None:
@@ -165,6 +167,38 @@ def test_B7_what_is_wrong_with_a_table(tmp_path: Path, text: str, words: str) ->
     assert words in str(error.value)
     with pytest.raises(ConfigError, match="no such file"):
         expand([f"@{tmp_path}/none.txt"])
+    (tmp_path / "t.txt").write_text(text.replace(",", " "))
+    if text.startswith("path"):
+        with pytest.raises(ConfigError, match=r"begins with names of columns \(path"):
+            listed(tmp_path / "t.txt")
+
+
+@pytest.mark.parametrize(
+    ("text", "stated"),
+    [
+        ("path;rv;resolving_power\na.txt;12,5;20000\n", {"rv": 12.5, "resolving_power": 20000.0}),
+        ("\ufeffpath,rv\na.txt,12.5\n", {"rv": 12.5}),  # as spreadsheets begin UTF-8
+        ("file,radial_velocity,R\na.txt,12.5,20000\n", {"rv": 12.5, "resolving_power": 20000.0}),
+    ],
+)
+def test_B7_tables_of_spreadsheets(tmp_path: Path, text: str, stated: dict[str, float]) -> None:
+    (tmp_path / "t.csv").write_text(text, encoding="utf-8")
+    (item,) = listed(tmp_path / "t.csv")
+    assert (item.path, dict(item.stated)) == ("a.txt", stated)
+
+
+def test_A11_columns_of_a_table_that_are_not_used_are_named(plugins: Plugins, stars: list[Path]) -> None:
+    items = from_table(Table({"path": ["a"], "velocity": [3.0], "star": ["x"]}))
+    assert "2 columns are not used: velocity, star (it may say id, rv," in unused_columns(items)
+    assert unused_columns(items, "velocity").startswith("of the table of files, 1 column is not used: star")
+    with pytest.warns(UserWarning, match="1 column is not used: velocity"):
+        infer(Table({"path": [str(stars[0])], "velocity": [3.0]}), plugins)
+
+
+@pytest.mark.parametrize("given", [-999, 999.0, [1.0, -999.0], Table({"id": ["a"], "rv": [999.9]})])
+def test_A9_placeholders_given_as_velocities(given: Any) -> None:
+    with pytest.raises(ConfigError, match=r"rv.* stands for no velocity: leave it out"):
+        RunOptions(rv=given)
 
 
 def test_B7_medium_is_heeded_for_files(plugins: Plugins, stars: list[Path]) -> None:
@@ -395,6 +429,14 @@ def test_B10_options_come_back_from_the_manifest() -> None:
     options = RunOptions(rv=12.5, medium="AIR", corrections=["a.toml"], samples=np.int64(7))
     again = RunOptions(**json.loads(json.dumps(options.plain())))
     assert again.plain() == options.plain() and again.medium == "air" and again.samples == 7
+
+
+def test_B6_what_the_spectrum_covers_is_said(plugins: Plugins) -> None:
+    batch = fake_plugin.simulate(TRUTH[:1])
+    batch.wavelength /= 10.0  # nm, and not Angstrom
+    table = infer(batch, plugins).catalogue
+    ends = batch.wavelength[~batch.mask[0]][[0, -1]]
+    assert f"the spectrum has some from {ends[0]:g} to {ends[1]:g}" in table["message"][0]
 
 
 def test_D1_one_bad_item_costs_its_own_row(plugins: Plugins) -> None:
