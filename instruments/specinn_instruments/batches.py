@@ -23,6 +23,9 @@ from specinn_instruments.orders import Order, are_orders, merge_orders, split_or
 MOST_PIXELS = 20_000_000  # of one spectrum; the atlas of the Sun with the finest step has a million
 
 
+_MOST_MARKED = 0.5  # of the pixels, above which a mask may be one of good pixels
+
+
 @attrs.frozen(eq=False)
 class Piece:
     """A spectrum, an arm or an order as it stands in a file: ``wavelength (n_pix,)`` Angstrom, ``flux``,
@@ -53,12 +56,16 @@ def pixels(
     ivar: Any = None,
     quality: Sequence[Any] = (),
     good: Sequence[Any] = (),
+    unsure: Sequence[Any] = (),
+    relative: float | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
     """Flux, sigma (None: not known) and mask ``(n_spec, n_pix)`` from what a file has in their place.
 
     The masked pixels are those of flux exactly 0 (no format has another way to say "no data" that all
     programs keep; measured flux is never exactly 0), of ``quality`` other than 0 or not ``good``, of inverse
-    variance or error not above 0. A spectrum without any positive error has an unknown one: sigma is NaN."""
+    variance or error not above 0. A spectrum without any positive error has an unknown one: sigma is NaN.
+    ``unsure`` is quality that may mark good pixels (:func:`_of_unsure`). With ``relative``, the error is that
+    times the flux."""
     flux = np.atleast_2d(np.asarray(flux, dtype=np.float64))
     mask = flux == 0
     for values in quality:
@@ -77,7 +84,24 @@ def pixels(
             else:
                 error = np.sqrt(_like(variance, flux, "variance").astype(np.float64))
             error[~(np.isfinite(error) & (error > 0)).any(axis=1)] = np.nan
+    if error is not None and sigma is not None and relative is not None:
+        error = error * relative * np.abs(flux)
+    for values in unsure:
+        mask |= _of_unsure(_like(values, flux, "quality"), mask | ~np.isfinite(flux))
     return flux, error, mask
+
+
+def _of_unsure(values: np.ndarray, without: np.ndarray) -> np.ndarray:
+    """The bad pixels of a mask that need not mark them: it marks the good ones where it marks all, or most
+    and all the others are ``without`` data."""
+    marked = values != 0
+    if marked.mean() > _MOST_MARKED and set(np.unique(values)) <= {0, 1} and without[~marked].all():
+        say("the mask marks pixels with data, and those without data are not marked: taken for good pixels")
+        return ~marked
+    if marked.mean() > 0.9:
+        share = f"{100 * marked.mean():.0f} %"
+        say(f"{share} of the pixels are masked: if the mask marks good pixels, name it GOOD")
+    return marked
 
 
 def make_batch(
@@ -90,6 +114,8 @@ def make_batch(
     ivar: Any = None,
     quality: Sequence[Any] = (),
     good: Sequence[Any] = (),
+    unsure: Sequence[Any] = (),
+    relative: float | None = None,
     resolving_power: float | None = None,
     medium: Statement | None = None,
     frame: Statement | None = None,
@@ -105,7 +131,16 @@ def make_batch(
     they are not stated, and for a single spectrum velocity, object and observation; ``columns`` more of
     ``meta``."""
     wavelength = np.asarray(wavelength, dtype=np.float64)
-    flux, error, mask = pixels(flux, sigma=sigma, variance=variance, ivar=ivar, quality=quality, good=good)
+    flux, error, mask = pixels(
+        flux,
+        sigma=sigma,
+        variance=variance,
+        ivar=ivar,
+        quality=quality,
+        good=good,
+        unsure=unsure,
+        relative=relative,
+    )
     if wavelength.shape != flux.shape[1:]:
         raise ReadError(f"flux has {flux.shape[-1]} pixels, wavelength {wavelength.size}: they must agree")
     if wavelength.size > MOST_PIXELS:
@@ -171,7 +206,7 @@ def assemble(
         groups = [
             part
             for group in groups
-            for part in ([group] if len(group) == 1 or _one_exposure(group) else [[piece] for piece in group])
+            for part in ([group] if len(group) == 1 or _one_exposure(group) else _exposures(group))
         ]
     stem = _stem(path)
     several = len(groups) > 1
@@ -213,6 +248,20 @@ def _one_exposure(group: Sequence[Piece]) -> bool:
     if len({len(piece.flux) for piece in group}) > 1 or len({piece.sigma is None for piece in group}) > 1:
         return False
     return all(piece.is_order for piece in group) or are_orders([piece.wavelength for piece in group])
+
+
+_ARM = re.compile(r"(?:^|(?<=[^a-z]))(?:uvb|vis|nir|blue|green|red|ir|b|g|r)(?=[^a-z]|$)", re.I)
+
+
+def _exposures(group: Sequence[Piece]) -> list[list[Piece]]:
+    """Several spectra of one object: arms of one exposure, by the names of their extensions (``COADD_B`` and
+    ``COADD_R`` of LAMOST), or each by itself."""
+    exposures: dict[str, list[Piece]] = {}
+    for piece in group:
+        exposures.setdefault(_ARM.sub("", piece.name.lower()), []).append(piece)
+    if all(len(parts) == 1 or _one_exposure(parts) for parts in exposures.values()):
+        return list(exposures.values())
+    return [[piece] for piece in group]
 
 
 def _joined(

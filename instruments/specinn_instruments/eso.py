@@ -14,11 +14,11 @@ from specinn.errors import ReadError
 from specinn.plugins import Reader
 from specinn.spectra import SpectrumBatch
 from specinn.spectra.readers import open_fits
-from specinn_instruments.batches import assemble
+from specinn_instruments.batches import Piece, assemble
 from specinn_instruments.columns import Columns, role_of
-from specinn_instruments.facts import Header
+from specinn_instruments.facts import Header, Statement
 from specinn_instruments.headers import column_names, headers, is_table
-from specinn_instruments.tables import table_medium, table_pieces
+from specinn_instruments.tables import column_units, same_medium, table_medium, table_pieces
 
 _WAVELENGTH = "spectralaxis.value"
 _FLUX = "fluxaxis.value"
@@ -34,21 +34,25 @@ class EsoTable(Reader):
 
     def read(self, path: Path) -> Iterator[SpectrumBatch]:
         with open_fits(path) as hdus:
-            for hdu in hdus:
-                if is_table(hdu.header) and _find(hdu.header, _WAVELENGTH) and _find(hdu.header, _FLUX):
-                    both = (hdu.header, hdus[0].header)
-                    yield from self._read(path, hdu, both)
-                    return
-        raise ReadError(
-            f"no table with columns of TUTYP ...{_WAVELENGTH} and ...{_FLUX}, as in ESO data products"
-        )
-
-    def _read(self, path: Path, hdu: fits.BinTableHDU, both: Sequence[Header]) -> Iterator[SpectrumBatch]:
-        columns = _columns(hdu.header)
-        unit = str(hdu.header.get(f"TUNIT{columns.wavelength + 1}", ""))
-        medium = table_medium(hdu.header, columns, both)
-        pieces = table_pieces(hdu.data, columns, unit, both, hdu.name)
-        yield from assemble(path, pieces, medium=medium, ids=self._ids(both))
+            tables = [
+                hdu
+                for hdu in hdus
+                if is_table(hdu.header) and _find(hdu.header, _WAVELENGTH) and _find(hdu.header, _FLUX)
+            ]
+            if not tables:
+                raise ReadError(
+                    f"no table with columns of TUTYP ...{_WAVELENGTH} and ...{_FLUX}, as in ESO data products"
+                )
+            pieces: list[Piece] = []
+            medium: Statement | None = None
+            for hdu in tables:
+                both = (hdu.header, hdus[0].header)
+                columns = _columns(hdu.header)
+                unit = str(hdu.header.get(f"TUNIT{columns.wavelength + 1}", ""))
+                medium = same_medium(medium, table_medium(hdu.header, columns, both))
+                pieces += table_pieces(hdu.data, columns, unit, both, hdu.name, column_units(hdu.header))
+            ids = self._ids((tables[0].header, hdus[0].header))
+            yield from assemble(path, pieces, medium=medium, ids=ids)
 
     def _ids(self, both: Sequence[Header]) -> list[str] | None:
         """Names of the spectra; None for the name of the file."""

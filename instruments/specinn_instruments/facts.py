@@ -14,7 +14,8 @@ Header = Mapping[str, Any]
 
 # Radial velocity of the star in the barycentric frame, km/s. Not VHELIO, VHELCOR, HELIOCR or BERV, which are
 # corrections for the motion of the Earth, and not ESO TEL TARG RADVEL, which is what the observer typed.
-_RV_KEYS = ("RV", "RADVEL", "VRAD", "ESO DRS CCF RVC")
+_DRS = ("ESO DRS", "TNG DRS", "OHP DRS")  # HARPS, HARPS-N and SOPHIE have the same pipeline
+_RV_KEYS = ("RV", "RADVEL", "VRAD", *(f"{drs} CCF RVC" for drs in _DRS))
 _SENTINELS = (99.0, 99.99, 99.999, 999.0, 999.9, 999.99, 999.999)  # and all from 1000 km/s
 # What stands beside a velocity in the observer's list of targets, as telescopes copy it into headers
 _TARGET_LIST = ("PMRA", "PMDEC", "PM-RA", "PM-DEC", "PMRA_", "PARALLAX", "TELPMRA", "RAPM", "DECPM")
@@ -36,7 +37,8 @@ _FRAMES = {"TOPO": "topocentric", "BARY": "barycentric", "HELIO": "heliocentric"
            "LSR": "lsr", "SOURCE": "rest", "REST": "rest"}  # fmt: skip
 
 _VACUUM_KEYS = ("VACUUM", "AIRORVAC", "AIRVAC", "VACWAVE", "WAVMED", "WAVEMED", "MEDIUM", "WAVETYPE",
-                "LAMBDMED", "WAVE_MED", "AIR", "VACWL", "WAVEREF", "SPECMED")  # fmt: skip
+                "LAMBDMED", "WAVE_MED", "AIR", "VACWL", "WAVEREF", "SPECMED", "AIR2VAC")  # fmt: skip
+_IN_VACUUM = ("CARMENES", "EXPRES", "HPF", "KPF", "LAMOST", "MAROON", "NEID", "SDSS")
 _SENTENCE = re.compile(
     r"\b(?:(vacuum|vac|air)[- ]+(?:wavelengths?|wave|lambda)"
     r"|(?:wavelengths?|lambda)\b[^.;]{0,40}?\b(?:in|to|are|is|=|:|scale)\s+(?:the\s+)?(?:in\s+)?"
@@ -116,7 +118,14 @@ def medium(
     ``stated`` are statements of the format, the surest: of a column, its UCD, or the type of the axis.
     ``lines`` are header lines of text. Without any statement wavelengths are taken as those in air.
     """
-    everything = [*stated, *_from_keywords(headers), *from_axis(headers), *_from_words(headers, lines)]
+    everything = [
+        *stated,
+        *_from_keywords(headers),
+        *from_axis(headers),
+        *_from_words(headers, lines),
+        *_from_any_key(headers),
+        *_from_instrument(headers),
+    ]
     if not everything:
         return Statement("air", "assumed"), ""
     first = everything[0]
@@ -139,7 +148,7 @@ def _from_keywords(headers: Sequence[Header]) -> Iterator[Statement]:
             word = str(value).strip().lower()
             yes = value is True or word in ("1", "1.0", "t", "true", "y", "yes")
             no = value is False or word in ("0", "0.0", "f", "false", "n", "no")
-            if key in ("VACUUM", "VACWAVE", "VACWL") and (yes or no):
+            if key in ("VACUUM", "VACWAVE", "VACWL", "AIR2VAC") and (yes or no):
                 yield Statement("vacuum" if yes else "air", key)
             elif key == "AIR" and (yes or no):
                 yield Statement("air" if yes else "vacuum", key)
@@ -152,6 +161,26 @@ def _from_keywords(headers: Sequence[Header]) -> Iterator[Statement]:
             else:
                 continue
             break
+
+
+_ANY_KEY = re.compile(r"WAV|LAMBDA|LAMFR|LAMDA|MEDIUM|AIR|VAC", re.I)
+_ANY_VALUE = re.compile(r"(?:in )?(vac|vacuum|air)(?: wavelengths?)?", re.I)
+
+
+def _from_any_key(headers: Sequence[Header]) -> Iterator[Statement]:
+    """Keywords that nobody has agreed on, HIERARCH ones included: air or vacuum is their whole value."""
+    for key, value, _ in cards(headers):
+        word = _ANY_VALUE.fullmatch(str(value).strip()) if _ANY_KEY.search(key) else None
+        if word:
+            yield Statement("air" if word[1].lower() == "air" else "vacuum", key)
+
+
+def _from_instrument(headers: Sequence[Header]) -> Iterator[Statement]:
+    """Vacuum for instruments whose pipelines give nothing else and whose headers do not say so."""
+    for key in ("INSTRUME", "TELESCOP"):
+        name = (text(headers, key) or "").upper()
+        if name.startswith(_IN_VACUUM):
+            yield Statement("vacuum", f"{key} {name}")
 
 
 def from_axis(headers: Sequence[Header]) -> Iterator[Statement]:
@@ -199,14 +228,37 @@ def frame(headers: Sequence[Header]) -> tuple[Statement, float]:
         return Statement("topocentric", f"SPECSYS {stated}"), 0.0
     if kind is not None:
         return Statement(kind, f"SPECSYS {stated}"), 0.0
-    if number(headers, "ESO DRS BERV") is not None and number(headers, "NAXIS2") is None:
-        return Statement("barycentric", "ESO DRS BERV, as merged spectra of HARPS"), 0.0
+    for key in (f"{drs} BERV" for drs in _DRS):
+        earth = number(headers, key)
+        if earth is not None and any(thorium(header) is not None for header in headers):
+            return Statement("barycentric", f"{key} {earth:.3f} km/s, as orders of the DRS"), earth
+        if earth is not None and number(headers, "NAXIS2") is None:
+            return Statement("barycentric", f"{key}, as merged spectra of the DRS"), 0.0
     # whether a correction without SPECSYS was applied differs from program to program
     keyword = next((key for key in (*_BARYCOR, *_HELIOCOR) if number(headers, key)), None)
     source = "not stated"
     if keyword:
         source += f"; the header has {keyword} = {number(headers, keyword):.3f}"
     return Statement("unknown", source), 0.0
+
+
+def thorium(header: Header) -> np.ndarray | None:
+    """``(n_orders, degree + 1)`` the polynomials of wavelength by pixel (from 0) in the headers of e2ds files
+    of HARPS, HARPS-N and SOPHIE; None where there are none, and for an image that has not these orders in
+    its rows (the headers of merged spectra have the polynomials, too).
+
+    Source: the manual of HARPS' data reduction, on CAL TH COEFF LL.
+    """
+    for drs in _DRS:
+        degree = number([header], f"{drs} CAL TH DEG LL")
+        if degree is None or not 0 < degree < 10:
+            continue
+        values: list[float] = []
+        while (value := number([header], f"{drs} CAL TH COEFF LL{len(values)}")) is not None:
+            values.append(value)
+        if values and len(values) == (int(degree) + 1) * (number([header], "NAXIS2") or 0):
+            return np.reshape(values, (-1, int(degree) + 1))
+    return None
 
 
 def velocity(headers: Sequence[Header], where: Statement) -> tuple[float | None, str]:
@@ -235,7 +287,7 @@ def velocity(headers: Sequence[Header], where: Statement) -> tuple[float | None,
 
 def _from_target_list(headers: Sequence[Header], key: str) -> str:
     """Why a velocity is that of the observer's target list; nothing if it is not."""
-    if key == "ESO DRS CCF RVC":
+    if key.endswith("DRS CCF RVC"):
         return ""
     for name, _, comment in cards(headers):
         if name == key and _TARGET_WORDS.search(comment):

@@ -54,6 +54,12 @@ class Specutils(Reader):
                 f"specutils takes it for {formats[0]} and cannot read it ({reason(cause)[:200]}): "
                 "expected a file as that archive writes it; fetch it again, or convert it to text"
             ) from cause
+        axis = np.asarray(spectrum.spectral_axis.value)
+        if axis[0] in (0.0, 1.0) and np.allclose(axis - axis[0], np.arange(axis.size), atol=1e-9):
+            raise ReadError(
+                f"specutils takes it for {formats[0]}, and its axis counts pixels: expected wavelengths"
+                " in the header (CRVAL1, CDELT1) or in a column of the same table"
+            )
         try:
             wavelength = spectrum.spectral_axis.to_value(u.AA, u.spectral())
         except (u.UnitConversionError, ValueError):  # of velocities, for which no line is stated

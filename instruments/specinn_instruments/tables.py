@@ -13,9 +13,19 @@ from specinn.errors import ReadError
 from specinn.plugins import Reader
 from specinn.spectra import SpectrumBatch
 from specinn.spectra.readers import open_fits
+from specinn.wavelengths import is_length
 from specinn_instruments import facts
 from specinn_instruments.batches import MOST_PIXELS, Piece, assemble, pixels, say
-from specinn_instruments.columns import Columns, to_angstrom
+from specinn_instruments.columns import (
+    Columns,
+    check_flux,
+    from_logarithm,
+    medium_in,
+    of_one_kind,
+    relative_in,
+    to_angstrom,
+    without_medium,
+)
 from specinn_instruments.facts import Header, Statement
 from specinn_instruments.headers import column_names, headers, is_table, ucd_medium
 
@@ -32,6 +42,7 @@ class FitsTable(Reader):
     def read(self, path: Path) -> Iterator[SpectrumBatch]:
         pieces: list[Piece] = []
         medium: Statement | None = None
+        frame: Statement | None = None
         left_out: list[str] = []
         with open_fits(path) as hdus:
             for number, hdu in enumerate(hdus):
@@ -41,30 +52,52 @@ class FitsTable(Reader):
                         left_out.append(f"{hdu.name} (image)")
                     continue
                 both = (hdu.header, hdus[0].header)
-                its = table_medium(hdu.header, columns, both)
-                if medium is not None and its.value != medium.value:
-                    raise ReadError(
-                        f"the tables of the file are in {medium.value} ({medium.source}) and in {its.value} "
-                        f"({its.source}): split the file, or state one with --medium"
-                    )
-                medium = its
+                medium = same_medium(medium, table_medium(hdu.header, columns, both))
                 unit = str(hdu.header.get(f"TUNIT{columns.wavelength + 1}", "")) or columns.unit
                 pieces += table_pieces(
-                    hdu.data, columns, "Angstrom" if columns.log10 else unit, both, hdu.name or str(number)
+                    hdu.data, columns, unit, both, hdu.name or str(number), column_units(hdu.header)
                 )
+                frame = frame or table_frame(columns)
         if not pieces:
             raise ReadError("no table with columns of wavelength and flux (for example WAVE and FLUX)")
         if left_out:
             say(f"the extensions {', '.join(left_out)} are left out: the spectra are in tables")
-        yield from assemble(path, pieces, medium=medium)
+        yield from assemble(path, pieces, medium=medium, frame=frame)
+
+
+def same_medium(before: Statement | None, its: Statement) -> Statement:
+    """The medium of a table that is one of several. Raises ``ReadError`` where it is not that of those
+    ``before``."""
+    if before is not None and its.value != before.value:
+        raise ReadError(
+            f"the tables of the file are in {before.value} ({before.source}) and in {its.value} "
+            f"({its.source}): split the file, or state one with --medium"
+        )
+    return its
+
+
+def column_units(header: fits.Header) -> list[str]:
+    """TUNITn of a table, in order; blank where a column has none."""
+    return [str(header.get(f"TUNIT{i + 1}", "")).strip() for i in range(len(column_names(header)))]
+
+
+def table_frame(columns: Columns) -> Statement | None:
+    """The frame, where the name of the wavelengths says it."""
+    return None if columns.frame is None else Statement(columns.frame, f"the column {columns.said_by}")
 
 
 def table_medium(header: fits.Header, columns: Columns, both: Sequence[Header]) -> Statement:
     """Air or vacuum by the name and the UCD of the column, else by the headers; says where they disagree."""
     name = column_names(header)[columns.wavelength]
+    unit = str(header.get(f"TUNIT{columns.wavelength + 1}", ""))
     stated = []
+    named = medium_in(unit)
+    if named is not None:
+        stated.append(Statement(named, f"the unit of {name}"))
     if columns.medium is not None:
-        stated.append(Statement(columns.medium, f"the column {name}"))
+        stated.append(Statement(columns.medium, f"the column {columns.said_by or name}"))
+    elif not is_length(without_medium(unit) or ""):
+        stated.append(Statement("vacuum", f"the unit of {name}"))
     ucd = ucd_medium(header, columns.wavelength)
     if ucd is not None:
         stated.append(Statement(ucd, f"the UCD of {name}"))
@@ -75,9 +108,16 @@ def table_medium(header: fits.Header, columns: Columns, both: Sequence[Header]) 
 
 
 def table_pieces(
-    data: Any, columns: Columns, unit: str | None, both: Sequence[Header], name: str
+    data: Any,
+    columns: Columns,
+    unit: str | None,
+    both: Sequence[Header],
+    name: str,
+    units: Sequence[str] = (),
 ) -> list[Piece]:
-    """The spectra or orders of a table: one of scalar columns, or one for each row of vectors."""
+    """The spectra or orders of a table: one of scalar columns, or one for each row of vectors.
+
+    ``unit`` is that of the wavelengths, ``units`` are those of all columns, as the header has them."""
     if data is not None and not isinstance(data, fits.FITS_rec):
         raise ReadError("the header of a table lies within another one: expected it at the start of an HDU")
     if data is None or not len(data):
@@ -90,10 +130,18 @@ def table_pieces(
                 "has the names)"
             )
 
+    check_flux(data.names[columns.flux], units[columns.flux] if units else None)
+    relative = columns.relative
+    if units and columns.sigma is not None and relative is None:
+        relative = relative_in(data.names[columns.sigma], data.names[columns.flux], units[columns.sigma])
+
     def rows(column: int | None) -> list[np.ndarray] | None:
         if column is None:
             return None
         values = data.field(column)
+        null = data.columns[column].null  # integers have no NaN
+        if null is not None and column not in (*columns.quality, *columns.good):
+            values = np.where(np.asarray(data.field(column)) == null, np.nan, values)
         if isinstance(values, np.ndarray) and values.dtype != object:
             if values.dtype.kind not in "biuf":
                 raise ReadError(f"the column {data.names[column]} does not hold numbers")
@@ -114,7 +162,17 @@ def table_pieces(
         what: rows(column)
         for what, column in (("sigma", columns.sigma), ("variance", columns.variance), ("ivar", columns.ivar))
     }
-    quality = [rows(column) for column in columns.quality]
+    for what, column, power in (
+        ("sigma", columns.sigma, 1.0),
+        ("variance", columns.variance, 2.0),
+        ("ivar", columns.ivar, -2.0),
+    ):
+        each = errors[what]
+        if units and column is not None and each is not None and relative is None:
+            factor = of_one_kind(units[column], units[columns.flux], power)
+            errors[what] = each if factor == 1.0 else [factor * row for row in each]
+    quality = [rows(column) for column in columns.quality if column not in columns.unsure]
+    unsure = [rows(column) for column in columns.unsure]
     good = [rows(column) for column in columns.good]
     objects = _objects(data, len(wave), both)
     order = rows(columns.order) if columns.order is not None else None
@@ -131,11 +189,13 @@ def table_pieces(
         angstrom = np.full(raw.shape, np.nan)
         real = np.isfinite(raw) & (raw > 0)
         with np.errstate(over="ignore"):
-            angstrom[real] = to_angstrom(10.0 ** raw[real] if columns.log10 else raw[real], unit)
+            angstrom[real] = from_logarithm(raw[real]) if columns.logarithm else to_angstrom(raw[real], unit)
         f, s, m = pixels(
             flux[i],
             quality=[q[i] for q in quality if q is not None],
             good=[q[i] for q in good if q is not None],
+            unsure=[q[i] for q in unsure if q is not None],
+            relative=relative,
             **{what: None if values is None else values[i] for what, values in errors.items()},
         )
         pieces.append(Piece(angstrom, f, s, m, both, name, objects[i], is_order))

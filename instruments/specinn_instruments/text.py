@@ -14,9 +14,20 @@ from specinn.errors import ReadError
 from specinn.plugins import Reader
 from specinn.spectra import SpectrumBatch
 from specinn.spectra.readers import unpacked
+from specinn.wavelengths import is_length
 from specinn_instruments import facts
 from specinn_instruments.batches import Piece, assemble, pixels, say
-from specinn_instruments.columns import Columns, to_angstrom
+from specinn_instruments.columns import (
+    Columns,
+    Role,
+    check_flux,
+    from_logarithm,
+    medium_in,
+    of_one_kind,
+    role_of,
+    to_angstrom,
+    without_medium,
+)
 from specinn_instruments.facts import Statement
 
 _COMMENT = ("#", "%", "!", ";", "//")
@@ -53,36 +64,68 @@ class ColumnText(Reader):
             )
         data = parse_numbers(lines, layout.first, layout.delimiter, layout.decimal_comma)
         columns = _columns(layout, data)
+        units = _units(layout)
+        if columns.wavelength < len(units) and units[columns.wavelength]:
+            columns = attrs.evolve(columns, unit=units[columns.wavelength])
+        if layout.names:
+            check_flux(layout.names[columns.flux], units[columns.flux] if units else None)
         data, n_merged = _merge_seams(data, columns)
         data, order = _by_order(data, columns)
         wave = data[:, columns.wavelength]
 
-        def column(i: int | None) -> np.ndarray | None:
-            return None if i is None else data[:, i]
+        def column(i: int | None, power: float) -> np.ndarray | None:
+            if i is None:
+                return None
+            return data[:, i] * (of_one_kind(units[i], units[columns.flux], power) if units else 1.0)
 
         flux, sigma, mask = pixels(
             data[:, columns.flux],
-            sigma=column(columns.sigma),
-            variance=column(columns.variance),
-            ivar=column(columns.ivar),
-            quality=[data[:, i] for i in columns.quality],
+            relative=columns.relative,
+            sigma=column(columns.sigma, 1.0),
+            variance=column(columns.variance, 2.0),
+            ivar=column(columns.ivar, -2.0),
+            quality=[data[:, i] for i in columns.quality if i not in columns.unsure],
+            unsure=[data[:, i] for i in columns.unsure],
             good=[data[:, i] for i in columns.good],
         )
         if columns.unknown or columns.unused:
             names = ", ".join((*columns.unknown, *columns.unused))
             say(f"the columns {names} are not understood and left out (docs/files.md has the names)")
         stated = [] if columns.medium is None else [Statement(columns.medium, "the name of the column")]
+        named = medium_in(columns.unit or "")
+        if named is not None:
+            stated.append(Statement(named, "the unit of the column"))
+        bare = without_medium(columns.unit)
+        if columns.medium is None and bare and not is_length(bare):
+            stated.append(Statement("vacuum", "the unit of the column"))
+        frame = None if columns.frame is None else Statement(columns.frame, "the name of the column")
         headers = (_keywords(layout.header),)
         medium, doubt = facts.medium(headers, stated, layout.header)
         if doubt:
             say(doubt)
         with np.errstate(over="ignore"):
-            angstrom = to_angstrom(10.0**wave if columns.log10 else wave, columns.unit)
+            angstrom = from_logarithm(wave) if columns.logarithm else to_angstrom(wave, columns.unit)
         piece = Piece(angstrom, flux, sigma, mask, headers, fewest_orders=3)
         pieces = [piece] if order is None else [_part(piece, order == number) for number in np.unique(order)]
         yield from assemble(
-            path, pieces, medium=medium, columns={"merged_pixels": [n_merged]} if n_merged else None
+            path,
+            pieces,
+            medium=medium,
+            frame=frame,
+            columns={"merged_pixels": [n_merged]} if n_merged else None,
         )
+
+
+_ECSV = re.compile(r"^#\s*- \{name: (.*?), (?:unit: (.*?), )?datatype:")
+
+
+def _units(layout: Layout) -> list[str]:
+    """The units of the columns of an ECSV table, blank where one has none; nothing for other text."""
+    found = [match for match in map(_ECSV.match, layout.header) if match]
+    names = [match[1].strip("'\"") for match in found]
+    if not layout.names or names != list(layout.names):
+        return []
+    return [(match[2] or "").strip("'\"") for match in found]
 
 
 def _part(piece: Piece, rows: np.ndarray) -> Piece:
@@ -240,7 +283,8 @@ def parse_numbers(
 
 
 def _value(word: str) -> float | None:
-    """A number, NaN for a missing one, None for anything else."""
+    """A number (R puts quotes around some), NaN for a missing one, None for anything else."""
+    word = word.strip("\"'")
     if word.lower() in _MISSING:
         return np.nan
     try:
@@ -304,13 +348,20 @@ def _layout(lines: list[str]) -> Layout | None:
 def _names(header: list[str], delimiter: str | None, n: int) -> tuple[str, ...]:
     """Column names from the last line of the header that has as many words as there are columns."""
     for line in reversed(header):
-        line = re.sub(r"^[\s#%!;/]+", "", line)
-        line = re.sub(r"\s+(?=[\[(])", "", line)  # "wave [nm]" is one name
-        for separator in (delimiter, None, ","):
-            words = [word.strip() for word in line.split(separator)]
-            if len(words) == n and Columns.identify(words):
-                return tuple(words)
+        for words in _words_of_header(line, delimiter, n):
+            if Columns.identify(words):
+                return words
     return ()
+
+
+def _words_of_header(line: str, delimiter: str | None, n: int) -> Iterator[tuple[str, ...]]:
+    """The words of a line, where there are ``n``, by each separator that they may have."""
+    line = re.sub(r"^[ #%!;/]+", "", line)  # not the tab before the names that pandas gives beside an index
+    line = re.sub(r"\s+(?=[\[(])", "", line)  # "wave [nm]" is one name
+    for separator in (delimiter, "\t", None, ","):
+        words = tuple(word.strip().strip("\"'") for word in line.rstrip("\n").split(separator))
+        if len(words) == n:
+            yield words
 
 
 def _columns(layout: Layout, data: np.ndarray) -> Columns:
@@ -327,12 +378,32 @@ def _columns(layout: Layout, data: np.ndarray) -> Columns:
             if 1 < kinds.size <= 200 and changes == kinds.size - 1 and len(data) / kinds.size >= 20:
                 rest = [i for i in range(1, n) if i != column]
                 return Columns(0, rest[0], rest[1] if len(rest) > 1 else None, order=column)
+    if n in (3, 4) and len(data) > 20:  # the index that pandas writes
+        count = data[:, 0] - data[0, 0]
+        if data[0, 0] in (0, 1) and (count == np.arange(len(data))).all():
+            return Columns(1, 2, 3 if n == 4 else None)
     if n > 3:
         raise ReadError(
             f"{n} columns without known names: expected wavelength, flux and error, or a first line with "
             "names such as wavelength, flux, error"
         )
     if n == 3:
+        third = data[:, 2]
+        hint = next(
+            (words[2] for line in reversed(layout.header) for words in _words_of_header(line, None, 3)), ""
+        )
+        role = role_of(hint)[0]
+        if role in (Role.VARIANCE, Role.IVAR):
+            return Columns(0, 1, variance=2) if role is Role.VARIANCE else Columns(0, 1, ivar=2)
+        if role is Role.OTHER:
+            say(f"the third column is {hint} by the line above the numbers, and no error: left out")
+            return Columns(0, 1)
+        if role in (Role.QUALITY, Role.GOOD):
+            which: dict[str, Any] = {"quality" if role is Role.QUALITY else "good": (2,)}
+            return Columns(0, 1, **which)
+        if len(data) > 20 and (third == np.round(third)).all() and 0.5 < (third == 0).mean() < 1.0:
+            say("the third column holds whole numbers that are mostly 0: taken for flags of bad pixels")
+            return Columns(0, 1, quality=(2,))
         flux, error = (
             np.nanmedian(np.abs(data[:, i])) if np.isfinite(data[:, i]).any() else 0.0 for i in (1, 2)
         )

@@ -16,6 +16,7 @@ import specinn_instruments
 import spectrum_files as files
 from astropy import units as u
 from astropy.io import fits
+from astropy.table import QTable
 from specinn_instruments.columns import Columns, Role, role_of, to_angstrom
 from specinn_instruments.multispec import dispersions
 
@@ -109,6 +110,15 @@ def test_A1_ordinary_errors_are_left_alone(errors):
     assert not hopeless_errors(flux[None], sigma[None], np.zeros((1, N), bool)).any()
 
 
+def test_A1_errors_far_too_small_are_none():
+    """Some programs give bad pixels an error of nearly 0, and not of nearly infinity."""
+    bad = RNG.random(N) < 0.02
+    batch = SpectrumBatch.from_arrays(WAVE, np.where(bad, 7.0, FLUX), np.where(bad, 1e-12, SIGMA))
+    assert np.array_equal(batch.mask[0], bad)
+    deep = np.where((WAVE > 5300) & (WAVE < 5340), 1e-4, 1.0) * FLUX  # errors in proportion to the flux
+    assert not SpectrumBatch.from_arrays(WAVE, deep, 0.01 * np.abs(deep)).mask.any()
+
+
 # -- A2, B2: medium ---------------------------------------------------------------------------------
 
 
@@ -153,6 +163,71 @@ def test_A2_header_lines_of_text(tmp_path, read, line, medium):
     assert read(path)[0].medium == medium
 
 
+@pytest.mark.parametrize(
+    ("names", "medium"),
+    [
+        (("wavelength", "wavelength_air"), "vacuum"),  # S1D of ESPRESSO
+        (("wave", "wave_vac"), "air"),
+        (("wave", "wave_other"), "air"),
+    ],
+)
+def test_A2_the_other_wavelengths_say_the_medium(tmp_path, read, names, medium):
+    (batch,) = read(
+        table(tmp_path / "a.fits", **{names[0]: WAVE, names[1]: WAVE + 1.5}, flux=FLUX, error=SIGMA)
+    )
+    assert batch.medium == medium and batch.wavelength[0] == WAVE[0]
+    assert batch.meta["medium_from"][0] == ("assumed" if "other" in names[1] else f"the column {names[1]}")
+
+
+@pytest.mark.parametrize("name", ["NEID", "KPF", "CARMENES"])
+def test_A2_pipelines_that_give_vacuum(tmp_path, read, name):
+    path = files.write_linear_fits(tmp_path / "a.fits", WAVE, FLUX, INSTRUME=name)
+    assert read(path)[0].meta["medium_from"][0] == f"INSTRUME {name}" and read(path)[0].medium == "vacuum"
+
+
+@pytest.mark.parametrize(
+    ("name", "unit", "values"),
+    [
+        ("WAVENUMBER", None, 1e8 / WAVE[::-1]),
+        ("WAVE", "cm-1", 1e8 / WAVE[::-1]),
+        ("frequency", "THz", 2997924.58 / WAVE[::-1]),
+    ],
+)
+def test_A2_B2_wavenumbers_and_frequencies(tmp_path, read, name, unit, values):
+    columns = [fits.Column(name, "D", array=values, unit=unit), fits.Column("flux", "D", array=FLUX[::-1])]
+    fits.BinTableHDU.from_columns(columns).writeto(tmp_path / "a.fits")
+    (batch,) = read(tmp_path / "a.fits")
+    assert batch.medium == "vacuum" and batch.wavelength == pytest.approx(WAVE, rel=1e-9)
+    assert batch.flux[0] == pytest.approx(FLUX)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"HIERARCH WAVELENGTH MEDIUM": "vacuum"},
+        {"HIERARCH ESO PRO WAVE": "VAC"},
+        {"LAMFRAME": "in vacuum"},
+        {"AIR2VAC": True},
+        {"CUNIT1": "Angstrom (vacuum)"},
+    ],
+)
+def test_A2_keywords_that_nobody_agreed_on(tmp_path, read, keys):
+    path = files.write_linear_fits(tmp_path / "a.fits", WAVE, FLUX, LAMP="air", AIRMASS=1.2, **keys)
+    (batch,) = read(path)
+    assert batch.medium == "vacuum" and batch.wavelength == pytest.approx(WAVE)
+
+
+def test_A2_the_unit_of_a_column_says_the_medium(tmp_path, read):
+    path = files.write_text(tmp_path / "a.txt", WAVE, FLUX, SIGMA, header="# wavelength(vac) flux err")
+    assert read(path)[0].medium == "vacuum"
+    columns = [
+        fits.Column("WAVE", "D", array=WAVE, unit="Angstrom (air)"),
+        fits.Column("FLUX", "D", array=FLUX),
+    ]
+    fits.BinTableHDU.from_columns(columns).writeto(tmp_path / "a.fits")
+    assert read(tmp_path / "a.fits")[0].meta["medium_from"][0] == "the unit of WAVE"
+
+
 def test_A2_contradictions_are_said(tmp_path, read):
     path = files.write_linear_fits(tmp_path / "a.fits", WAVE, FLUX, ctype="AWAV", VACUUM=True)
     with pytest.warns(SpectrumWarning, match="in air by CTYPE1 AWAV, in vacuum by VACUUM"):
@@ -176,6 +251,55 @@ def test_B2_units_of_the_axis(tmp_path, read):
     header = fits.Header({"CTYPE1": "LAMBDA", "CRVAL1": WAVE[0] * 1e-10, "CDELT1": step * 1e-10})
     fits.PrimaryHDU(FLUX, header).writeto(tmp_path / "m.fits")
     np.testing.assert_allclose(read(tmp_path / "m.fits")[0].wavelength, WAVE, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("keys", "scale"),
+    [
+        ({"CTYPE1": "log(wavelength)"}, 1.0),  # HERMES at Mercator: natural
+        ({"CTYPE1": "log(wavelength)", "CUNIT1": "log(Angstrom)"}, 1.0),
+        ({"CTYPE1": "LOGLAMBDA"}, np.log(10.0)),
+        ({"CTYPE1": "LINEAR"}, np.log(10.0)),
+    ],
+)
+def test_B2_logarithms_of_any_base(tmp_path, read, keys, scale):
+    axis = np.linspace(np.log(5200.0), np.log(5400.0), N) / scale
+    header = fits.Header({"CRVAL1": axis[0], "CDELT1": axis[1] - axis[0], **keys})
+    fits.PrimaryHDU(FLUX, header).writeto(tmp_path / "a.fits")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        (batch,) = read(tmp_path / "a.fits")
+    assert batch.wavelength == pytest.approx(np.exp(axis * scale), rel=1e-9) and batch.medium == "air"
+    assert [str(each.message)[-51:] for each in said] == (
+        ["from 3.716 to 3.73239 are taken for log10 of Angstrom"[-51:]] if keys["CTYPE1"] == "LINEAR" else []
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "unit", "values"),
+    [
+        ("LN_WAVE", None, np.log(WAVE)),
+        ("WAVELENGTH", "log(Angstrom)", np.log10(WAVE)),
+        ("WAVELENGTH", "dex(Angstrom)", np.log10(WAVE)),
+        ("log_wave", None, np.log10(WAVE / 10.0)),
+    ],
+)
+def test_B2_columns_of_logarithms(tmp_path, read, name, unit, values):
+    columns = [fits.Column(name, "D", array=values, unit=unit), fits.Column("flux", "D", array=FLUX)]
+    fits.BinTableHDU.from_columns(columns).writeto(tmp_path / "a.fits")
+    assert read(tmp_path / "a.fits")[0].wavelength == pytest.approx(WAVE, rel=1e-9)
+
+
+def test_B2_the_step_that_the_wcs_of_astropy_writes(tmp_path, read):
+    keys = {
+        "CTYPE1": "AWAV",
+        "CUNIT1": "Angstrom",
+        "CRVAL1": WAVE[0],
+        "CDELT1": 1.0,
+        "PC1_1": WAVE[1] - WAVE[0],
+    }
+    fits.PrimaryHDU(FLUX, fits.Header(keys)).writeto(tmp_path / "a.fits")
+    assert read(tmp_path / "a.fits")[0].wavelength == pytest.approx(WAVE, rel=1e-9)
 
 
 def test_B6_a_wrong_unit_names_the_range():
@@ -234,6 +358,62 @@ def test_A4_names_of_errors(tmp_path, read, name, stored):
     np.testing.assert_allclose(read(path)[0].sigma[0], SIGMA, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("name", "factor"),
+    [("rel_err", 1.0), ("err_percent", 100.0), ("error [%]", 100.0), ("fractional_error", 1.0)],
+)
+def test_A4_errors_in_parts_of_the_flux(tmp_path, read, name, factor):
+    stored = factor * SIGMA / FLUX
+    np.savetxt(
+        tmp_path / "a.csv",
+        np.column_stack([WAVE, 1e-13 * FLUX, stored]),
+        delimiter=",",
+        header=f"wave,flux,{name}",
+        comments="",
+    )
+    np.testing.assert_allclose(read(tmp_path / "a.csv")[0].sigma[0], 1e-13 * SIGMA, rtol=1e-6)
+    (batch,) = read(table(tmp_path / "a.fits", WAVE=WAVE, FLUX=1e4 * FLUX, **{name: stored}))
+    np.testing.assert_allclose(batch.sigma[0], 1e4 * SIGMA, rtol=1e-6)
+    if factor == 1.0:  # GALAH
+        path = files.write_linear_fits(tmp_path / "b.fits", WAVE, 1e4 * FLUX, stored, extension=name)
+        np.testing.assert_allclose(read(path)[0].sigma[0], 1e4 * SIGMA, rtol=1e-6)
+
+
+def test_A4_a_relative_flux_has_an_error_of_its_own(tmp_path, read):
+    (batch,) = read(table(tmp_path / "a.fits", WAVE=WAVE, REL_FLUX=FLUX, REL_ERR=SIGMA))
+    np.testing.assert_allclose(batch.sigma[0], SIGMA)
+
+
+def test_A4_masks_that_mark_good_pixels(tmp_path, read):
+    good = RNG.random(N) > 0.1
+    columns = {"wave": WAVE, "flux": np.where(good, FLUX, 0.0), "ivar": np.where(good, SIGMA**-2.0, 0.0)}
+    path = table(tmp_path / "a.fits", **columns, mask=good.astype(int))  # PypeIt
+    with pytest.warns(SpectrumWarning, match="taken for good pixels"):
+        assert np.array_equal(read(path)[0].mask[0], ~good)
+    path = table(tmp_path / "b.fits", WAVE=WAVE, FLUX=FLUX, ERR=SIGMA, MASK=good.astype(int))
+    with pytest.warns(SpectrumWarning, match="90 % of the pixels are masked: if the mask marks good"):
+        assert np.array_equal(read(path)[0].mask[0], good)
+    path = table(tmp_path / "c.fits", WAVE=WAVE, FLUX=FLUX, ERR=SIGMA, QUAL=np.ones(N, int))
+    with pytest.raises(ReadError, match="flagged as bad"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "unit", "words"),
+    [
+        ("log_flux", None, "log_flux holds logarithms"),
+        ("LOGFLUX", None, "LOGFLUX holds logarithms"),
+        ("MAG", None, "MAG holds magnitudes"),
+        ("FLUX", "mag", r"FLUX holds magnitudes \(mag\)"),
+    ],
+)
+def test_A4_what_is_no_flux_is_refused(tmp_path, read, name, unit, words):
+    columns = [fits.Column("WAVE", "D", array=WAVE), fits.Column(name, "D", array=FLUX, unit=unit)]
+    fits.BinTableHDU.from_columns(columns).writeto(tmp_path / "a.fits")
+    with pytest.raises(ReadError, match=f"{words}: expected a flux that is linear"):
+        read(tmp_path / "a.fits")
+
+
 def test_A4_what_is_not_understood_is_said(tmp_path, read):
     with pytest.warns(SpectrumWarning, match="columns ZORK are not understood"):
         (batch,) = read(table(tmp_path / "a.fits", WAVE=WAVE, FLUX=FLUX, ERR=SIGMA, ZORK=SIGMA))
@@ -272,6 +452,70 @@ def test_A6_two_arms_in_two_tables(tmp_path, read):
     (batch,) = read(path)
     np.testing.assert_allclose(batch.wavelength, np.concatenate([WAVE, red]), rtol=1e-6)
     np.testing.assert_allclose(batch.flux[0], np.concatenate([FLUX, model(red)]), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "keys", [{"ARRAY1": "SPECTRUM", "ARRAY2": "SIGMA"}, {"ROW1": "flux", "ROW2": "error"}, {}]
+)
+def test_A6_rows_that_are_no_stars(tmp_path, read, keys):
+    path = files.write_linear_fits(tmp_path / "a.fits", WAVE, np.array([FLUX, SIGMA]), **keys)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        result = read(path)
+    if keys:
+        assert [len(batch) for batch in result] == [1] and not said
+        np.testing.assert_allclose(result[0].sigma[0], SIGMA, rtol=1e-6)
+    else:
+        assert "the second may be the error of the first" in str(said[0].message)
+
+
+@pytest.mark.parametrize("red", [WAVE, WAVE + 400.0])
+def test_A6_all_tables_of_an_eso_product(tmp_path, read, red):
+    parts = []
+    for i, wave in enumerate((WAVE, red)):
+        path = files.write_eso(tmp_path / f"{i}.fits", wave, (i + 1) * FLUX, SIGMA)
+        with fits.open(path) as hdus:
+            parts += [hdu.copy() for hdu in hdus[0 if i == 0 else 1 :]]
+    fits.HDUList(parts).writeto(tmp_path / "a.fits")
+    result = read(tmp_path / "a.fits")
+    if red is WAVE:
+        assert len(result) == 2 and result[1].flux[0] == pytest.approx(2.0 * FLUX, rel=1e-6)
+    else:
+        (batch,) = result
+        np.testing.assert_allclose(batch.wavelength, np.concatenate([WAVE, red]), rtol=1e-6)
+
+
+def test_A6_arms_by_the_names_of_extensions(tmp_path, read):
+    """LAMOST: a coadded spectrum and those it is made of, each in two arms."""
+    columns = [
+        {"FLUX": k * FLUX, "IVAR": SIGMA**-2.0, "LOGLAM": np.log10(WAVE + d)}
+        for k in (1, 3)
+        for d in (0, 900)
+    ]
+    names = ("COADD_B", "COADD_R", "B-84420148", "R-84420148")
+    result = read(table(tmp_path / "a.fits", *columns, names=names))
+    assert [batch.wavelength.size for batch in result] == [2 * N, 2 * N]
+    assert result[0].medium == "vacuum" and np.median(result[1].flux / result[0].flux) == pytest.approx(3.0)
+
+
+def test_A6_the_lamp_beside_the_star_is_left_out(tmp_path, read):
+    """KPF: two detectors, three slices of the star, and the fibre of the lamp."""
+    hdus = [fits.PrimaryHDU()]
+    rng = np.random.default_rng(1)
+    for chip, first in (("GREEN", 0), ("RED", 12)):
+        part = orders(n=24, blaze=False)[first : first + 12]
+        wave, flux, sigma = (np.array(each) for each in zip(*part, strict=True))
+        for i in (1, 2, 3):
+            for what, values in (("FLUX", i * flux), ("VAR", (i * sigma) ** 2), ("WAVE", wave)):
+                hdus.append(fits.ImageHDU(values, name=f"{chip}_SCI_{what}{i}"))
+        hdus.append(fits.ImageHDU(1e5 * rng.random(flux.shape), name=f"{chip}_CAL_FLUX"))
+        hdus.append(fits.ImageHDU(wave, name=f"{chip}_CAL_WAVE"))
+    fits.HDUList(hdus).writeto(tmp_path / "a.fits")
+    with pytest.warns(SpectrumWarning, match="GREEN_CAL_FLUX"):
+        (batch,) = read(tmp_path / "a.fits")
+    assert batch.meta["merged_orders"][0] == 72 and (np.diff(batch.wavelength) > 0).all()
+    ratio = batch.flux[0] / model(batch.wavelength)
+    assert np.median(np.abs(ratio / np.median(ratio) - 1.0)) < 0.02
 
 
 def test_A6_sky_before_flux_and_raw_in_the_primary(tmp_path, read):
@@ -397,6 +641,46 @@ def test_B3_broad_lines_survive_the_blaze(tmp_path, read):
     assert centre / around == pytest.approx(0.5, abs=0.03)
 
 
+def test_B3_orders_of_the_pipeline_of_espresso(tmp_path, read):
+    """S2D: wavelengths in air and in vacuum, in extensions whose names say that and the frame."""
+    wave, flux, sigma = (np.array(each) for each in zip(*orders(n=4, blaze=False), strict=True))
+    names = {"SCIDATA": flux, "ERRDATA": sigma, "QUALDATA": np.zeros(flux.shape, np.int16)}
+    names["QUALDATA"][1, 700] = 16384
+    names |= {"WAVEDATA_VAC_BARY": wave, "WAVEDATA_AIR_BARY": wave - 1.5, "DLLDATA_VAC_BARY": 0 * wave + 0.05}
+    header = fits.Header({"INSTRUME": "ESPRESSO", "HIERARCH ESO QC BERV": -11.0})
+    hdus = [fits.PrimaryHDU(header=header), *(fits.ImageHDU(v, name=k) for k, v in names.items())]
+    fits.HDUList(hdus).writeto(tmp_path / "a.fits")
+    with pytest.warns(SpectrumWarning, match="WAVEDATA_AIR_BARY, DLLDATA_VAC_BARY are left out"):
+        (batch,) = read(tmp_path / "a.fits")
+    assert (batch.medium, batch.meta["frame"][0]) == ("vacuum", "barycentric")
+    assert batch.meta["merged_orders"][0] == 4 and np.isfinite(batch.sigma[0, ~batch.mask[0]]).all()
+    at = np.abs(batch.wavelength - wave[1, 700]).argmin()
+    assert batch.mask[0, at] and batch.mask.sum() == 1
+    ratio = batch.flux[0] / model(batch.wavelength)
+    assert np.median(np.abs(ratio / np.median(ratio) - 1.0)) < 0.02
+
+
+@pytest.mark.parametrize("drs", ["ESO", "TNG", "OHP"])
+def test_B3_polynomials_of_the_drs(tmp_path, read, drs):
+    """e2ds files of HARPS, HARPS-N and SOPHIE: in the observer's frame, a polynomial an order."""
+    found = orders(n=4, blaze=False)
+    keys: dict[str, float] = {f"HIERARCH {drs} DRS CAL TH DEG LL": 3, f"HIERARCH {drs} DRS BERV": 20.0}
+    pixel = np.arange(len(found[0][0]))
+    for i, (wave, *_) in enumerate(found):
+        for k, c in enumerate(np.polynomial.polynomial.polyfit(pixel, wave / (1 + 20.0 / 299792.458), 3)):
+            keys[f"HIERARCH {drs} DRS CAL TH COEFF LL{4 * i + k}"] = c
+    header = fits.Header({"CTYPE1": "PIXEL", "CRVAL1": 1.0, "CDELT1": 1.0, **keys})
+    fits.PrimaryHDU(np.array([flux for _, flux, _ in found]), header).writeto(tmp_path / "a.fits")
+    (batch,) = read(tmp_path / "a.fits")
+    assert batch.meta["frame"][0] == "barycentric" and "20.000 km/s" in batch.meta["frame_from"][0]
+    merged = files.write_linear_fits(tmp_path / "s1d.fits", WAVE, FLUX, **keys)  # has them in its header, too
+    assert read(merged)[0].wavelength == pytest.approx(WAVE)
+    assert read(merged)[0].meta["frame_from"][0] == f"{drs} DRS BERV, as merged spectra of the DRS"
+    assert batch.wavelength[0] == pytest.approx(found[0][0][0], abs=2e-4)
+    ratio = batch.flux[0] / model(batch.wavelength)
+    assert np.median(np.abs(ratio / np.median(ratio) - 1.0)) < 0.02
+
+
 SPECS = {
     "linear": ("1 90 0 5200. 0.05 1000 0. 1. 2.", lambda p: 5200.0 + 0.05 * (p - 1)),
     "log": ("1 90 1 3.716 4E-6 1000 0. 1. 2.", lambda p: 10 ** (3.716 + 4e-6 * (p - 1))),
@@ -468,6 +752,25 @@ def test_A7_masks_and_units_of_arrays():
         SpectrumBatch.from_arrays(WAVE, FLUX * u.Jy, SIGMA * u.K)
 
 
+def test_A7_units_in_files(tmp_path, read):
+    """An error in mJy beside flux in Jy, in FITS and in ECSV; a variance likewise."""
+    for name, stored, unit in (("ERR", 1e3 * SIGMA, "mJy"), ("VAR", 1e6 * SIGMA**2, "mJy2")):
+        columns = [
+            fits.Column("WAVE", "D", array=WAVE),
+            fits.Column("FLUX", "D", array=FLUX, unit="Jy"),
+            fits.Column(name, "D", array=stored, unit=unit),
+        ]
+        fits.BinTableHDU.from_columns(columns).writeto(tmp_path / f"{name}.fits")
+        np.testing.assert_allclose(read(tmp_path / f"{name}.fits")[0].sigma[0], SIGMA, rtol=1e-6)
+    rows = QTable({"wave": WAVE / 1e4 * u.um, "flux": FLUX * u.Jy, "err": 1e3 * SIGMA * u.mJy})
+    rows.write(tmp_path / "a.ecsv")
+    np.testing.assert_allclose(read(tmp_path / "a.ecsv")[0].sigma[0], SIGMA, rtol=1e-6)
+    rows = QTable({"frequency": 2997924.58 / WAVE * u.THz, "flux": FLUX * u.Jy})
+    rows.write(tmp_path / "b.ecsv")
+    (batch,) = read(tmp_path / "b.ecsv")
+    assert batch.medium == "vacuum" and batch.wavelength == pytest.approx(WAVE)
+
+
 @pytest.mark.parametrize("value", [-999.0, 999.0, 9999.0, -9999.0])
 def test_A9_sentinel_velocities(tmp_path, read, value):
     path = files.write_linear_fits(tmp_path / "a.fits", WAVE, FLUX, RV=value)
@@ -508,6 +811,20 @@ def test_A14_a_gap_filled_with_a_constant(tmp_path, read):
     assert np.flatnonzero(batch.mask[0]).tolist() == [*range(1000, 1200), *range(1999, 2100)]
 
 
+@pytest.mark.parametrize("value", [-1.0, -999.0, 1.0, 1e30])
+def test_A14_a_value_that_stands_for_nothing(value):
+    """Single pixels all over the spectrum have it; those of measured flux do not repeat themselves."""
+    bad = RNG.random(N) < 0.02
+    batch = SpectrumBatch.from_arrays(WAVE, np.where(bad, value, FLUX))
+    assert np.array_equal(batch.mask[0], bad)
+
+
+def test_A14_rounded_flux_and_upper_limits_are_measured():
+    noisy = FLUX + 0.02 * RNG.standard_normal(N)
+    for flux in (np.round(noisy, 3), np.minimum(noisy, 1.0), np.floor(300.0 * noisy)):
+        assert not SpectrumBatch.from_arrays(WAVE, flux).mask.any()
+
+
 @pytest.mark.parametrize("decimals", [15, 4, 3, 2])
 def test_A14_the_continuum_of_a_synthetic_spectrum_is_no_gap(decimals):
     wave = np.linspace(5200.0, 5400.0, 40000)
@@ -540,6 +857,14 @@ def test_B1_integers_with_scale_and_blank(tmp_path, read):
     good = stored != stored[77]
     assert batch.flux[0, good] == pytest.approx(FLUX[good] + 0.5, abs=6e-5)
     assert batch.mask[0, ~good].all()
+
+
+def test_B1_integers_that_stand_for_nothing_in_a_table(tmp_path, read):
+    bad = RNG.random(N) < 0.02
+    counts = np.where(bad, -32768, np.round(1e4 * FLUX)).astype(np.int32)
+    columns = [fits.Column("WAVE", "D", array=WAVE), fits.Column("FLUX", "J", array=counts, null=-32768)]
+    fits.BinTableHDU.from_columns(columns).writeto(tmp_path / "a.fits")
+    assert np.array_equal(read(tmp_path / "a.fits")[0].mask[0], bad)
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
@@ -583,6 +908,59 @@ def test_B4_columns_of_variable_length_and_ascii_tables(tmp_path, read):
     columns = [fits.Column(k, "D25.17", array=v) for k, v in (("WAVE", WAVE), ("FLUX", FLUX))]
     fits.TableHDU.from_columns(columns).writeto(tmp_path / "b.fits")
     np.testing.assert_allclose(read(tmp_path / "b.fits")[0].flux[0], FLUX, rtol=1e-6)
+
+
+@pytest.mark.parametrize("layout", ["rows", "rows with errors", "columns"])
+def test_B4_a_list_as_an_image(tmp_path, read, layout):
+    rows = np.array([WAVE, FLUX, SIGMA][: 2 + (layout != "rows")])
+    fits.writeto(tmp_path / "a.fits", rows.T if layout == "columns" else rows)
+    (batch,) = read(tmp_path / "a.fits")
+    assert batch.wavelength == pytest.approx(WAVE) and batch.flux[0] == pytest.approx(FLUX)
+    assert np.isnan(batch.sigma).all() if layout == "rows" else batch.sigma[0] == pytest.approx(SIGMA)
+    fits.writeto(tmp_path / "b.fits", rows[::-1].copy())
+    with pytest.raises(ReadError, match="first row or column holds no wavelengths"):
+        read(tmp_path / "b.fits")
+
+
+def test_B4_an_image_with_its_wavelengths_in_a_table(tmp_path, read):
+    column = fits.Column("WAVELENGTH", "D", array=WAVE / 10.0, unit="nm")
+    hdus = [fits.PrimaryHDU(FLUX), fits.BinTableHDU.from_columns([column])]
+    fits.HDUList(hdus).writeto(tmp_path / "a.fits")
+    (batch,) = read(tmp_path / "a.fits")
+    assert batch.wavelength == pytest.approx(WAVE) and batch.flux[0] == pytest.approx(FLUX)
+    fits.PrimaryHDU(FLUX, fits.Header({"CTYPE1": "SPEC"})).writeto(tmp_path / "b.fits")
+    with pytest.raises(ReadError):  # pixels are no wavelengths
+        read(tmp_path / "b.fits")
+
+
+@pytest.mark.parametrize("separator", [",", "\t"])
+@pytest.mark.parametrize("head", ["{0}wave{0}flux{0}err\n", "", '"{0}wave{0}flux{0}err"\n'])
+def test_B5_columns_that_count_rows(tmp_path, read, separator, head):
+    """As pandas and R write tables: a column without a name before the others, names in quotes."""
+    lines = [
+        separator.join((str(i), f"{w:.4f}", f"{f:.6f}", "0.01"))
+        for i, (w, f) in enumerate(zip(WAVE, FLUX, strict=True))
+    ]
+    head = (
+        head.format(separator).replace('"', "")
+        if head[:1] != '"'
+        else separator.join(['""', '"wave"', '"flux"', '"err"']) + "\n"
+    )
+    (tmp_path / "a.csv").write_text(head + "\n".join(lines))
+    (batch,) = read(tmp_path / "a.csv")
+    assert batch.wavelength == pytest.approx(WAVE, abs=1e-4) and batch.sigma[0] == pytest.approx(SIGMA)
+
+
+def test_B5_the_third_column_need_not_be_an_error(tmp_path, read):
+    bad = (RNG.random(N) < 0.1).astype(int)
+    path = files.write_text(tmp_path / "a.txt", WAVE, 1e3 * FLUX, FLUX / SIGMA, header="# Lambda Intens S/N")
+    with pytest.warns(SpectrumWarning, match="third column is S/N"):
+        assert np.isnan(read(path)[0].sigma).all()
+    path = files.write_text(tmp_path / "b.txt", WAVE, FLUX, bad)
+    with pytest.warns(SpectrumWarning, match="taken for flags"):
+        assert np.array_equal(read(path)[0].mask[0], bad != 0)
+    path = files.write_text(tmp_path / "c.txt", WAVE, FLUX, SIGMA**2, header="# Lambda Intens variance")
+    assert read(path)[0].sigma[0] == pytest.approx(SIGMA, rel=1e-6)
 
 
 def test_B5_decimal_commas(tmp_path, read):
