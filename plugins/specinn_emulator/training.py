@@ -48,10 +48,11 @@ class TrainingConfig:
 
 @attrs.frozen
 class Config:
-    """The TOML of an emulator: ``grid`` is a list of files or folders; either ``process``, of windows, or
-    sizes and schedule of a network."""
+    """The TOML of an emulator: ``grid`` is a list of files or folders, ``splits`` of which it learns from;
+    either ``process``, of windows, or sizes and schedule of a network."""
 
     grid: list[str]
+    splits: tuple[str, ...] = ("train",)
     process: ProcessConfig | None = None
     network: NetworkConfig = attrs.field(factory=NetworkConfig)
     training: TrainingConfig = attrs.field(factory=TrainingConfig)
@@ -63,12 +64,17 @@ def train(
     """Train on the grid's training split: ``ProcessEmulator`` with a table ``process``, else ``Emulator``.
 
     Checkpoints in ``folder`` let an interrupted training resume. The header of the result carries the errors
-    on the test split (see :func:`specinn.evaluation.emulation.metrics`).
+    on the first split that is left of test and validation (see :func:`specinn.evaluation.emulation.metrics`).
     """
     settings = structure(dict(config), Config, "emulator configuration")
     grid = load([Path(p) for p in settings.grid])
-    rows = grid.split("train")
-    if "fe_h" not in grid.labels or not len(grid.split("test")):
+    rows = np.sort(np.concatenate([grid.split(name) for name in settings.splits] or [np.empty(0, int)]))
+    unseen = next((name for name in ("test", "validation") if name not in settings.splits), None)
+    if not len(rows) or len(set(settings.splits)) < len(settings.splits) or unseen is None:
+        raise ConfigError(
+            f"$.splits is {list(settings.splits)}: expected train, and test where others serve as a test"
+        )
+    if "fe_h" not in grid.labels or not len(grid.split(unseen)):
         raise ConfigError(
             f"the grid has {len(grid)} models with the labels {', '.join(grid.labels)}: training needs fe_h "
             "among them, and enough models to keep some for the test"
@@ -82,7 +88,7 @@ def train(
         emulator = _process(grid, rows, settings.process, about, folder, progress)
     else:
         emulator = _network(grid, rows, settings, about, folder, progress)
-    emulator.header["metrics"] = metrics(compare(emulator, grid))
+    emulator.header["metrics"] = metrics(compare(emulator, grid, split=unseen))
     return emulator
 
 

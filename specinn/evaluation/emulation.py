@@ -106,7 +106,7 @@ def compare(
     resolving_power: float = RESOLVING_POWER,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Emulation:
-    """Emulate the spectra of one split of a grid.
+    """Emulate the spectra of one split of a grid, or of ``all``.
 
     Raises ``GridError`` where the grid has other labels, a lower resolving power, or no spectra of that
     split.
@@ -121,7 +121,7 @@ def compare(
             raise GridError(
                 f"the {name} has a resolving power of {has:g}: expected at least {resolving_power:g}"
             )
-    rows = grid.split(split)
+    rows = np.arange(len(grid)) if split == "all" else grid.split(split)
     if not len(rows):
         raise GridError(f"the grid has no spectra in the split {split!r}: choose another, or all")
     wavelength, arms = _pixels(emulator, grid, resolving_power)

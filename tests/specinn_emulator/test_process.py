@@ -266,3 +266,16 @@ def test_training_resumes_after_the_last_whole_window(emulator, grid_file, tmp_p
 def test_wrong_keys_are_named_with_their_path(grid_file, tmp_path, change, words):
     with pytest.raises(ConfigError, match=words):
         train({"grid": [str(grid_file)], "process": {**PLAN, **change}}, tmp_path)
+
+
+def test_the_test_split_may_be_learnt_from_where_others_judge(grid_file, grid, tmp_path):
+    config = {"grid": [str(grid_file)], "process": {**PLAN, "steps": 2}, "splits": ["train", "test"]}
+    emulator = train(config, tmp_path)
+    assert len(emulator.stars) == len(grid.split("train")) + len(grid.split("test"))
+    assert emulator.header["metrics"]["stars"] == len(grid.split("validation"))
+
+
+@pytest.mark.parametrize("splits", [[], ["train", "train"], ["train", "test", "validation"]])
+def test_splits_that_leave_nothing_are_refused(grid_file, tmp_path, splits):
+    with pytest.raises(ConfigError, match=r"\$\.splits is .*expected train"):
+        train({"grid": [str(grid_file)], "process": PLAN, "splits": splits}, tmp_path)
