@@ -90,15 +90,16 @@ class PhysicsErrors:
         shares = 2.0 * torch.rand(2, len(values), device=self.values.device, generator=generator) * poverty
         weakening, cooling = options.overionisation * shares[0], options.excitation * shares[1]
         flux = self.emulate(values)
-        cooler, poorer, denser = values.clone(), values.clone(), values.clone()
-        step = (values[:, iron] - self.low[iron]).clamp(0.05, 0.3)
+        cooler, other, denser = values.clone(), values.clone(), values.clone()
+        room = values[:, iron] - self.low[iron]
+        step = torch.where(room >= 0.05, -room.clamp(max=0.3), 0.3)
         up = torch.where(values[:, gravity] + 0.3 <= self.high[gravity], 0.3, -0.3)
         down = torch.where(values[:, teff] - 100.0 >= self.low[teff], -100.0, 100.0)
         cooler[:, teff] += down
-        poorer[:, iron] -= step
+        other[:, iron] += step
         denser[:, gravity] += up
         by_temperature = (self.emulate(cooler) - flux) / down[:, None]
-        by_metal = (self.emulate(poorer) - flux) / step[:, None]
+        by_metal = (flux - self.emulate(other)) / step[:, None]
         by_gravity = (self.emulate(denser) - flux) / up[:, None]
         ratio = by_gravity / by_metal.clamp(min=0.01)
         neutral = 1.0 - ((ratio - 0.1) / 0.25).clamp(0.0, 1.0)

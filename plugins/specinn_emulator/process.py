@@ -1,11 +1,13 @@
-"""The emulator of windows: a Gaussian process in each, from labels to the root of the optical depth.
+"""The emulator of windows: a Gaussian process in each, from labels to the cube root of the optical depth.
 
 A plain network needs far more spectra than a grid has, since it must learn what is known beforehand. Here
 
 * carbon, nitrogen and oxygen enter as what CO and N2 leave free (:func:`inputs`): where C/O nears 1, spectra
   of cool stars change abruptly with the abundances, and smoothly with these;
-* the process gives ``z = sqrt(-ln flux + 0.003)``, in which weak and saturated lines are nearly linear in the
-  inputs, and flux is never negative;
+* the process gives ``z = (0.003 - ln flux)^(1/3)``, in which weak and saturated lines are nearly linear in
+  the inputs, and flux is never negative;
+* most of what an element does is linear in its logarithmic abundance, with a slope that varies from star to
+  star as smoothly as the spectra do (:class:`Process`);
 * a window of some 50 Angstrom has lines of few elements, and its process learns of which.
 """
 
@@ -26,7 +28,17 @@ from specinn.plugins import ModelError, Synthesizer, fitting, save_weights
 from .header import FORMAT, axes_of, axis_of, physics_of
 from .labels import features, refuse_beyond
 
-__all__ = ["Process", "ProcessEmulator", "Window", "flux_of", "inputs", "root_of", "windows_of"]
+__all__ = [
+    "Process",
+    "ProcessEmulator",
+    "Window",
+    "elements_of",
+    "flux_of",
+    "inputs",
+    "root_of",
+    "windows_of",
+    "with_products",
+]
 
 _WEAK = 0.003  # optical depth below which z is linear in it
 # Layers in which molecules form: temperature in units of Teff, log10 of the gas pressure relative to that of
@@ -37,9 +49,18 @@ _SOLAR = {"c_fe": 8.56, "n_fe": 7.98, "o_fe": 8.77}  # Magg et al. (2022)
 _CO = (13.820, -11.795, -0.17222, 0.022888, -0.0011349)
 _N2 = (13.590, -10.585, 0.22067, -0.029997, 0.0014993)
 
+_PARAMETERS = ("teff", "logg", "fe_h", "vmic")  # whose products are inputs, too
+
 _BATCH = 64  # stars at a time, whose covariances stay in the cache of a processor
 _LEADING = 16  # components of a window that a file holds as float16, the others as int8
-_PARTS = ("mixing", "amplitude", "fine", "weights", "mean")  # of a window in a file, beside its basis
+_PARTS = (
+    "mixing",
+    "amplitude",
+    "slopes",
+    "rest",
+    "weights",
+    "mean",
+)  # of a window in a file, beside its basis
 
 
 def inputs(values: torch.Tensor, names: tuple[str, ...]) -> torch.Tensor:
@@ -81,59 +102,87 @@ def _free_atoms(
     }
 
 
+def with_products(x: torch.Tensor, names: tuple[str, ...]) -> torch.Tensor:
+    """Standardised inputs ``(n, n_inputs)``, then the products of each two of those of the atmosphere."""
+    own = [names.index(name) for name in _PARAMETERS if name in names]
+    products = [x[:, i] * x[:, j] for k, i in enumerate(own) for j in own[k:]]
+    return torch.cat([x, torch.stack(products, dim=1)], dim=1)
+
+
+def elements_of(names: tuple[str, ...], n_inputs: int) -> torch.Tensor:
+    """1 for those of ``n_inputs`` columns of :func:`with_products` that are abundances, else 0."""
+    n_products = sum(name in names for name in _PARAMETERS)
+    n_products = n_products * (n_products + 1) // 2
+    out = torch.ones(n_inputs, dtype=torch.float64)
+    out[[i for i, name in enumerate(names) if name in _PARAMETERS]] = 0.0
+    out[n_inputs - n_products :] = 0.0
+    return out
+
+
 def root_of(flux: torch.Tensor) -> torch.Tensor:
     """``z`` of flux, which is positive."""
-    return (_WEAK - flux.clamp(1e-6, 1.0).log()).sqrt()
+    return (_WEAK - flux.clamp(1e-6, 1.0).log()) ** (1 / 3)
 
 
 def flux_of(z: torch.Tensor) -> torch.Tensor:
     """Flux of any ``z``: above 0, at most 1."""
-    return (_WEAK - z.square()).clamp(max=0.0).exp()
+    return (_WEAK - z * z.square()).clamp(max=0.0).exp()
 
 
 @attrs.define(eq=False)
 class Process:
-    """The covariance of two stars with standardised inputs ``a`` and ``b (n_inputs,)``:
+    """The covariance of two stars with inputs ``a`` and ``b (n_inputs,)``:
 
-        scale(a) scale(b) (c + fine c^4),    c = exp(-|a M - b M|^2 / 2),    scale(a) = exp(a . amplitude),
+        scale(a) scale(b) [(1 + (a * slopes) . (b * slopes)) c_0 + rest c_1],
+        scale(a) = exp(a . amplitude),
 
-    with the matrix ``M`` ``mixing (n_inputs, n_inputs)``, ``amplitude (n_inputs,)`` and the number ``fine``.
+    ``c_k = exp(-|a M_k - b M_k|^2 / 2)`` with the matrices ``M`` of ``mixing (2, n_inputs, n_inputs)``,
+    ``amplitude`` and ``slopes (n_inputs,)``, and the number ``rest``.
     """
 
     mixing: torch.Tensor
     amplitude: torch.Tensor
-    fine: torch.Tensor
+    slopes: torch.Tensor
+    rest: torch.Tensor
 
     def covariance(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         """``(n_a, n_b)``."""
-        scaled = self.scale(a)[:, None] * self.scale(b)
-        return scaled * self.likeness(a @ self.mixing, b @ self.mixing)
+        return self.scale(a)[:, None] * self.scale(b) * self.likeness(self.placed(a), self.placed(b))
 
     def scale(self, a: torch.Tensor) -> torch.Tensor:
         """``(n_a,)``."""
         return (a @ self.amplitude).exp()
 
-    def likeness(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-        """``c + fine c^4 (n_a, n_b)`` of ``a M`` and ``b M``, in as few passes as possible."""
-        exponent = torch.addmm(-0.5 * right.square().sum(1), left, right.T)
-        c = (exponent - 0.5 * left.square().sum(1)[:, None]).clamp(max=0.0).exp()
-        return c + self.fine * c.square().square()
+    def placed(self, a: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """What :meth:`likeness` takes of stars: ``a M_0``, ``a M_1`` and ``a * slopes``."""
+        return a @ self.mixing[0], a @ self.mixing[1], a * self.slopes
+
+    def likeness(self, left: tuple[torch.Tensor, ...], right: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        """The brackets ``(n_a, n_b)`` of stars that were placed."""
+        smooth, rest = (_gaussian(a, b) for a, b in zip(left[:2], right[:2], strict=True))
+        return (1.0 + left[2] @ right[2].T) * smooth + self.rest * rest
 
     def to(self, device: str) -> Process:
-        return Process(self.mixing.to(device), self.amplitude.to(device), self.fine.to(device))
+        parts = {name: getattr(self, name).to(device) for name in ("mixing", "amplitude", "slopes", "rest")}
+        return Process(**parts)
+
+
+def _gaussian(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    exponent = torch.addmm(-0.5 * right.square().sum(1), left, right.T)
+    return (exponent - 0.5 * left.square().sum(1)[:, None]).clamp(max=0.0).exp()
 
 
 @attrs.define(eq=False)
 class Window:
-    """``z = mean (n_pix,) + scale(x) likeness(x M, anchors) @ weights (n_train, n_components) @ basis``.
+    """``z = mean (n_pix,) + scale(x) likeness(x, anchors) @ weights (n_train, n_components) @ basis``.
 
-    ``anchors (n_train, n_inputs)`` are the inputs of training stars times M. All but ``mean`` and ``basis``
-    is float64, since the sums are much smaller than their terms.
+    ``anchors`` are the training stars as the process places them. All but ``mean`` and ``basis`` is float64,
+    since the sums are much smaller than their terms.
     """
 
     pixels: slice
     process: Process
-    anchors: torch.Tensor
+    anchors: tuple[torch.Tensor, ...]
     weights: torch.Tensor
     mean: torch.Tensor
     basis: torch.Tensor
@@ -141,19 +190,21 @@ class Window:
     @classmethod
     def of(cls, parts: Mapping[str, torch.Tensor], stars: torch.Tensor, pixels: slice) -> Window:
         """From the tensors of a file or a checkpoint, and the training stars ``(n_train, n_inputs)``."""
-        process = Process(*(parts[name].double() for name in ("mixing", "amplitude", "fine")))
-        anchors = stars @ process.mixing
-        return cls(pixels, process, anchors, parts["weights"].double(), parts["mean"], parts["basis"])
+        process = Process(*(parts[name].double() for name in ("mixing", "amplitude", "slopes", "rest")))
+        return cls(
+            pixels, process, process.placed(stars), parts["weights"].double(), parts["mean"], parts["basis"]
+        )
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Flux ``(n, n_pix)`` for inputs ``x (n, n_inputs)``."""
-        likeness = self.process.likeness(x @ self.process.mixing, self.anchors)
+        likeness = self.process.likeness(self.process.placed(x), self.anchors)
         coefficients = self.process.scale(x)[:, None] * (likeness @ self.weights)
         return flux_of(torch.addmm(self.mean, coefficients.to(self.mean.dtype), self.basis))
 
     def to(self, device: str) -> Window:
-        names = ("process", "anchors", "weights", "mean", "basis")
-        return attrs.evolve(self, **{name: getattr(self, name).to(device) for name in names})
+        names = ("process", "weights", "mean", "basis")
+        moved = {name: getattr(self, name).to(device) for name in names}
+        return attrs.evolve(self, anchors=tuple(each.to(device) for each in self.anchors), **moved)
 
 
 @attrs.define(eq=False)
@@ -191,6 +242,7 @@ class ProcessEmulator(Synthesizer):
                 return self(torch.as_tensor(np.asarray(labels), dtype=torch.float32)).cpu().numpy()
         refuse_beyond(self.bounds, self.labels, labels)
         x = (inputs(labels.to(self.center), self.labels) - self.center) / self.spread
+        x = with_products(x, self.labels)
         flux = torch.cat(
             [torch.cat([window(part) for window in self.windows], 1) for part in x.split(_BATCH)]
         )
@@ -228,7 +280,8 @@ class ProcessEmulator(Synthesizer):
             step = fine.abs().amax(1, keepdim=True).clamp(min=1e-30) / 127
             process = window.process
             parts = {"mixing": process.mixing.float(), "amplitude": process.amplitude.float(),
-                     "fine": process.fine.float(), "weights": window.weights.float(), "mean": window.mean,
+                     "slopes": process.slopes.float(), "rest": process.rest.float(),
+                     "weights": window.weights.float(), "mean": window.mean,
                      "leading": window.basis[:_LEADING].half(), "step": step,
                      "basis": (fine / step).round().to(torch.int8)}  # fmt: skip
             tensors |= {f"{i}.{name}": part.contiguous() for name, part in parts.items()}
@@ -243,6 +296,7 @@ class ProcessEmulator(Synthesizer):
         """From the content of the file ``path`` that :meth:`save` wrote. Raises ``ModelError``."""
         with fitting(path):
             windows, stars = [], tensors["stars"].double()
+            placed = with_products(stars, tuple(header["labels"]))
             for i, (start, stop) in enumerate(header["windows"]):
                 parts = {name: tensors[f"{i}.{name}"] for name in _PARTS}
                 fine = tensors[f"{i}.basis"].float() * tensors[f"{i}.step"]
@@ -250,7 +304,7 @@ class ProcessEmulator(Synthesizer):
                 sizes = (parts["weights"].shape[1], stop - start)
                 if parts["basis"].shape != sizes or len(parts["weights"]) != len(stars):
                     raise ValueError(f"window {i} has {tuple(parts['basis'].shape)} components, not {sizes}")
-                windows.append(Window.of(parts, stars, slice(start, stop)))
+                windows.append(Window.of(parts, placed, slice(start, stop)))
             return cls(
                 labels=tuple(header["labels"]),
                 bounds=np.array(header["bounds"]),

@@ -13,13 +13,14 @@ import torch
 from specinn.errors import ConfigError
 from specinn.training.checkpoint import fingerprint, load_checkpoint, save_checkpoint
 
-from .process import Process, Window, flux_of, inputs, root_of, windows_of
+from .process import Process, Window, elements_of, flux_of, inputs, root_of, windows_of, with_products
 
 __all__ = ["ProcessConfig", "fit_windows", "standardised"]
 
 _FLOOR = 1e-7  # mean squared flux error below which a star needs no more attention: (3e-4)^2
 _LEAST_NUGGET = 3e-6  # below which the weights are so large that float32 would show its rounding
 _PIXELS = 400  # of a window, at most, by whose errors the covariance is chosen
+_PENALTY = 2.0  # of squared mixing and amplitudes, thousands of numbers, lest they follow single stars
 _LEARNING_RATE = 0.1  # of Adam, for the logarithms of scales; a cosine down to zero
 
 
@@ -51,11 +52,13 @@ def fit_windows(
     folder: Path,
     progress: Callable[[dict[str, Any]], None],
 ) -> tuple[Window, ...]:
-    """The windows of all arms of ``grid`` from its spectra ``rows``, which have the inputs ``x``.
+    """The windows of all arms of ``grid`` from its spectra ``rows``, of the standardised inputs ``x``.
 
     Each that is done is a checkpoint in ``folder``, where an interrupted training resumes.
     """
     _check(plan, grid, len(x))
+    x = with_products(x, grid.labels)
+    elements = elements_of(grid.labels, x.shape[1])
     parts = windows_of(grid.wavelength, grid.arms, plan.window)
     of = fingerprint([attrs.asdict(plan), grid.hash])
     windows, flux, held = [], torch.empty(0), ""
@@ -69,7 +72,7 @@ def fit_windows(
                 flux, held = torch.cat([torch.as_tensor(block) for block in blocks]), arm
             here = flux[:, pixels.start - first : pixels.stop - first].double()
             try:
-                state = _fit(x, here, plan, min(plan.components[arm], here.shape[1]), i)
+                state = _fit(x, elements, here, plan, min(plan.components[arm], here.shape[1]), i)
             except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
                 raise ConfigError(
                     f"window {i} has no covariance ({error}): are there models twice, or labels that are not "
@@ -99,25 +102,35 @@ def _check(plan: ProcessConfig, grid: Any, n: int) -> None:
 
 
 class _Covariance:
-    """What is found of a window: logarithms of scales, a mixing of inputs, amplitudes, and the nugget."""
+    """What is found of a window: logarithms of scales and slopes, mixing, amplitudes, and the nugget."""
 
-    def __init__(self, n_inputs: int) -> None:
-        scale = torch.full((n_inputs,), 6.0, dtype=torch.float64)
-        scale[:4] = torch.tensor([2.0, 3.0, 3.0, 10.0])[:n_inputs]  # of the atmosphere: 5040 K / Teff, ...
+    def __init__(self, elements: torch.Tensor) -> None:
+        n = elements.numel()
+        scale = torch.full((2, n), 6.0, dtype=torch.float64)
+        scale[:, :4] = torch.tensor([2.0, 3.0, 3.0, 10.0])[:n]  # of the atmosphere: 5040 K / Teff, ...
+        scale[0, 4:] = 25.0  # what is linear in an abundance is smooth in it, too
+        zeros = torch.zeros(n, dtype=torch.float64)
+        self.elements = elements
         self.scale = scale.log()
-        self.mixing = torch.zeros(n_inputs, n_inputs, dtype=torch.float64)
-        self.amplitude = torch.zeros(n_inputs, dtype=torch.float64)
-        self.fine = torch.tensor(math.log(0.03), dtype=torch.float64)
+        self.mixing = torch.zeros(2, n, n, dtype=torch.float64)
+        self.amplitude = zeros.clone()
+        self.slopes = torch.full_like(zeros, math.log(0.17))
+        self.rest = torch.tensor(math.log(0.3), dtype=torch.float64)
         self.nugget = torch.tensor(math.log(1e-4), dtype=torch.float64)
-        self.nugget_slope = torch.zeros(n_inputs, dtype=torch.float64)
-        self.parameters = [self.scale, self.mixing, self.amplitude, self.fine, self.nugget, self.nugget_slope]
+        self.nugget_slope = zeros.clone()
+        self.parameters = [self.scale, self.mixing, self.amplitude, self.slopes, self.rest, self.nugget,
+                           self.nugget_slope]  # fmt: skip
         for parameter in self.parameters:
             parameter.requires_grad_()
 
     def process(self) -> Process:
-        unit = torch.eye(len(self.scale), dtype=torch.float64)
-        mixing = torch.exp(-self.scale)[:, None] * (unit + 0.3 * self.mixing)
-        return Process(mixing, 0.3 * self.amplitude, self.fine.exp())
+        unit = torch.eye(self.scale.shape[1], dtype=torch.float64)
+        mixing = torch.exp(-self.scale)[:, :, None] * (unit + 0.3 * self.mixing)
+        return Process(mixing, 0.3 * self.amplitude, self.elements * self.slopes.exp(), self.rest.exp())
+
+    def penalty(self) -> torch.Tensor:
+        many = (self.mixing, self.amplitude, self.nugget_slope)
+        return _PENALTY * torch.stack([each.square().sum() for each in many]).sum()
 
     def matrix(self, x: torch.Tensor) -> torch.Tensor:
         """Covariance of training stars ``(n, n)``, with what no smooth function explains on its diagonal."""
@@ -127,7 +140,12 @@ class _Covariance:
 
 
 def _fit(
-    x: torch.Tensor, flux: torch.Tensor, plan: ProcessConfig, n_components: int, number: int
+    x: torch.Tensor,
+    elements: torch.Tensor,
+    flux: torch.Tensor,
+    plan: ProcessConfig,
+    n_components: int,
+    number: int,
 ) -> dict[str, Any]:
     """Choose the covariance by the flux of each star as predicted from the others, then solve for all.
 
@@ -139,7 +157,7 @@ def _fit(
     z = root_of(flux)
     mean = z.mean(0)
     some_x, some_z, some_flux = x[chosen], (z - mean)[chosen][:, thin], flux[chosen][:, thin]
-    covariance = _Covariance(x.shape[1])
+    covariance = _Covariance(elements)
     optimiser = torch.optim.Adam(covariance.parameters, lr=_LEARNING_RATE, betas=(0.9, 0.95))
     loss = math.inf
     for step in range(plan.steps):
@@ -150,7 +168,7 @@ def _fit(
         error = (flux_of(mean[thin] + left_out) - some_flux).square().mean(1)
         objective = torch.log(error + _FLOOR).mean()
         optimiser.zero_grad(set_to_none=True)
-        objective.backward()
+        (objective + covariance.penalty() / len(chosen)).backward()
         optimiser.step()
         loss = float(objective.detach())
     with torch.no_grad():
@@ -158,8 +176,8 @@ def _fit(
         weights = torch.cholesky_solve(coefficients, torch.linalg.cholesky(covariance.matrix(x)))
         process = covariance.process()
         weights *= process.scale(x)[:, None]
-    parts = {"mixing": process.mixing, "amplitude": process.amplitude, "fine": process.fine,
-             "weights": weights, "mean": mean, "basis": basis}  # fmt: skip
+    parts = {"mixing": process.mixing, "amplitude": process.amplitude, "slopes": process.slopes,
+             "rest": process.rest, "weights": weights, "mean": mean, "basis": basis}  # fmt: skip
     return {name: part.detach().float().contiguous() for name, part in parts.items()} | {"loss": loss}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,8 @@ import torch
 import specinn
 from specinn.config import structure
 from specinn.errors import ConfigError
+from specinn.evaluation.emulation import compare, metrics
 from specinn.grids import Grid, load
-from specinn.spectra.resample import resampling_matrix
 from specinn.training.checkpoint import fingerprint, load_checkpoint, one_cycle, save_checkpoint
 
 from .emulator import CoefficientNetwork, Emulator, blocks_of
@@ -24,7 +23,6 @@ from .labels import features
 from .process import ProcessEmulator
 from .process_training import ProcessConfig, fit_windows, standardised
 
-RESOLVING_POWER = 20_000.0  # at which errors are reported
 _FLOOR = 1e-6  # mean squared flux error below which a star needs no more attention: (1e-3)^2
 
 
@@ -50,10 +48,11 @@ class TrainingConfig:
 
 @attrs.frozen
 class Config:
-    """The TOML of an emulator: ``grid`` is a list of files or folders; either ``process``, of windows, or
-    sizes and schedule of a network."""
+    """The TOML of an emulator: ``grid`` is a list of files or folders, ``splits`` of which it learns from;
+    either ``process``, of windows, or sizes and schedule of a network."""
 
     grid: list[str]
+    splits: tuple[str, ...] = ("train",)
     process: ProcessConfig | None = None
     network: NetworkConfig = attrs.field(factory=NetworkConfig)
     training: TrainingConfig = attrs.field(factory=TrainingConfig)
@@ -65,12 +64,17 @@ def train(
     """Train on the grid's training split: ``ProcessEmulator`` with a table ``process``, else ``Emulator``.
 
     Checkpoints in ``folder`` let an interrupted training resume. The header of the result carries the errors
-    on the test split (see :func:`held_out_errors`).
+    on the first split that is left of test and validation (see :func:`specinn.evaluation.emulation.metrics`).
     """
     settings = structure(dict(config), Config, "emulator configuration")
     grid = load([Path(p) for p in settings.grid])
-    rows = grid.split("train")
-    if "fe_h" not in grid.labels or not len(grid.split("test")):
+    rows = np.sort(np.concatenate([grid.split(name) for name in settings.splits] or [np.empty(0, int)]))
+    unseen = next((name for name in ("test", "validation") if name not in settings.splits), None)
+    if not len(rows) or len(set(settings.splits)) < len(settings.splits) or unseen is None:
+        raise ConfigError(
+            f"$.splits is {list(settings.splits)}: expected train, and test where others serve as a test"
+        )
+    if "fe_h" not in grid.labels or not len(grid.split(unseen)):
         raise ConfigError(
             f"the grid has {len(grid)} models with the labels {', '.join(grid.labels)}: training needs fe_h "
             "among them, and enough models to keep some for the test"
@@ -84,7 +88,7 @@ def train(
         emulator = _process(grid, rows, settings.process, about, folder, progress)
     else:
         emulator = _network(grid, rows, settings, about, folder, progress)
-    emulator.header["metrics"] = held_out_errors(emulator, grid)
+    emulator.header["metrics"] = metrics(compare(emulator, grid, split=unseen))
     return emulator
 
 
@@ -252,76 +256,3 @@ def _fit(
             save_checkpoint(checkpoint, {"network": network.state_dict(), "optimiser": optimiser.state_dict(),
                                          "epoch": epoch + 1}, of)  # fmt: skip
     return network
-
-
-def degrading_operators(
-    emulator: Emulator | ProcessEmulator, resolving_power: float
-) -> list[tuple[slice, Any]]:
-    """One operator per arm, to R and two pixels per resolution element, slightly inside the arm."""
-    out = []
-    for arm in emulator.arms.values():
-        wave = emulator.wavelength[arm]
-        step = wave.mean() / resolving_power / 2
-        inner = np.arange(wave[0] + 3, wave[-1] - 3, step)
-        out.append((arm, resampling_matrix(wave, emulator.resolving_power, inner, resolving_power)))
-    return out
-
-
-def residuals(emulator: Emulator | ProcessEmulator, grid: Grid, rows: np.ndarray) -> np.ndarray:
-    """Emulated minus real flux ``(n_rows, n_pix)`` at the grid's resolving power."""
-    return np.concatenate([emulator(grid.values[part]) - flux for part, flux in grid.blocks(rows)])
-
-
-def held_out_errors(emulator: Emulator | ProcessEmulator, grid: Grid) -> dict[str, Any]:
-    """Flux errors on the test split after degrading to R = 20 000.
-
-    Root mean square over pixels, per star: quantiles over stars of all and by arm, medians in bins of Teff
-    and [Fe/H]; and the root mean square over stars in bins of 50 Angstrom.
-    """
-    rows = grid.split("test")
-    difference = residuals(emulator, grid, rows)
-    degraded = [
-        (arm, operator @ difference[:, arm].T)
-        for arm, operator in degrading_operators(emulator, RESOLVING_POWER)
-    ]
-    rms = np.sqrt(np.square(np.concatenate([d for _, d in degraded])).mean(0))
-    teff, fe_h = grid.column("teff")[rows], grid.column("fe_h")[rows]
-
-    def quantiles(values: np.ndarray) -> dict[str, float]:
-        return {str(q): float(np.quantile(values, q)) for q in (0.05, 0.25, 0.5, 0.75, 0.95, 1.0)}
-
-    def binned(values: np.ndarray, edges: list[float]) -> list[dict[str, float]]:
-        out = []
-        for low, high in pairwise(edges):
-            here = (values >= low) & (values < high)
-            if here.any():
-                out.append(
-                    {
-                        "from": low,
-                        "to": high,
-                        "stars": int(here.sum()),
-                        "median_rms": float(np.median(rms[here])),
-                    }
-                )
-        return out
-
-    by_wavelength = []
-    for arm, values in degraded:
-        wave = np.linspace(emulator.wavelength[arm][0] + 3, emulator.wavelength[arm][-1] - 3, len(values))
-        for low in np.arange(np.floor(wave[0] / 50) * 50, wave[-1], 50.0):
-            here = (wave >= low) & (wave < low + 50)
-            if here.any():
-                by_wavelength.append({"from": float(low), "to": float(low + 50),
-                                      "rms": float(np.sqrt((values[here] ** 2).mean()))})  # fmt: skip
-    return {
-        "resolving_power": RESOLVING_POWER,
-        "stars": len(rows),
-        "rms_quantiles": quantiles(rms),
-        "by_arm": {
-            name: quantiles(np.sqrt(np.square(values).mean(0)))
-            for name, (_, values) in zip(emulator.arms, degraded, strict=True)
-        },
-        "by_teff": binned(teff, [3500, 4000, 4500, 5000, 5500, 6000, 6500, 7501]),
-        "by_fe_h": binned(fe_h, [-3.21, -2.0, -1.0, -0.5, 0.0, 0.56]),
-        "by_wavelength": by_wavelength,
-    }

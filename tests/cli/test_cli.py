@@ -309,8 +309,8 @@ def test_examples_of_help_are_right(specinn: Command, path: tuple[str, ...]) -> 
 PRINT_JSON = ["plugins", "plugins --failed", "instruments", "instruments toy", "models", "models toy-model",
               "flags", "flags 3", "doctor", "run -i toy stars/stars.txt --samples 16 -o a.fits",
               "run -i toy stars/stars.txt --resume -o made.fits", "combine made.fits -o b.fits"]  # fmt: skip
-ELSEWHERE = {"evaluate grid", "evaluate stars", "evaluate robustness", "evaluate ood", "fit-correction",
-             "resimulate", "saliency", "timing", "tune", "grid make", "grid info",
+ELSEWHERE = {"evaluate grid", "evaluate stars", "evaluate robustness", "evaluate ood", "evaluate emulator",
+             "fit-correction", "resimulate", "saliency", "timing", "tune", "grid make", "grid info",
              "synthesis setup"}  # fmt: skip
 
 

@@ -484,6 +484,23 @@ def test_departures_grow_as_metals_get_rare(setup):
 
 
 @pytest.mark.slow
+def test_departures_stay_within_the_bounds_of_the_emulator(setup):
+    errors = setup.simulator.errors
+    physics, emulate = errors.options, errors.emulate
+    corners = torch.stack([errors.low, errors.high, torch.lerp(errors.low, errors.high, 0.01)])
+
+    def watched(values):
+        assert bool(((values >= errors.low) & (values <= errors.high)).all())
+        return emulate(values)
+
+    try:
+        errors.options, errors.emulate = PhysicsError(excitation=60.0, overionisation=0.08), watched
+        assert errors.departures(corners, torch.Generator().manual_seed(0)).isfinite().all()
+    finally:
+        errors.options, errors.emulate = physics, emulate
+
+
+@pytest.mark.slow
 def test_errors_wander_along_the_spectrum(setup):
     """Standard normal everywhere, alike within the coherence and independent beyond it and between arms."""
     errors = setup.simulator.errors

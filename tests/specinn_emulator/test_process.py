@@ -9,7 +9,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from specinn_emulator.emulator import Emulator
-from specinn_emulator.process import Process, ProcessEmulator, flux_of, inputs, root_of, windows_of
+from specinn_emulator.process import (
+    Process,
+    ProcessEmulator,
+    elements_of,
+    flux_of,
+    inputs,
+    root_of,
+    windows_of,
+    with_products,
+)
 from specinn_emulator.training import train
 
 from specinn.errors import ConfigError, ModelError
@@ -95,14 +104,24 @@ def test_windows_cover_each_arm_once():
 def test_the_covariance_is_that_of_its_docstring():
     rng = torch.Generator().manual_seed(0)
     a, b = (torch.randn(n, 3, generator=rng, dtype=torch.float64) for n in (4, 5))
-    mixing = torch.randn(3, 3, generator=rng, dtype=torch.float64)
-    amplitude, fine = torch.tensor([0.2, -0.1, 0.3], dtype=torch.float64), torch.tensor(0.05).double()
-    found = Process(mixing, amplitude, fine).covariance(a, b)
+    mixing = torch.randn(2, 3, 3, generator=rng, dtype=torch.float64)
+    numbers = ([0.2, -0.1, 0.3], [0.0, 0.5, 0.2], 0.05)
+    amplitude, slopes, rest = (torch.tensor(each, dtype=torch.float64) for each in numbers)
+    found = Process(mixing, amplitude, slopes, rest).covariance(a, b)
     for i in range(4):
         for j in range(5):
-            c = torch.exp(-0.5 * ((a[i] - b[j]) @ mixing).square().sum())
-            scale = torch.exp(a[i] @ amplitude + b[j] @ amplitude)
-            assert float(found[i, j]) == pytest.approx(float(scale * (c + fine * c**4)), rel=1e-9)
+            c = [float(torch.exp(-0.5 * ((a[i] - b[j]) @ m).square().sum())) for m in mixing]
+            scale = float(torch.exp(a[i] @ amplitude + b[j] @ amplitude))
+            linear = 1 + 0.25 * float(a[i, 1] * b[j, 1]) + 0.04 * float(a[i, 2] * b[j, 2])
+            assert float(found[i, j]) == pytest.approx(scale * (linear * c[0] + 0.05 * c[1]), rel=1e-9)
+
+
+def test_products_are_of_the_atmosphere_and_slopes_of_elements():
+    x = torch.tensor([[2.0, 3.0, 5.0, 7.0]])
+    names = ("teff", "mg_fe", "fe_h", "a_li")
+    full = with_products(x, names)
+    assert full[0].tolist() == [2.0, 3.0, 5.0, 7.0, 4.0, 10.0, 25.0]
+    assert elements_of(names, 7).tolist() == [0, 1, 0, 1, 0, 0, 0]
 
 
 # The emulator ------------------------------------------------------------------------------------
@@ -247,3 +266,16 @@ def test_training_resumes_after_the_last_whole_window(emulator, grid_file, tmp_p
 def test_wrong_keys_are_named_with_their_path(grid_file, tmp_path, change, words):
     with pytest.raises(ConfigError, match=words):
         train({"grid": [str(grid_file)], "process": {**PLAN, **change}}, tmp_path)
+
+
+def test_the_test_split_may_be_learnt_from_where_others_judge(grid_file, grid, tmp_path):
+    config = {"grid": [str(grid_file)], "process": {**PLAN, "steps": 2}, "splits": ["train", "test"]}
+    emulator = train(config, tmp_path)
+    assert len(emulator.stars) == len(grid.split("train")) + len(grid.split("test"))
+    assert emulator.header["metrics"]["stars"] == len(grid.split("validation"))
+
+
+@pytest.mark.parametrize("splits", [[], ["train", "train"], ["train", "test", "validation"]])
+def test_splits_that_leave_nothing_are_refused(grid_file, tmp_path, splits):
+    with pytest.raises(ConfigError, match=r"\$\.splits is .*expected train"):
+        train({"grid": [str(grid_file)], "process": PLAN, "splits": splits}, tmp_path)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import typer
 
 from specinn.cli._framework import add
-from specinn.cli.evaluate import grid, ood, robustness, stars
+from specinn.cli.evaluate import emulator, grid, ood, robustness, stars
 from specinn.cli.evaluate._former import Evaluate
 
 app = typer.Typer(cls=Evaluate, rich_markup_mode=None, help="Measure how good a model is, and how robust.")
 
-for _name, _module in {"grid": grid, "stars": stars, "robustness": robustness, "ood": ood}.items():
+for _module in (grid, stars, robustness, ood, emulator):
+    _name = _module.__name__.rpartition(".")[2]
     add(app, _name, getattr(_module, _name), _module.EXAMPLES)
