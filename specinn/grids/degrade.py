@@ -55,7 +55,7 @@ def degrade(
         if pixel > limit * 1.0001:
             raise GridError(
                 f"a step of {pixel:g} Angstrom is too coarse for R = {target:g} at {low:g} Angstrom: take "
-                f"{limit:.3g} or less"
+                f"{np.floor(limit * 1e4) / 1e4:g} or less"
             )
         width = high * float(np.nan_to_num(lsf_sigma_kms(target, grid.resolving_power))) / C_KMS
         edge = 3.5 * width + 0.5 * pixel
