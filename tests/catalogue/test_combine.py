@@ -320,6 +320,23 @@ def test_spectra_without_lithium_stay_without(tmp_path, nothing):
     assert table["mg_fe_std"][0] == pytest.approx(WIDTH[1] / 3 / np.sqrt(5), rel=0.06)
 
 
+def test_spectra_that_do_not_determine_a_label_add_nothing_to_it(tmp_path, nothing):
+    """Five posteriors as wide as the prior stay that, and four of them leave what the fifth one says."""
+    rng, i = np.random.default_rng(0), LABELS.index("mg_fe")
+    values = np.stack([exact_samples(CENTRE, np.diag(WIDTH**2 / 9), seed) for seed in range(10)])
+    values[:9, :, i] = rng.uniform(-0.4, 0.8, (9, N))
+    with samples.samples_file(tmp_path / "a.h5", N, samples.attributes_of(LABELS)) as append:
+        result = Posterior(LABELS, values, np.zeros((10, N)))
+        append(samples.rows_of(5 * ["x"] + 5 * ["y"], np.zeros(10), result, N))
+    table = combine([tmp_path / "a.h5"], nothing)
+    assert table["undetermined"].tolist() == ["mg_fe", ""]
+    assert table["mg_fe"].mask.tolist() == table["mg_fe_median"].mask.tolist() == [True, False]
+    assert table["mg_fe_upper"].mask.all() and not (table["flags"] & Flag.UPPER_LIMIT).any()
+    assert table["mg_fe_std"] == pytest.approx([1.2 / np.sqrt(12), WIDTH[1] / 3], rel=0.1)
+    assert table["mg_fe_median"][1] == pytest.approx(np.median(values[9, :, i]), abs=0.1 * WIDTH[1] / 3)
+    assert table["a_li_std"][0] < 0.6 * Posterior(LABELS, values, np.zeros((10, N))).std[0, 3]
+
+
 # Catalogues -----------------------------------------------------------------------------------------------
 
 
