@@ -110,8 +110,8 @@ def test_the_prior_is_flat_unless_the_training_says_otherwise(name, bounds):
 
 
 def test_alpha_over_metals_is_derived_where_all_its_elements_are_labels():
-    alpha = LabelSet([make_label(n, b) for n, b in (("ca_fe", (-0.4, 0.8)), ("ti_fe", (-0.5, 0.9)),
-                                                    ("mg_fe", (-0.4, 0.9)), ("si_fe", (-0.3, 0.6)))])  # fmt: skip
+    bounds = {"ca_fe": (-0.4, 0.8), "ti_fe": (-0.5, 0.9), "mg_fe": (-0.4, 0.9), "si_fe": (-0.3, 0.6)}
+    alpha = LabelSet([make_label(*item) for item in bounds.items()])
     assert with_derived_labels(alpha).names == (*alpha.names, "alpha_m")
     assert with_derived_labels(alpha)["alpha_m"].bounds == pytest.approx((-0.4, 0.8))
     assert with_derived_labels(LabelSet(alpha[:3])) == LabelSet(alpha[:3])

@@ -3,8 +3,8 @@
 p(labels | d_1, ..., d_k) is proportional to the product of p(labels | d_i) over prior^(k - 1). Posteriors are
 approximated as Gaussian in the variables of the network, where they come closest to it; there the prior of
 labels learnt as probits is a standard normal distribution, and that of the others is taken as flat. Labels
-that are not detected, whose likelihoods have only one flank, are combined separately; spectra that do not
-determine a label count neither for nor against what the others say of it.
+that are not detected, whose likelihoods have only one flank, are combined separately. Where the prior is not
+known, spectra that do not determine a label leave what the others say of it.
 """
 
 from __future__ import annotations
@@ -323,6 +323,8 @@ def _combined(
     labels = source.labels
     summary = Summary.empty(labels, len(used))
     lost = np.zeros(summary.map.shape, bool)
+    # the prior of other labels is not known, and would count once for each spectrum that tells no more
+    flat = np.array([label.transform != "linear" for label in labels])
     combinations: dict[int, Combination] = {}
     for i, rows in enumerate(used):
         if len(rows) == 1:
@@ -332,13 +334,14 @@ def _combined(
             combinations[i] = combine_gaussians(each.mean, each.covariance, prior_precision(labels), common)
             y = combinations[i].mean + z @ np.linalg.cholesky(combinations[i].covariance).T
             values = np.ascontiguousarray(labels.from_network(y).T)
-            lost[i, : len(labels)] = each.undetermined.all(axis=0)
-            for j in np.flatnonzero((each.undetected | each.undetermined).any(axis=0)):
+            silent = each.undetermined & ~flat
+            lost[i, : len(labels)] = silent.all(axis=0)
+            one_sided = each.undetected | each.undetermined
+            for j in np.flatnonzero(one_sided.any(axis=0)):
                 # the draws keep their ranks, and so their correlations
                 rank = (np.argsort(np.argsort(y[:, j])) + 0.5) / len(y)
-                # spectra that say nothing of a label leave what the others say, and at first the prior
-                telling = ~each.undetermined[:, j] if not lost[i, j] else np.arange(len(rows)) == 0
-                if lost[i, j] or each.undetected[telling, j].any():
+                telling = ~silent[:, j] if not lost[i, j] else np.arange(len(rows)) == 0
+                if one_sided[telling, j].any():
                     limit_values, chance = combine_limits(each.percentiles[telling, :, j], labels[j], common)
                     values[j] = np.interp(rank, chance, limit_values)
                 else:

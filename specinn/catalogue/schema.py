@@ -75,7 +75,8 @@ def statistics(label: Label, *, corrected: bool = False, informed: bool = False)
     When corrections were applied all of them hold corrected values and ``NAME_raw`` the MAP before. Labels
     that may be undetected have ``NAME_upper`` (:attr:`specinn.posterior.Summary.undetected`). Of what is not
     determined (:attr:`specinn.posterior.Summary.undetermined`) only ``NAME_std`` and percentiles other than
-    the median have values. With ``informed`` the same follow as ``NAME_informed``, ``NAME_informed_median`` and so on.
+    the median have values. With ``informed`` the same follow as ``NAME_informed``, ``NAME_informed_median``
+    and so on.
     """
     if informed:
         also = attrs.evolve(label, description=f"{label.description or label.name} with outside knowledge")
