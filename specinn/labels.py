@@ -295,8 +295,11 @@ class LabelSet:
         return torch.stack([function(label, values[..., i]) for i, label in enumerate(self.labels)], dim=-1)
 
     def with_spreads(self, spreads: Sequence[float]) -> LabelSet:
-        """The same with :attr:`Label.spread` of each label, the standard deviations ``(n_labels,)`` of its
-        values in the training in the variable that the network learns."""
+        """The same labels with what a model holds possible before it sees a spectrum.
+
+        ``spreads (n_labels,)`` are the :attr:`Label.spread` of each, standard deviations of its values in the
+        training in the variable that the network learns.
+        """
         pairs = zip(self.labels, spreads, strict=True)
         return LabelSet([attrs.evolve(label, spread=float(one)) for label, one in pairs])
 
