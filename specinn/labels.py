@@ -15,11 +15,15 @@ import numpy as np
 from specinn.errors import ConfigError, near
 
 __all__ = [
+    "ALPHA",
+    "DERIVED",
     "SOLAR_LOG_EPS",
     "Label",
     "LabelSet",
     "Transform",
     "abundance",
+    "alpha_m",
+    "derived",
     "li_fe",
     "make_label",
     "printed_unit",
@@ -51,12 +55,17 @@ _FIXED = {
     "a_li": ("dex", "probit", "Lithium abundance A(Li) = log10(N_Li/N_H) + 12"),
 }
 _SYMBOLS = {"teff": r"$T_\mathrm{eff}$", "logg": r"$\log\,g$", "vmic": r"$v_\mathrm{mic}$",
-            "vbroad": r"$v_\mathrm{broad}$", "a_li": "A(Li)"}  # fmt: skip
+            "vbroad": r"$v_\mathrm{broad}$", "a_li": "A(Li)", "alpha_m": r"[$\alpha$/M]"}  # fmt: skip
 _PRINTED_UNITS = {"km s-1": "km/s", "dex(cm s-2)": "dex"}
+
+# The elements whose mean [X/Fe] is [alpha/M], that of the model atmospheres; others follow it in grids.
+ALPHA = ("mg_fe", "si_fe", "ca_fe", "ti_fe")
+DERIVED = {"li_fe": ("a_li", "fe_h"), "alpha_m": ALPHA}  # labels that follow from others
 
 # Elements with few lines: over much of the grid the posterior is the uniform prior, truncated at the bounds.
 # In the probit of the position between the bounds it is a normal distribution, so nothing lies outside.
 _BOUNDED = ("c_fe", "mn_fe", "n_fe")
+_FLAT_STD = 12.0**-0.5  # of a flat distribution, over its range
 _PROBIT_MARGIN = 1e-6  # of the range: the bounds themselves would be infinite
 
 
@@ -92,6 +101,10 @@ class Label:
         normal quantile of the position between the bounds) for those that spectra often do not constrain.
     description : str
         One line for people.
+    spread : float, optional
+        Standard deviation of the values of the training, in the variable that the network learns (default:
+        that of the prior which ``transform`` and ``bounds`` suggest, :attr:`prior_std`). It is no part of the
+        identity of a label: labels that differ in it alone are equal.
     """
 
     name: str
@@ -99,6 +112,7 @@ class Label:
     bounds: tuple[float, float] = attrs.field(converter=_pair)
     transform: Transform = "linear"
     description: str = ""
+    spread: float | None = attrs.field(default=None, eq=False)
 
     @bounds.validator
     def _check_bounds(self, _attribute: Any, value: tuple[float, float]) -> None:
@@ -118,6 +132,18 @@ class Label:
     def printed_unit(self) -> str:
         """The unit as people write it."""
         return printed_unit(self.unit)
+
+    @property
+    def prior_std(self) -> float:
+        """Standard deviation of what a model holds possible before it sees a spectrum, in the variable that
+        the network learns: :attr:`spread`, and without it that of a prior that is flat between the bounds (in
+        the logarithm for ``log10``, in the physical value for ``probit``)."""
+        if self.spread is not None:
+            return self.spread
+        if self.transform == "probit":
+            return 1.0
+        low, high = (self.to_network(bound) for bound in self.bounds)
+        return float(high - low) * _FLAT_STD
 
     def to_network(self, x: Any) -> Any:
         """Physical values (numpy or torch) to the variable that the network learns."""
@@ -268,6 +294,15 @@ class LabelSet:
 
         return torch.stack([function(label, values[..., i]) for i, label in enumerate(self.labels)], dim=-1)
 
+    def with_spreads(self, spreads: Sequence[float]) -> LabelSet:
+        """The same labels with what a model holds possible before it sees a spectrum.
+
+        ``spreads (n_labels,)`` are the :attr:`Label.spread` of each, standard deviations of its values in the
+        training in the variable that the network learns.
+        """
+        pairs = zip(self.labels, spreads, strict=True)
+        return LabelSet([attrs.evolve(label, spread=float(one)) for label, one in pairs])
+
     def inside(self, values: Any) -> Any:
         """``(...)`` boolean: every label of ``values (..., n_labels)`` within its bounds (numpy or torch)."""
         ok = True
@@ -288,14 +323,38 @@ def _special(values: Any) -> Any:
 
 
 def with_derived_labels(labels: LabelSet) -> LabelSet:
-    """The labels of a model, and [Li/Fe] where it infers A(Li) and [Fe/H]."""
-    if not {"a_li", "fe_h"} <= set(labels.names) or "li_fe" in labels.names:
-        return labels
-    a_li, fe_h = labels["a_li"].bounds, labels["fe_h"].bounds
-    bounds = (li_fe(a_li[0], fe_h[1]), li_fe(a_li[1], fe_h[0]))
-    return LabelSet((*labels, make_label("li_fe", bounds)))
+    """The labels of a model, and after them [Li/Fe] where it infers A(Li) and [Fe/H], and [alpha/M] where it
+    infers :data:`ALPHA`."""
+    made = []
+    for name in _derived_names(labels):
+        parts = np.array([labels[part].bounds for part in DERIVED[name]])
+        if name == "li_fe":
+            a_li, fe_h = parts
+            made.append(make_label(name, (li_fe(a_li[0], fe_h[1]), li_fe(a_li[1], fe_h[0]))))
+        else:
+            text = "[alpha/M], the mean of [Mg/Fe], [Si/Fe], [Ca/Fe] and [Ti/Fe]"
+            made.append(Label(name, "dex", parts.mean(axis=0), description=text))
+    return LabelSet((*labels, *made))
+
+
+def derived(labels: LabelSet, of: Callable[[str], Any]) -> list[Any]:
+    """Values of those labels of :func:`with_derived_labels` that ``labels`` lacks, in their order, sample by
+    sample from those of labels, which ``of`` gives by name (numbers, numpy or torch)."""
+    formulas: dict[str, Callable[..., Any]] = {"li_fe": li_fe, "alpha_m": alpha_m}
+    return [formulas[name](*map(of, DERIVED[name])) for name in _derived_names(labels)]
+
+
+def _derived_names(labels: LabelSet) -> list[str]:
+    names = set(labels.names)
+    return [name for name, parts in DERIVED.items() if name not in names and names.issuperset(parts)]
 
 
 def li_fe(a_li: Any, fe_h: Any) -> Any:
     """[Li/Fe] = A(Li) - A(Li)_sun - [Fe/H] on the solar scale of Magg et al. (2022)."""
     return a_li - SOLAR_LOG_EPS["Li"] - fe_h
+
+
+def alpha_m(mg_fe: Any, si_fe: Any, ca_fe: Any, ti_fe: Any) -> Any:
+    """[alpha/M], the plain mean of [X/Fe] of four alpha elements, which model atmospheres take (one factor
+    for all alpha elements, and [M/H] = [Fe/H] for the others: Gustafsson et al. 2008, A&A 486, 951)."""
+    return (mg_fe + si_fe + ca_fe + ti_fe) / 4.0

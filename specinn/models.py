@@ -12,7 +12,7 @@ import attrs
 
 from specinn import weights
 from specinn.errors import ModelError, near
-from specinn.labels import with_derived_labels
+from specinn.labels import DERIVED, with_derived_labels
 
 if TYPE_CHECKING:
     from specinn.labels import LabelSet
@@ -92,7 +92,7 @@ def doubtful(header: Mapping[str, Any], labels: LabelSet) -> tuple[str, ...]:
     """The labels whose values for real spectra the header of a model calls doubtful, and those derived from
     them: ``header["doubtful"]`` has a reason for each. Catalogues have them masked."""
     known = set(header.get("doubtful", {}))
-    derived = {"li_fe"} if known & {"a_li", "fe_h"} else set()
+    derived = {name for name, parts in DERIVED.items() if known.intersection(parts)}
     return tuple(name for name in with_derived_labels(labels).names if name in known | derived)
 
 

@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specinn.errors import ConfigError
-from specinn.labels import SOLAR_LOG_EPS, Label, LabelSet, li_fe, make_label
+from specinn.labels import (
+    SOLAR_LOG_EPS,
+    Label,
+    LabelSet,
+    derived,
+    li_fe,
+    make_label,
+    with_derived_labels,
+)
 
 LABELS = LabelSet(
     (
@@ -83,7 +91,32 @@ def test_names_positions_and_membership():
 
 
 def test_dictionaries_carry_everything():
-    assert LabelSet.from_dicts(LABELS.to_dicts()) == LABELS
+    spread = LABELS.with_spreads([0.05, 1.0, 0.9, 0.6, 0.2])
+    again = LabelSet.from_dicts(spread.to_dicts())
+    assert again == LABELS  # the spread is not what a label is
+    assert [label.spread for label in again] == [0.05, 1.0, 0.9, 0.6, 0.2]
+    older = [{key: value for key, value in row.items() if key != "spread"} for row in LABELS.to_dicts()]
+    assert LabelSet.from_dicts(older) == LABELS
+
+
+@pytest.mark.parametrize(("name", "bounds"), [("mg_fe", (-0.4, 0.8)), ("vbroad", (0.5, 100)),
+                                              ("n_fe", (-0.4, 0.8))])  # fmt: skip
+def test_the_prior_is_flat_unless_the_training_says_otherwise(name, bounds):
+    labels, position = LabelSet([make_label(name, bounds)]), (np.arange(20000) + 0.5) / 20000
+    low, high = bounds
+    flat = low * (high / low) ** position if name == "vbroad" else low + (high - low) * position
+    assert labels[0].prior_std == pytest.approx(labels.to_network(flat[:, None]).std(), rel=1e-3)
+    assert labels.with_spreads([0.3])[0].prior_std == 0.3
+
+
+def test_alpha_over_metals_is_derived_where_all_its_elements_are_labels():
+    bounds = {"ca_fe": (-0.4, 0.8), "ti_fe": (-0.5, 0.9), "mg_fe": (-0.4, 0.9), "si_fe": (-0.3, 0.6)}
+    alpha = LabelSet([make_label(*item) for item in bounds.items()])
+    assert with_derived_labels(alpha).names == (*alpha.names, "alpha_m")
+    assert with_derived_labels(alpha)["alpha_m"].bounds == pytest.approx((-0.4, 0.8))
+    assert with_derived_labels(LabelSet(alpha[:3])) == LabelSet(alpha[:3])
+    values = {"ca_fe": 0.1, "ti_fe": 0.2, "mg_fe": 0.3, "si_fe": 0.6}
+    assert derived(alpha, values.__getitem__) == pytest.approx([0.3])
 
 
 @pytest.mark.parametrize(

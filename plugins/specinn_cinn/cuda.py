@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from specinn.labels import LabelSet, li_fe, with_derived_labels
+from specinn.labels import LabelSet, derived
 from specinn.posterior import QUANTILES, Summary
 
 from .sampler import Sampler
@@ -52,9 +52,9 @@ def summaries(labels: LabelSet, values: torch.Tensor, log_prob: torch.Tensor) ->
     ``values (n_stars, n_labels, n)`` of the model's labels in physical units, ``log_prob (n_stars, n)``.
     """
     inside = labels.inside(values.transpose(1, 2)) & log_prob.isfinite()
-    if len(with_derived_labels(labels)) > len(labels):
-        lithium, iron = values[:, labels.names.index("a_li")], values[:, labels.names.index("fe_h")]
-        values = torch.cat([values, li_fe(lithium, iron)[:, None]], dim=1)
+    own = values
+    more = [one[:, None] for one in derived(labels, lambda name: own[:, labels.index(name)])]
+    values = torch.cat([own, *more], dim=1)
     accepted = inside.sum(1)
     best = log_prob.masked_fill(~inside, -torch.inf).argmax(1)
     rows = torch.arange(len(values), device=values.device)

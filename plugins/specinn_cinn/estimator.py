@@ -59,6 +59,9 @@ class CINN(Estimator):
     strangers: Strangers | None = None
     _graphs: dict[torch.Size, CapturedSampler | None] = attrs.field(factory=dict, init=False, repr=False)
 
+    def __attrs_post_init__(self) -> None:
+        self.labels = self.labels.with_spreads(self.spread.tolist())
+
     @classmethod
     def load(cls, path: Path, device: str = "cpu") -> CINN:
         with open_model(path) as stored:

@@ -170,7 +170,7 @@ def _start_from(model: CINN, path: Path) -> None:
             f"$.start: {path} differs in labels, architecture or arms, so training cannot start from it"
         )
     model.features, model.flow, model.encoding = other.features.train(), other.flow.train(), other.encoding
-    model.center, model.spread = other.center, other.spread
+    model.center, model.spread, model.labels = other.center, other.spread, other.labels
     for weight in (*model.features.parameters(), *model.flow.parameters()):
         weight.requires_grad_(weight.is_floating_point())
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from specinn.errors import ConfigError
-from specinn.labels import SOLAR_LOG_EPS
+from specinn.labels import ALPHA, SOLAR_LOG_EPS
 from specinn_turbospectrum.linelists import ATOMIC_NUMBER
 
 # log10(N_X / N_H) + 12. Magg et al. (2022, A&A 661, A140); from strontium on Asplund et al. (2009, ARA&A 47,
@@ -25,7 +25,6 @@ LABELS = (
     "ca_fe", "c_fe", "mg_fe", "mn_fe", "n_fe", "si_fe", "ti_fe", "a_li", "o_fe", "na_fe", "al_fe", "v_fe",
     "cr_fe", "co_fe", "ni_fe", "sr_fe", "y_fe", "zr_fe", "ba_fe", "ce_fe", "eu_fe",
 )  # fmt: skip
-_ALPHA = ("mg_fe", "si_fe", "ca_fe", "ti_fe")  # whose mean the other alpha elements follow
 _FOLLOW = ("O", "Ne", "S", "Ar")
 
 
@@ -52,7 +51,7 @@ def element_of(label: str) -> str:
 
 def alpha_fe(labels: Mapping[str, float]) -> float:
     """The mean of the alpha elements among the labels of a star, 0 without any."""
-    ratios = [labels[name] for name in _ALPHA if name in labels]
+    ratios = [labels[name] for name in ALPHA if name in labels]
     return float(np.mean(ratios)) if ratios else 0.0
 
 

@@ -3,7 +3,8 @@
 p(labels | d_1, ..., d_k) is proportional to the product of p(labels | d_i) over prior^(k - 1). Posteriors are
 approximated as Gaussian in the variables of the network, where they come closest to it; there the prior of
 labels learnt as probits is a standard normal distribution, and that of the others is taken as flat. Labels
-that are not detected, whose likelihoods have only one flank, are combined separately.
+that are not detected, whose likelihoods have only one flank, are combined separately. Where the prior is not
+known, spectra that do not determine a label leave what the others say of it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from specinn.errors import ConfigError
 from specinn.flags import Flag, is_bad, names
 from specinn.labels import Label, LabelSet
 from specinn.posterior import QUANTILES, Summary
-from specinn.posterior.summary import posterior_flags
+from specinn.posterior.summary import follow, posterior_flags
 
 if TYPE_CHECKING:
     from specinn.plugins import Plugins
@@ -293,7 +294,7 @@ def _columns(
     labels = source.labels
     used = [rows[~is_bad(source.flags[rows])] for rows in stars]
     combined_rows = [part if len(part) else rows for part, rows in zip(used, stars, strict=True)]
-    summary, combinations = _combined(source, used, common, z)
+    summary, combinations, lost = _combined(source, used, common, z)
     flags = np.array([np.bitwise_or.reduce(source.flags[rows]) for rows in combined_rows])
     several = list(combinations)
     flags[several] &= ~np.uint32(_OF_POSTERIORS)
@@ -307,17 +308,23 @@ def _columns(
     first = np.array([rows[0] for rows in stars])
     keys = np.where(source.keys[first] == "", source.ids[first], source.keys[first])
     meta = Table({"id": keys, "flags": flags, "message": messages})
-    columns = catalogue.summarise(Result(meta, summary), instrument="", model="")
+    columns = catalogue.summarise(Result(meta, summary), instrument="", model="", undetermined=lost)
     columns |= _agreement(combinations, labels, [len(rows) for rows in used])
     return columns | source.others(combined_rows, columns)
 
 
 def _combined(
     source: Source, used: Sequence[np.ndarray], common: float, z: np.ndarray
-) -> tuple[Summary, dict[int, Combination]]:
-    """The summary of all stars, and the combinations of those with several spectra, by number of the star."""
+) -> tuple[Summary, dict[int, Combination], np.ndarray]:
+    """The summary of all stars, the combinations of those with several spectra, by number of the star, and
+    ``(n_stars, n_labels)`` what none of the spectra of a star determines."""
+    from scipy.special import ndtri
+
     labels = source.labels
     summary = Summary.empty(labels, len(used))
+    lost = np.zeros(summary.map.shape, bool)
+    # the prior of other labels is not known, and would count once for each spectrum that tells no more
+    flat = np.array([label.transform != "linear" for label in labels])
     combinations: dict[int, Combination] = {}
     for i, rows in enumerate(used):
         if len(rows) == 1:
@@ -327,13 +334,25 @@ def _combined(
             combinations[i] = combine_gaussians(each.mean, each.covariance, prior_precision(labels), common)
             y = combinations[i].mean + z @ np.linalg.cholesky(combinations[i].covariance).T
             values = np.ascontiguousarray(labels.from_network(y).T)
-            for j in np.flatnonzero(each.undetected.any(axis=0)):
+            silent = each.undetermined & ~flat
+            lost[i, : len(labels)] = silent.all(axis=0)
+            one_sided = each.undetected | each.undetermined
+            for j in np.flatnonzero(one_sided.any(axis=0)):
                 # the draws keep their ranks, and so their correlations
                 rank = (np.argsort(np.argsort(y[:, j])) + 0.5) / len(y)
-                limit_values, chance = combine_limits(each.percentiles[:, :, j], labels[j], common)
-                values[j] = np.interp(rank, chance, limit_values)
+                telling = ~silent[:, j] if not lost[i, j] else np.arange(len(rows)) == 0
+                if one_sided[telling, j].any():
+                    limit_values, chance = combine_limits(each.percentiles[telling, :, j], labels[j], common)
+                    values[j] = np.interp(rank, chance, limit_values)
+                else:
+                    variance = each.covariance[telling, j, j][:, None, None]
+                    prior = prior_precision(labels)[[j]]
+                    own = combine_gaussians(each.mean[telling][:, [j]], variance, prior, common)
+                    at = own.mean[0] + np.sqrt(own.covariance[0, 0]) * ndtri(rank)
+                    values[j] = labels[j].from_network(at)
             summary.put_star(i, values, -0.5 * (z**2).sum(axis=1), labels.inside(values.T))
-    return summary, combinations
+    follow(summary.labels, lost)
+    return summary, combinations, lost
 
 
 def _disagreement(one: Combination, labels: LabelSet, n: int) -> str:

@@ -13,7 +13,8 @@ from astropy.table import vstack
 
 from specinn import catalogue, models
 from specinn.catalogue.lithium import LITHIUM
-from specinn.catalogue.schema import Field
+from specinn.catalogue.schema import UNDETERMINED, Field
+from specinn.catalogue.table import named
 from specinn.errors import ConfigError, ModelError, near
 from specinn.flags import is_bad, names
 from specinn.labels import Label, LabelSet, make_label
@@ -54,13 +55,15 @@ class Spectra:
     """Those of one star, k of them.
 
     ``mean (k, n_labels)`` and ``covariance (k, n_labels, n_labels)`` in the variables of the network;
-    ``percentiles (k, 5, n_labels)`` as :data:`PERCENTILES`, physical; ``undetected (k, n_labels)``.
+    ``percentiles (k, 5, n_labels)`` as :data:`PERCENTILES`, physical; ``undetected`` and ``undetermined (k,
+    n_labels)``.
     """
 
     mean: np.ndarray
     covariance: np.ndarray
     percentiles: np.ndarray
     undetected: np.ndarray
+    undetermined: np.ndarray
 
 
 class CatalogueSource:
@@ -108,6 +111,10 @@ class CatalogueSource:
         columns = [[self._of(f"{n}_{end}") for n in self.labels.names] for end in PERCENTILES]
         self.percentiles = np.array(columns).transpose(2, 0, 1)
         self.undetected = np.isfinite([self._of(f"{n}_upper") for n in self.labels.names]).T
+        self.undetermined = named(table, self.labels.names)
+        # their medians are masked, and say nothing: the middle of the interval will do
+        middle = self.labels.from_network(self.labels.to_network(self.percentiles[:, [1, 3]]).mean(axis=1))
+        self.percentiles[:, 2] = np.where(self.undetermined, middle, self.percentiles[:, 2])
         low, self.mean, high = self.labels.to_network(self.percentiles[:, 1:4]).transpose(1, 0, 2)
         self.sigma = np.maximum(0.5 * (high - low), 1e-6)
         lost = ~is_bad(self.flags) & ~np.isfinite(self.percentiles).all(axis=(1, 2))
@@ -160,7 +167,8 @@ class CatalogueSource:
 
     def spectra(self, rows: np.ndarray) -> Spectra:
         covariance = np.eye(len(self.labels)) * self.sigma[rows, None] ** 2
-        return Spectra(self.mean[rows], covariance, self.percentiles[rows], self.undetected[rows])
+        of_labels = self.percentiles, self.undetected, self.undetermined
+        return Spectra(self.mean[rows], covariance, *(each[rows] for each in of_labels))
 
     def alone(self, summary: Summary, star: int, row: int) -> None:
         """Nothing: :meth:`others` takes the numbers of the row as they are."""
@@ -182,6 +190,9 @@ class CatalogueSource:
             values, pool = self._of(name), _POOLED.get(name.split("_")[0] if name[:4] == "snr_" else name)
             column = columns.get(name) if pool is None else np.array([pool(values[rows]) for rows in stars])
             out[name] = np.where(single, values[first], column)
+        if UNDETERMINED in self.table.colnames:
+            texts = np.asarray(self.table[UNDETERMINED])[first]
+            out[UNDETERMINED] = np.where(single, texts, columns[UNDETERMINED])
         return out
 
 
@@ -275,9 +286,8 @@ class SampleSource:
             covariances.append(np.cov(y.T))
             self.alone(summary, k, row)
         percentiles = summary.quantiles[[list(QUANTILES).index(name) for name in PERCENTILES], :, :n]
-        return Spectra(
-            np.array(means), np.array(covariances), percentiles.swapaxes(0, 1), summary.undetected[:, :n]
-        )
+        of_all = summary.undetected[:, :n], summary.undetermined[:, :n]
+        return Spectra(np.array(means), np.array(covariances), percentiles.swapaxes(0, 1), *of_all)
 
     def alone(self, summary: Summary, star: int, row: int) -> None:
         """The statistics of the samples."""
@@ -305,7 +315,8 @@ def _labels_in(file: Any) -> LabelSet:
             out.append(make_label(str(name), tuple(bounds)))
         except ConfigError:
             out.append(Label(str(name), str(unit), tuple(bounds)))
-    return LabelSet(tuple(out))
+    labels = LabelSet(tuple(out))
+    return labels.with_spreads(file.attrs["spreads"]) if "spreads" in file.attrs else labels
 
 
 def labels_of(names: set[str], plugins: Plugins, files: Sequence[Path]) -> LabelSet:

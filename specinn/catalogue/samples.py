@@ -36,7 +36,8 @@ def size_of(n_spec: int, n_samples: int, n_labels: int) -> int:
 def attributes_of(labels: LabelSet, **others: Any) -> dict[str, Any]:
     """The attributes of a file of samples."""
     names, units = list(labels.names), [label.unit for label in labels]
-    return {"labels": names, "units": units, "bounds": labels.bounds, **others}
+    spreads = np.array([label.prior_std for label in labels])
+    return {"labels": names, "units": units, "bounds": labels.bounds, "spreads": spreads, **others}
 
 
 def rows_of(ids: Any, flags: Any, posterior: Posterior, keep: int) -> dict[str, Any]:

@@ -13,7 +13,9 @@ from specinn.labels import Label, LabelSet, with_derived_labels
 from specinn.posterior import QUANTILES
 from specinn.posterior.summary import can_be_absent
 
-__all__ = ["CARRIED", "Field", "schema", "statistics"]
+__all__ = ["CARRIED", "UNDETERMINED", "Field", "schema", "statistics"]
+
+UNDETERMINED = "undetermined"  # the column that names those labels
 
 
 @attrs.frozen
@@ -71,8 +73,10 @@ def statistics(label: Label, *, corrected: bool = False, informed: bool = False)
     """The columns of one label: ``NAME`` (the MAP), ``NAME_median``, ``NAME_p2_5``, ..., ``NAME_std``.
 
     When corrections were applied all of them hold corrected values and ``NAME_raw`` the MAP before. Labels
-    that may be undetected have ``NAME_upper`` (:attr:`specinn.posterior.Summary.undetected`). With
-    ``informed`` the same follow as ``NAME_informed``, ``NAME_informed_median`` and so on.
+    that may be undetected have ``NAME_upper`` (:attr:`specinn.posterior.Summary.undetected`). Of what is not
+    determined (:attr:`specinn.posterior.Summary.undetermined`) only ``NAME_std`` and percentiles other than
+    the median have values. With ``informed`` the same follow as ``NAME_informed``, ``NAME_informed_median``
+    and so on.
     """
     if informed:
         also = attrs.evolve(label, description=f"{label.description or label.name} with outside knowledge")
@@ -183,6 +187,8 @@ def schema(
         fields += statistics(label, corrected=corrected, informed=informed)
     if lithium and {"teff", "logg", "fe_h", "a_li"} <= set(labels.names):
         fields += statistics(LITHIUM, informed=informed)
+    text = "Labels that the spectrum does not determine: their MAP and median are masked"
+    fields.append(Field(UNDETERMINED, str, "", text, "meta.note"))
     stranger = "How unlike those of the training the spectrum is; above 1: flag"
     rejected = "Fraction of samples outside the bounds of the training set"
     return (

@@ -10,7 +10,7 @@ import numpy as np
 from astropy.table import Column, MaskedColumn, Table
 
 from specinn.catalogue.lithium import lithium_columns
-from specinn.catalogue.schema import Field
+from specinn.catalogue.schema import UNDETERMINED, Field
 from specinn.flags import is_bad, is_warn
 from specinn.posterior import QUANTILES
 from specinn.texts import portable
@@ -19,11 +19,17 @@ if TYPE_CHECKING:
     from specinn.catalogue.result import Result
     from specinn.posterior import Summary
 
-__all__ = ["build", "summarise"]
+__all__ = ["build", "named", "summarise"]
 
 
-def summarise(result: Result, *, instrument: str, model: str) -> dict[str, np.ndarray]:
-    """The columns of :func:`schema` for the spectra of a result; NaN where there is no value."""
+def summarise(
+    result: Result, *, instrument: str, model: str, undetermined: np.ndarray | bool = False
+) -> dict[str, np.ndarray]:
+    """The columns of :func:`schema` for the spectra of a result; NaN where there is no value.
+
+    ``undetermined (n_spec, n_labels)``, derived labels included, are those that nothing determines besides
+    those of the summary.
+    """
     n, meta, summary = len(result), result.meta, result.summary
     flags = np.asarray(meta["flags"], np.uint32)
     columns: dict[str, np.ndarray] = {name: np.ma.asarray(meta[name]) for name in meta.colnames}
@@ -36,30 +42,41 @@ def summarise(result: Result, *, instrument: str, model: str) -> dict[str, np.nd
         "flag_bad": is_bad(flags),
         "rejected_fraction": summary.rejected_fraction,
     }
-    bad = is_bad(flags)[:, None]
-    raw = None if result.raw is None else np.where(bad, np.nan, result.raw.map)
-    # the bounds are those of uncorrected values
-    columns |= _statistics(summary, bad, (summary if result.raw is None else result.raw).undetected)
-    if result.informed is not None:
-        columns |= _statistics(result.informed, bad, result.informed.undetected, "_informed")
-    if raw is not None:
-        columns |= {f"{name}_raw": raw[:, i] for i, name in enumerate(summary.labels.names)}
+    bad, names = is_bad(flags)[:, None], np.array(summary.labels.names)
+    own = summary if result.raw is None else result.raw  # the bounds and the prior are of uncorrected values
+    lost = (own.undetermined | undetermined) & ~bad
+    columns |= _statistics(summary, bad, own.undetected & ~lost, lost)
+    columns[UNDETERMINED] = np.array([" ".join(names[row]) for row in lost], np.str_)
+    if (informed := result.informed) is not None:
+        columns |= _statistics(informed, bad, informed.undetected, informed.undetermined, "_informed")
+    if result.raw is not None:
+        raw = np.where(bad | lost, np.nan, result.raw.map)
+        columns |= {f"{name}_raw": raw[:, i] for i, name in enumerate(names)}
     return columns
 
 
 def _statistics(
-    summary: Summary, bad: np.ndarray, undetected: np.ndarray, which: str = ""
+    summary: Summary, bad: np.ndarray, undetected: np.ndarray, undetermined: np.ndarray, which: str = ""
 ) -> dict[str, np.ndarray]:
     """The columns of a summary, NaN where ``bad (n_spec, 1)``; ``which`` follows the names of labels."""
     columns: dict[str, np.ndarray] = {}
-    quantiles = np.where(bad, np.nan, summary.quantiles)
-    best, std = np.where(bad, np.nan, summary.map), np.where(bad, np.nan, summary.std)
-    for i, name in enumerate(f"{name}{which}" for name in summary.labels.names):
-        columns[name], columns[f"{name}_std"] = best[:, i], std[:, i]
-        for key, values in zip(QUANTILES, quantiles, strict=True):
-            limit = ~undetected[:, i] if key == "upper" else False
-            columns[f"{name}_{key}"] = np.where(limit, np.nan, values[:, i])
+    no_value = bad | undetermined
+    for i, name in enumerate(summary.labels.names):
+        hidden = {"": no_value[:, i], "median": no_value[:, i], "upper": bad[:, 0] | ~undetected[:, i]}
+        percentiles = dict(zip(QUANTILES, summary.quantiles[:, :, i], strict=True))
+        for key, values in {"": summary.map[:, i], "std": summary.std[:, i], **percentiles}.items():
+            column = f"{name}{which}_{key}".removesuffix("_")
+            columns[column] = np.where(hidden.get(key, bad[:, 0]), np.nan, values)
     return columns | lithium_columns(columns, which)
+
+
+def named(table: Table, names: Sequence[str]) -> np.ndarray:
+    """``(n_rows, n_names)`` which labels of these names the rows of a catalogue call not determined."""
+    if UNDETERMINED not in table.colnames:
+        return np.zeros((len(table), len(names)), bool)
+    texts = np.ma.filled(np.ma.asarray(table[UNDETERMINED], object), "").astype(str)
+    different, index = np.unique(texts, return_inverse=True)
+    return np.array([np.isin(names, text.split()) for text in different]).reshape(-1, len(names))[index]
 
 
 def build(

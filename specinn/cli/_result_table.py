@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from specinn.catalogue.schema import UNDETERMINED
 from specinn.flags import names
-from specinn.posterior.display import with_limit, with_unit
+from specinn.posterior.display import in_short, parameters_first, with_limit, with_unit
 from specinn.texts import shown
 
 if TYPE_CHECKING:
@@ -22,7 +23,10 @@ _ID_WIDTH = _CELL_WIDTH - 2
 
 
 def show(table: Table, labels: LabelSet, *, limit: int = 10, console: Console | None = None) -> None:
-    """Print the first ``limit`` rows: identity, S/N, velocity, MAP with the 16 and 84 percentiles, flags."""
+    """Print the first ``limit`` rows: identity, S/N, velocity, MAP with the 16 and 84 percentiles, flags.
+
+    A label that none of the spectra side by side determines has no line of its own.
+    """
     from rich.console import Console
     from rich.table import Table as Grid
     from rich.text import Text
@@ -32,7 +36,7 @@ def show(table: Table, labels: LabelSet, *, limit: int = 10, console: Console | 
     console = console or Console()
     n = min(len(table), limit)
     block = max(1, (console.width - _LABEL_WIDTH) // _CELL_WIDTH)
-    inferred = with_derived_labels(labels)
+    inferred = parameters_first(with_derived_labels(labels))
     console.print("maximum a posteriori (MAP), and from it to the 16 and 84 percentiles", style="dim")
     for start in range(0, n, block):
         rows = [table[i] for i in range(start, min(start + block, n))]
@@ -43,13 +47,21 @@ def show(table: Table, labels: LabelSet, *, limit: int = 10, console: Console | 
         for name in [name for name in table.colnames if name.startswith("snr_")]:
             grid.add_row(f"S/N {name[4:]} (1/A)", *(_number(row[name], 0) for row in rows))
         grid.add_row("rv (km/s)", *(_number(row["rv"], 1) for row in rows))
+        lost = [str(row[UNDETERMINED]).split() if UNDETERMINED in table.colnames else [] for row in rows]
         for label in inferred:
-            grid.add_row(with_unit(label.name, label.unit), *(with_limit(row, label.name) for row in rows))
-            informed = f"{label.name}_informed"
-            if informed in table.colnames and any(row["prior"] for row in rows):
-                grid.add_row("  informed", *(with_limit(row, informed) for row in rows))
-        if (lithium := "a_li_3dnlte") in table.colnames:
-            grid.add_row(lithium, *(with_limit(row, lithium) for row in rows))
+            lines = {with_unit(label.name, label.unit): label.name}
+            if f"{label.name}_informed" in table.colnames and any(row["prior"] for row in rows):
+                lines["  informed"] = f"{label.name}_informed"
+            if label.name == "a_li" and "a_li_3dnlte" in table.colnames:
+                lines["a_li_3dnlte"] = "a_li_3dnlte"
+            cells = {head: [with_limit(row, name) for row in rows] for head, name in lines.items()}
+            empty = all(cell == "-" for line in cells.values() for cell in line)
+            if empty and any(label.name in of_row for of_row in lost):
+                continue
+            for head, line in cells.items():
+                grid.add_row(head, *line)
+        if any(lost):
+            grid.add_row("not determined", *map(in_short, lost))
         grid.add_row("flags", *("\n".join(names(row["flags"])) or "none" for row in rows))
         console.print(grid)
         console.print()

@@ -14,7 +14,7 @@ from specinn.evaluation import coverage
 from specinn.evaluation.ksoll2026 import PUBLISHED_SNR
 from specinn.evaluation.metrics import metrics_of
 from specinn.evaluation.simulation import Simulation
-from specinn.labels import LabelSet, li_fe, with_derived_labels
+from specinn.labels import LabelSet, derived, with_derived_labels
 from specinn.plugins import Plugins
 from specinn.posterior import Posterior, Summary
 
@@ -153,9 +153,8 @@ def _places(
     )
     jitter, point, last = np.split(draws, [truth.shape[1], truth.shape[1] + n_own], axis=1)
     inside, samples = posterior.inside, posterior.samples
-    if truth.shape[1] > n_own:
-        derived = li_fe(samples[..., label_set.index("a_li")], samples[..., label_set.index("fe_h")])
-        samples = np.concatenate([samples, derived[..., None]], axis=2)
+    more = derived(label_set, lambda name: posterior.samples[..., label_set.index(name)])
+    samples = np.concatenate([samples, *(one[..., None] for one in more)], axis=2)
     ranks = coverage.ranks(samples, truth, jitter, inside)
     y = Posterior(label_set, label_set.to_network(samples[..., :n_own]), posterior.log_prob, inside)
     scale = np.where(y.std > 0, y.std, 1.0)

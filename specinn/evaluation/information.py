@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specinn.errors import ConfigError, GridError
-from specinn.labels import LabelSet
+from specinn.labels import ALPHA, LabelSet
 from specinn.simulation.model_spectra import Models
 
 if TYPE_CHECKING:
@@ -139,7 +139,8 @@ class _Derivatives:
 
 
 def _combinations(names: Sequence[str], free: Sequence[str]) -> np.ndarray:
-    """``(n_names, n_free)``: labels as sums of free ones; A(Li) and [Li/Fe] come from each other."""
+    """``(n_names, n_free)``: labels as sums of free ones; A(Li) and [Li/Fe] come from each
+    other, [alpha/M] from its elements."""
     out = np.zeros((len(names), len(free)))
     for row, name in zip(out, names, strict=True):
         if name in free:
@@ -148,6 +149,8 @@ def _combinations(names: Sequence[str], free: Sequence[str]) -> np.ndarray:
             terms = {"li_fe": 1.0, "fe_h": 1.0}
         elif name == "li_fe" and {"a_li", "fe_h"} <= set(free):
             terms = {"a_li": 1.0, "fe_h": -1.0}
+        elif name == "alpha_m" and set(ALPHA) <= set(free):
+            terms = dict.fromkeys(ALPHA, 1.0 / len(ALPHA))
         else:
             raise GridError(
                 f"the model infers {name}, which the grid does not have; it has {', '.join(free)}: evaluate "

@@ -12,7 +12,7 @@ from specinn.config import structure
 from specinn.errors import ConfigError, GridError, ReadError
 from specinn.inference.options import RunOptions
 from specinn.inference.pipeline import Pipeline
-from specinn.labels import SOLAR_LOG_EPS, LabelSet, li_fe
+from specinn.labels import ALPHA, SOLAR_LOG_EPS, LabelSet, alpha_m, li_fe
 from specinn.plugins import Plugins
 from specinn.plugins.interfaces import needed_on_pixels
 from specinn.spectra import SpectrumBatch
@@ -93,6 +93,8 @@ class Simulation:
             columns.setdefault("li_fe", li_fe(columns["a_li"], columns["fe_h"]))
         elif {"li_fe", "fe_h"} <= set(columns):
             columns["a_li"] = columns["li_fe"] + SOLAR_LOG_EPS["Li"] + columns["fe_h"]
+        if set(ALPHA) <= set(columns):
+            columns.setdefault("alpha_m", alpha_m(*(columns[name] for name in ALPHA)))
         missing = [name for name in self.estimator.labels.names if name not in columns]
         if missing:
             raise GridError(

@@ -13,6 +13,7 @@ import numpy as np
 
 from specinn.catalogue import summarise
 from specinn.catalogue.result import Result
+from specinn.catalogue.schema import UNDETERMINED
 from specinn.errors import ConfigError
 from specinn.evaluation.ksoll2026 import PUBLISHED_SNR
 from specinn.evaluation.tables import tabulate
@@ -299,10 +300,12 @@ def _star_row(
         **{f"snr_{arm.name}": mean(f"snr_{arm.name}") for arm in estimator.instrument.arms},
         "rv": mean("rv"),
     }
+    # a mean over those draws that happen to determine a label would be biased
+    lost = {name for draw in draws for name in str(draw[UNDETERMINED][0]).split()}
     for name in with_derived_labels(estimator.labels).names:
-        row |= {name: mean(name), f"{name}_std": mean(f"{name}_std")}
+        row |= {name: None if name in lost else mean(name), f"{name}_std": mean(f"{name}_std")}
         if any(f"{name}_raw" in draw for draw in draws):
-            row[f"{name}_raw"] = mean(f"{name}_raw")
+            row[f"{name}_raw"] = None if name in lost else mean(f"{name}_raw")
         if name in star.literature:
             literature = star.literature[name]
             row[f"{name}_literature"] = literature

@@ -286,7 +286,9 @@ class Estimator(ABC):
     Attributes
     ----------
     labels
-        The labels it infers, with their training bounds.
+        The labels it infers, with their training bounds, and the spread of their training values
+        (:meth:`~specinn.labels.LabelSet.with_spreads`; without it the prior is taken as flat), from which it
+        is told whether a spectrum determines a label at all.
     instrument
         The instrument it was trained for, with the arms it uses.
     preprocessing

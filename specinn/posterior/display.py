@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -17,6 +17,7 @@ from specinn.posterior.summary import QUANTILES
 if TYPE_CHECKING:
     from astropy.table import Table
 
+    from specinn.labels import Label
     from specinn.posterior.samples import Posterior
 
 __all__ = [
@@ -25,6 +26,8 @@ __all__ = [
     "Small",
     "catalogue_table",
     "decimals_for",
+    "in_short",
+    "parameters_first",
     "posterior_tables",
     "value_with_errors",
     "with_limit",
@@ -102,9 +105,12 @@ def _star(one: Posterior, name: str) -> Small:
     if not accepted:
         return Small(title, notes=["no sample lies within the bounds of the training set: no values"])
     summary = one.summary()
-    undetected = summary.undetected[0]
+    undetected, undetermined = summary.undetected[0], summary.undetermined[0]
     rows = []
-    for i, label in enumerate(summary.labels):
+    for label in parameters_first(summary.labels):
+        i = summary.labels.index(label.name)
+        if undetermined[i]:
+            continue
         low, median, high = (summary.quantiles[_LEVELS.index(at), 0, i] for at in ("p16", "median", "p84"))
         style = f".{decimals_for(high - median, median - low)}f"
         if undetected[i]:
@@ -113,7 +119,9 @@ def _star(one: Posterior, name: str) -> Small:
         else:
             cells = [f"{summary.map[0, i]:{style}}", f"{median:{style}}", f"{low:{style}} to {high:{style}}"]
         rows.append([label.name, label.printed_unit, *cells])
-    return Small(title, ["label", "unit", "MAP", "median", "16 to 84 %"], rows, words=2)
+    lost = [name for name, wide in zip(summary.labels.names, undetermined, strict=True) if wide]
+    notes = [f"not determined: {in_short(lost)}"] if lost else []
+    return Small(title, ["label", "unit", "MAP", "median", "16 to 84 %"], rows, notes, words=2)
 
 
 def catalogue_table(table: Table, title: str) -> Small:
@@ -135,6 +143,22 @@ def catalogue_table(table: Table, title: str) -> Small:
         notes.append(f"no values for {table['id'][first]}: {table['message'][first]}")
     notes.append("all columns: .catalogue; samples: .posterior; the spectra: .spectrum(NUMBER or NAME)")
     return Small(f"{title}: {len(table)} spectra, {counts}", head, rows, notes, words=3)
+
+
+def parameters_first(labels: Iterable[Label]) -> list[Label]:
+    """The labels, those of single elements after the others."""
+    return sorted(labels, key=lambda label: _is_element(label.name))
+
+
+def in_short(names: Sequence[str]) -> str:
+    """The names of labels in a short line: ``N, Eu, vmic`` for ``n_fe``, ``eu_fe`` and ``vmic``."""
+    short = [name.removeprefix("a_").removesuffix("_fe").capitalize() if _is_element(name) else name
+             for name in names]  # fmt: skip
+    return ", ".join(dict.fromkeys(short))  # A(Li) and [Li/Fe] are of one element
+
+
+def _is_element(name: str) -> bool:
+    return name == "a_li" or name.endswith("_fe")
 
 
 def with_unit(name: str, unit: str) -> str:

@@ -34,7 +34,8 @@ _EDGES = (0.002, 0.998)  # quantiles that limit the plotted range
 @attrs.frozen(eq=False)
 class _Star:
     """Chosen labels of one star: ``values (n, n_labels)`` accepted samples, MAP ``best``, percentiles, upper
-    limits (NaN for detections), and the plotted range ``low`` to ``high``."""
+    limits (NaN for detections), whether they are not determined (``lost``), and the plotted range ``low`` to
+    ``high``."""
 
     name: str
     labels: list[Label]
@@ -43,11 +44,14 @@ class _Star:
     p16: np.ndarray
     p84: np.ndarray
     limit: np.ndarray
+    lost: np.ndarray
     low: np.ndarray
     high: np.ndarray
 
     def title(self, i: int) -> str:
         """The value of a label with its errors, or the upper limit."""
+        if self.lost[i]:
+            return "not determined"
         value = value_with_errors(self.best[i], self.p16[i], self.p84[i])
         unit = self.labels[i].printed_unit
         value = f"< {self.limit[i]:.2f}" if np.isfinite(self.limit[i]) else value
@@ -76,7 +80,7 @@ def plot(
         )
         if np.isfinite(chosen.limit[i]):
             axes.axvline(chosen.limit[i], color=RED, linestyle="--", label="95 % upper limit")
-        else:
+        elif not chosen.lost[i]:
             axes.axvspan(chosen.p16[i], chosen.p84[i], color=BLUE, alpha=0.2, linewidth=0, label="16 to 84 %")
             axes.axvline(chosen.best[i], color=RED, label="MAP")
         _dress(axes, label, chosen.low[i], chosen.high[i])
@@ -150,7 +154,8 @@ def _find(posterior: Posterior, star: int | str, labels: Sequence[str] | str | N
     room = np.maximum(0.1 * (high - low), 1e-6 * np.maximum(np.abs(high), 1.0))
     return _Star(
         posterior.name(row), [label_set[name] for name in names], values, best, at["p16"], at["p84"],
-        np.where(summary.undetected[0, columns], at["upper"], np.nan), low - room, high + room,
+        np.where(summary.undetected[0, columns], at["upper"], np.nan), summary.undetermined[0, columns],
+        low - room, high + room,
     )  # fmt: skip
 
 

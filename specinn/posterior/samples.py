@@ -12,7 +12,7 @@ import attrs
 import numpy as np
 
 from specinn.errors import ConfigError, ModelError
-from specinn.labels import LabelSet, li_fe, with_derived_labels
+from specinn.labels import LabelSet, derived, with_derived_labels
 from specinn.posterior.summary import Summary
 
 if TYPE_CHECKING:
@@ -169,8 +169,8 @@ class Posterior:
         star : int or str
             Its number, from 0, or its name.
         labels : sequence of str, optional
-            Names, or one name (default: those of the model); ``li_fe`` is derived where the model infers
-            A(Li) and [Fe/H].
+            Names, or one name (default: those of the model); ``li_fe`` and ``alpha_m`` are derived where the
+            model infers what they follow from.
 
         Returns
         -------
@@ -182,11 +182,9 @@ class Posterior:
         ConfigError
             For a star or a label that does not exist.
         """
-        row, label_set = self.row(star), with_derived_labels(self.labels)
+        row, label_set, own = self.row(star), with_derived_labels(self.labels), self.labels
         values: np.ndarray = self.samples[row, self.inside[row]].astype(np.float64)
-        if len(label_set) > len(self.labels):
-            a_li, fe_h = (values[:, self.labels.index(name)] for name in ("a_li", "fe_h"))
-            values = np.column_stack([values, li_fe(a_li, fe_h)])
+        values = np.column_stack([values, *derived(self.labels, lambda name: values[:, own.index(name)])])
         names = self.labels.names if labels is None else (labels,) if isinstance(labels, str) else labels
         chosen: np.ndarray = values[:, [label_set.index(name) for name in names]]
         return chosen

@@ -35,10 +35,10 @@ class Resimulation:
     over the pseudo-continuum, and masked pixels are NaN. ``flux``, ``sigma (n_pix,)``: observed; ``model
     (n_pix,)``: at the MAP; ``bands (4, n_pix)``: quantiles :data:`LEVELS` of the model flux over posterior
     samples (NaN without any). ``used (n_pix,)``: the good pixels that the trained model uses.
-    ``labels``: the MAP by name. ``response``: by element, the change ``(n_pix,)`` of the model flux for
-    0.1 dex more of it. ``samples (n, n_labels)``: all accepted posterior samples, with corrections as the
-    catalogue has them; none without bands. ``row`` is that of the catalogue table; ``note`` is a remark for
-    the user, or "".
+    ``labels``: the MAP by name, of what is not determined the middle of its posterior. ``response``: by
+    element, the change ``(n_pix,)`` of the model flux for 0.1 dex more of it. ``samples (n, n_labels)``: all
+    accepted posterior samples, with corrections as the catalogue has them; none without bands. ``row`` is
+    that of the catalogue table; ``note`` is a remark for the user, or "".
     """
 
     id: str

@@ -15,6 +15,7 @@ import numpy as np
 from astropy.table import Table
 
 from specinn import models
+from specinn.catalogue.schema import UNDETERMINED
 from specinn.errors import ConfigError, ModelError, SpecinnError
 from specinn.flags import is_bad
 from specinn.inference.run import Run, prepare
@@ -142,10 +143,14 @@ class Simulator:
         )  # fmt: skip
 
     def _values(self, entry: Any, columns: Sequence[str]) -> np.ndarray:
-        """The values of the labels ``(n_labels,)``; of abundances that catalogues have masked, because they
-        are doubtful, those of a star of that metallicity."""
+        """The values of the labels ``(n_labels,)``; of what is not determined the middle of the posterior, of
+        abundances that catalogues have masked, because they are doubtful, those of a star of that
+        metallicity."""
         values = np.array([_number(entry[column]) for column in columns])
+        lost = str(entry[UNDETERMINED]).split() if UNDETERMINED in entry.colnames else []
         for i, name in enumerate(self.labels.names):
+            if name in lost:
+                values[i] = 0.5 * (_number(entry[f"{name}_p16"]) + _number(entry[f"{name}_p84"]))
             if name in self._hidden and _is_abundance(name):
                 lithium = SOLAR_LOG_EPS["Li"] + _number(entry["fe_h"])
                 values[i] = lithium if name == "a_li" else 0.0

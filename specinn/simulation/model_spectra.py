@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from specinn.errors import ConfigError
-from specinn.labels import li_fe
+from specinn.labels import ALPHA, li_fe
 from specinn.wavelengths import to_medium
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Models"]
 
-_ALPHA = ("mg_fe", "si_fe", "ca_fe", "ti_fe")  # whose mean oxygen follows
 _BEYOND = 6.0  # Angstrom on either side of an arm, for the broadening and the motion of its pixels
 _ROUNDING = 1e-4  # of a label's range: catalogues hold float32
 
@@ -56,7 +55,7 @@ class Models:
             by_name.setdefault("li_fe", li_fe(by_name["a_li"], by_name["fe_h"]))
         elif {"li_fe", "fe_h"} <= set(by_name):
             by_name["a_li"] = by_name["li_fe"] - li_fe(0.0, by_name["fe_h"])
-        alpha = [by_name[name] for name in _ALPHA if name in by_name]
+        alpha = [by_name[name] for name in ALPHA if name in by_name]
         out = np.zeros((len(values), len(self.labels)))
         for column, name in zip(out.T, self.labels, strict=True):
             if name in by_name:

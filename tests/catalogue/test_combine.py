@@ -320,6 +320,25 @@ def test_spectra_without_lithium_stay_without(tmp_path, nothing):
     assert table["mg_fe_std"][0] == pytest.approx(WIDTH[1] / 3 / np.sqrt(5), rel=0.06)
 
 
+def test_spectra_that_do_not_determine_a_label_add_nothing_to_it(tmp_path, nothing):
+    """Five posteriors as wide as the prior stay that, and four of them leave what the fifth one says."""
+    rng, i = np.random.default_rng(0), LABELS.index("mg_fe")
+    values = np.stack([exact_samples(CENTRE, np.diag(WIDTH**2 / 9), seed) for seed in range(10)])
+    values[:9, :, i] = rng.uniform(-0.4, 0.8, (9, N))
+    values[:5, :, LABELS.index("n_fe")] = rng.uniform(-0.4, 0.8, (5, N))
+    with samples.samples_file(tmp_path / "a.h5", N, samples.attributes_of(LABELS)) as append:
+        result = Posterior(LABELS, values, np.zeros((10, N)))
+        append(samples.rows_of(5 * ["x"] + 5 * ["y"], np.zeros(10), result, N))
+    table = combine([tmp_path / "a.h5"], nothing)
+    assert table["undetermined"].tolist() == ["mg_fe n_fe", ""]
+    assert table["mg_fe"].mask.tolist() == table["mg_fe_median"].mask.tolist() == [True, False]
+    assert table["mg_fe_upper"].mask.all() and not (table["flags"] & Flag.UPPER_LIMIT).any()
+    assert table["n_fe_std"][0] == pytest.approx(1.2 / np.sqrt(12), rel=0.1)
+    assert table["mg_fe_std"] == pytest.approx([1.2 / np.sqrt(12), WIDTH[1] / 3], rel=0.1)
+    assert table["mg_fe_median"][1] == pytest.approx(np.median(values[9, :, i]), abs=0.1 * WIDTH[1] / 3)
+    assert table["a_li_std"][0] < 0.6 * Posterior(LABELS, values, np.zeros((10, N))).std[0, 3]
+
+
 # Catalogues -----------------------------------------------------------------------------------------------
 
 
@@ -395,6 +414,31 @@ def test_single_rows_of_a_catalogue_pass_unchanged(toys, nights, tmp_path):
         catalogue.write(table, tmp_path / f"out{suffix}")
         again = combine([tmp_path / f"out{suffix}"], toys)
         assert again["teff"][0] == table["teff"][0] and again["n_epochs"].tolist() == [1, 0]
+
+
+@pytest.mark.slow
+def test_what_rows_do_not_determine_is_read_from_their_column(toys, nights, tmp_path):
+    """Their medians are masked: [Fe/H] of the first star on two nights, of the second one on one."""
+    tables = [table.copy() for table in nights[1]]
+    paths = [tmp_path / f"{number}.ecsv" for number in range(3)]
+    for table, path, rows in zip(tables, paths, ((0, 1), (0,), ()), strict=True):
+        for row in rows:
+            table["fe_h_p16"][row], table["fe_h_p84"][row] = -2.0, 0.0
+            table["fe_h_p2_5"][row], table["fe_h_p97_5"][row] = -2.4, 0.4
+        for name in ("fe_h", "fe_h_median"):
+            table[name] = np.ma.array(table[name], mask=[row in rows for row in range(2)])
+        table["undetermined"] = ["fe_h li_fe" if row in rows else "" for row in range(2)]
+        table.write(path, format="ascii.ecsv")
+    table = combine(paths, toys, by="star")
+    assert table["undetermined"].tolist() == ["", ""]  # one night tells, each
+    for row, night in ((0, 2), (1, 1)):
+        median, std = (float(tables[night][f"fe_h_{end}"][row]) for end in ("median", "std"))
+        assert table["fe_h_median"][row] == pytest.approx(median, abs=std / 5)
+        assert table["fe_h_std"][row] == pytest.approx(std, rel=0.15)
+    alone = combine(paths[:1], toys, by="star")  # single rows keep their column
+    assert alone["undetermined"].tolist() == ["fe_h li_fe"] * 2 and alone["fe_h"].mask.all()
+    both = combine(paths[:2], toys, by="star")
+    assert both["undetermined"][0] == "fe_h li_fe" and both["fe_h_median"].mask.tolist() == [True, False]
 
 
 @pytest.mark.slow

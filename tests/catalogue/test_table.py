@@ -21,10 +21,11 @@ from three_stars import LABELS, SUFFIXES, result
 from specinn import catalogue
 from specinn.catalogue import samples
 from specinn.catalogue.result import Result
+from specinn.catalogue.table import named
 from specinn.cli._result_table import show
 from specinn.errors import OutputError
 from specinn.flags import Flag
-from specinn.labels import LabelSet
+from specinn.labels import LabelSet, make_label
 from specinn.posterior import Posterior
 from specinn.posterior.display import value_with_errors
 
@@ -95,6 +96,50 @@ def test_a_label_that_is_not_detected_has_a_limit(table: Table) -> None:
         show(listed, LABELS, console=console)
     assert f"< {limit:.2f}" in shown.get()
     assert not any(f"{name}_upper" in listed.colnames for name in ("teff", "logg", "fe_h"))
+
+
+def test_what_is_not_determined_has_percentiles_and_a_name_and_no_value() -> None:
+    """As wide as the prior: no mean of a prior passes for a measurement, whatever corrections made of it."""
+    good = result()
+    wide = good.posterior.samples.copy()
+    wide[:2, :, 4] = np.random.default_rng(0).uniform(0.0, 4.0, (2, wide.shape[1]))
+    summary = Posterior(LABELS, wide, good.posterior.log_prob).summary()
+    fields = catalogue.schema(LABELS, ["green"], corrected=True, lithium=True)
+    for raw in (None, summary):
+        moved = Result(good.meta, summary if raw is None else good.summary, raw)
+        listed = catalogue.build([catalogue.summarise(moved, instrument="i", model="m")], fields, {})
+        assert listed["undetermined"].tolist() == ["a_li li_fe", "a_li li_fe", ""]
+        for name in ("a_li", "li_fe", "a_li_3dnlte"):
+            ends = ["", "_median", "_upper", *(["_raw"] if name != "a_li_3dnlte" else [])]
+            assert all(listed[f"{name}{end}"].mask.all() for end in ends)
+        for end in ("p2_5", "p16", "p84", "p97_5", "std"):
+            assert listed[f"a_li_{end}"].mask.tolist() == [False, False, True]
+        assert listed["teff"].mask.tolist() == listed["fe_h_median"].mask.tolist() == [False, False, True]
+    told = named(listed, ("a_li", "teff"))
+    assert told.tolist() == [[True, False], [True, False], [False, False]]
+    assert not named(Table({"id": ["a"]}), ("a_li",)).any()  # of an older catalogue
+
+
+def test_the_terminal_has_a_line_for_what_is_not_determined_and_none_without_values() -> None:
+    from rich.console import Console
+
+    names = ("n_fe", "eu_fe", "mg_fe", "ba_fe", "teff", "logg", "fe_h")
+    bounds = {"teff": (4000, 7000), "logg": (0, 5), "fe_h": (-3, 0.5)}
+    labels = LabelSet([make_label(name, bounds.get(name, (-0.5, 1.0))) for name in names])
+    rng, middle = np.random.default_rng(0), labels.bounds.mean(axis=1)
+    samples = middle + 0.01 * np.ptp(labels.bounds, axis=1) * rng.normal(size=(2, 800, len(names)))
+    samples[:, :, :2] = rng.uniform(-0.5, 1.0, (2, 800, 2))  # N and Eu of both, Ba of the second
+    samples[1, :, 3] = rng.uniform(-0.5, 1.0, 800)
+    meta = Table({"id": ["a", "b"], "rv": [0.0, 1.0], "flags": np.zeros(2, np.uint32), "message": ["", ""]})
+    summary = Posterior(labels, samples, np.zeros((2, 800))).summary()
+    rows = [catalogue.summarise(Result(meta, summary), instrument="i", model="m")]
+    console = Console(width=80)
+    with console.capture() as shown:
+        show(catalogue.build(rows, catalogue.schema(labels, []), {}), labels, console=console)
+    lines = {line[:14].strip(): line[14:].split() for line in shown.get().splitlines() if line}
+    assert list(lines)[2:] == ["rv (km/s)", "teff (K)", "logg (dex)", "fe_h (dex)", "mg_fe (dex)",
+                               "ba_fe (dex)", "not determined", "flags"]  # fmt: skip
+    assert lines["not determined"] == ["N,", "Eu", "N,", "Eu,", "Ba"] and lines["ba_fe (dex)"][-1] == "-"
 
 
 def test_a_result_with_a_bad_flag_gives_no_numbers() -> None:

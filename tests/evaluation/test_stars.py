@@ -16,6 +16,7 @@ from offset_plugin import Offset, Strangers
 
 from specinn import models
 from specinn.evaluation import star_figures as report
+from specinn.evaluation import stars as evaluated
 from specinn.evaluation.stars import read_benchmarks, star_metrics, star_summary, with_literature
 from specinn.labels import LabelSet, make_label
 from specinn.plugins import Plugins
@@ -179,6 +180,27 @@ def test_a_star_without_values(rows: list[dict[str, Any]]) -> None:
     axes = next(axes for axes in figure.axes if "log" in axes.get_title())
     assert len(drawn(axes)) == 4
     assert star_summary(rows)["logg"]["raw"]["failed"] == ["Star 1"]
+
+
+def test_a_label_that_not_every_draw_of_the_noise_determines_has_no_value(
+    table: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mean of the draws that happen to determine it would be one of selected noise."""
+    model = models.load(plugins, models.find(plugins, "toy-model"))
+    stars = read_benchmarks(table, model.labels)
+    plain = star_metrics(model, stars, n_samples=200, seeds=2, plugins=plugins)
+    whole, draws = evaluated.summarise, iter(range(6))
+
+    def sometimes(result: Any, **options: Any) -> dict[str, np.ndarray]:
+        wide = np.array([[False, next(draws) == 3, False, False, False]])  # logg of the second star, once
+        return whole(result, undetermined=wide, **options)
+
+    monkeypatch.setattr(evaluated, "summarise", sometimes)
+    rows = star_metrics(model, stars, n_samples=200, seeds=2, plugins=plugins)
+    assert [row["logg"] is None for row in rows] == [False, True, False]
+    assert rows[1]["logg_difference"] is None and rows[1]["logg_std"] == plain[1]["logg_std"]
+    assert [row["teff"] for row in rows] == [row["teff"] for row in plain]
+    assert star_summary(rows)["logg"]["failed"] == ["Star 1"]
 
 
 def test_abundances_over_iron_and_over_hydrogen(tmp_path: Path) -> None:

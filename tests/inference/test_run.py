@@ -231,7 +231,9 @@ def test_flags_of_pixels_and_samples(infer: Infer) -> None:
     assert "snr_low" in flags[2]
     assert "all_rejected" in flags[3] and result["rejected_fraction"][3] == 1.0
     assert flags[4] == []
-    assert result["teff"].mask.tolist() == [False, True, False, True, False]
+    assert result["teff"].mask.tolist() == [False, True, True, True, False]
+    assert ["teff" in text.split() for text in result["undetermined"]] == [False, False, True, False, False]
+    assert result["teff_p16"].mask.tolist() == [False, True, False, True, False]
 
 
 def test_a_map_near_a_bound_is_flagged(infer: Infer) -> None:

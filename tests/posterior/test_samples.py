@@ -4,10 +4,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import ndtri
 
 from specinn.errors import ModelError
+from specinn.flags import Flag
 from specinn.labels import LabelSet, make_label
 from specinn.posterior import Posterior
+from specinn.posterior.display import in_short
+from specinn.posterior.summary import posterior_flags
 
 LABELS = LabelSet((make_label("teff", (4000, 7000)), make_label("logg", (0, 5))))
 
@@ -130,10 +134,100 @@ def test_a_label_is_detected_some_standard_deviations_above_its_bound(name, widt
     assert [leaning(name, at(position)) for position in positions] == 4 * [True] + 2 * [False]
 
 
+def lost(label, values):
+    """Whether samples of one label count as undetermined; one of them never counts as a limit, too."""
+    samples = np.asarray(values, float)[None, :, None]
+    summary = Posterior(LabelSet([label]), samples, np.zeros(samples.shape[:2])).summary()
+    assert not (summary.undetermined & summary.undetected).any()
+    return bool(summary.undetermined[0, 0])
+
+
 def test_a_posterior_that_is_the_prior_detects_nothing():
     position = (np.arange(2000) + 0.5) / 2000
-    assert leaning("a_li", -0.5 + 4.1 * position)
-    assert leaning("vbroad", 0.5 * 200.0**position)
+    for name, prior in (("a_li", -0.5 + 4.1 * position), ("vbroad", 0.5 * 200.0**position),
+                        ("mg_fe", -0.4 + 1.2 * position)):  # fmt: skip
+        assert lost(ABUNDANCES[name], prior)
+        assert not leaning(name, prior)  # a limit that excludes nothing is none
+
+
+def test_a_posterior_of_half_the_prior_is_a_limit_or_a_value():
+    position = (np.arange(2000) + 0.5) / 2000
+    for start, limit in ((0.0, True), (0.25, False)):
+        half = start + 0.5 * position
+        for name, values in (("a_li", -0.5 + 4.1 * half), ("vbroad", 0.5 * 200.0**half),
+                             ("mg_fe", -0.4 + 1.2 * half)):  # fmt: skip
+            assert not lost(ABUNDANCES[name], values)
+            assert leaning(name, values) is limit
+
+
+def test_what_piles_up_at_a_bound_is_determined():
+    """The upper bound is no limit, but a width of a tenth of the range is not that of the prior."""
+    near = np.abs(np.random.default_rng(0).normal(size=2000)) * 0.05
+    assert not lost(ABUNDANCES["mg_fe"], 0.8 - near) and not lost(ABUNDANCES["mg_fe"], -0.4 + near)
+
+
+@given(
+    st.sampled_from([("eu_fe", (-0.5, 1.5)), ("n_fe", (-0.4, 0.8)), ("vbroad", (0.5, 100.0))]),
+    st.floats(0.1, 0.9),
+    st.floats(0.2, 1.0),
+    st.floats(-1.0, 1.0),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_width_is_compared_with_that_of_the_training(which, narrower, width, centre):
+    """Of normal priors and posteriors, for each kind of label; bounds alone would not tell a narrow prior."""
+    (name, bounds), z = which, ndtri((np.arange(500) + 0.5) / 500)
+    wide = make_label(name, bounds)
+    own = LabelSet([wide]).with_spreads([narrower * wide.prior_std])
+    middle = own.to_network(own.bounds.T).mean()
+    y = middle + own[0].prior_std * (0.1 * centre + width * z)
+    ratio = width / 1.178 * 0.994 if name == "vbroad" else width  # whose prior is flat in the logarithm
+    if abs(ratio - 0.8) > 0.02:
+        values = own[0].from_network(y)
+        summary = Posterior(own, values[None, :, None], np.zeros((1, 500)), np.ones((1, 500), bool)).summary()
+        assert summary.undetermined.tolist() == [[ratio > 0.8]]
+
+
+def test_derived_labels_are_determined_where_all_parts_are():
+    names = ("teff", "fe_h", "a_li", "mg_fe", "si_fe", "ca_fe", "ti_fe")
+    bounds = {"teff": (4000, 7000), "fe_h": (-3, 0.5), "a_li": (-0.5, 3.6)}
+    labels = LabelSet([make_label(name, bounds.get(name, (-0.5, 0.9))) for name in names])
+    rng, middle = np.random.default_rng(0), labels.bounds.mean(axis=1)
+    samples = middle + 0.02 * np.ptp(labels.bounds, axis=1) * rng.normal(size=(4, 500, 7))
+    for star, name in enumerate(("a_li", "ti_fe", "teff")):
+        low, high = labels[name].bounds
+        samples[star, :, labels.index(name)] = rng.uniform(low, high, 500)
+    summary = Posterior(labels, samples, np.zeros((4, 500))).summary()
+    found = [[n for n, wide in zip(summary.labels.names, row, strict=True) if wide]
+             for row in summary.undetermined]  # fmt: skip
+    assert found == [["a_li", "li_fe"], ["ti_fe", "alpha_m"], ["teff"], []]
+    kept = samples[3][:, 3:7].mean(axis=1)
+    assert summary.std[3, -1] == pytest.approx(kept.std())
+    assert summary.quantiles[0, 3, -1] == pytest.approx(np.median(kept))
+
+
+def test_flags_say_nothing_of_what_is_not_determined():
+    position = (np.arange(2000) + 0.5) / 2000
+    samples = np.array([[-1.0, 20.0, 2.0, 0.2]]) + 0.01 * ndtri(position)[:, None]
+    samples[:, 3] = np.sort(-0.4 + 1.2 * position)[::-1]  # the first, which is the MAP, is at the upper bound
+    for width, flagged in ((1.0, False), (0.3, True)):
+        samples[:, 3] = 0.8 - width * (0.8 - samples[:, 3])
+        posterior = Posterior(ABUNDANCES, samples[None], -np.arange(2000.0)[None])
+        flags = posterior_flags(posterior.summary(), ABUNDANCES)
+        assert bool(flags[0] & Flag.AT_BOUNDS) is flagged
+        assert not flags[0] & Flag.UPPER_LIMIT
+
+
+def test_the_table_of_a_star_has_parameters_first_and_a_line_for_the_rest():
+    position = (np.arange(2000) + 0.5) / 2000
+    labels = LabelSet([make_label(n, b) for n, b in
+                       (("n_fe", (-0.4, 0.8)), ("a_li", (-0.5, 3.6)), ("teff", (4000, 7000)))])  # fmt: skip
+    samples = np.stack([-0.4 + 1.2 * position, 2.0 + 0.1 * position, 5000 + 50 * position], axis=1)
+    one = Posterior(labels, samples[None], np.zeros((1, 2000)), ids=["sun"])
+    for text in (repr(one), one._repr_html_()):
+        assert text.index("teff") < text.index("a_li") and "n_fe" not in text
+        assert "not determined: N" in text
+    assert "not determined" in [axes.get_title() for axes in one.plot("sun").axes]
+    assert in_short(["n_fe", "a_li", "li_fe", "vmic", "alpha_m"]) == "N, Li, vmic, alpha_m"
 
 
 def test_leaning_on_the_upper_bound_is_a_detection():
@@ -158,7 +252,7 @@ def test_metallicity_is_never_a_limit_and_li_over_fe_goes_with_li():
 
 @pytest.mark.slow
 def test_lithium_limits_of_simulated_stars(shared):
-    """Spectra of the smallest split: where the line is lost, a limit that holds; else a value."""
+    """Spectra of the smallest split: where the line is lost, a limit that holds, or nothing; else a value."""
     from specinn import models
     from specinn.evaluation.comparison import compare
     from specinn.grids import load
@@ -173,7 +267,8 @@ def test_lithium_limits_of_simulated_stars(shared):
     lost = (truth < 0.3) & (teff > 5300)  # below 1 mA: nobody could see it
     strong = (truth > 2.3) & (teff < 6100) & (comparison.truth[:, comparison.labels.index("vbroad")] < 20)
     assert lost.sum() > 5 and strong.sum() > 5
-    assert limit[lost].mean() > 0.8
-    assert limit[strong].mean() < 0.05
+    nothing = comparison.summaries[0].undetermined[:, i]
+    assert (limit | nothing)[lost].mean() > 0.8
+    assert (limit | nothing)[strong].mean() < 0.05
     upper = comparison.summaries[0].quantiles[-1, limit, i]
     assert (upper > truth[limit]).mean() > 0.85  # 0.95, of only 44 stars

@@ -152,6 +152,16 @@ def test_upper_limits_are_shown() -> None:
     assert floats(stars.data(table, [], {})["columns"]["a_li_upper"])[5] == 1.25
 
 
+def test_what_is_not_determined_is_named_in_short() -> None:
+    table = make_table(6)
+    table["undetermined"] = ["", "a_li mg_fe", "", "", "", "a_li mg_fe"]
+    data = stars.data(table, [], {})
+    assert data["texts"]["undetermined"]["values"] == ["", "a_li mg_fe"]
+    assert {c["name"]: c["short"] for c in data["shown"] if c["label"]} == {
+        "teff": "teff", "logg": "logg", "fe_h": "fe_h", "mg_fe": "Mg", "a_li": "Li", "li_fe": "Li"
+    }  # fmt: skip
+
+
 @given(hnp.arrays(np.float64, st.integers(1, 40), elements=st.floats(-5, 5) | st.just(np.nan)))
 def test_fluxes_survive_packing(values: np.ndarray) -> None:
     result = embed.packed(values)
@@ -426,6 +436,22 @@ def test_flags_and_states_filter(visit: Visitor, made_up: tuple[Path, Table]) ->
     assert ids(page) == ["star 2"]
     page.select_option("#status", "clean")
     count(page, 118)
+
+
+@pytest.mark.browser
+def test_what_is_not_determined_is_a_line_and_no_row(visit: Visitor, tmp_path: Path) -> None:
+    table = make_table(4)
+    table["undetermined"] = ["", "a_li mg_fe", "", ""]
+    for name in ("a_li", "a_li_median", "mg_fe", "mg_fe_median"):
+        table[name] = np.ma.array(table[name], mask=[False, True, False, False])
+    stars.write(table, tmp_path / "page.html", "c.ecsv")
+    page = visit(tmp_path / "page.html")
+    for row, n in ((0, 2), (1, 0)):
+        page.click(f"tr[data-row='{row}'] button")
+        names = page.locator("#values tbody th").all_inner_texts()
+        assert sum(name in ("[Mg/Fe]", "A(Li)") for name in names) == n
+        assert ("Not determined by the spectrum: Li, Mg" in page.inner_text("#star-note")) is (n == 0)
+        page.click("#close")
 
 
 @pytest.mark.browser

@@ -127,6 +127,21 @@ def test_bands_are_those_of_the_posterior(table: Table, plugins: Plugins, made: 
     assert np.isnan(none.bands).all() and none.model == pytest.approx(star.model, abs=0.003, nan_ok=True)
 
 
+def test_what_is_not_determined_is_taken_in_the_middle_of_its_posterior(
+    table: Table, plugins: Plugins, made: Path
+) -> None:
+    before = good(resimulator(table, plugins, draws=0)(rows=[0]))[0]
+    table["undetermined"] = ["mg_fe", *[""] * (len(table) - 1)]
+    for name in ("mg_fe", "mg_fe_median"):
+        table[name] = np.ma.array(table[name], mask=[True] + [False] * (len(table) - 1))
+    table["mg_fe_p16"][0], table["mg_fe_p84"][0] = -0.1, 0.3
+    star = good(resimulator(table, plugins, samples=made / "samples.h5", draws=20)(rows=[0]))[0]
+    assert star.labels == pytest.approx(dict(before.labels) | {"mg_fe": 0.1})
+    assert np.isfinite(star.model[star.used]).all() and np.isfinite(star.bands[:, star.used]).all()
+    del table["undetermined"]  # then nothing says why it has no value
+    assert good(resimulator(table, plugins, draws=0)(rows=[0])) == []
+
+
 def test_corrected_abundances_and_raw_parameters(table: Table, plugins: Plugins) -> None:
     for name, shift in (("teff", 150.0), ("mg_fe", 0.2)):
         table[f"{name}_raw"] = np.asarray(table[name]) - shift

@@ -99,6 +99,7 @@ function drawHeads() {
     else head.removeAttribute("aria-sort");
   }
 }
+const undetermined = (row) => textOf("undetermined", row).split(" ").filter(Boolean); // names of labels, which have no values
 const upper = (name, row) => columns[`${name}_upper`]?.[row] ?? NaN; // where the label is not detected
 function mark(row) {
   const names = page.meanings.filter(([bit]) => flags[row] & bit).sort((a, b) => severity[b[2]] - severity[a[2]]);
@@ -113,7 +114,7 @@ function drawRows() {
     const line = make("tr", { onclick: () => show(row) }, make("td", {}, button), make("td", {}, mark(row)), ...page.shown.map((c) => {
       const value = columns[c.name][row], limit = upper(c.name, row);
       if (Number.isFinite(limit)) return make("td", {}, `< ${figure(limit, c.decimals)}`);
-      const half = c.label ? 0.5 * (columns[`${c.name}_p84`][row] - columns[`${c.name}_p16`][row]) : NaN;
+      const half = c.label && Number.isFinite(value) ? 0.5 * (columns[`${c.name}_p84`][row] - columns[`${c.name}_p16`][row]) : NaN;
       return make("td", {}, figure(value, c.decimals), Number.isFinite(half) ? make("small", {}, ` ± ${figure(half, c.decimals)}`) : "");
     }));
     line.dataset.row = row;
@@ -262,7 +263,8 @@ function show(row) {
   $("star-flags").replaceChildren(...(set.length ? set.map(([, name, kind, meaning]) => make("li", {},
     make("span", { className: `mark ${kind}` }, `${{ bad: "\u2715 bad", warn: "\u25b3 warning", info: "note" }[kind]}: ${name.replaceAll("_", " ")}. `), `${meaning[0].toUpperCase()}${meaning.slice(1)}.`))
     : [make("li", {}, "No flag is set.")]));
-  const notes = [textOf("message", row), star.note, star.why && `No model spectrum: ${star.why}`, !source && opened.size ? "The spectrum of this star is not on this page: specinn report puts it there with --stars." : "",
+  const lost = new Set(undetermined(row).map((name) => labels.find((c) => c.name === name)?.short ?? name));
+  const notes = [textOf("message", row), lost.size ? `Not determined by the spectrum: ${[...lost].join(", ")}` : "", star.note, star.why && `No model spectrum: ${star.why}`, !source && opened.size ? "The spectrum of this star is not on this page: specinn report puts it there with --stars." : "",
     star.off?.[0] ? `Observed and model differ by ${figure(star.off[0])} % of the continuum in the mean of the pixels that the model looks at; noise alone would make ${figure(star.off[1])} %.` : "", textOf("path", row)];
   $("star-note").replaceChildren(...notes.filter(Boolean).flatMap((note) => [make("span", {}, note), make("br")]));
   const place = state.shown.indexOf(row);
@@ -282,7 +284,8 @@ function drawValues() {
   const full = star.numbers, raw = full?.some((n) => n[6] !== null);
   const head = make("tr", {}, ...["", "MAP", ...(raw ? ["raw"] : []), ...(full ? ["median", "68 %", "95 %"] : ["68 %"])].map((text) => make("th", { scope: "col" }, text)));
   const to = (a, b, d) => `${figure(a, d)} to ${figure(b, d)}`;
-  const rows = page.shown.map((c) => [c, columns[c.name][current]]).filter(([c, v]) => c.label || Number.isFinite(v)).map(([c, value]) => {
+  const lost = (name) => undetermined(current).some((one) => name === one || name.startsWith(`${one}_`)); // of "a_li", "a_li_3dnlte", too
+  const rows = page.shown.map((c) => [c, columns[c.name][current]]).filter(([c, v]) => Number.isFinite(v) || (c.label && !lost(c.name))).map(([c, value]) => {
     const d = c.decimals, n = full?.[labels.indexOf(c)];
     const limit = upper(c.name, current), map = Number.isFinite(limit) ? `< ${figure(limit, d)}` : figure(value, d);
     const cells = !c.label ? [figure(value, d)] : n ? [map, ...(raw ? [figure(n[6], d)] : []), figure(n[1], d), to(n[2], n[3], d), to(n[4], n[5], d)]

@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 from astropy.table import Table
 
+from specinn.catalogue.schema import UNDETERMINED
 from specinn.errors import ConfigError, OutputError, nearest
 from specinn.files import check_output, replacing
 from specinn.flags import FLAGS, is_bad, is_warn
 from specinn.labels import Label
 from specinn.posterior import QUANTILES
+from specinn.posterior.display import in_short
 from specinn.report.catalogue.embed import text
 from specinn.report.evaluation.page import name_of, template
 
@@ -139,7 +141,7 @@ def data(table: Table, opened: Sequence[int], pixels: Mapping[str, Any]) -> dict
             columns[f"{label.name}_upper"] = _column(table, f"{label.name}_upper")
         html = name_of(label) if "_" in label.name or label.name in ("teff", "logg", "vmic", "vbroad") else ""
         shown.append({"name": label.name, "html": html or escape(label.name), "unit": unit, "label": True,
-                      "decimals": 0 if unit == "K" else 2,
+                      "short": in_short([label.name]), "decimals": 0 if unit == "K" else 2,
                       "about": table[label.name].description or ""})  # fmt: skip
     for name in table.colnames:
         used = {*(label.name for label in labels), *of_labels, "flags", "row"}
@@ -150,7 +152,8 @@ def data(table: Table, opened: Sequence[int], pixels: Mapping[str, Any]) -> dict
         html = escape(name.replace("snr_", "S/N ").replace("_", " "))
         shown.append({"name": name, "html": html, "unit": unit, "label": False,
                       "about": table[name].description or ""})  # fmt: skip
-    texts = {n: _factored(table, n) for n in ("path", "instrument", "message") if n in table.colnames}
+    of_rows = ("path", "instrument", "message", UNDETERMINED)
+    texts = {n: _factored(table, n) for n in of_rows if n in table.colnames}
     return {
         "n": len(table), "ids": [str(name) for name in table["id"]], "texts": texts, "columns": columns,
         "shown": shown, "flags": text(_flags(table).astype("<u4")), "opened": list(opened), **pixels,

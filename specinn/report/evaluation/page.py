@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["findings", "name_of", "number", "render", "template"]
 
 _HTML = {"teff": "<i>T</i><sub>eff</sub>", "logg": "log <i>g</i>", "vmic": "<i>v</i><sub>mic</sub>",
-         "vbroad": "<i>v</i><sub>broad</sub>", "a_li": "A(Li)", "a_li_3dnlte": "A(Li), 3D NLTE"}  # fmt: skip
+         "vbroad": "<i>v</i><sub>broad</sub>", "a_li": "A(Li)", "a_li_3dnlte": "A(Li), 3D NLTE",
+         "alpha_m": "[α/M]"}  # fmt: skip
 _DECIMALS = {"K": 0, "km/s": 2}
 
 
