@@ -150,7 +150,7 @@ def _header(setup: Setup) -> dict[str, Any]:
             "real_fraction": settings.real_fraction,
             "snr_range": list(settings.disturbances.snr),
             "pixels_used": int(setup.used.sum()),
-            "calibrators": [{"name": r.name, "vbroad": round(r.vbroad, 2),
+            "reference_stars": [{"name": r.name, "vbroad": round(r.vbroad, 2),
                              "rms": float(np.sqrt(np.nanmean(r.residual**2)))} for r in setup.residuals],
         },
         "versions": {"specinn": specinn.__version__, "torch": torch.__version__},
@@ -270,6 +270,7 @@ def fit(setup: Setup, model: CINN, folder: Path, progress: Callable[[dict[str, A
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "cinn-checkpoint.safetensors"
     of_training = {k: v for k, v in attrs.asdict(setup.config).items() if k != "strangers"}  # they come after
+    of_training["calibrators"] = of_training.pop("reference_stars")  # as when checkpoints began
     of = fingerprint([of_training, setup.grid.hash])
     if (saved := load_checkpoint(checkpoint, of)) is not None:
         state.restore(saved)

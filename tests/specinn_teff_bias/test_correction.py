@@ -247,7 +247,7 @@ def fitted(stars, **changes):
 def test_the_contract_of_fits():
     result = check_fit(TeffBias, observed(scatter=0.05))
     assert result.model == "0123456789abcdef" and result.provenance == "made up" and result.n_stars == 12
-    assert result.stars[:2] == ("star 0", "star 1") and result.calibrators == ()
+    assert result.stars[:2] == ("star 0", "star 1") and result.reference_stars == ()
 
 
 class Deaf(TeffBias):
