@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 KEY = "specinn"
-_FORMER = {"calibrators": "reference_stars"}  # keys of headers by their former names
+_FORMER = {"strangers": "ood", "calibrators": "reference_stars"}  # keys of headers by their former names
 MODEL_FORMAT = "specinn model"  # the format in the header of a trained model
 MODEL_VERSION = 1
 _MAX_HEADER = 64 * 2**20

@@ -11,8 +11,8 @@ from specinn.errors import ConfigError, near
 from specinn.simulation.disturbances import Disturbances
 from specinn.spectra.continuum import ContinuumOptions
 
-BLOCK = 96  # stars simulated at once for the signs of strangers
-FORMER = {"calibrators": "reference_stars"}  # tables of recipes by their former names
+BLOCK = 96  # stars simulated at once for the signs of spectra out of distribution
+FORMER = {"calibrators": "reference_stars", "strangers": "ood"}  # tables of recipes by their former names
 LABELS = (
     "teff",
     "logg",
@@ -167,7 +167,7 @@ class Masking:
 
 
 @attrs.frozen
-class StrangersPlan:
+class OODOptions:
     """Numbers of simulated stars: noiseless ones for the decoder, observed ones for the signs (each of which
     is also altered in ``alterations`` ways), observed ones for the thresholds, at which ``false_alarms`` of
     the spectra of the training are flagged. Half of the stars for the signs have errors of the physics
@@ -189,7 +189,7 @@ class StrangersPlan:
         few = self.signs and min(self.decoder, self.signs, self.thresholds, 48 * self.alterations) < BLOCK
         if few or not 0 < self.false_alarms < 0.5:
             raise ConfigError(
-                f"strangers: expected at least {BLOCK} stars each for decoder, signs (or 0 for none) and "
+                f"ood: expected at least {BLOCK} stars each for decoder, signs (or 0 for none) and "
                 "thresholds, 2 alterations, and false_alarms between 0 and 0.5"
             )
 
@@ -217,7 +217,7 @@ class Config:
     masking: Masking = attrs.field(factory=Masking)
     continuum: ContinuumOptions = attrs.field(factory=ContinuumOptions)
     reference_stars: list[ReferenceStar] = attrs.field(factory=list)
-    strangers: StrangersPlan = attrs.field(factory=StrangersPlan)
+    ood: OODOptions = attrs.field(factory=OODOptions)
 
 
 @attrs.frozen

@@ -183,11 +183,11 @@ def schema(
         fields += statistics(label, corrected=corrected, informed=informed)
     if lithium and {"teff", "logg", "fe_h", "a_li"} <= set(labels.names):
         fields += statistics(LITHIUM, informed=informed)
-    stranger = "How unlike those of the training the spectrum is; above 1: flag"
+    ood_score = "How far out of the distribution of the training the spectrum is; above 1: flag"
     rejected = "Fraction of samples outside the bounds of the training set"
     return (
         *fields,
-        Field("stranger", np.float32, "", stranger, "meta.code.qual"),
+        Field("ood_score", np.float32, "", ood_score, "meta.code.qual"),
         *(_CHECKS[name] for name in checks),
         Field("rejected_fraction", np.float32, "", rejected, "meta.code.qual"),
         *(_INFORMED if informed else ()),

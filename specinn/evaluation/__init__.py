@@ -1,4 +1,4 @@
-"""How good a model is: on spectra of a grid, on reference stars, and on spectra unlike its training.
+"""How good a model is: on spectra of a grid, on benchmark stars, and on spectra out of distribution.
 
 On a grid the truth is known: :mod:`specinn.evaluation.comparison` compares,
 :mod:`specinn.evaluation.coverage` asks whether the truth lies where posteriors say,

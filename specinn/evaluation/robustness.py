@@ -170,7 +170,7 @@ def _row(
                 f"{name}_difference": number(columns[name] - literature),
             }
     return row | {
-        "stranger": number(columns.get("stranger", np.nan)),
+        "ood_score": number(columns.get("ood_score", np.nan)),
         "rejected_fraction": number(columns["rejected_fraction"]),
         "flags": flags,
         "flag_bad": bool(is_bad(np.array([flags]))[0]),
@@ -300,7 +300,7 @@ def robustness_table(rows: Sequence[Mapping[str, Any]], labels: LabelSet, meta: 
             if any(f"{label.name}{end}" in row for row in rows):
                 columns[f"{label.name}{end}"] = (units, f"{what}: {text}")
     columns |= {
-        "stranger": ("", "How unlike those of the training the spectrum is; above 1: flag"),
+        "ood_score": ("", "How far out of the distribution of the training the spectrum is; above 1: flag"),
         "rejected_fraction": ("", "Fraction of samples outside the bounds of the training set"),
         "flags": ("", "Bit mask; see specinn flags"),
         "flag_bad": ("", "The row has no trustworthy values"),

@@ -59,9 +59,9 @@ if TYPE_CHECKING:
         Estimator,
         GridLoader,
         LeaveOneOut,
+        OODScore,
         Preprocessor,
         Reader,
-        Strangeness,
         Synthesizer,
         Templates,
     )
@@ -86,8 +86,8 @@ _NAMES = {
     "grids": "Grid load_grid",
     "instruments": "Instrument",
     "labels": "LabelSet make_label",
-    "plugins.interfaces": "BenchmarkStars Component Correction Estimator GridLoader LeaveOneOut Preprocessor "
-    "Reader Strangeness Synthesizer Templates",
+    "plugins.interfaces": "BenchmarkStars Component Correction Estimator GridLoader LeaveOneOut OODScore "
+    "Preprocessor Reader Synthesizer Templates",
     "plugins.model_file": "ModelParts open_model save_model",
     "posterior": "Posterior Summary",
     "simulation.disturbances": "Disturbances Noise",
@@ -101,6 +101,7 @@ _NAMES = {
     "weights": "fitting load_weights save_weights",
 }
 _LAZY = {name: f"specinn.{module}" for module, names in _NAMES.items() for name in names.split()}
+_LAZY["Strangeness"] = "specinn.plugins.interfaces"  # a former name: there it says what replaces it
 _CALLED = {"load_grid": "load"}  # there
 
 __all__ = [
@@ -125,6 +126,7 @@ __all__ = [
     "ModelGrid",
     "ModelParts",
     "Noise",
+    "OODScore",
     "Observer",
     "OutputError",
     "PluginError",
@@ -139,7 +141,6 @@ __all__ = [
     "SpecinnError",
     "SpectrumBatch",
     "SpectrumWarning",
-    "Strangeness",
     "Summary",
     "SynthesisError",
     "Synthesizer",

@@ -231,7 +231,9 @@ def test_flags(specinn: Command) -> None:
         "rv_measured",
     ]
     assert specinn("flags", "0").stdout == "no flag is set\n"
-    assert [row["value"] for row in json.loads(specinn("flags", "Stranger", "--json").stdout)] == [65536]
+    assert [row["value"] for row in json.loads(specinn("flags", "Out_of_Distribution", "--json").stdout)] == [
+        65536
+    ]
     sentence(specinn("flags", str(1 << 31)), "does not know")
 
 
@@ -360,7 +362,7 @@ COMPLETIONS = [
     ("specinn run --device c", {"cpu", "cuda", "cuda:0"}),
     ("specinn run spec", set()),  # files, by the shell
     ("specinn models ", {"toy-model"}),
-    ("specinn flags strange", {"stranger"}),
+    ("specinn flags out", {"out_of_distribution"}),
     ("specinn fit-correction b.csv --label te", {"teff"}),
     ("specinn new-plugin x --kind co", {"correction"}),
     ("specinn evaluate grid m --split v", {"validation"}),

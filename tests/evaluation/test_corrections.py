@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import specinn_teff_bias
 from commands import Command, sentence
-from offset_plugin import Offset, Strangers
+from offset_plugin import Offset, ThirdParty
 from specinn_teff_bias.correction import TeffBias
 
 from specinn import catalogue, models
@@ -208,8 +208,8 @@ def test_a_bad_star_is_named_and_the_others_go_on(specinn: Command, table: Path)
     assert TeffBias.load(Path("correction.toml")).n_stars == 4
 
 
-def test_the_correction_of_a_stranger(specinn: Command, table: Path, plugins: Plugins) -> None:
-    extra = {"fake": fake_plugin, "bias": specinn_teff_bias, "strangers": Strangers()}
+def test_the_correction_of_a_third_party(specinn: Command, table: Path, plugins: Plugins) -> None:
+    extra = {"fake": fake_plugin, "bias": specinn_teff_bias, "third_party": ThirdParty()}
     both = Plugins(entry=[], extra=extra)
     sentence(specinn(FIT, table, *FAST, others=both), "--kind", "offset", "teff-bias")
     result = specinn(FIT, table, *FAST, "--kind", "offset", others=both)
@@ -238,7 +238,7 @@ def known(n: int = 6, seen: Any = ()) -> BenchmarkStars:
 
 
 def test_leave_one_out_is_what_it_says() -> None:
-    """The constant of a stranger: the mean of the other stars' errors, by hand."""
+    """The constant of a third party's correction: the mean of the other stars' errors, by hand."""
     result = corrections.leave_one_out(Offset, known())["logg"]
     off = np.array([0.0, 1, 2, 3, 4, 5])
     before = np.array([0, 1, 2, 3, 4.5])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from astropy.table import Table
 from commands import Command, sentence
-from offset_plugin import Offset, Strangers
+from offset_plugin import Offset, ThirdParty
 
 from specinn import models
 from specinn.evaluation import star_figures as report
@@ -31,7 +31,7 @@ def plugins(tmp_path_factory: pytest.TempPathFactory) -> Plugins:
     path = tmp_path_factory.mktemp("model") / "toy.safetensors"
     fake_plugin.Toy.train({}, path.parent, lambda state: None).save(path)
     fake_plugin.MODELS["toy-model"] = path
-    return Plugins(entry=[], extra={"fake": fake_plugin, "strangers": Strangers()})
+    return Plugins(entry=[], extra={"fake": fake_plugin, "third_party": ThirdParty()})
 
 
 @pytest.fixture

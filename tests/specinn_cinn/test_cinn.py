@@ -69,7 +69,7 @@ def recipe(folder):
             "labels": LABELS,
             "preset": preset,
             "architecture": SIZES[preset],
-            "strangers": {"signs": 0},
+            "ood": {"signs": 0},
             "schedule": {**schedule, **changes.pop("schedule", {})},
         }
         return {**base, **changes}
@@ -917,7 +917,7 @@ def test_the_command_trains_one(folder, plugins, tmp_path, monkeypatch):
         [estimator.schedule]
         steps = 2
         batch = 8
-        [estimator.strangers]
+        [estimator.ood]
         decoder = 96
         signs = 96
         thresholds = 96
@@ -926,7 +926,7 @@ def test_the_command_trains_one(folder, plugins, tmp_path, monkeypatch):
     result = CliRunner().invoke(app, ["train", "m.toml", "--quiet"])
     assert result.exit_code == 0, result.output
     model = CINN.load(Path("m.safetensors"))
-    assert model.strangers is not None and model.header["strangers"]["plan"]["signs"] == 96
+    assert model.ood_signs is not None and model.header["ood"]["options"]["signs"] == 96
     assert model.labels.names == ("teff", "vbroad") and [a.name for a in model.instrument.arms] == ["green"]
     assert [p.name for p in Path("m-training").iterdir()] == ["cinn-checkpoint.safetensors"]
 
