@@ -101,8 +101,8 @@ _NAMES = {
     "weights": "fitting load_weights save_weights",
 }
 _LAZY = {name: f"specinn.{module}" for module, names in _NAMES.items() for name in names.split()}
-_LAZY["Strangeness"] = "specinn.plugins.interfaces"  # a former name: there it says what replaces it
 _CALLED = {"load_grid": "load"}  # there
+_FORMER = {"Strangeness": "specinn.plugins.interfaces"}  # which says what replaces the name
 
 __all__ = [
     "BenchmarkStars",
@@ -174,10 +174,11 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a name when it is first used."""
-    if name in _LAZY:
+    module = _LAZY.get(name) or _FORMER.get(name)
+    if module is not None:
         import importlib
 
-        return getattr(importlib.import_module(_LAZY[name]), _CALLED.get(name, name))
+        return getattr(importlib.import_module(module), _CALLED.get(name, name))
     raise AttributeError(f"module 'specinn.plugins' has no attribute {name!r}")
 
 

@@ -323,6 +323,16 @@ def test_former_names_of_commands_work_and_say_so(specinn: Command, former: str,
     assert result.stderr == f"specinn: specinn {former} is now called specinn {today}\n"
 
 
+def test_former_names_of_options_and_flags_work_and_say_so(specinn: Command) -> None:
+    result = specinn("fit-correction", "--with-calibrators", "none.csv")
+    said, error = result.stderr.splitlines()
+    assert said == "specinn: --with-calibrators is now called --with-reference-stars"
+    assert "--kind" in error  # and not that there is no such option
+    result = specinn("flags", "stranger")
+    assert result.exit_code == 0 and result.stdout == specinn("flags", "out_of_distribution").stdout
+    assert result.stderr == "specinn: the flag stranger is now called out_of_distribution\n"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("line", PRINT_JSON)
 def test_json_is_all_that_is_printed(specinn: Command, stars: Path, line: str) -> None:

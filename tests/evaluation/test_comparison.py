@@ -441,6 +441,12 @@ def test_one_spectrum_a_star_and_known_instruments(model: Path, tmp_path: Path, 
         star_metrics(toy, [], seeds=0, plugins=plugins)
 
 
+def test_the_former_name_of_a_role(tmp_path: Path) -> None:
+    path = tmp_path / "stars.csv"
+    path.write_text(HEAD + "a.txt,Sun,toy,,5772,4,0,1,calibrator\n")
+    assert [star.role for star in read_benchmarks(path, fake_plugin.LABELS)] == ["reference"]
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

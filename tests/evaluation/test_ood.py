@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ import pytest
 import tiny_grid
 import torch
 from astropy.table import Table
+from specinn_cinn import ood_fit
 from specinn_cinn.estimator import CINN
 from specinn_cinn.ood import ALTERATIONS, SIGNS
 from specinn_cinn.ood_examples import Alterations
@@ -37,6 +39,7 @@ from specinn.inference.options import RunOptions
 from specinn.inference.pipeline import Pipeline
 from specinn.plugins import Plugins
 from specinn.plugins.interfaces import OODScore
+from specinn.weights import load_weights, save_weights
 
 pytestmark = pytest.mark.slow
 
@@ -214,6 +217,26 @@ def test_file(model, plain, plugins, scene, tmp_path):
     assert np.array_equal(same[0].samples, same[1].samples)  # the signs change nothing else
 
 
+def test_a_file_with_former_names(model, plugins, scene, tmp_path):
+    path = tmp_path / "m.safetensors"
+    batch = preprocessed(model, plugins, ood.two_stars(scene()))
+    model.save(path)
+    tensors, header = load_weights(path, models.FORMAT)
+    former = {re.sub(r"^ood\.", "strangers.", name): values for name, values in tensors.items()}
+    assert former.keys() != tensors.keys()
+    save_weights(path, former, {{"ood": "strangers"}.get(key, key): value for key, value in header.items()})
+    loaded = CINN.load(path)
+    assert np.array_equal(loaded.ood_score(batch).score, model.ood_score(batch).score)
+    loaded.save(path)
+    again, same = load_weights(path, models.FORMAT)
+    assert again.keys() == tensors.keys() and same == header
+
+
+def test_the_former_name_of_the_fit():
+    with pytest.warns(DeprecationWarning, match="fit_strangers is now called fit_ood_signs"):
+        assert ood_fit.fit_strangers is fit_ood_signs
+
+
 def test_alterations_alter(setup):
     generator = torch.Generator().manual_seed(1)
     wave = torch.as_tensor(setup.model_grid.wavelength, dtype=torch.float32)
@@ -380,4 +403,5 @@ def test_bundled_model_finds_what_is_out_of_distribution_and_survives_the_rest(b
 
 
 def test_flag_is_bad():
-    assert Flag.OUT_OF_DISTRIBUTION == 65536
+    assert Flag.OUT_OF_DISTRIBUTION == Flag.STRANGER == 65536
+    assert names(65536) == ["out_of_distribution"] and is_bad(np.array([65536])).all()

@@ -17,8 +17,8 @@ from specinn_cinn.encoding import COVERAGE_BLOCKS, Encoding
 from specinn_cinn.estimator import CINN
 from specinn_cinn.network import AmortisedGaussian, Features, make_flow
 from specinn_cinn.physics_errors import MeasuredErrors
-from specinn_cinn.recipe import PRESETS, Architecture, Config, PhysicsError
-from specinn_cinn.setup import prepare, usable_pixels, validation_set
+from specinn_cinn.recipe import FORMER, PRESETS, Architecture, Config, PhysicsError
+from specinn_cinn.setup import _settings, prepare, usable_pixels, validation_set
 from specinn_cinn.training import _header, build, fit, loss_terms, train
 from specinn_emulator.training import Config as EmulatorConfig
 from specinn_emulator.training import train as train_emulator
@@ -591,6 +591,18 @@ def test_errors_of_lines_alike_stars_show_are_taken_off(setup):
 def test_wrong_keys_are_named_with_their_path(recipe, plugins, change, words):
     with pytest.raises(ConfigError, match=words):
         prepare({**recipe(), **change}, plugins)
+
+
+@pytest.mark.parametrize(("former", "name"), FORMER.items())
+def test_former_names_of_tables_work_and_say_so(recipe, former, name):
+    table = [{"name": "Sun", "path": "sun.fits", "resolving_power": 80000.0, "labels": SUN}]
+    value = table if name == "reference_stars" else {"signs": 0, "seed": 3}
+    old = {key: each for key, each in recipe().items() if key != name} | {former: value}
+    with pytest.warns(FutureWarning, match=f"the table {former} of the recipe is now called {name}"):
+        settings = _settings(old)
+    assert settings == _settings(recipe(**{name: value}))
+    with pytest.raises(ConfigError, match=rf"\$\.{former} is now called \$\.{name}: give only that"):
+        _settings({**old, name: value})
 
 
 @pytest.mark.slow
