@@ -58,7 +58,8 @@ class Flag(enum.IntFlag):
     AT_BOUNDS = 8192
     CORRECTION_OUT_OF_RANGE = 16384
     CONTINUUM_POOR = 32768
-    STRANGER = 65536
+    OUT_OF_DISTRIBUTION = 65536
+    STRANGER = OUT_OF_DISTRIBUTION  # its former name
     UPPER_LIMIT = 131072
     EPOCHS_DISAGREE = 262144
     RV_CONTRADICTED = 524288
@@ -116,7 +117,7 @@ FLAGS: tuple[FlagInfo, ...] = (
     ),
     FlagInfo(Flag.CONTINUUM_POOR, "warn", "the continuum rests on less than 5 % of the pixels of an arm"),
     FlagInfo(
-        Flag.STRANGER,
+        Flag.OUT_OF_DISTRIBUTION,
         "bad",
         "the spectrum is unlike those of the training; the column message says in what",
     ),

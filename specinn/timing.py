@@ -343,9 +343,9 @@ class _Watched:
         with self._clock("inference"):
             return self._estimator.encode(batch)
 
-    def strangeness(self, encoded: Any) -> Any:
-        with self._clock("strangeness"):
-            return self._estimator.strangeness(encoded)
+    def ood_score(self, encoded: Any) -> Any:
+        with self._clock("ood score"):
+            return self._estimator.ood_score(encoded)
 
     def summarise(self, encoded: Any, n_samples: int, seed: int) -> Any:
         with self._clock("inference"):
@@ -394,7 +394,7 @@ def measure_stages(
     costs = clock.costs
     rest = costs.pop("pipeline")
     names = [name for name, _ in job.pipeline.steps]
-    stages = (*names, "inference", "strangeness")
+    stages = (*names, "inference", "ood score")
     for name in stages:
         rest -= costs[name]
     ordered = {name: costs[name] for name in ("read", *stages)}

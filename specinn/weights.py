@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 KEY = "specinn"
+_FORMER = {"strangers": "ood", "calibrators": "reference_stars"}  # keys of headers by their former names
 MODEL_FORMAT = "specinn model"  # the format in the header of a trained model
 MODEL_VERSION = 1
 _MAX_HEADER = 64 * 2**20
@@ -59,7 +60,14 @@ def read_header(path: Path) -> dict[str, Any]:
         raise ModelError(f"{path} is damaged: it has {size} bytes, expected {end}: copy or train it again")
     if not isinstance(header, dict):
         raise ModelError(f"{path} has no specinn header: give a model that specinn train wrote")
+    header = _with_present_names(header)
+    if isinstance(header.get("training"), dict):
+        header["training"] = _with_present_names(header["training"])
     return header
+
+
+def _with_present_names(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {_FORMER.get(key, key): value for key, value in table.items()}
 
 
 def save_weights(path: Path, tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any]) -> None:

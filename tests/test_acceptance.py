@@ -67,7 +67,7 @@ def test_every_star_in_range(stars):
         assert _difference(row, "fe_h") < 0.2, row["star"]
 
 
-def test_medians_of_stars_that_are_no_calibrators(stars):
+def test_medians_of_validation_stars(stars):
     summary = star_summary(stars)
     assert summary["teff"]["median"] < 60
     assert summary["logg"]["median"] < 0.10

@@ -50,7 +50,7 @@ FAULTS = {
     "D6": "catalogues in other programs",
     "D7": "lithium that the model's documentation does not trust has only a flag for information",
     "D8": "models of others in report and resimulate",
-    "D9": "estimators that cannot tell strangers",
+    "D9": "estimators that cannot tell what is out of distribution",
     "D10": "what authors of estimators copied",
     "D11": "a wrong resolving power: the message lacks the options",
     "D12": "plurals, a minus before 0, what numbers on the terminal are",

@@ -97,7 +97,7 @@ MISTAKES: list[tuple[str, tuple[str, ...], int]] = [
     ("models lost.safetensors", ("lost.safetensors: no such model file",), 1),
     ("models junk.safetensors", ("junk.safetensors is not a safetensors file",), 1),
     ("models cut.safetensors", ("cut.safetensors is damaged", "bytes, expected"), 1),
-    ("flags strangr", ("'strangr'", "did you mean 'stranger'?"), 1),
+    ("flags out_of_distr", ("'out_of_distr'", "did you mean 'out_of_distribution'?"), 1),
     ("flags 1.5", ("'1.5' is neither a value of the column flags nor the name of a flag", "not_read"), 1),
     ("flags 99999999", ("99999999 has bits",), 1),
     ("new-plugin Bad", ("'Bad' is not a name for a plugin",), 1),

@@ -171,7 +171,7 @@ def test_freia_and_our_sampler_are_given_the_same(
     job = prepare(plugins, samples=64, keep_samples=False)
     costs, batch = timing.measure_stages(job, survey.write(4, tmp_path), plugins, tmp_path)
     steps = [name for name, _ in job.pipeline.steps]
-    assert list(costs) == ["read", *steps, "inference", "strangeness", "flags and rest", "write"]
+    assert list(costs) == ["read", *steps, "inference", "ood score", "flags and rest", "write"]
     assert all(cost.wall > 0 for cost in costs.values()) and len(batch) == 4
     assert isinstance(batch, SpectrumBatch)  # encoded already, it would make features free
     assert all(name in dict(job.pipeline.steps) for name in steps)  # the job itself is not watched

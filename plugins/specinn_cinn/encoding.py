@@ -99,7 +99,7 @@ class Encoding:
 
 @attrs.frozen(eq=False)
 class Encoded:
-    """Spectra as the networks see them: what strangeness, samples and summaries share.
+    """Spectra as the networks see them: what scores, samples and summaries share.
 
     Of every spectrum: its ``key (n,)``, from which its random numbers come; ``x``, ``noise`` (sigma) and
     ``bad (n, n_used)`` of the pixels in use; ``context (n, n_context)``, the S/N of the arms

@@ -16,9 +16,9 @@ from specinn.plugins import (
     Instrument,
     LabelSet,
     ModelError,
+    OODScore,
     Posterior,
     SpectrumBatch,
-    Strangeness,
     Summary,
     Templates,
     open_model,
@@ -28,7 +28,7 @@ from specinn.plugins import (
 from .cuda import CapturedSampler, summaries
 from .encoding import Encoded, Encoding
 from .network import Features, make_flow
-from .ood import Strangers
+from .ood import OODSigns
 from .recipe import Architecture
 from .sampler import Sampler
 
@@ -56,7 +56,7 @@ class CINN(Estimator):
     center: torch.Tensor
     spread: torch.Tensor
     device: str = "cpu"
-    strangers: Strangers | None = None
+    ood_signs: OODSigns | None = None
     _graphs: dict[torch.Size, CapturedSampler | None] = attrs.field(factory=dict, init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
@@ -100,7 +100,7 @@ class CINN(Estimator):
                 tensors["center"].float().to(device),
                 tensors["spread"].float().to(device),
                 device,
-                Strangers.read(tensors, header, encoding),
+                OODSigns.read(tensors, header, encoding),
             )
 
     def save(self, path: Path) -> None:
@@ -118,8 +118,8 @@ class CINN(Estimator):
             tensors |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
         if self.features.projection is not None:
             tensors["features.projection.weight"] = self.features.projection.weight.half()
-        if self.strangers is not None:
-            tensors |= self.strangers.tensors()
+        if self.ood_signs is not None:
+            tensors |= self.ood_signs.tensors()
         encoding = {"scale": self.encoding.scale, "snr": list(self.encoding.snr)}
         save_model(
             path, self, "cinn", tensors, architecture=attrs.asdict(self.architecture), encoding=encoding
@@ -139,15 +139,15 @@ class CINN(Estimator):
             x, context, snr, noise, bad = self.encoding.pixels_in_use(*self._inputs(batch))
             return Encoded(self._keys(batch), x, noise, bad, context, snr, self.features(x, context))
 
-    def strangeness(self, batch: SpectrumBatch | Encoded) -> Strangeness | None:
-        if self.strangers is None:
+    def ood_score(self, batch: SpectrumBatch | Encoded) -> OODScore | None:
+        if self.ood_signs is None:
             return None
         encoded = self.encode(batch)
         with torch.no_grad():
             x, good = encoded.x, (~encoded.bad).to(encoded.x.dtype)
             y = self.centre(encoded.condition)
             signal = encoded.snr.amax(1) / self.encoding.snr[0]
-            return self.strangers(x, encoded.noise / self.encoding.scale, good, encoded.context, y, signal)
+            return self.ood_signs(x, encoded.noise / self.encoding.scale, good, encoded.context, y, signal)
 
     def centre(self, condition: torch.Tensor) -> torch.Tensor:
         """Standardised labels ``(n, n_labels)`` at latent variables 0, by the conditions of the flow."""

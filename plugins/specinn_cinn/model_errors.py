@@ -19,7 +19,7 @@ from specinn.spectra.continuum import ContinuumFit, ContinuumOptions
 from specinn.spectra.readers import read
 from specinn.spectra.resample import Resampler
 
-from .recipe import Calibrator
+from .recipe import ReferenceStar
 
 
 @attrs.frozen(eq=False)
@@ -35,7 +35,7 @@ class Residual:
 
 
 def measure(
-    star: Calibrator,
+    star: ReferenceStar,
     emulate: Any,
     grid_names: tuple[str, ...],
     model_grid: ModelGrid,
@@ -44,19 +44,19 @@ def measure(
     continuum: ContinuumOptions,
     plugins: Plugins,
 ) -> Residual:
-    """The residual of one calibrator, whose spectrum passes through the pipeline's own steps up to the model
-    grid."""
+    """The residual of one reference star, whose spectrum passes through the pipeline's own steps up to the
+    model grid."""
     if not Path(star.path).is_file():
-        raise ConfigError(f"calibrator {star.name}: {star.path} is not a file")
+        raise ConfigError(f"reference star {star.name}: {star.path} is not a file")
     unknown = (set(star.labels) | set(star.fit)) - set(grid_names)
     if unknown:
-        raise ConfigError(f"calibrator {star.name}: the grid has no label {', '.join(sorted(unknown))}")
+        raise ConfigError(f"reference star {star.name}: the grid has no label {', '.join(sorted(unknown))}")
     needed = {name for name in grid_names if not name.endswith("_fe") and name != "a_li"}
     if missing := sorted(needed - set(star.labels)):
-        raise ConfigError(f"calibrator {star.name}: $.labels lacks {', '.join(missing)}")
+        raise ConfigError(f"reference star {star.name}: $.labels lacks {', '.join(missing)}")
     batches = list(read(Path(star.path), plugins))
     if len(batches) != 1 or len(batches[0]) != 1:
-        raise ReadError(f"calibrator {star.name}: {star.path} holds more than one spectrum")
+        raise ReadError(f"reference star {star.name}: {star.path} holds more than one spectrum")
     batch = attrs.evolve(batches[0].in_medium(instrument.medium), resolving_power=star.resolving_power)
     for name, options in (("mask", {}), ("rest-frame", {"velocity": "auto"})):
         batch = plugins.load("preprocessor", name)(instrument=instrument, templates=templates, **options)(
@@ -118,5 +118,5 @@ def broaden(flux: torch.Tensor, vbroad: torch.Tensor, grid: ModelGrid) -> torch.
 
 
 def _limits(name: str) -> tuple[float, float]:
-    """The range in which the abundance of a calibrator is fitted."""
+    """The range in which the abundance of a reference star is fitted."""
     return (-0.5, 3.6) if name == "a_li" else (-0.5, 0.6)

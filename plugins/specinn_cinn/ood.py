@@ -14,7 +14,7 @@ import attrs
 import torch
 from torch import nn
 
-from specinn.plugins import Strangeness
+from specinn.plugins import OODScore
 
 from .encoding import Encoding
 
@@ -24,7 +24,8 @@ _DEPTH_FLOOR = 0.03  # as that of the simulated errors of the physics
 _CLIP = 5.0  # sigma of one pixel: cosmic rays must not decide
 FREEDOM = 4.0  # of the Student distribution of residuals, whose tails are heavy
 _SIGNAL = 0.2  # of the lowest S/N of the training; a spectrum below it has nothing to compare
-_PREFIX = "strangers."  # of the names of tensors in a weights file
+_PREFIX = "ood."  # of the names of tensors in a weights file
+_FORMER_PREFIX = "strangers."
 _DECIMALS = 2  # of a score: sums in single precision depend a little on how many spectra there are
 
 SIGNS = {
@@ -56,7 +57,7 @@ class Sizes:
     likeness: int = 128
 
 
-class Strangers(nn.Module):
+class OODSigns(nn.Module):
     """Signs for spectra encoded by ``encoding``, for a model with ``n_labels`` labels.
 
     ``low`` and ``high (n_labels,)`` are the bounds in the network's standardised label space, ``level
@@ -173,7 +174,7 @@ class Strangers(nn.Module):
         context: torch.Tensor,
         y: torch.Tensor,
         signal: torch.Tensor,
-    ) -> Strangeness:
+    ) -> OODScore:
         """Score and reasons of encoded spectra: ``x``, ``sigma`` in its units, and ``good`` (1 or 0), each
         ``(n, n_used)``; ``context (n, n_context)``; ``y (n, n_labels)`` the centre of the posterior; ``signal
         (n,)`` the highest S/N of an arm over the lowest of the training."""
@@ -183,7 +184,7 @@ class Strangers(nn.Module):
         rounded = scores.double().cpu().numpy().round(_DECIMALS)
         kinds = [list(ALTERATIONS.values())[i] for i in alteration.tolist()]
         reasons = [_reason(row > 1.0, kind) for row, kind in zip(rounded, kinds, strict=True)]
-        return Strangeness(rounded.max(axis=1), reasons)
+        return OODScore(rounded.max(axis=1), reasons)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """For the weights file; the basis as float16, to which the fit rounded it."""
@@ -197,12 +198,17 @@ class Strangers(nn.Module):
     @classmethod
     def read(
         cls, tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any], encoding: Encoding
-    ) -> Strangers | None:
+    ) -> OODSigns | None:
         """From the tensors and the header of a weights file; None for a file without signs."""
-        weights = {k.removeprefix(_PREFIX): v.float() for k, v in tensors.items() if k.startswith(_PREFIX)}
+        weights = {
+            name.removeprefix(prefix): values.float()
+            for name, values in tensors.items()
+            for prefix in (_PREFIX, _FORMER_PREFIX)
+            if name.startswith(prefix)
+        }
         if not weights:
             return None
-        sizes = Sizes(**header["strangers"]["sizes"])
+        sizes = Sizes(**header["ood"]["sizes"])
         out = cls(encoding, len(weights["low"]), sizes)
         out.load_state_dict(weights)
         return out.requires_grad_(False).eval().to(encoding.pixels.device)

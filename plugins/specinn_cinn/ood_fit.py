@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,9 @@ import torch
 
 from specinn.simulation.disturbances import Noise
 
-from .ood import ALTERATIONS, FREEDOM, Sizes, Strangers
+from .ood import ALTERATIONS, FREEDOM, OODSigns, Sizes
 from .ood_examples import Alterations
-from .recipe import BLOCK, StrangersPlan
+from .recipe import BLOCK, OODOptions
 from .simulator import TrainingSimulator
 
 if TYPE_CHECKING:
@@ -50,10 +51,10 @@ class _Spectra:
         return cls(*map(torch.cat, columns))
 
 
-def fit_strangers(
+def fit_ood_signs(
     model: CINN,
     setup: Setup,
-    plan: StrangersPlan | None = None,
+    options: OODOptions | None = None,
     progress: Callable[[dict[str, Any]], None] = lambda state: None,
 ) -> CINN:
     """Give a trained ``model`` its signs of spectra out of distribution, learnt on spectra from the simulator
@@ -61,22 +62,22 @@ def fit_strangers(
 
     Replaces existing ones. The header states how often spectra of each alteration were found.
     """
-    plan = plan or StrangersPlan()
-    generator = torch.Generator(setup.config.device).manual_seed(plan.seed * 1_000_003 + 4711)
-    torch.manual_seed(plan.seed)
-    simulate = _Simulation(model, setup, plan, generator, progress)
+    options = options or OODOptions()
+    generator = torch.Generator(setup.config.device).manual_seed(options.seed * 1_000_003 + 4711)
+    torch.manual_seed(options.seed)
+    simulate = _Simulation(model, setup, options, generator, progress)
     signs = _untrained(model, simulate)
     with torch.enable_grad():
-        _fit_decoder(signs, model, simulate, plan)
+        _fit_decoder(signs, model, simulate, options)
         usual, odd, family = simulate.signs()
         _fit_depth_error(signs, usual)
-        _fit_signs(signs, usual, odd, family, plan)
+        _fit_signs(signs, usual, odd, family, options)
     signs.requires_grad_(False).eval()
     held, altered, family = simulate.thresholds()
-    detected = _fit_thresholds(signs, held, altered, family, plan)
-    model.strangers = signs
-    model.header["strangers"] = {
-        "plan": attrs.asdict(plan),
+    detected = _fit_thresholds(signs, held, altered, family, options)
+    model.ood_signs = signs
+    model.header["ood"] = {
+        "options": attrs.asdict(options),
         "found": dict(zip(ALTERATIONS, detected, strict=True)),
         **signs.header(),
     }
@@ -87,26 +88,28 @@ class _Simulation:
     """Draws the spectra that the fit needs."""
 
     def __init__(
-        self, model: CINN, setup: Setup, plan: StrangersPlan, generator: torch.Generator, progress: Any
+        self, model: CINN, setup: Setup, options: OODOptions, generator: torch.Generator, progress: Any
     ) -> None:
-        self.model, self.plan, self.generator, self.progress = model, plan, generator, progress
+        self.model, self.options, self.generator, self.progress = model, options, generator, progress
         self.simulator = setup.simulator
         often = attrs.evolve(self.simulator.disturbances, lost=_LOST)
         self.noise = Noise(self.simulator.observer.instrument, often, self.simulator.device)
         self.wider = copy.copy(setup.simulator)
         usual = setup.simulator.errors
-        options = usual.options
-        wide = attrs.evolve(options, amplitude=plan.wider * options.amplitude, line=plan.wider * options.line)
+        physics = usual.options
+        wide = attrs.evolve(
+            physics, amplitude=options.wider * physics.amplitude, line=options.wider * physics.line
+        )
         self.wider.errors = attrs.evolve(usual, options=wide)
         wave = torch.as_tensor(setup.model_grid.wavelength, dtype=torch.float32, device=setup.config.device)
         self.alterations = Alterations(setup.simulator, wave, generator)
-        self.done, self.total = 0, plan.decoder + plan.signs + plan.thresholds
+        self.done, self.total = 0, options.decoder + options.signs + options.thresholds
 
     @torch.no_grad()
     def noiseless(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Encoded spectra ``(n, n_used)`` without noise or gaps, in half precision; standardised labels."""
         model, simulator, out = self.model, self.simulator, []
-        for n in self._blocks(self.plan.decoder):
+        for n in self._blocks(self.options.decoder):
             flux, values, vbroad, _ = self._stars(simulator, n)
             spectra = simulator.observe(flux, vbroad, self.generator)
             mask, sigma = simulator.outside.expand_as(spectra), torch.full_like(spectra, 1e-3)
@@ -116,10 +119,10 @@ class _Simulation:
         return torch.cat([x for x, _ in out]), torch.cat([y for _, y in out])
 
     def signs(self) -> tuple[_Spectra, _Spectra, torch.Tensor]:
-        return self._observed(self.plan.signs, self.plan.alterations, widen=True)
+        return self._observed(self.options.signs, self.options.alterations, widen=True)
 
     def thresholds(self) -> tuple[_Spectra, _Spectra, torch.Tensor]:
-        return self._observed(self.plan.thresholds, 1, widen=False)
+        return self._observed(self.options.thresholds, 1, widen=False)
 
     @torch.no_grad()
     def _observed(self, n_stars: int, n_ways: int, *, widen: bool) -> tuple[_Spectra, _Spectra, torch.Tensor]:
@@ -165,20 +168,22 @@ class _Simulation:
             size = min(BLOCK, n - start)
             yield max(size, 2)
             self.done += size
-            self.progress({"stage": "strangers", "step": self.done, "steps": self.total})
+            self.progress({"stage": "ood", "step": self.done, "steps": self.total})
 
 
-def _untrained(model: CINN, simulate: _Simulation) -> Strangers:
+def _untrained(model: CINN, simulate: _Simulation) -> OODSigns:
     encoding = model.encoding
-    sizes = Sizes(components=min(Sizes().components, len(encoding.pixels) // 4, simulate.plan.decoder // 2))
-    out = Strangers(encoding, len(model.labels), sizes).to(model.device)
+    sizes = Sizes(
+        components=min(Sizes().components, len(encoding.pixels) // 4, simulate.options.decoder // 2)
+    )
+    out = OODSigns(encoding, len(model.labels), sizes).to(model.device)
     bounds = torch.as_tensor(model.labels.to_network(model.labels.bounds.T), dtype=torch.float32)
     out.low, out.high = (bounds.to(model.device) - model.center) / model.spread
     out.level = (1.0 - encoding.mean) / encoding.scale
     return out
 
 
-def _fit_decoder(signs: Strangers, model: CINN, simulate: _Simulation, plan: StrangersPlan) -> None:
+def _fit_decoder(signs: OODSigns, model: CINN, simulate: _Simulation, options: OODOptions) -> None:
     """Principal components of noiseless spectra, and their coefficients as a function of the labels."""
     x, y = simulate.noiseless()
     signs.mean = x.float().mean(0)
@@ -196,11 +201,11 @@ def _fit_decoder(signs: Strangers, model: CINN, simulate: _Simulation, plan: Str
         error = signs.decoder(y[rows]) * signs.coefficient_scale - target[rows]
         return error.square().sum(1).add(1.0).log().mean()  # a star with strong lines counts as one
 
-    _minimise(signs.decoder.parameters(), loss, len(y), plan)
+    _minimise(signs.decoder.parameters(), loss, len(y), options)
 
 
 @torch.no_grad()
-def _fit_depth_error(signs: Strangers, usual: _Spectra) -> None:
+def _fit_depth_error(signs: OODSigns, usual: _Spectra) -> None:
     """Errors of models, relative to squared depth, pixel by pixel: the excess over the noise."""
     total, weights = torch.zeros_like(signs.mean), torch.zeros_like(signs.mean)
     for x, sigma, good, _, y in usual.blocks():
@@ -215,7 +220,7 @@ def _fit_depth_error(signs: Strangers, usual: _Spectra) -> None:
 
 
 def _fit_signs(
-    signs: Strangers, usual: _Spectra, odd: _Spectra, family: torch.Tensor, plan: StrangersPlan
+    signs: OODSigns, usual: _Spectra, odd: _Spectra, family: torch.Tensor, options: OODOptions
 ) -> None:
     """The usual values for a claimed star, and the likeness to alterations."""
     with torch.no_grad():
@@ -236,7 +241,7 @@ def _fit_signs(
         white = projected[rows] * (-log_scale).exp() - shift
         return (0.5 * (1.0 + FREEDOM) * torch.log1p(white.square() / FREEDOM) + log_scale).mean()
 
-    _minimise(signs.spread.parameters(), spread_loss, len(claim), plan)
+    _minimise(signs.spread.parameters(), spread_loss, len(claim), options)
     with torch.no_grad():
         shift, log_scale = signs.spread(claim).chunk(2, dim=1)
         white = projected * (-log_scale).exp() - shift
@@ -249,7 +254,7 @@ def _fit_signs(
         z = (three[rows] - middle) * (-log_spread).exp()
         return (0.5 * (1.0 + FREEDOM) * torch.log1p(z.square() / FREEDOM) + log_spread).mean()
 
-    _minimise(signs.usual.parameters(), usual_loss, len(claim), plan)
+    _minimise(signs.usual.parameters(), usual_loss, len(claim), options)
     with torch.no_grad():
         odd_claim = signs.claim(odd.y, odd.context)
         logs_odd, projected_odd = _observables(signs, odd)
@@ -263,30 +268,30 @@ def _fit_signs(
         return torch.nn.functional.cross_entropy(odds, which[rows])
 
     signs.likeness.train()
-    _minimise(signs.likeness.parameters(), likeness_loss, len(which), plan, decay=0.3)
+    _minimise(signs.likeness.parameters(), likeness_loss, len(which), options, decay=0.3)
     signs.likeness.eval()
 
 
-def _observables(signs: Strangers, spectra: _Spectra) -> tuple[torch.Tensor, torch.Tensor]:
+def _observables(signs: OODSigns, spectra: _Spectra) -> tuple[torch.Tensor, torch.Tensor]:
     parts = [signs.observables(x, sigma, good, y) for x, sigma, good, _, y in spectra.blocks()]
     return torch.cat([logs for logs, _ in parts]), torch.cat([p for _, p in parts])
 
 
 @torch.no_grad()
 def _fit_thresholds(
-    signs: Strangers, held: _Spectra, altered: _Spectra, family: torch.Tensor, plan: StrangersPlan
+    signs: OODSigns, held: _Spectra, altered: _Spectra, family: torch.Tensor, options: OODOptions
 ) -> list[float]:
-    """All signs together raise ``plan.false_alarms``; likeness, which finds most, raises most of them. Gives
-    the fraction of each alteration that is found."""
+    """All signs together raise ``options.false_alarms``; likeness, which finds most, raises most of them.
+    Gives the fraction of each alteration that is found."""
     values = torch.cat([signs.signs(x, s, g, context, y)[0] for x, s, g, context, y in held.blocks()])
     signs.median = values.median(0).values
-    low, high = plan.false_alarms / 50.0, plan.false_alarms
+    low, high = options.false_alarms / 50.0, options.false_alarms
     for _ in range(30):
         share = math.sqrt(low * high)
         limits = [torch.quantile(v, 1.0 - share * s) for v, s in zip(values.T, _SHARES, strict=True)]
         signs.threshold = torch.stack(limits)
         alarms = float((signs.scaled(values) > 1.0).any(1).float().mean())
-        low, high = (share, high) if alarms < plan.false_alarms else (low, share)
+        low, high = (share, high) if alarms < options.false_alarms else (low, share)
     values = torch.cat([signs.signs(x, s, g, context, y)[0] for x, s, g, context, y in altered.blocks()])
     flagged = (signs.scaled(values) > 1.0).any(1).float()
     return [round(float(flagged[family == i].mean()), 3) for i in range(len(ALTERATIONS))]
@@ -296,16 +301,24 @@ def _minimise(
     parameters: Any,
     loss_of: Callable[[torch.Tensor], torch.Tensor],
     n: int,
-    plan: StrangersPlan,
+    options: OODOptions,
     decay: float = 1e-3,
 ) -> None:
     """AdamW over random rows, with a learning rate that falls to 0 along half a cosine."""
-    optimiser = torch.optim.AdamW(list(parameters), lr=plan.learning_rate, weight_decay=decay)
-    generator = torch.Generator().manual_seed(plan.seed)
-    for step in range(plan.steps):
+    optimiser = torch.optim.AdamW(list(parameters), lr=options.learning_rate, weight_decay=decay)
+    generator = torch.Generator().manual_seed(options.seed)
+    for step in range(options.steps):
         for group in optimiser.param_groups:
-            group["lr"] = 0.5 * plan.learning_rate * (1.0 + math.cos(math.pi * step / plan.steps))
+            group["lr"] = 0.5 * options.learning_rate * (1.0 + math.cos(math.pi * step / options.steps))
         loss = loss_of(torch.randint(n, (min(_BATCH, n),), generator=generator))
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
+
+
+def __getattr__(name: str) -> Any:
+    """``fit_strangers``, the former name of :func:`fit_ood_signs`."""
+    if name == "fit_strangers":
+        warnings.warn("fit_strangers is now called fit_ood_signs", DeprecationWarning, stacklevel=2)
+        return fit_ood_signs
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

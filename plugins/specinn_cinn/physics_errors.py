@@ -19,7 +19,7 @@ BALMER_WIDTH = 25.0  # Angstrom, beyond which metal lines decide
 
 @attrs.frozen(eq=False)
 class MeasuredErrors:
-    """What calibrator stars showed: ``residual`` (synthetic minus observed) and synthetic ``flux``, both
+    """What reference stars showed: ``residual`` (synthetic minus observed) and synthetic ``flux``, both
     ``(n_stars, n_model)``, and ``parameters (n_stars, 3)``, Teff, logg and [Fe/H]. ``kept`` tells, by
     label, the pixels ``(n_model,)`` of windows that are used for its sake however large the residuals."""
 
@@ -44,7 +44,7 @@ class PhysicsErrors:
 
     ``values (n_models, n_grid_labels)`` are physical labels of the grid, in the order of ``grid_names``;
     ``emulate`` turns such labels into flux ``(n, n_model)`` on ``model_grid``. Without ``measured`` there are
-    no errors like those of calibrators, without ``emulator`` none of emulation.
+    no errors like those of reference stars, without ``emulator`` none of emulation.
     """
 
     options: PhysicsError
@@ -119,7 +119,7 @@ class PhysicsErrors:
         return out, synthetic
 
     def _residual(self, flux: torch.Tensor, values: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Errors like those that calibrators showed, ``(n, n_model)``."""
+        """Errors like those that reference stars showed, ``(n, n_model)``."""
         if self.measured is None:
             return torch.zeros((), device=self.values.device)
         measured, options, n = self.measured, self.options, len(flux)

@@ -11,7 +11,8 @@ from specinn.errors import ConfigError, near
 from specinn.simulation.disturbances import Disturbances
 from specinn.spectra.continuum import ContinuumOptions
 
-BLOCK = 96  # stars simulated at once for the signs of strangers
+BLOCK = 96  # stars simulated at once for the signs of spectra out of distribution
+FORMER = {"calibrators": "reference_stars", "strangers": "ood"}  # tables of recipes by their former names
 LABELS = (
     "teff",
     "logg",
@@ -103,7 +104,7 @@ class Prior:
 class PhysicsError:
     """Structured errors of model spectra: without them every real star comes out 0.4 dex too low in logg.
 
-    The residuals, synthetic minus observed, of reference stars (the calibrators) are scaled with the depth
+    The residuals, synthetic minus observed, of reference stars are scaled with the depth
     of a simulated star's own lines, and where it has none with their mean depth: missing and
     spurious lines are weak in a metal-poor star. Every simulated spectrum gets
 
@@ -141,7 +142,7 @@ class PhysicsError:
 
 
 @attrs.frozen
-class Calibrator:
+class ReferenceStar:
     """A star with known parameters. ``labels`` gives the emulator's labels; abundances that it leaves out are
     solar ([X/Fe] = 0, A(Li) = 1.05 + [Fe/H] for stars that have not destroyed it). vbroad is fitted."""
 
@@ -154,7 +155,7 @@ class Calibrator:
 
 @attrs.frozen
 class Masking:
-    """Pixels at which any calibrator's residual exceeds ``limit`` are never used, nor are those within
+    """Pixels at which any reference star's residual exceeds ``limit`` are never used, nor are those within
     ``around`` km/s of a synthetic line that is too deep by more than ``wrong``: no star has it, so rotation
     would bring its wings in. Those of the windows ``keep`` (label: low, high; Angstrom) are always used:
     lithium has only the line at 6707."""
@@ -166,13 +167,13 @@ class Masking:
 
 
 @attrs.frozen
-class StrangersPlan:
+class OODOptions:
     """Numbers of simulated stars: noiseless ones for the decoder, observed ones for the signs (each of which
     is also altered in ``alterations`` ways), observed ones for the thresholds, at which ``false_alarms`` of
     the spectra of the training are flagged. Half of the stars for the signs have errors of the physics
     ``wider`` times those of the training, and waves of 2 % on their continua: errors for stars unlike the
-    calibrators may be larger. Each of the networks
-    is trained for ``steps`` of ``learning_rate``. With ``signs = 0`` a model gets no signs."""
+    reference stars may be larger. Each of the networks is trained for ``steps`` of ``learning_rate``. With
+    ``signs = 0`` a model gets no signs."""
 
     decoder: int = 6144
     signs: int = 16384
@@ -188,7 +189,7 @@ class StrangersPlan:
         few = self.signs and min(self.decoder, self.signs, self.thresholds, 48 * self.alterations) < BLOCK
         if few or not 0 < self.false_alarms < 0.5:
             raise ConfigError(
-                f"strangers: expected at least {BLOCK} stars each for decoder, signs (or 0 for none) and "
+                f"ood: expected at least {BLOCK} stars each for decoder, signs (or 0 for none) and "
                 "thresholds, 2 alterations, and false_alarms between 0 and 0.5"
             )
 
@@ -215,8 +216,8 @@ class Config:
     physics: PhysicsError = attrs.field(factory=PhysicsError)
     masking: Masking = attrs.field(factory=Masking)
     continuum: ContinuumOptions = attrs.field(factory=ContinuumOptions)
-    calibrators: list[Calibrator] = attrs.field(factory=list)
-    strangers: StrangersPlan = attrs.field(factory=StrangersPlan)
+    reference_stars: list[ReferenceStar] = attrs.field(factory=list)
+    ood: OODOptions = attrs.field(factory=OODOptions)
 
 
 @attrs.frozen

@@ -1,7 +1,8 @@
-"""What a training needs, built once from its recipe: grid, emulator, calibrators, templates, simulator."""
+"""What a training needs, built once: grid, emulator, reference stars, templates, simulator."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from specinn.wavelengths import C_KMS
 
 from .model_errors import Residual, broaden, measure
 from .physics_errors import EmulatorErrors, MeasuredErrors, PhysicsErrors
-from .recipe import BACKWARD, Config, Masking, architecture
+from .recipe import BACKWARD, FORMER, Config, Masking, architecture
 from .simulator import TrainingSimulator
 
 
@@ -52,7 +53,10 @@ def _spectra(grid: Grid, operator: Any, rows: np.ndarray) -> torch.Tensor:
 
 
 def prepare(config: Mapping[str, Any], plugins: Plugins | None = None) -> Setup:
-    """Read grid, emulator and calibrators and build the simulator. Raises ``ConfigError`` for wrong keys."""
+    """Read grid, emulator and reference stars and build the simulator.
+
+    Raises ``ConfigError`` for wrong keys.
+    """
     settings = _settings(config)
     plugins = plugins or Plugins()
     grid = load([Path(p) for p in settings.grid], plugins=plugins)
@@ -77,7 +81,7 @@ def prepare(config: Mapping[str, Any], plugins: Plugins | None = None) -> Setup:
             settings.continuum,
             plugins,
         )
-        for star in settings.calibrators
+        for star in settings.reference_stars
     ]
     observer = Observer(instrument, model_grid, settings.device)
     operator = model_grid.operator(grid.wavelength, grid.arms, grid.resolving_power)
@@ -98,8 +102,17 @@ def prepare(config: Mapping[str, Any], plugins: Plugins | None = None) -> Setup:
 
 def _settings(config: Mapping[str, Any]) -> Config:
     """The configuration, checked, with the weight of the second loss that its preset has."""
-    settings = structure(dict(config), Config, "training configuration")
-    architecture(settings)  # a wrong size is better known now than after the calibrators
+    config = dict(config)
+    for former, name in FORMER.items():
+        if former in config and name in config:
+            raise ConfigError(f"$.{former} is now called $.{name}: give only that")
+        if former in config:
+            warnings.warn(
+                f"the table {former} of the recipe is now called {name}", FutureWarning, stacklevel=3
+            )
+            config[name] = config.pop(former)
+    settings = structure(config, Config, "training configuration")
+    architecture(settings)  # a wrong size is better known now than after the reference stars
     if settings.schedule.backward is None:
         schedule = attrs.evolve(settings.schedule, backward=BACKWARD[settings.preset])
         settings = attrs.evolve(settings, schedule=schedule)
@@ -173,7 +186,7 @@ def make_templates(grid: Grid, emulator: Any, model_grid: ModelGrid, instrument:
 
 
 def _measured_errors(settings: Config, model_grid: ModelGrid, residuals: list[Residual]) -> MeasuredErrors:
-    """The calibrators' residuals as the simulator takes them."""
+    """The reference stars' residuals as the simulator takes them."""
     wave = model_grid.wavelength
 
     def tensor(values: Any) -> torch.Tensor:
@@ -183,7 +196,9 @@ def _measured_errors(settings: Config, model_grid: ModelGrid, residuals: list[Re
         name: torch.as_tensor((wave >= low) & (wave <= high), device=settings.device)
         for name, (low, high) in settings.masking.keep.items()
     }
-    parameters = [[star.labels[name] for name in ("teff", "logg", "fe_h")] for star in settings.calibrators]
+    parameters = [
+        [star.labels[name] for name in ("teff", "logg", "fe_h")] for star in settings.reference_stars
+    ]
     return MeasuredErrors(
         tensor(np.nan_to_num([star.residual for star in residuals])),
         tensor([star.flux for star in residuals]),
@@ -199,7 +214,7 @@ def usable_pixels(
     residuals: list[Residual],
     masking: Masking,
 ) -> np.ndarray:
-    """Boolean ``(n_pix,)``: inside the arms, and where models agree with every calibrator."""
+    """Boolean ``(n_pix,)``: inside the arms, and where models agree with every reference star."""
     wave = instrument.wavelength
     keep = np.zeros(wave.size, bool)
     for low, high in masking.keep.values():

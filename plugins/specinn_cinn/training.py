@@ -22,7 +22,7 @@ from specinn.training.checkpoint import fingerprint, load_checkpoint, one_cycle,
 from .encoding import Encoding
 from .estimator import CINN
 from .network import Features, make_flow
-from .ood_fit import fit_strangers
+from .ood_fit import fit_ood_signs
 from .recipe import Schedule, architecture
 from .setup import Setup, prepare, validation_set
 
@@ -40,8 +40,8 @@ def train(
     if setup.config.start:
         _start_from(model, Path(setup.config.start))
     model = fit(setup, model, folder, progress)
-    if setup.config.strangers.signs:
-        fit_strangers(model, setup, setup.config.strangers, progress)
+    if setup.config.ood.signs:
+        fit_ood_signs(model, setup, setup.config.ood, progress)
     if setup.grid.split("test").size:
         model.header["metrics"] = metrics_for_header(grid_metrics(model, setup.grid))
     return model
@@ -150,7 +150,7 @@ def _header(setup: Setup) -> dict[str, Any]:
             "real_fraction": settings.real_fraction,
             "snr_range": list(settings.disturbances.snr),
             "pixels_used": int(setup.used.sum()),
-            "calibrators": [{"name": r.name, "vbroad": round(r.vbroad, 2),
+            "reference_stars": [{"name": r.name, "vbroad": round(r.vbroad, 2),
                              "rms": float(np.sqrt(np.nanmean(r.residual**2)))} for r in setup.residuals],
         },
         "versions": {"specinn": specinn.__version__, "torch": torch.__version__},
@@ -269,7 +269,8 @@ def fit(setup: Setup, model: CINN, folder: Path, progress: Callable[[dict[str, A
     state = _State.start(model, plan)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "cinn-checkpoint.safetensors"
-    of_training = {k: v for k, v in attrs.asdict(setup.config).items() if k != "strangers"}  # they come after
+    of_training = {k: v for k, v in attrs.asdict(setup.config).items() if k != "ood"}  # which comes after
+    of_training["calibrators"] = of_training.pop("reference_stars")  # as when checkpoints began
     of = fingerprint([of_training, setup.grid.hash])
     if (saved := load_checkpoint(checkpoint, of)) is not None:
         state.restore(saved)

@@ -61,7 +61,7 @@ class TeffBias(Correction):
 
     ``model`` is the SHA-256 of the trained model to which the fit belongs, or its first digits (None:
     any); ``provenance`` names the stars and literature values used. ``stars`` are those of the fit,
-    ``calibrators`` those among them that the training of the model has seen.
+    ``reference_stars`` those among them that the training of the model has seen.
     """
 
     labels: Mapping[str, Line]
@@ -70,7 +70,7 @@ class TeffBias(Correction):
     provenance: str
     model: str | None = None
     stars: tuple[str, ...] = ()
-    calibrators: tuple[str, ...] = ()
+    reference_stars: tuple[str, ...] = ()
 
     def __attrs_post_init__(self) -> None:
         if not self.labels:
@@ -119,7 +119,10 @@ class TeffBias(Correction):
 
         Raises ``ConfigError`` with the path to a wrong value (``$.labels.logg.a``).
         """
-        correction = structure(read_toml(path), cls, str(path))
+        data = read_toml(path)
+        if "calibrators" in data:  # the former name
+            data["reference_stars"] = data.pop("calibrators")
+        correction = structure(data, cls, str(path))
         for name in correction.labels:
             try:
                 make_label(name, (1.0, 2.0))

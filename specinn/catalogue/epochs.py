@@ -36,12 +36,12 @@ __all__ = [
 
 PERCENTILES = ("p2_5", "p16", "median", "p84", "p97_5")
 _NOT_IN_SAMPLES = (  # columns of a catalogue
-    "path", "instrument", "rv", "rv_error", "stranger", *(field.name for field in catalogue.CARRIED),
+    "path", "instrument", "rv", "rv_error", "ood_score", *(field.name for field in catalogue.CARRIED),
 )  # fmt: skip
 _POOLED: dict[str, Callable[[np.ndarray], Any]] = {
     "rv": np.mean,
     "rv_error": lambda errors: np.sqrt(np.sum(errors**2)) / len(errors),
-    "stranger": np.max,
+    "ood_score": np.max,
     "snr": lambda snr: np.sqrt(np.sum(snr**2)),
     "ra": lambda ra: ra[0],
     "dec": lambda dec: dec[0],

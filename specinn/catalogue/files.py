@@ -18,6 +18,7 @@ __all__ = ["MANIFEST", "PARTS", "check", "is_folder", "read", "write", "write_ro
 
 MANIFEST = "_manifest.json"  # readers of Parquet folders pass over what begins with an underscore
 PARTS = "part-*.parquet"
+_FORMER = {"stranger": "ood_score"}  # columns by their former names
 
 
 def is_folder(path: str | Path) -> bool:
@@ -81,7 +82,8 @@ def write_rows(path: Path, layout: Layout, chunks: Iterable[Table]) -> None:
 def read(path: str | Path) -> Table:
     """A catalogue that :func:`write` or ``specinn run`` wrote, a file or a folder of Parquet files.
 
-    With masks, units and descriptions. Raises ``OutputError``.
+    With masks, units and descriptions, and the present names of its columns, if an earlier version wrote it.
+    Raises ``OutputError``.
     """
     path = Path(path)
     if path.is_dir():
@@ -99,6 +101,9 @@ def read(path: str | Path) -> Table:
         except Exception as error:  # each format has errors of its own
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise OutputError(f"{path} is not a catalogue that specinn run wrote: {reason}") from error
+    for former, name in _FORMER.items():
+        if former in table.colnames:
+            table.rename_column(former, name)
     for name in table.colnames:  # astropy reads an empty string as a missing one
         if table[name].dtype.kind in "US":
             filled = np.ma.filled(table[name].data, "")

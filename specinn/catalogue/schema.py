@@ -189,11 +189,11 @@ def schema(
         fields += statistics(LITHIUM, informed=informed)
     text = "Labels that the spectrum does not determine: their MAP and median are masked"
     fields.append(Field(UNDETERMINED, str, "", text, "meta.note"))
-    stranger = "How unlike those of the training the spectrum is; above 1: flag"
+    ood_score = "How far out of the distribution of the training the spectrum is; above 1: flag"
     rejected = "Fraction of samples outside the bounds of the training set"
     return (
         *fields,
-        Field("stranger", np.float32, "", stranger, "meta.code.qual"),
+        Field("ood_score", np.float32, "", ood_score, "meta.code.qual"),
         *(_CHECKS[name] for name in checks),
         Field("rejected_fraction", np.float32, "", rejected, "meta.code.qual"),
         *(_INFORMED if informed else ()),

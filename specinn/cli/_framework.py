@@ -13,7 +13,9 @@ from typer.core import TyperCommand, TyperGroup
 
 from specinn.errors import SpecinnError, near, nearest
 
-_FORMER = {"benchmark": "timing", "calibrate": "fit-correction"}  # commands by their former names
+# commands and options by their former names
+_FORMER = {"benchmark": "timing", "calibrate": "fit-correction"}
+_FORMER_OPTIONS = {"--with-calibrators": "--with-reference-stars"}
 _OUTPUTS = ("output", "save_samples")  # parameters of commands that name what is written
 _UsageError: Any = typer.BadParameter.__mro__[1]  # of the click that typer works with, which may be its own
 
@@ -105,6 +107,10 @@ class Commands(Group):
             today = _FORMER[args[at]]
             _say(f"specinn {args[at]} is now called specinn {today}")
             args = [*args[:at], today, *args[at + 1 :]]
+        for former, today in _FORMER_OPTIONS.items():
+            if former in args[:end] and not ctx.resilient_parsing:
+                _say(f"{former} is now called {today}")
+                args = [*(today if word == former else word for word in args[:end]), *args[end:]]
         try:
             return super().parse_args(ctx, args)
         except _UsageError as error:

@@ -57,8 +57,8 @@ def fit_correction(
     fe_h_min: Annotated[
         float, typer.Option(metavar="DEX", help="Leave out stars with lower inferred [Fe/H].")
     ] = -1.5,
-    with_calibrators: Annotated[
-        bool, typer.Option("--with-calibrators", help="Include stars of the training in the fit.")
+    with_reference_stars: Annotated[
+        bool, typer.Option("--with-reference-stars", help="Include stars of the training in the fit.")
     ] = False,
     with_out_of_range: Annotated[
         bool, typer.Option("--with-out-of-range", help="Include stars out of range in the fit.")
@@ -111,7 +111,7 @@ def fit_correction(
         model=chosen_model.sha256(),
     )
     used, why = work.choose(
-        rows, stars, with_calibrators=with_calibrators, with_out_of_range=with_out_of_range
+        rows, stars, with_reference_stars=with_reference_stars, with_out_of_range=with_out_of_range
     )
     reasons = _reasons(why | lost, table, pairs)
     left_out = [f"{', '.join(names)} ({reason})" for reason, names in reasons.items()]

@@ -9,7 +9,7 @@ import typer
 from specinn.cli._options import AsJson
 from specinn.cli._options import flags as names
 
-EXAMPLES = ("specinn flags", "specinn flags 4128", "specinn flags stranger")
+EXAMPLES = ("specinn flags", "specinn flags 4128", "specinn flags out_of_distribution")
 
 
 def flags(
@@ -40,12 +40,17 @@ def flags(
 
 def _bits(text: str) -> int:
     """The bits of a value of the column, or the one of a flag."""
+    from specinn.cli._console import note
     from specinn.errors import ConfigError, near
-    from specinn.flags import FLAGS
+    from specinn.flags import FLAGS, Flag
 
     by_name = {str(info.flag.name).lower(): int(info.flag) for info in FLAGS}
     all_bits = sum(by_name.values())
     if not text.isdecimal():
+        flag = Flag.__members__.get(text.upper())
+        if flag is not None and text.upper() != flag.name:
+            note(f"the flag {text.lower()} is now called {str(flag.name).lower()}")
+            return int(flag)
         if text.lower() not in by_name:
             raise ConfigError(
                 f"{text!r} is neither a value of the column flags nor the name of a flag; "

@@ -1,8 +1,8 @@
-"""How good a model is: on spectra of a grid, on reference stars, and on spectra unlike its training.
+"""How good a model is: on spectra of a grid, on benchmark stars, and on spectra out of distribution.
 
 On a grid the truth is known: :mod:`specinn.evaluation.comparison` compares,
 :mod:`specinn.evaluation.coverage` asks whether the truth lies where posteriors say,
-:mod:`specinn.evaluation.information` how well anybody could do. On reference stars:
+:mod:`specinn.evaluation.information` how well anybody could do. On benchmark stars:
 :mod:`specinn.evaluation.stars`, :mod:`specinn.evaluation.robustness` and
 :mod:`specinn.evaluation.corrections`. :mod:`specinn.evaluation.saliency` asks which pixels decide.
 

@@ -12,7 +12,7 @@ import attrs
 import numpy as np
 
 from specinn.errors import ConfigError, ReadError
-from specinn.evaluation.stars import Benchmark, calibrators_of, check_instruments, of_one_spectrum
+from specinn.evaluation.stars import Benchmark, check_instruments, of_one_spectrum, reference_stars_of
 from specinn.flags import is_bad, names
 from specinn.inference.run import prepare
 from specinn.inference.sources import Source, file_source
@@ -109,14 +109,14 @@ def infer(
         progress(i + 1, len(pairs))
     if not rows:
         raise ReadError("none of the stars gave values: " + "; ".join(dict.fromkeys(lost.values())))
-    calibrators = calibrators_of(estimator)
+    reference_stars = reference_stars_of(estimator)
     with_literature = [n for n in estimator.labels.names if any(n in star.literature for star in rows)]
     stars = BenchmarkStars(
         np.array([star.star for star in rows]),
         Posterior.join(posteriors),
         {name: np.array([star.literature.get(name, np.nan) for star in rows]) for name in with_literature},
         {name: np.array([star.errors.get(name, 0.0) for star in rows]) for name in with_literature},
-        np.array([star.role == "calibrator" or star.star.casefold() in calibrators for star in rows]),
+        np.array([star.role == "reference" or star.star.casefold() in reference_stars for star in rows]),
     )
     return rows, stars, lost
 
@@ -125,7 +125,7 @@ def choose(
     rows: Sequence[Benchmark],
     stars: BenchmarkStars,
     *,
-    with_calibrators: bool = False,
+    with_reference_stars: bool = False,
     with_out_of_range: bool = False,
 ) -> tuple[np.ndarray, dict[str, str]]:
     """``(n_spec,)`` which spectra take part in a fit, and by star why others do not.
@@ -138,7 +138,7 @@ def choose(
     for i, star in enumerate(rows):
         fe_h = float(best[i, labels.index("fe_h")]) if "fe_h" in labels else np.inf
         reasons = {
-            "calibrator of the training": stars.seen[i] and not with_calibrators,
+            "reference star of the training": stars.seen[i] and not with_reference_stars,
             "out of range according to the table": not star.in_range and not with_out_of_range,
             f"inferred [Fe/H] below {stars.fe_h_min}": stars.fe_h_min is not None and fe_h < stars.fe_h_min,
         }
@@ -169,7 +169,7 @@ def fit(kind: type[Correction], stars: BenchmarkStars) -> tuple[Correction, dict
 def leave_one_out(kind: type[Correction], stars: BenchmarkStars) -> dict[str, LeaveOneOut]:
     """By label, the errors of the MAP of each star before and after a correction fitted without it.
 
-    A star with several spectra is left out as a whole, and its error is their mean. Calibrators of the
+    A star with several spectra is left out as a whole, and its error is their mean. Reference stars of the
     training take part in the fits and are not counted. Labels that only they have are left out.
     """
     before: dict[str, list[float]] = {name: [] for name in stars.literature}

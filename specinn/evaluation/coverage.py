@@ -1,6 +1,6 @@
 """Whether posteriors have the right width: ranks of the truth, bands, coverage. Numpy in, numpy out.
 
-A posterior is calibrated if the truth lies below its p-quantile in a fraction p of cases, for every p. The
+The coverage is exact if the truth lies below the p-quantile in a fraction p of cases, for every p. The
 rank of the truth among the samples is then uniform between 0 and 1 (Talts et al. 2018, arXiv:1804.06788), and
 so is the rank of its distance from a point chosen at random among the distances of the samples (TARP; Lemos
 et al. 2023, ICML, arXiv:2302.03026). Both are judged by the empirical distribution function minus the
@@ -36,7 +36,7 @@ def ranks(samples: np.ndarray, truth: np.ndarray, jitter: np.ndarray, inside: An
     ``samples (n_spec, n_samples, n_labels)``, of which those ``inside (n_spec, n_samples)`` count; ``truth``
     and ``jitter (n_spec, n_labels)``. ``n`` samples leave n + 1 places for the truth; ``jitter``, uniform
     between 0 and 1 and independent of all else, chooses within the place (and among samples equal to the
-    truth), so that ranks of a calibrated posterior are exactly uniform whatever the number of accepted
+    truth), so that ranks of exact posteriors are exactly uniform whatever the number of accepted
     samples. NaN where no sample counts.
     """
     counts = np.broadcast_to(np.asarray(inside, bool), samples.shape[:2])[..., None]

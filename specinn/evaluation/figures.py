@@ -243,7 +243,7 @@ def _ecdf(axes: Axes, ranks: np.ndarray, colour: str, line: str, name: str) -> N
     low, high = ecdf_band(ranks.size, points)
     if not axes.collections:  # the band of the first curve; the others have as many stars, or nearly
         axes.fill_between(ends, [0, *low, 0], [0, *high, 0], color=FAINT, alpha=0.35, linewidth=0,
-                          label="95 % of calibrated models")  # fmt: skip
+                          label="95 % of models with exact coverage")  # fmt: skip
         axes.axhline(0, color=INK, linewidth=0.6)
     axes.plot(ends, [0, *ecdf_difference(ranks, points), 0], line, color=colour, label=name)
     axes.set_xlim(0, 1)

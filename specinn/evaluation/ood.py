@@ -71,7 +71,7 @@ Expected = Literal["nothing", "flag", "survival"]
 
 @attrs.define(eq=False)
 class Scene:
-    """Some stars of a grid at one S/N per Angstrom: what the kinds of strangers are made of."""
+    """Some stars of a grid at one S/N per Angstrom: what each kind of spectra is made of."""
 
     simulation: Simulation
     rows: np.ndarray
@@ -343,7 +343,7 @@ COLUMNS = {
     "snr": "S/N per Angstrom at the continuum",
     "n": "Spectra",
     "bad": "Fraction with flag_bad, of any reason",
-    "stranger": "Fraction with the flag stranger",
+    "ood": "Fraction with the flag out_of_distribution",
     "detected": "Fraction with another bad flag, or a score above that of all but 1 % of those in range",
     "score": "Median score; above 1 a spectrum is flagged",
     "inside_68": "Fraction of the truths, over all labels, between the 16 and 84 percentiles",
@@ -413,15 +413,15 @@ def ood_table(
 def _scores(result: Result) -> np.ndarray:
     """``(n_spec,)`` scores; infinite for what is bad for another reason, NaN where the model has none."""
     flags = np.asarray(result.meta["flags"], np.uint32)
-    other = is_bad(flags & ~np.uint32(Flag.STRANGER))
-    return np.where(other, np.inf, np.asarray(result.meta["stranger"], float))
+    other = is_bad(flags & ~np.uint32(Flag.OUT_OF_DISTRIBUTION))
+    return np.where(other, np.inf, np.asarray(result.meta["ood_score"], float))
 
 
 def _row(kind: Kind, snr: float, result: Result, truth: np.ndarray, clean: np.ndarray) -> dict[str, Any]:
     """One row of :func:`ood_table`; ``clean`` are the scores of spectra in range."""
     flags = np.asarray(result.meta["flags"], np.uint32)
-    flagged, scores = (flags & np.uint32(Flag.STRANGER)) != 0, _scores(result)
-    scored = np.asarray(result.meta["stranger"], float)
+    flagged, scores = (flags & np.uint32(Flag.OUT_OF_DISTRIBUTION)) != 0, _scores(result)
+    scored = np.asarray(result.meta["ood_score"], float)
     scored = scored[np.isfinite(scored)]
     limit = np.quantile(clean, 1.0 - FALSE_ALARMS, method="higher")
     row: dict[str, Any] = {
@@ -430,7 +430,7 @@ def _row(kind: Kind, snr: float, result: Result, truth: np.ndarray, clean: np.nd
         "snr": snr,
         "n": len(flags),
         "bad": float(is_bad(flags).mean()),
-        "stranger": float(flagged.mean()),
+        "ood": float(flagged.mean()),
         "detected": float((scores > limit).mean()),
         "score": float(np.median(scored)) if scored.size else None,
         "inside_68": None,

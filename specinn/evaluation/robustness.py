@@ -13,7 +13,7 @@ import numpy as np
 
 from specinn.catalogue import summarise
 from specinn.errors import ConfigError, SpecinnError
-from specinn.evaluation.stars import Benchmark, calibrators_of, check_instruments, over_stars
+from specinn.evaluation.stars import Benchmark, check_instruments, over_stars, reference_stars_of
 from specinn.evaluation.tables import tabulate
 from specinn.evaluation.variants import BASE, BASE_SNR, LEVELS, SHAPES, VELOCITIES, Variant, VariedStar
 from specinn.flags import is_bad
@@ -68,12 +68,12 @@ def robustness(
     """
     plugins = Plugins() if plugins is None else plugins
     check_instruments(stars, plugins)
-    seen = calibrators_of(estimator)
+    seen = reference_stars_of(estimator)
     rows: list[dict[str, Any]] = []
     total = len(stars) * len(VELOCITIES) * len(LEVELS)
     for star in stars:
         if star.star.casefold() in seen:
-            star = attrs.evolve(star, role="calibrator")
+            star = attrs.evolve(star, role="reference")
         job = prepare(
             plugins, instrument=star.instrument, model=estimator, samples=n_samples, seed=seed, rv="auto",
             resolving_power=star.resolving_power,
@@ -170,7 +170,7 @@ def _row(
                 f"{name}_difference": number(columns[name] - literature),
             }
     return row | {
-        "stranger": number(columns.get("stranger", np.nan)),
+        "ood_score": number(columns.get("ood_score", np.nan)),
         "rejected_fraction": number(columns["rejected_fraction"]),
         "flags": flags,
         "flag_bad": bool(is_bad(np.array([flags]))[0]),
@@ -276,7 +276,7 @@ def robustness_table(rows: Sequence[Mapping[str, Any]], labels: LabelSet, meta: 
         "star": ("", "Name of the star"),
         "file": ("", "File of its spectrum"),
         "instrument": ("", "Instrument"),
-        "role": ("", "calibrator: seen in training; validation: not seen"),
+        "role": ("", "reference: seen in training; validation: not seen"),
         "in_range": ("", "Whether the star counts in the summary"),
         "shape": ("", "The spectrum as delivered, normalised, or times a black body and a response"),
         "velocity": ("km s-1", "Shift of the wavelengths"),
@@ -300,7 +300,7 @@ def robustness_table(rows: Sequence[Mapping[str, Any]], labels: LabelSet, meta: 
             if any(f"{label.name}{end}" in row for row in rows):
                 columns[f"{label.name}{end}"] = (units, f"{what}: {text}")
     columns |= {
-        "stranger": ("", "How unlike those of the training the spectrum is; above 1: flag"),
+        "ood_score": ("", "How far out of the distribution of the training the spectrum is; above 1: flag"),
         "rejected_fraction": ("", "Fraction of samples outside the bounds of the training set"),
         "flags": ("", "Bit mask; see specinn flags"),
         "flag_bad": ("", "The row has no trustworthy values"),
@@ -317,7 +317,10 @@ def summary_table(rows: Sequence[Mapping[str, Any]], meta: Mapping[str, Any]) ->
         "variant": ("", "Its value"),
         "against": ("", "The value that it is compared with"),
         "snr": ("", "S/N per Angstrom"),
-        "scope": ("", "validation: validation stars in range; in range: calibrators of the training, too"),
+        "scope": (
+            "",
+            "validation: validation stars in range; in range: reference stars of the training, too",
+        ),
         "label": ("", "Label, or rv"),
         "n": ("", "Stars"),
         "median": ("", "Median of the change in half widths; of rv that of |found - expected| in km/s"),

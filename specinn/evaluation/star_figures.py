@@ -23,15 +23,19 @@ Rows = Sequence[Mapping[str, Any]]
 _NAMED = 12  # stars up to which a figure shows names; more would hide it
 _COLUMNS = 3
 # marker and whether it is filled, by what a star is
-_KINDS = {"validation": ("o", True), "calibrator of the training": ("s", False), "out of range": ("^", False)}
+_KINDS = {
+    "validation": ("o", True),
+    "reference star of the training": ("s", False),
+    "out of range": ("^", False),
+}
 _COLOURS, _MARKERS = (BLUE, RED, GREEN, PURPLE, ORANGE), ("o", "D", "v", "P", "X")
 _LINES = ("-", "--", "-.")
 _MINUS = str.maketrans("-", "−")
 
 
 def _kind(row: Mapping[str, Any]) -> str:
-    if row["role"] == "calibrator":
-        return "calibrator of the training"
+    if row["role"] == "reference":
+        return "reference star of the training"
     return "validation" if row["in_range"] else "out of range"
 
 

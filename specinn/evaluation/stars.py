@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Benchmark",
-    "calibrators_of",
     "check_instruments",
     "of_one_spectrum",
     "over_stars",
     "read_benchmarks",
+    "reference_stars_of",
     "star_metrics",
     "star_summary",
     "star_table",
@@ -43,14 +43,15 @@ __all__ = [
 
 _REQUIRED = ("file", "star", "instrument", "resolving_power", "teff", "logg", "fe_h")
 _NAMES = ("star", "name", "hd", "hip", "gaia")  # columns by which a table of literature names its stars
-_ROLES = ("calibrator", "validation")
+_ROLES = ("reference", "validation")
+_FORMER = {"calibrator": "reference"}  # roles by their former names
 
 
 @attrs.frozen
 class Benchmark:
     """An observed star whose parameters are known; ``literature`` by name of the label, in its unit.
 
-    ``role`` is ``calibrator`` for stars that the model's training has seen, else ``validation``; ``in_range``
+    ``role`` is ``reference`` for stars that the model's training has seen, else ``validation``; ``in_range``
     says whether the star's parameters are within reach of the model, so that it counts. ``errors`` are those
     of the literature, where known.
     """
@@ -68,7 +69,7 @@ class Benchmark:
 def read_benchmarks(path: str | Path, labels: LabelSet) -> list[Benchmark]:
     """The stars of a CSV table; names of files are relative to it.
 
-    Columns: file, star, instrument, resolving_power, teff, logg, fe_h, and optionally role (calibrator or
+    Columns: file, star, instrument, resolving_power, teff, logg, fe_h, and optionally role (reference or
     validation), in_range (1 or 0), the name of any other label of the model and, for standard errors, e_NAME;
     [X/Fe] may also be given as [X/H], mg_h for mg_fe. An empty resolving power means that of the file or
     instrument, an empty parameter is unknown. Raises ``ConfigError`` with the row.
@@ -182,6 +183,7 @@ def _benchmark(row: Mapping[str, str | None], path: Path, label_columns: Sequenc
         raise ConfigError(f"{path}: {star or 'a star'} needs a file and an instrument")
     number = _number_of(text, path, star)
     role, in_range = text.get("role") or "validation", text.get("in_range") or "1"
+    role = _FORMER.get(role, role)
     if role not in _ROLES:
         raise ConfigError(f"{path}: role {role!r} of {star}: expected {' or '.join(_ROLES)}")
     if in_range not in ("0", "1"):
@@ -213,10 +215,10 @@ def _number_of(row: Mapping[str, str | None], path: Path, star: str) -> Callable
     return number
 
 
-def calibrators_of(estimator: Estimator) -> set[str]:
+def reference_stars_of(estimator: Estimator) -> set[str]:
     """Names, in lower case, of the stars whose residuals the training has seen."""
     training = estimator.header.get("training", {})
-    return {str(star.get("name", "")).casefold() for star in training.get("calibrators", ())}
+    return {str(star.get("name", "")).casefold() for star in training.get("reference_stars", ())}
 
 
 def check_instruments(stars: Iterable[Benchmark], plugins: Plugins) -> None:
@@ -252,8 +254,8 @@ def star_metrics(
 
     ``snr`` is per Angstrom. Values are means over ``seeds`` draws of the noise, from ``seed`` on; ``flags``
     has the bits of all. With ``corrections`` they are corrected, and ``NAME_raw`` has them before. A star
-    that the model's header lists among its calibrators is one, whatever the table says. Missing values are
-    None, and ``message`` says why.
+    that the model's header lists among its reference stars is one, whatever the table says. Missing values
+    are None, and ``message`` says why.
 
     Raises ``ConfigError`` for a file with several spectra, ``PluginError`` for an unknown instrument.
     """
@@ -261,7 +263,7 @@ def star_metrics(
     if seeds < 1:
         raise ConfigError(f"seeds {seeds}: at least 1 is needed, 3 are usual")
     check_instruments(stars, plugins)
-    seen = calibrators_of(estimator)
+    seen = reference_stars_of(estimator)
     rows = []
     for i, star in enumerate(stars):
         draws = []
@@ -275,7 +277,7 @@ def star_metrics(
             draws.append(summarise(result, instrument=star.instrument, model=job.model))
             progress(i * seeds + len(draws), len(stars) * seeds)
         if star.star.casefold() in seen:
-            star = attrs.evolve(star, role="calibrator")
+            star = attrs.evolve(star, role="reference")
         rows.append(_star_row(star, draws, estimator))
     return rows
 
@@ -327,8 +329,8 @@ def star_summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]
     """Median and maximum absolute difference by label, over validation stars in range.
 
     ``n`` is their number and ``worst`` the star of the maximum; ``failed`` are those that count but have no
-    value. Calibrators, which the training has seen, never count. For corrected values ``raw`` has the same
-    before the correction.
+    value. Reference stars, which the training has seen, never count. For corrected values ``raw`` has the
+    same before the correction.
     """
     counted = [row for row in rows if row["role"] == "validation" and row["in_range"]]
     names = dict.fromkeys(
@@ -366,7 +368,7 @@ def star_table(rows: Sequence[Mapping[str, Any]], labels: LabelSet, meta: Mappin
         "star": ("", "Name of the star"),
         "file": ("", "File of its spectrum"),
         "instrument": ("", "Instrument"),
-        "role": ("", "calibrator: seen in training, never counted; validation: not seen"),
+        "role": ("", "reference: seen in training, never counted; validation: not seen"),
         "in_range": ("", "Whether the star counts in the summary, if it is for validation"),
         "rv": ("km s-1", "Radial velocity by which the spectrum was shifted to rest"),
         "rejected_fraction": ("", "Fraction of samples outside the bounds of the training set"),

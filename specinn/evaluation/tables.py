@@ -86,7 +86,7 @@ COLUMNS: Mapping[str, Columns] = {
         "n": ("", "Stars with a posterior"),
         "largest": ("", "Distribution function of the ranks minus the diagonal where it is furthest off"),
         "at": ("", "Rank where that is"),
-        "p_value": ("", "Probability that ranks of a calibrated model stray as far (Säilynoja et al. 2022)"),
+        "p_value": ("", "Probability that ranks stray so far if coverage is exact (Säilynoja et al. 2022)"),
     },
     "information": {
         **_FIRST,

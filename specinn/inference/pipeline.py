@@ -120,7 +120,7 @@ class Pipeline:
         meta = _complete(meta)
         meta["flags"] |= np.uint32(flag)
         meta["message"] = np.array([message] * len(meta), dtype=object)
-        meta["stranger"] = np.full(len(meta), np.nan)
+        meta["ood_score"] = np.full(len(meta), np.nan)
         labels, n = self.estimator.labels, len(meta)
         posterior = Posterior.empty(labels, n, self.n_samples) if self.keep_samples else None
         raw = Summary.empty(labels, n) if self.corrections else None
@@ -172,8 +172,8 @@ class Pipeline:
         with _blame(self._name):
             if fit.size:
                 encoded = self.estimator.encode(_rows(batch, fit))
-        meta["stranger"], reasons = self._strangeness(encoded, fit, n)
-        raise_flag(flags, meta["stranger"] > 1.0, Flag.STRANGER)
+        meta["ood_score"], reasons = self._ood_score(encoded, fit, n)
+        raise_flag(flags, meta["ood_score"] > 1.0, Flag.OUT_OF_DISTRIBUTION)
         summary = Summary.empty(labels, n)
         raw = Summary.empty(labels, n) if self.corrections else None
         posterior = Posterior.empty(labels, n, self.n_samples) if self.keep_samples else None
@@ -281,15 +281,15 @@ class Pipeline:
     def _name(self) -> str:
         return f"the estimator {self.estimator.header.get('estimator', type(self.estimator).__name__)!r}"
 
-    def _strangeness(self, encoded: Any, rows: np.ndarray, n: int) -> tuple[np.ndarray, list[str]]:
+    def _ood_score(self, encoded: Any, rows: np.ndarray, n: int) -> tuple[np.ndarray, list[str]]:
         """The score of ``n`` spectra, NaN but for ``rows``, which are ``encoded``, and the sentence of those
         above 1."""
         score, reasons = np.full(n, np.nan), [""] * n
         with _blame(self._name):
-            strangeness = self.estimator.strangeness(encoded) if rows.size else None
-        if strangeness is not None:
-            score[rows] = strangeness.score
-            for row, reason in zip(rows, strangeness.reasons, strict=True):
+            scored = self.estimator.ood_score(encoded) if rows.size else None
+        if scored is not None:
+            score[rows] = scored.score
+            for row, reason in zip(rows, scored.reasons, strict=True):
                 if score[row] > 1.0:
                     reasons[row] = f"unlike the spectra of the training (score {score[row]:.2f}): {reason}"
         return score, reasons

@@ -59,9 +59,9 @@ if TYPE_CHECKING:
         Estimator,
         GridLoader,
         LeaveOneOut,
+        OODScore,
         Preprocessor,
         Reader,
-        Strangeness,
         Synthesizer,
         Templates,
     )
@@ -86,8 +86,8 @@ _NAMES = {
     "grids": "Grid load_grid",
     "instruments": "Instrument",
     "labels": "LabelSet make_label",
-    "plugins.interfaces": "BenchmarkStars Component Correction Estimator GridLoader LeaveOneOut Preprocessor "
-    "Reader Strangeness Synthesizer Templates",
+    "plugins.interfaces": "BenchmarkStars Component Correction Estimator GridLoader LeaveOneOut OODScore "
+    "Preprocessor Reader Synthesizer Templates",
     "plugins.model_file": "ModelParts open_model save_model",
     "posterior": "Posterior Summary",
     "simulation.disturbances": "Disturbances Noise",
@@ -102,6 +102,7 @@ _NAMES = {
 }
 _LAZY = {name: f"specinn.{module}" for module, names in _NAMES.items() for name in names.split()}
 _CALLED = {"load_grid": "load"}  # there
+_FORMER = {"Strangeness": "specinn.plugins.interfaces"}  # which says what replaces the name
 
 __all__ = [
     "BenchmarkStars",
@@ -125,6 +126,7 @@ __all__ = [
     "ModelGrid",
     "ModelParts",
     "Noise",
+    "OODScore",
     "Observer",
     "OutputError",
     "PluginError",
@@ -139,7 +141,6 @@ __all__ = [
     "SpecinnError",
     "SpectrumBatch",
     "SpectrumWarning",
-    "Strangeness",
     "Summary",
     "SynthesisError",
     "Synthesizer",
@@ -173,10 +174,11 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a name when it is first used."""
-    if name in _LAZY:
+    module = _LAZY.get(name) or _FORMER.get(name)
+    if module is not None:
         import importlib
 
-        return getattr(importlib.import_module(_LAZY[name]), _CALLED.get(name, name))
+        return getattr(importlib.import_module(module), _CALLED.get(name, name))
     raise AttributeError(f"module 'specinn.plugins' has no attribute {name!r}")
 
 

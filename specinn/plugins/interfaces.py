@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -272,9 +273,10 @@ class Synthesizer(ABC):
 
 
 @attrs.frozen(eq=False)
-class Strangeness:
-    """How far out of distribution spectra are: ``score (n_spec,)``, above 1 for those to which the model does
-    not apply, NaN where unknown; ``reasons``, for each spectrum the evidence in words ("" for none)."""
+class OODScore:
+    """How far out of the distribution of the training spectra are: ``score (n_spec,)``, above 1 for those to
+    which the model does not apply, NaN where unknown; ``reasons``, for each spectrum the evidence in words
+    ("" for none)."""
 
     score: np.ndarray
     reasons: Sequence[str]
@@ -329,7 +331,7 @@ class Estimator(ABC):
         """Write weights and header to one safetensors file, atomically."""
 
     def encode(self, batch: SpectrumBatch) -> Any:
-        """What :meth:`strangeness`, :meth:`sample` and :meth:`summarise` share of a preprocessed batch, which
+        """What :meth:`ood_score`, :meth:`sample` and :meth:`summarise` share of a preprocessed batch, which
         then receive it in place of the batch: a sequence of which ``[rows]`` gives the spectra of a mask or
         of a list of numbers. They take the batch itself, too.
 
@@ -366,13 +368,21 @@ class Estimator(ABC):
             f"{type(self).__name__} does not provide the derivatives of its labels with respect to the flux"
         )
 
-    def strangeness(self, batch: SpectrumBatch) -> Strangeness | None:
-        """How unlike its training each spectrum of a preprocessed batch is, independently of the others. A
-        spectrum with a score above 1 is flagged and not sampled.
+    def ood_score(self, batch: SpectrumBatch) -> OODScore | None:
+        """How far each spectrum of a preprocessed batch is out of the distribution of the training,
+        independently of the others. A spectrum with a score above 1 is flagged and not sampled.
 
-        Optional. None, as here, where the estimator cannot tell.
+        Optional. None where the estimator cannot tell, as unless overridden.
         """
-        return None
+        former = getattr(self, "strangeness", None)  # of an estimator that was written for this name
+        if former is None:
+            return None
+        name = type(self).__name__
+        warnings.warn(
+            f"the method strangeness of {name} is now called ood_score", DeprecationWarning, stacklevel=2
+        )
+        score: OODScore | None = former(batch)
+        return score
 
     @abstractmethod
     def log_prob(self, batch: SpectrumBatch, labels: np.ndarray) -> np.ndarray:
@@ -489,3 +499,12 @@ INTERFACES: Mapping[str, type] = MappingProxyType(
         "correction": Correction,
     }
 )  # what the factory of each kind of record must be
+
+
+def __getattr__(name: str) -> Any:
+    """``Strangeness``, the former name of :class:`OODScore`."""
+    if name == "Strangeness":
+        message = "specinn.plugins.Strangeness is now called OODScore"
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
+        return OODScore
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -242,7 +242,7 @@ def test_a_single_spectrum_keeps_the_statistics_of_its_samples(tmp_path, nothing
 def test_bad_spectra_take_no_part_and_a_star_of_bad_ones_has_no_values(tmp_path, nothing):
     mean, covariance = posteriors(*likelihoods(4, 5))
     mean[1] += 100 * WIDTH
-    flags = [Flag.SNR_LOW, Flag.STRANGER, Flag.RV_MEASURED, Flag.NOT_READ]
+    flags = [Flag.SNR_LOW, Flag.OUT_OF_DISTRIBUTION, Flag.RV_MEASURED, Flag.NOT_READ]
     write_samples(tmp_path / "a.h5", ["x", "x", "x", "y"], mean, covariance, flags)
     table = combine([tmp_path / "a.h5"], nothing)
     assert table["n_epochs"].tolist() == [2, 0] and table["flag_bad"].tolist() == [False, True]

@@ -117,6 +117,16 @@ def test_a_catalogue_of_an_earlier_version_is_read(table: Table, tmp_path: Path)
         assert again["flags"].tolist() == table["flags"].tolist() and again["flags"].dtype.kind == "u"
 
 
+@pytest.mark.parametrize("suffix", [".fits", ".ecsv", ".parquet"])
+def test_a_column_with_its_former_name_is_read(table: Table, tmp_path: Path, suffix: str) -> None:
+    old = table.copy()
+    old["ood_score"] = [0.5, 1.5, 0.25]
+    old.rename_column("ood_score", "stranger")
+    catalogue.write(old, tmp_path / f"old{suffix}")
+    again = catalogue.read(tmp_path / f"old{suffix}")
+    assert again.colnames == table.colnames and again["ood_score"].tolist() == [0.5, 1.5, 0.25]
+
+
 # Texts --------------------------------------------------------------------------------------------------
 
 STRANGE = os.fsdecode(b"caf\xe9 \x1b[31m.fits")

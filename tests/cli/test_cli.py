@@ -231,7 +231,9 @@ def test_flags(specinn: Command) -> None:
         "rv_measured",
     ]
     assert specinn("flags", "0").stdout == "no flag is set\n"
-    assert [row["value"] for row in json.loads(specinn("flags", "Stranger", "--json").stdout)] == [65536]
+    assert [row["value"] for row in json.loads(specinn("flags", "Out_of_Distribution", "--json").stdout)] == [
+        65536
+    ]
     sentence(specinn("flags", str(1 << 31)), "does not know")
 
 
@@ -321,6 +323,16 @@ def test_former_names_of_commands_work_and_say_so(specinn: Command, former: str,
     assert result.stderr == f"specinn: specinn {former} is now called specinn {today}\n"
 
 
+def test_former_names_of_options_and_flags_work_and_say_so(specinn: Command) -> None:
+    result = specinn("fit-correction", "--with-calibrators", "none.csv")
+    said, error = result.stderr.splitlines()
+    assert said == "specinn: --with-calibrators is now called --with-reference-stars"
+    assert "--kind" in error  # and not that there is no such option
+    result = specinn("flags", "stranger")
+    assert result.exit_code == 0 and result.stdout == specinn("flags", "out_of_distribution").stdout
+    assert result.stderr == "specinn: the flag stranger is now called out_of_distribution\n"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("line", PRINT_JSON)
 def test_json_is_all_that_is_printed(specinn: Command, stars: Path, line: str) -> None:
@@ -360,7 +372,7 @@ COMPLETIONS = [
     ("specinn run --device c", {"cpu", "cuda", "cuda:0"}),
     ("specinn run spec", set()),  # files, by the shell
     ("specinn models ", {"toy-model"}),
-    ("specinn flags strange", {"stranger"}),
+    ("specinn flags out", {"out_of_distribution"}),
     ("specinn fit-correction b.csv --label te", {"teff"}),
     ("specinn new-plugin x --kind co", {"correction"}),
     ("specinn evaluate grid m --split v", {"validation"}),

@@ -267,7 +267,7 @@ def test_scopes(toy: fake_plugin.Toy, grid: Grid, plugins: Plugins) -> None:
 
 
 @pytest.mark.slow
-def test_an_exact_posterior_is_found_to_be_calibrated(plugins: Plugins, toy: fake_plugin.Toy) -> None:
+def test_an_exact_posterior_is_found_to_be_exact(plugins: Plugins, toy: fake_plugin.Toy) -> None:
     grid = make_grid(1500)
     rows = grid_metrics(toy, grid, snr=[250, 50], n_samples=400, plugins=plugins)
     names = toy.labels.names
@@ -363,7 +363,7 @@ def table(tmp_path: Path) -> Path:
     path = folder / "stars.csv"
     path.write_text(
         HEAD.replace("\n", ",a_li\n")
-        + "sun.txt,Sun,toy,,5772,4.44,0.00,1,calibrator,1.05\n"
+        + "sun.txt,Sun,toy,,5772,4.44,0.00,1,reference,1.05\n"
         + "sun.txt,Twin,toy,,5272,4.44,0.10,1,validation,\n"
         + "cool.txt,Cool,toy,5000,4500,2.0,-1.20,1,,2.0\n"
         + "cool.txt,Far,toy,5000,4000,1.0,-1.70,0,validation,2.0\n"
@@ -375,7 +375,7 @@ def table(tmp_path: Path) -> Path:
 def test_stars_go_the_way_of_a_run(model: Path, table: Path, plugins: Plugins) -> None:
     toy = models.load(plugins, models.find(plugins, model))
     stars = read_benchmarks(table, toy.labels)
-    assert [star.role for star in stars] == ["calibrator", "validation", "validation", "validation"]
+    assert [star.role for star in stars] == ["reference", "validation", "validation", "validation"]
     assert stars[0].resolving_power is None and stars[2].resolving_power == 5000.0
     rows = star_metrics(toy, stars, snr=100, seeds=3, n_samples=300, seed=7, plugins=plugins)
     runs = [
@@ -393,7 +393,7 @@ def test_stars_go_the_way_of_a_run(model: Path, table: Path, plugins: Plugins) -
 
 
 @pytest.mark.slow
-def test_the_summary_leaves_calibrators_and_stars_out_of_range_out(
+def test_the_summary_leaves_reference_stars_and_stars_out_of_range_out(
     model: Path, table: Path, plugins: Plugins
 ) -> None:
     toy = models.load(plugins, models.find(plugins, model))
@@ -405,9 +405,9 @@ def test_the_summary_leaves_calibrators_and_stars_out_of_range_out(
     assert summary["teff"]["maximum"] == max(off) and summary["teff"]["worst"] == "Twin"
     assert summary["teff"]["maximum"] == pytest.approx(500, abs=100)
     assert summary["a_li"]["n"] == 1 and summary["a_li"]["failed"] == []
-    toy.header["training"]["calibrators"] = [{"name": "TWIN"}]
+    toy.header["training"]["reference_stars"] = [{"name": "TWIN"}]
     rows = star_metrics(toy, stars, seeds=1, n_samples=20, plugins=plugins)
-    assert [row["role"] for row in rows] == ["calibrator", "calibrator", "validation", "validation"]
+    assert [row["role"] for row in rows] == ["reference", "reference", "validation", "validation"]
     assert star_summary(rows)["teff"]["worst"] == "Cool"
 
 
@@ -441,6 +441,12 @@ def test_one_spectrum_a_star_and_known_instruments(model: Path, tmp_path: Path, 
         star_metrics(toy, [], seeds=0, plugins=plugins)
 
 
+def test_the_former_name_of_a_role(tmp_path: Path) -> None:
+    path = tmp_path / "stars.csv"
+    path.write_text(HEAD + "a.txt,Sun,toy,,5772,4,0,1,calibrator\n")
+    assert [star.role for star in read_benchmarks(path, fake_plugin.LABELS)] == ["reference"]
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -449,7 +455,7 @@ def test_one_spectrum_a_star_and_known_instruments(model: Path, tmp_path: Path, 
         ("file,star\na,b\n", "instrument, resolving_power, teff, logg, fe_h are missing"),
         (HEAD + "a.txt,Sun,toy,,hot,4,0,1,validation\n", "teff 'hot' of Sun is not a number"),
         (HEAD + "a.txt,Sun,toy,nan,5772,4,0,1,validation\n", "resolving_power 'nan' of Sun"),
-        (HEAD + "a.txt,Sun,toy,,5772,4,0,1,calib\n", "role 'calib' of Sun: expected calibrator or"),
+        (HEAD + "a.txt,Sun,toy,,5772,4,0,1,refer\n", "role 'refer' of Sun: expected reference or"),
         (HEAD + "a.txt,Sun,toy,,5772,4,0,yes,\n", "in_range 'yes' of Sun"),
         (HEAD + ",Sun,toy,,5772,4,0,1,\n", "Sun needs a file and an instrument"),
     ],
@@ -505,12 +511,19 @@ def test_command_on_stars(specinn: Command, model: Path, table: Path) -> None:
     options = ("stars", model, table, "--samples", 50, "--seeds", 2)
     result = specinn(*options, "-o", "stars.ecsv")
     assert result.exit_code == 0 and result.stderr == "", result.output
-    for words in ("Sun", "calibrator", "out of range", "difference", "Twin", "calibrators are not counted"):
+    for words in (
+        "Sun",
+        "reference",
+        "out of range",
+        "difference",
+        "Twin",
+        "reference stars are not counted",
+    ):
         assert words in result.stdout, words
     read = Table.read("stars.ecsv")
     assert read["teff"].unit == u.K and read["teff_difference"].unit == u.K
     assert read["a_li_literature"].mask.tolist() == [False, True, False, False]
-    assert read["role"].tolist()[0] == "calibrator" and read.meta["summary"]["teff"]["worst"] == "Twin"
+    assert read["role"].tolist()[0] == "reference" and read.meta["summary"]["teff"]["worst"] == "Twin"
     printed = json.loads(specinn(*options, "--json").stdout)
     assert printed["summary"]["teff"]["n"] == 2 and printed["stars"][3]["in_range"] is False
 

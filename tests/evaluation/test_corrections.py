@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import specinn_teff_bias
 from commands import Command, sentence
-from offset_plugin import Offset, Strangers
+from offset_plugin import Offset, ThirdParty
 from specinn_teff_bias.correction import TeffBias
 
 from specinn import catalogue, models
@@ -37,7 +37,7 @@ N = 8
 def plugins(tmp_path_factory: pytest.TempPathFactory) -> Plugins:
     path = tmp_path_factory.mktemp("model") / "toy.safetensors"
     toy = fake_plugin.Toy.train({}, path.parent, lambda state: None)
-    toy.header["training"]["calibrators"] = [{"name": "Star 1"}]
+    toy.header["training"]["reference_stars"] = [{"name": "Star 1"}]
     toy.save(path)
     fake_plugin.MODELS["toy-model"] = path
     return Plugins(entry=[], extra={"fake": fake_plugin, "bias": specinn_teff_bias})
@@ -78,7 +78,7 @@ def table(tmp_path: Path, files: Path) -> Path:
     for i in range(N):
         shutil.copy(files / f"star{i}.txt", tmp_path)
     path = tmp_path / "stars.csv"
-    rows = [line_of(i, truth[i], f"0.02,{'calibrator' if i == 2 else 'validation'},1") for i in range(N)]
+    rows = [line_of(i, truth[i], f"0.02,{'reference' if i == 2 else 'validation'},1") for i in range(N)]
     path.write_text(HEAD + "".join(rows))
     return path
 
@@ -87,7 +87,7 @@ def test_the_command(specinn: Command, table: Path, plugins: Plugins) -> None:
     result = specinn(FIT, table, *ALL)
     assert result.exit_code == 0 and result.stderr == "", result.output
     lines = result.stdout.splitlines()
-    assert lines[0] == "left out: Star 1, Star 2 (calibrator of the training)"
+    assert lines[0] == "left out: Star 1, Star 2 (reference star of the training)"
     assert lines[1] == "left out: Star 7 (inferred [Fe/H] below -1.5)"
     assert max(map(len, lines)) <= 80
     assert re.search(r"(it improves (\w+, )?logg(, \w+)?\s+but not|improves\s+every\s+label)", result.stdout)
@@ -101,9 +101,9 @@ def test_the_command(specinn: Command, table: Path, plugins: Plugins) -> None:
     assert line.n_stars == 5 and line.leave_one_out is not None and line.leave_one_out.n_stars == 5
     assert line.leave_one_out.median_after < 0.5 * line.leave_one_out.median_before
     assert correction.stars == ("Star 0", "Star 3", "Star 4", "Star 5", "Star 6")
-    assert correction.calibrators == ()
+    assert correction.reference_stars == ()
     assert correction.model == models.find(plugins, "toy-model").sha256()
-    assert "left out: Star 1, Star 2 (calibrator of the training)" in correction.provenance
+    assert "left out: Star 1, Star 2 (reference star of the training)" in correction.provenance
     row = next(text for text in lines if text.startswith("logg")).split()
     assert row[1:5] == [f"{1e3 * line.a:+.3f}", "±", f"{1e3 * line.a_error:.3f}", f"{line.b:+.3f}"]  # type: ignore[operator]
     assert row[-5:-3] == ["5", f"{line.leave_one_out.median_before:.3f}"]
@@ -143,12 +143,12 @@ def test_stars_may_be_let_in(specinn: Command, table: Path) -> None:
     table.write_text(table.read_text().replace("validation,1", "validation,0", 1))
     result = specinn(FIT, table, *FAST, "--fe-h-min", -3)
     assert "Star 0 (out of range according to the table)" in result.stdout and "Star 7" not in result.stdout
-    result = specinn(FIT, table, *FAST, "--overwrite", "--with-calibrators", "--with-out-of-range",
+    result = specinn(FIT, table, *FAST, "--overwrite", "--with-reference-stars", "--with-out-of-range",
                      "--fe-h-min", -3)  # fmt: skip
     assert "left out" not in result.stdout.splitlines()[0]
     assert "the training has seen them: Star 1, Star 2" in " ".join(result.stdout.split())
     correction = TeffBias.load(Path("correction.toml"))
-    assert correction.n_stars == N and correction.calibrators == ("Star 1", "Star 2")
+    assert correction.n_stars == N and correction.reference_stars == ("Star 1", "Star 2")
     assert correction.labels["logg"].leave_one_out.n_stars == N - 2  # type: ignore[union-attr]
     assert correction.range.fe_h is not None and -2.3 < correction.range.fe_h[0] < -1.8
 
@@ -208,8 +208,8 @@ def test_a_bad_star_is_named_and_the_others_go_on(specinn: Command, table: Path)
     assert TeffBias.load(Path("correction.toml")).n_stars == 4
 
 
-def test_the_correction_of_a_stranger(specinn: Command, table: Path, plugins: Plugins) -> None:
-    extra = {"fake": fake_plugin, "bias": specinn_teff_bias, "strangers": Strangers()}
+def test_the_correction_of_a_third_party(specinn: Command, table: Path, plugins: Plugins) -> None:
+    extra = {"fake": fake_plugin, "bias": specinn_teff_bias, "third_party": ThirdParty()}
     both = Plugins(entry=[], extra=extra)
     sentence(specinn(FIT, table, *FAST, others=both), "--kind", "offset", "teff-bias")
     result = specinn(FIT, table, *FAST, "--kind", "offset", others=both)
@@ -238,7 +238,7 @@ def known(n: int = 6, seen: Any = ()) -> BenchmarkStars:
 
 
 def test_leave_one_out_is_what_it_says() -> None:
-    """The constant of a stranger: the mean of the other stars' errors, by hand."""
+    """The constant of a third party's correction: the mean of the other stars' errors, by hand."""
     result = corrections.leave_one_out(Offset, known())["logg"]
     off = np.array([0.0, 1, 2, 3, 4, 5])
     before = np.array([0, 1, 2, 3, 4.5])
@@ -249,7 +249,7 @@ def test_leave_one_out_is_what_it_says() -> None:
     assert result.rms_after == pytest.approx(np.sqrt(np.mean(np.square(after))))
 
 
-def test_calibrators_are_not_counted() -> None:
+def test_reference_stars_are_not_counted() -> None:
     result = corrections.leave_one_out(Offset, known(seen=(0, 1)))["logg"]
     assert result.n_stars == 3 and result.median_before == 3
     assert corrections.leave_one_out(Offset, known(seen=range(6))) == {}

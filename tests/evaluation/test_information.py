@@ -74,7 +74,7 @@ class InVacuum(Emulator):
         return cls(wavelength=air_to_vacuum(WAVELENGTH), medium="vacuum")
 
 
-class Stranger(Emulator):
+class OtherLabels(Emulator):
     @classmethod
     def load(cls) -> Emulator:
         return cls(labels=("s_fe", "teff", "logg", "fe_h", "a_li"))
@@ -202,7 +202,7 @@ def test_what_does_not_fit_is_said(toy: fake_plugin.Toy, grid: Grid) -> None:
     with pytest.raises(
         GridError, match=r"emulator has the labels s_fe, teff.*the grid teff.*emulator of the grid"
     ):
-        cramer_rao(simulation, rows, [250.0], plugins_with("Stranger"))
+        cramer_rao(simulation, rows, [250.0], plugins_with("OtherLabels"))
     with pytest.raises(ConfigError, match=r"snr \[0.0\]: expected positive numbers"):
         cramer_rao(simulation, rows, [0.0], PLUGINS)
     with pytest.raises(PluginError, match="no synthesizer is called 'emulator'"):

@@ -1,8 +1,9 @@
-"""Strangers: what the kinds of spectra are, what the signs see, what the pipeline and the catalogue say."""
+"""Spectra out of distribution: what their kinds are, what the signs see, what pipeline and catalogue say."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,11 +14,12 @@ import pytest
 import tiny_grid
 import torch
 from astropy.table import Table
+from specinn_cinn import ood_fit
 from specinn_cinn.estimator import CINN
 from specinn_cinn.ood import ALTERATIONS, SIGNS
 from specinn_cinn.ood_examples import Alterations
-from specinn_cinn.ood_fit import fit_strangers
-from specinn_cinn.recipe import StrangersPlan
+from specinn_cinn.ood_fit import fit_ood_signs
+from specinn_cinn.recipe import OODOptions
 from specinn_cinn.setup import prepare
 from specinn_cinn.training import build, fit
 from specinn_emulator.training import train as train_emulator
@@ -36,16 +38,17 @@ from specinn.inference import run
 from specinn.inference.options import RunOptions
 from specinn.inference.pipeline import Pipeline
 from specinn.plugins import Plugins
-from specinn.plugins.interfaces import Strangeness
+from specinn.plugins.interfaces import OODScore
+from specinn.weights import load_weights, save_weights
 
 pytestmark = pytest.mark.slow
 
-PLAN = StrangersPlan(decoder=192, signs=288, thresholds=192, steps=120, alterations=4, false_alarms=0.02)
+OPTIONS = OODOptions(decoder=192, signs=288, thresholds=192, steps=120, alterations=4, false_alarms=0.02)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("strangers")
+    folder = tmp_path_factory.mktemp("ood")
     tiny_grid.make_grid(300).save(folder / "grid.h5")
     network = {"components": 30, "width": 32, "depth": 2, "members": 1}
     config = {"grid": [str(folder / "grid.h5")], "network": network}
@@ -81,7 +84,7 @@ def plain(setup, folder):
 @pytest.fixture(scope="module")
 def model(setup, plain):
     seen = []
-    out = fit_strangers(attrs.evolve(plain, header=dict(plain.header)), setup, PLAN, seen.append)
+    out = fit_ood_signs(attrs.evolve(plain, header=dict(plain.header)), setup, OPTIONS, seen.append)
     assert seen[-1]["step"] == seen[-1]["steps"] == 192 + 288 + 192
     return out
 
@@ -156,7 +159,7 @@ def preprocessed(model, plugins, batch):
 
 
 def scores(model, plugins, batch):
-    return model.strangeness(preprocessed(model, plugins, batch))
+    return model.ood_score(preprocessed(model, plugins, batch))
 
 
 def test_few_false_alarms_and_many_true_ones(model, plugins, scene):
@@ -164,7 +167,7 @@ def test_few_false_alarms_and_many_true_ones(model, plugins, scene):
     assert np.mean(clean.score > 1.0) <= 0.1 and np.median(clean.score) < 0.8
     for make in (ood.white_noise, ood.flat, ood.swapped_arms):
         batch = preprocessed(model, plugins, make(scene()))
-        result = model.strangeness(batch)
+        result = model.ood_score(batch)
         bad = is_bad(np.asarray(batch.meta["flags"]))  # noise has no signal, which is known before
         assert np.mean(bad | (result.score > 1.0)) > 0.8, make.__name__
         pairs = zip(*attrs.astuple(result), strict=True)
@@ -173,25 +176,25 @@ def test_few_false_alarms_and_many_true_ones(model, plugins, scene):
 
 def test_each_sign_can_speak_alone(model):
     """Of a spectrum that differs in one thing only the sign for it fires."""
-    signs = model.strangers
+    signs = model.ood_signs
     scaled = signs.scaled(torch.stack([signs.median, signs.threshold]))
     assert torch.allclose(scaled, torch.tensor([0.0, 1.0])[:, None].expand(2, 4), atol=1e-5)
-    assert len(SIGNS) == 5 and set(ALTERATIONS) == set(model.header["strangers"]["found"])
+    assert len(SIGNS) == 5 and set(ALTERATIONS) == set(model.header["ood"]["found"])
 
 
 def test_a_score_hangs_on_the_spectrum_alone(model, plugins, scene):
     batch = preprocessed(model, plugins, ood.two_stars_apart(scene()))
-    together = model.strangeness(batch).score
-    alone = np.array([model.strangeness(batch[i]).score[0] for i in range(len(batch))])
+    together = model.ood_score(batch).score
+    alone = np.array([model.ood_score(batch[i]).score[0] for i in range(len(batch))])
     assert together == pytest.approx(alone, abs=0.011)  # scores are rounded to 0.01
     batch.meta["key"] = 7
-    assert np.array_equal(model.strangeness(batch).score, together)
+    assert np.array_equal(model.ood_score(batch).score, together)
 
 
 def test_what_is_masked_has_no_say(model, plugins, scene):
     batch = preprocessed(model, plugins, ood.half_missing(scene()))
     wild = attrs.evolve(batch, flux=np.where(batch.mask, 1e6, batch.flux))
-    assert np.array_equal(model.strangeness(batch).score, model.strangeness(wild).score)
+    assert np.array_equal(model.ood_score(batch).score, model.ood_score(wild).score)
 
 
 def test_a_spectrum_without_signal(model, plugins, scene):
@@ -205,13 +208,33 @@ def test_file(model, plain, plugins, scene, tmp_path):
     batch = preprocessed(model, plugins, ood.two_stars(scene()))
     model.save(tmp_path / "new.safetensors")
     loaded = CINN.load(tmp_path / "new.safetensors")
-    assert np.array_equal(loaded.strangeness(batch).score, model.strangeness(batch).score)
-    assert loaded.header["strangers"]["plan"]["signs"] == PLAN.signs
+    assert np.array_equal(loaded.ood_score(batch).score, model.ood_score(batch).score)
+    assert loaded.header["ood"]["options"]["signs"] == OPTIONS.signs
     plain.save(tmp_path / "old.safetensors")
     old = CINN.load(tmp_path / "old.safetensors")
-    assert old.strangers is None and old.strangeness(batch) is None
+    assert old.ood_signs is None and old.ood_score(batch) is None
     same = (old.sample(batch, 16, 0), model.sample(batch, 16, 0))
     assert np.array_equal(same[0].samples, same[1].samples)  # the signs change nothing else
+
+
+def test_a_file_with_former_names(model, plugins, scene, tmp_path):
+    path = tmp_path / "m.safetensors"
+    batch = preprocessed(model, plugins, ood.two_stars(scene()))
+    model.save(path)
+    tensors, header = load_weights(path, models.FORMAT)
+    former = {re.sub(r"^ood\.", "strangers.", name): values for name, values in tensors.items()}
+    assert former.keys() != tensors.keys()
+    save_weights(path, former, {{"ood": "strangers"}.get(key, key): value for key, value in header.items()})
+    loaded = CINN.load(path)
+    assert np.array_equal(loaded.ood_score(batch).score, model.ood_score(batch).score)
+    loaded.save(path)
+    again, same = load_weights(path, models.FORMAT)
+    assert again.keys() == tensors.keys() and same == header
+
+
+def test_the_former_name_of_the_fit():
+    with pytest.warns(DeprecationWarning, match="fit_strangers is now called fit_ood_signs"):
+        assert ood_fit.fit_strangers is fit_ood_signs
 
 
 def test_alterations_alter(setup):
@@ -228,21 +251,21 @@ def test_alterations_alter(setup):
         assert changed.float().mean() >= 0.5, name  # not a fast rotator's resolving power
 
 
-def test_a_plan_of_too_few_stars():
-    assert StrangersPlan(signs=0).signs == 0
+def test_too_few_stars():
+    assert OODOptions(signs=0).signs == 0
     with pytest.raises(ConfigError, match="at least 96 stars"):
-        StrangersPlan(signs=10)
+        OODOptions(signs=10)
 
 
 # Pipeline and catalogue -------------------------------------------------------------------------
 
 
 class Wary(fake_plugin.Toy):
-    """Calls every other spectrum a stranger."""
+    """Calls every other spectrum out of distribution."""
 
-    def strangeness(self, batch):
+    def ood_score(self, batch):
         score = np.where(np.asarray(batch.meta["key"]) % 2, 1.5, 0.25)
-        return Strangeness(score, ["it is odd" if value > 1.0 else "" for value in score])
+        return OODScore(score, ["it is odd" if value > 1.0 else "" for value in score])
 
 
 @pytest.fixture(scope="module")
@@ -258,28 +281,33 @@ def toy_batch(n):
 
 
 @pytest.mark.parametrize("keep_samples", [False, True])
-def test_strangers_are_flagged_and_have_no_values(toys, tmp_path, keep_samples):
+def test_spectra_out_of_distribution_are_flagged_and_have_no_values(toys, tmp_path, keep_samples):
     trained = fake_plugin.Toy.train({}, tmp_path, lambda state: None)
     wary = Wary({"mean": trained.mean, "response": trained.response}, trained.header)
     result = Pipeline(wary, toys, RunOptions(samples=64), keep_samples=keep_samples)(toy_batch(4))
-    assert result.meta["stranger"].tolist() == [0.25, 1.5, 0.25, 1.5]
-    assert ["stranger" in names(flags) for flags in result.meta["flags"]] == [False, True, False, True]
+    assert result.meta["ood_score"].tolist() == [0.25, 1.5, 0.25, 1.5]
+    assert ["out_of_distribution" in names(flags) for flags in result.meta["flags"]] == [
+        False,
+        True,
+        False,
+        True,
+    ]
     assert result.meta["message"][1] == "unlike the spectra of the training (score 1.50): it is odd"
     assert result.meta["message"][0] == ""
     assert np.isfinite(result.summary.map[[0, 2]]).all() and np.isnan(result.summary.map[[1, 3]]).all()
     columns = catalogue.summarise(result, instrument="toy", model="toy")
     table = catalogue.build([columns], catalogue.schema(wary.labels, ["only"]), {})
     assert table["flag_bad"].tolist() == [False, True, False, True]
-    assert table["stranger"].tolist() == [0.25, 1.5, 0.25, 1.5]
+    assert table["ood_score"].tolist() == [0.25, 1.5, 0.25, 1.5]
 
 
 def test_an_estimator_that_cannot_tell(toys, tmp_path):
     toy = fake_plugin.Toy.train({}, tmp_path, lambda state: None)
     result = Pipeline(toy, toys, RunOptions(samples=64))(toy_batch(3))
-    assert np.isnan(result.meta["stranger"]).all() and not is_bad(result.meta["flags"]).any()
+    assert np.isnan(result.meta["ood_score"]).all() and not is_bad(result.meta["flags"]).any()
     columns = catalogue.summarise(result, instrument="toy", model="toy")
     table = catalogue.build([columns], catalogue.schema(toy.labels, ["only"]), {})
-    assert table["stranger"].mask.all()
+    assert table["ood_score"].mask.all()
 
 
 # The table --------------------------------------------------------------------------------------
@@ -295,7 +323,7 @@ def test_table(model, grid, plugins):
     assert list(table.columns) == list(ood.COLUMNS) and len(table) == 6
     assert steps[-1][0] == steps[-1][1] == 2 * 3 * 16
     row = {(r["kind"], r["snr"]): r for r in table}
-    assert row["swapped arms", 100.0]["detected"] >= row["swapped arms", 100.0]["stranger"] > 0.8
+    assert row["swapped arms", 100.0]["detected"] >= row["swapped arms", 100.0]["ood"] > 0.8
     assert row["swapped arms", 100.0]["message"]
     assert row["in range", 100.0]["detected"] <= 0.07
     assert (
@@ -308,14 +336,14 @@ def test_command(model, folder, plugins, monkeypatch):
     monkeypatch.setattr(models, "find", lambda *a, **k: SimpleNamespace(name="tiny", sha256=lambda: "0" * 64))
     monkeypatch.setattr(models, "load", lambda *a, **k: model)
     monkeypatch.setattr("specinn.cli.evaluate._task.plugins_of", lambda ctx: plugins)
-    out, grid = folder / "strangers.ecsv", str(folder / "grid.h5")
+    out, grid = folder / "ood.ecsv", str(folder / "grid.h5")
     command = ["evaluate", "ood", "tiny", grid, "--samples", "16", "--snr", "50"]
     result = CliRunner().invoke(app, [*command, "-o", str(out)], catch_exceptions=False)
     assert result.exit_code == 0
     assert all(kind.name in result.stdout for kind in KINDS) and "…" not in result.stdout
     table = Table.read(out)
     assert table.colnames == list(ood.COLUMNS) and len(table) == len(KINDS)
-    rows = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)["strangers"]
+    rows = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)["ood"]
     assert [row["kind"] for row in rows] == [kind.name for kind in KINDS] and rows[1]["inside_68"] is None
     result = CliRunner().invoke(app, ["evaluate", "tiny", "--strangers", "--stars", "stars.csv"])
     assert result.exit_code == 1 and "--grid GRID" in result.stderr
@@ -324,7 +352,7 @@ def test_command(model, folder, plugins, monkeypatch):
 def test_table_of_a_model_without_signs(plain, grid, plugins):
     some = [kind for kind in KINDS if kind.name in ("in range", "white noise")]
     table = ood_table(plain, grid, plugins, [50.0], n_stars=8, n_samples=16, kinds=some)
-    assert (table["stranger"] == 0).all() and (table["detected"][0] == 0) and table["score"].mask.all()
+    assert (table["ood"] == 0).all() and (table["detected"][0] == 0) and table["score"].mask.all()
 
 
 @pytest.mark.parametrize("wrong", [{"snr": []}, {"snr": [-1.0]}, {"n_stars": 1}])
@@ -340,15 +368,15 @@ def test_wrong_options(model, grid, plugins, wrong):
 def bundled():
     plugins = Plugins()
     result = models.find(plugins, None)
-    if "strangers" not in result.header:
-        pytest.skip(f"the bundled model {result.name} has no signs of strangers yet: fit_strangers adds them")
+    if "ood" not in result.header:
+        pytest.skip(f"the bundled model {result.name} has no signs yet: fit_ood_signs adds them")
     return models.load(plugins, result)
 
 
 def score_of(bundled, path, instrument="4most-hr", power=None):
     job = run.prepare(Plugins(), instrument=instrument, model=bundled, resolving_power=power, samples=16)
     (result,) = job.results(run.file_sources([path], Plugins()))
-    return float(result.meta["stranger"][0])
+    return float(result.meta["ood_score"][0])
 
 
 def test_bundled_model_takes_the_examples(bundled):
@@ -361,7 +389,7 @@ def test_bundled_model_takes_real_stars(bundled, shared: Path):
     assert len(result) >= 7 and not [name for name, score in result.items() if score > 1.0], result
 
 
-def test_bundled_model_finds_strangers_and_survives_the_rest(bundled, shared: Path):
+def test_bundled_model_finds_what_is_out_of_distribution_and_survives_the_rest(bundled, shared: Path):
     plugins = Plugins()
     grid = load([shared / "data" / "grid"], plugins=plugins)
     table = ood_table(bundled, grid, plugins, [250.0], n_stars=128, n_samples=64)
@@ -375,4 +403,5 @@ def test_bundled_model_finds_strangers_and_survives_the_rest(bundled, shared: Pa
 
 
 def test_flag_is_bad():
-    assert Flag.STRANGER == 65536
+    assert Flag.OUT_OF_DISTRIBUTION == Flag.STRANGER == 65536
+    assert names(65536) == ["out_of_distribution"] and is_bad(np.array([65536])).all()

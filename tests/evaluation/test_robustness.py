@@ -84,7 +84,7 @@ class Toy:
 def plugins(tmp_path_factory: pytest.TempPathFactory) -> Plugins:
     path = tmp_path_factory.mktemp("model") / "toy.safetensors"
     toy = fake_plugin.Toy.train({}, path.parent, lambda state: None)
-    toy.header["training"]["calibrators"] = [{"name": "SUN"}]
+    toy.header["training"]["reference_stars"] = [{"name": "SUN"}]
     toy.header["preprocessing"].insert(0, ["hide", {}])
     toy.save(path)
     fake_plugin.MODELS["toy-model"] = path
@@ -239,7 +239,7 @@ def of(rows: list[dict[str, Any]], star: str, shape: str = "delivered", velocity
 def test_every_combination_has_a_row(rows: list[dict[str, Any]]) -> None:
     assert len(rows) == 5 * len(SHAPES) * len(VELOCITIES) * len(LEVELS) == 300
     assert json.dumps(rows, allow_nan=False)
-    assert of(rows, "Sun")["role"] == "calibrator"  # so says the model, whatever the table says
+    assert of(rows, "Sun")["role"] == "reference"  # so says the model, whatever the table says
     assert "fe_h_literature" in of(rows, "Sun") and "fe_h_literature" not in of(rows, "Cool")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from astropy.table import Table
 from commands import Command, sentence
-from offset_plugin import Offset, Strangers
+from offset_plugin import Offset, ThirdParty
 
 from specinn import models
 from specinn.evaluation import star_figures as report
@@ -32,7 +32,7 @@ def plugins(tmp_path_factory: pytest.TempPathFactory) -> Plugins:
     path = tmp_path_factory.mktemp("model") / "toy.safetensors"
     fake_plugin.Toy.train({}, path.parent, lambda state: None).save(path)
     fake_plugin.MODELS["toy-model"] = path
-    return Plugins(entry=[], extra={"fake": fake_plugin, "strangers": Strangers()})
+    return Plugins(entry=[], extra={"fake": fake_plugin, "third_party": ThirdParty()})
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def table(tmp_path: Path) -> Path:
     rows = []
     for i, (teff, logg, fe_h, _) in enumerate(TRUTH):
         fake_plugin.write_text(tmp_path / f"{i}.txt", fake_plugin.simulate(TRUTH[i : i + 1], snr=1000.0))
-        rest = f"{fe_h},0.03,1," if i else ",,1,calibrator"
+        rest = f"{fe_h},0.03,1," if i else ",,1,reference"
         rows.append(f"{i}.txt,Star {i},toy,,{teff},{logg - 0.2:.3f},{rest}\n")
     path = tmp_path / "stars.csv"
     path.write_text(HEAD + "".join(rows))
@@ -155,13 +155,13 @@ def test_what_the_figure_shows(rows: list[dict[str, Any]]) -> None:
     faces = {
         float(bar[0].get_xdata()[0]): bar[0].get_markerfacecolor() for bar in above.containers
     }  # by literature value
-    assert faces[rows[0]["logg_literature"]] == "white"  # the calibrator
+    assert faces[rows[0]["logg_literature"]] == "white"  # the reference star
     assert "white" not in [faces[row["logg_literature"]] for row in rows[1:]]
     iron = next(axes for axes in figure.axes if "[Fe/H]" in axes.get_title())
     assert len(drawn(iron)) == 2
     (legend,) = figure.legends
     names = [text.get_text() for text in legend.get_texts()]
-    assert names == ["Star 0 (calibrator)", "Star 1", "Star 2", "before correction"]
+    assert names == ["Star 0 (reference star)", "Star 1", "Star 2", "before correction"]
 
 
 def test_many_stars_are_not_named(rows: list[dict[str, Any]]) -> None:
@@ -170,7 +170,7 @@ def test_many_stars_are_not_named(rows: list[dict[str, Any]]) -> None:
     )
     (legend,) = figure.legends
     names = [text.get_text() for text in legend.get_texts()]
-    assert names == ["calibrator of the training", "validation", "before correction"]
+    assert names == ["reference star of the training", "validation", "before correction"]
 
 
 def test_a_star_without_values(rows: list[dict[str, Any]]) -> None:

@@ -15,7 +15,7 @@ from specinn.posterior import Posterior
 
 @attrs.frozen
 class Offset(Correction):
-    """A stranger's correction: one constant, of logg."""
+    """A correction: one constant, of logg."""
 
     by: float
     model: str | None = None
@@ -42,7 +42,7 @@ class Unfit(Offset):
     fit = classmethod(Correction.fit.__func__)  # type: ignore[attr-defined]
 
 
-class Strangers:
+class ThirdParty:
     @hookimpl
     def specinn_corrections(self) -> list[Record]:
         return [

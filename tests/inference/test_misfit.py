@@ -45,7 +45,7 @@ def test_spectra_that_fit_are_not_flagged(pipeline, name):
 
 
 class Blind:
-    """The network without its signs of strangers, which gives every spectrum the values of one star."""
+    """The network without its ood score, which gives every spectrum the values of one star."""
 
     def __init__(self, model, values):
         self.model, self.values = model, values
@@ -53,7 +53,7 @@ class Blind:
     def __getattr__(self, name):
         return getattr(self.model, name)
 
-    def strangeness(self, encoded):
+    def ood_score(self, encoded):
         return None
 
     def summarise(self, encoded, n_samples, seed):
@@ -61,7 +61,7 @@ class Blind:
 
 
 @pytest.mark.parametrize("other", ["dwarf-k", "giant-metal-poor", "giant-clump"])
-def test_D9_values_of_another_star_are_flagged_without_strangeness(pipeline, plugins, model, other):
+def test_D9_values_of_another_star_are_flagged_without_an_ood_score(pipeline, plugins, model, other):
     dwarf, star = (specinn.read(EXAMPLES / f"{name}.fits")[0] for name in ("dwarf-g", other))
     options, check = RunOptions(samples=1024), plugins.load("synthesizer", "emulator").load()
     values = Pipeline(model, plugins, RunOptions(samples=1024, synthetic=True))(star).summary  # lithium, too
@@ -69,7 +69,7 @@ def test_D9_values_of_another_star_are_flagged_without_strangeness(pipeline, plu
     checked = Pipeline(blind, plugins, options, check=check)
     assert not checked(star).meta["flags"][0] & Flag.MODEL_MISFIT
     meta = checked(dwarf).meta
-    assert not meta["flags"][0] & Flag.STRANGER
+    assert not meta["flags"][0] & Flag.OUT_OF_DISTRIBUTION
     assert meta["flags"][0] & Flag.MODEL_MISFIT and meta["misfit"][0] > 1.0
     assert "the model spectrum of the values does not fit the arm" in meta["message"][0]
 
@@ -80,7 +80,7 @@ def test_A13_a_ripple_in_one_arm_is_said(pipeline):
     wave = np.where(red, 1.0 + 0.06 * np.sin(2 * np.pi * batch.wavelength / 60.0), 1.0)
     meta = pipeline(attrs.evolve(batch, flux=batch.flux * wave, sigma=batch.sigma * wave)).meta
     flags = int(meta["flags"][0])
-    assert flags & (Flag.MODEL_MISFIT | Flag.STRANGER)
+    assert flags & (Flag.MODEL_MISFIT | Flag.OUT_OF_DISTRIBUTION)
     if flags & Flag.MODEL_MISFIT:
         assert meta["misfit"][0] > 1.0
         assert "does not fit the arm red" in meta["message"][0]
@@ -108,4 +108,4 @@ def test_A12_A13_real_stars(plugins, model, name, misfit):
         instrument=plugins.instrument(row["instrument"]), check=check,
     )  # fmt: skip
     meta = pipeline(specinn.read(path)[0]).meta
-    assert bool(meta["flags"][0] & (Flag.MODEL_MISFIT | Flag.STRANGER)) == misfit
+    assert bool(meta["flags"][0] & (Flag.MODEL_MISFIT | Flag.OUT_OF_DISTRIBUTION)) == misfit

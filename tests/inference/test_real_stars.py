@@ -85,7 +85,7 @@ class Inference:
             (batch,) = specinn.read(path)
         pipeline = Pipeline(self.model, self.plugins, options, instrument=instrument, check=self.check)
         result = pipeline(batch)
-        columns = "medium medium_from frame frame_from rv rv_error stranger misfit flags message remarks"
+        columns = "medium medium_from frame frame_from rv rv_error ood_score misfit flags message remarks"
         out = {name: result.meta[name][0] for name in columns.split() if name in result.meta.colnames}
         values = dict(zip(self.model.labels.names, result.summary.map[0], strict=False))
         return out | {name: float(values[name]) for name in TOLERANCE}
@@ -130,6 +130,6 @@ if __name__ == "__main__":
             f"{path.name:28s} {out['medium']} ({out['medium_from']}), {out['frame']} ({out['frame_from']}), "
             f"rv {out['rv']:.2f} +- {out['rv_error']:.2f},",
             ", ".join(f"{label} {out[label]:.2f} (lit. {row[label] or '-'})" for label in TOLERANCE),
-            f"stranger {out['stranger']:.2f}, misfit {out.get('misfit', np.nan):.2f},",
+            f"ood_score {out['ood_score']:.2f}, misfit {out.get('misfit', np.nan):.2f},",
             " ".join(names(int(out["flags"]))), out["message"], flush=True,
         )  # fmt: skip

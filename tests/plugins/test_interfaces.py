@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import fake_plugin
 import numpy as np
 import pytest
 from scipy import sparse
 
+import specinn.plugins
 from specinn.errors import ConfigError
 from specinn.plugins import Plugins
-from specinn.plugins.interfaces import Preprocessor, Synthesizer, first_of, needed_on_pixels
+from specinn.plugins.interfaces import OODScore, Preprocessor, Synthesizer, first_of, needed_on_pixels
 
 
 class Plain(Synthesizer):
@@ -58,3 +60,22 @@ def test_the_stages_of_the_shipped_steps() -> None:
     assert first_of("pixels", steps) == 2 and first_of("other", steps) is None
     assert needed_on_pixels(steps) == [False, False, False, True, True]
     assert needed_on_pixels([steps[0], steps[4]]) == [False, True]  # without a step to the pixels
+
+
+class Former(fake_plugin.Toy):
+    """An estimator that was written when the method had another name."""
+
+    def strangeness(self, batch: Any) -> OODScore:
+        return OODScore(np.full(len(batch), 2.0), ["odd"] * len(batch))
+
+
+def test_former_names_of_the_ood_score_work_and_say_so(tmp_path: Path) -> None:
+    with pytest.warns(DeprecationWarning, match="Strangeness is now called OODScore"):
+        assert specinn.plugins.Strangeness is OODScore
+    toy = fake_plugin.Toy.train({}, tmp_path, lambda state: None)
+    batch = fake_plugin.simulate(fake_plugin.from_unit(np.zeros((2, len(fake_plugin.LABELS)))), snr=100.0)
+    assert toy.ood_score(batch) is None
+    former = Former({"mean": toy.mean, "response": toy.response}, toy.header)
+    with pytest.warns(DeprecationWarning, match="strangeness of Former is now called ood_score"):
+        score = former.ood_score(batch)
+    assert score is not None and score.score.tolist() == [2.0, 2.0]

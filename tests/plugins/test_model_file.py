@@ -33,6 +33,15 @@ def test_D10_a_model_goes_there_and_back(toy: Estimator, tmp_path: Path) -> None
     assert [each.name for each in tmp_path.iterdir()] == ["m.safetensors"]
 
 
+def test_keys_of_a_header_with_their_former_names(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    header = {"format": models.FORMAT, "version": models.VERSION, "estimator": "toy"}
+    former = {"strangers": {"sizes": 1}, "training": {"calibrators": [{"name": "Sun"}], "seed": 0}}
+    save_weights(path, {"a": torch.ones(1)}, header | former)
+    present = {"ood": {"sizes": 1}, "training": {"reference_stars": [{"name": "Sun"}], "seed": 0}}
+    assert models.read_header(path) == header | present
+
+
 def test_templates_may_be_kept_with_less_precision(toy: Estimator, tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     save_model(path, toy, "toy", {"templates.flux": torch.as_tensor(toy.templates.flux).half()})

@@ -17,8 +17,8 @@ from specinn_cinn.encoding import COVERAGE_BLOCKS, Encoding
 from specinn_cinn.estimator import CINN
 from specinn_cinn.network import AmortisedGaussian, Features, make_flow
 from specinn_cinn.physics_errors import MeasuredErrors
-from specinn_cinn.recipe import PRESETS, Architecture, Config, PhysicsError
-from specinn_cinn.setup import prepare, usable_pixels, validation_set
+from specinn_cinn.recipe import FORMER, PRESETS, Architecture, Config, PhysicsError
+from specinn_cinn.setup import _settings, prepare, usable_pixels, validation_set
 from specinn_cinn.training import _header, build, fit, loss_terms, train
 from specinn_emulator.training import Config as EmulatorConfig
 from specinn_emulator.training import train as train_emulator
@@ -69,7 +69,7 @@ def recipe(folder):
             "labels": LABELS,
             "preset": preset,
             "architecture": SIZES[preset],
-            "strangers": {"signs": 0},
+            "ood": {"signs": 0},
             "schedule": {**schedule, **changes.pop("schedule", {})},
         }
         return {**base, **changes}
@@ -520,7 +520,7 @@ def test_errors_wander_along_the_spectrum(setup):
 
 @pytest.mark.slow
 def test_errors_where_no_line_is_go_with_the_mean_depth(setup):
-    """What a calibrator shows outside the models' lines is weaker in a star whose lines are weaker."""
+    """What a reference star shows outside the models' lines is weaker in a star whose lines are weaker."""
     errors, n = setup.simulator.errors, setup.model_grid.wavelength.size
     values = torch.tensor((tiny_grid.LOW + tiny_grid.HIGH)[None] / 2, dtype=torch.float32)
     flux = torch.full((1, n), 0.9)
@@ -593,7 +593,7 @@ def test_errors_of_lines_alike_stars_show_are_taken_off(setup):
         ({"physics": {"amplitud": 1.0}}, r"amplitud.*\$\.physics"),
         ({"masking": {"keep": {"a_li": [1.0]}}}, r"\$\.masking\.keep"),
         ({"continuum": {"degree": None}}, r"\$\.continuum\.degree"),
-        ({"calibrators": [{"name": "Sun"}]}, r"\$\.calibrators\[0\]"),
+        ({"reference_stars": [{"name": "Sun"}]}, r"\$\.reference_stars\[0\]"),
         ({"labels": "teff"}, r"expected a list, found 'teff' @ \$\.labels"),
         ({"preset": "papr"}, r"\$\.preset is 'papr'; did you mean 'paper'\?"),
         ({"architecture": {"widht": 3}}, r"widht.*\$\.architecture"),
@@ -608,6 +608,18 @@ def test_errors_of_lines_alike_stars_show_are_taken_off(setup):
 def test_wrong_keys_are_named_with_their_path(recipe, plugins, change, words):
     with pytest.raises(ConfigError, match=words):
         prepare({**recipe(), **change}, plugins)
+
+
+@pytest.mark.parametrize(("former", "name"), FORMER.items())
+def test_former_names_of_tables_work_and_say_so(recipe, former, name):
+    table = [{"name": "Sun", "path": "sun.fits", "resolving_power": 80000.0, "labels": SUN}]
+    value = table if name == "reference_stars" else {"signs": 0, "seed": 3}
+    old = {key: each for key, each in recipe().items() if key != name} | {former: value}
+    with pytest.warns(FutureWarning, match=f"the table {former} of the recipe is now called {name}"):
+        settings = _settings(old)
+    assert settings == _settings(recipe(**{name: value}))
+    with pytest.raises(ConfigError, match=rf"\$\.{former} is now called \$\.{name}: give only that"):
+        _settings({**old, name: value})
 
 
 @pytest.mark.slow
@@ -632,7 +644,7 @@ def test_an_emulator_of_other_labels_is_an_error(recipe, plugins, tmp_path):
         prepare(recipe(grid=[str(tmp_path / "other.h5")]), plugins)
 
 
-# Calibrators -------------------------------------------------------------------------------------
+# Reference stars ---------------------------------------------------------------------------------
 
 SUN = {"teff": 5500.0, "logg": 4.0, "fe_h": 0.0, "vmic": 1.2}
 
@@ -651,7 +663,7 @@ def write_star(path, values=None, offset=0.0):
 
 
 @pytest.fixture(scope="module")
-def calibrated(folder):
+def known_star(folder):
     import specinn_instruments
 
     write_star(folder / "star.txt", offset=1.0)
@@ -660,9 +672,9 @@ def calibrated(folder):
 
 
 @pytest.mark.slow
-def test_residuals_of_a_calibrator_mask_what_models_do_not_have(recipe, calibrated):
-    star, plugins = calibrated
-    setup = prepare(recipe(calibrators=[star]), plugins)
+def test_residuals_of_a_reference_star_mask_what_models_do_not_have(recipe, known_star):
+    star, plugins = known_star
+    setup = prepare(recipe(reference_stars=[star]), plugins)
     (residual,) = setup.residuals
     assert residual.name == "Sun" and abs(residual.velocity) < 0.5 and residual.vbroad < 6
     wave = setup.model_grid.wavelength
@@ -671,16 +683,16 @@ def test_residuals_of_a_calibrator_mask_what_models_do_not_have(recipe, calibrat
     assert np.nanmedian(np.abs(residual.residual)) < 0.01
     masked = setup.instrument.wavelength[~setup.used & setup_inside(setup)]
     assert masked.size and (np.abs(masked - 5200.0) < 1.0).mean() > 0.3
-    kept = prepare(recipe(calibrators=[star], masking={"keep": {"mg_fe": [5195.0, 5205.0]}}), plugins)
+    kept = prepare(recipe(reference_stars=[star], masking={"keep": {"mg_fe": [5195.0, 5205.0]}}), plugins)
     assert kept.used.sum() > setup.used.sum()
-    header = _header(setup)["training"]["calibrators"]
+    header = _header(setup)["training"]["reference_stars"]
     assert header[0]["name"] == "Sun" and header[0]["rms"] > 0
 
 
 @pytest.mark.slow
-def test_lines_that_no_star_has_are_masked_with_their_wings(recipe, calibrated):
-    star, plugins = calibrated
-    setup = prepare(recipe(calibrators=[star]), plugins)
+def test_lines_that_no_star_has_are_masked_with_their_wings(recipe, known_star):
+    star, plugins = known_star
+    setup = prepare(recipe(reference_stars=[star]), plugins)
     wave, model_wave = setup.instrument.wavelength, setup.model_grid.wavelength
 
     def lost(depth, **options):
@@ -705,9 +717,9 @@ def setup_inside(setup):
 
 
 @pytest.mark.slow
-def test_calibrators_disturb_the_simulation(recipe, calibrated, setup):
-    star, plugins = calibrated
-    with_star = prepare(recipe(calibrators=[star]), plugins)
+def test_reference_stars_disturb_the_simulation(recipe, known_star, setup):
+    star, plugins = known_star
+    with_star = prepare(recipe(reference_stars=[star]), plugins)
     flux, values, _ = setup.simulator.noiseless(20, torch.Generator().manual_seed(0))
     wave = setup.model_grid.wavelength
     at, away = np.abs(wave - 5200.0) < 0.2, np.abs(wave - 5200.0) > 5
@@ -729,15 +741,15 @@ def test_calibrators_disturb_the_simulation(recipe, calibrated, setup):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"path": "none.txt"}, "calibrator Sun: none.txt is not a file"),
-        ({"labels": {**SUN, "xx_fe": 0.0}}, "calibrator Sun: the grid has no label xx_fe"),
-        ({"labels": {"teff": 5500.0, "fe_h": 0.0}}, r"calibrator Sun: \$\.labels lacks logg, vmic"),
+        ({"path": "none.txt"}, "reference star Sun: none.txt is not a file"),
+        ({"labels": {**SUN, "xx_fe": 0.0}}, "reference star Sun: the grid has no label xx_fe"),
+        ({"labels": {"teff": 5500.0, "fe_h": 0.0}}, r"reference star Sun: \$\.labels lacks logg, vmic"),
     ],
 )
-def test_wrong_calibrators_are_named(recipe, calibrated, change, words):
-    star, plugins = calibrated
+def test_wrong_reference_stars_are_named(recipe, known_star, change, words):
+    star, plugins = known_star
     with pytest.raises(ConfigError, match=words):
-        prepare(recipe(calibrators=[{**star, **change}]), plugins)
+        prepare(recipe(reference_stars=[{**star, **change}]), plugins)
 
 
 # Sampling ----------------------------------------------------------------------------------------
@@ -934,7 +946,7 @@ def test_the_command_trains_one(folder, plugins, tmp_path, monkeypatch):
         [estimator.schedule]
         steps = 2
         batch = 8
-        [estimator.strangers]
+        [estimator.ood]
         decoder = 96
         signs = 96
         thresholds = 96
@@ -943,7 +955,7 @@ def test_the_command_trains_one(folder, plugins, tmp_path, monkeypatch):
     result = CliRunner().invoke(app, ["train", "m.toml", "--quiet"])
     assert result.exit_code == 0, result.output
     model = CINN.load(Path("m.safetensors"))
-    assert model.strangers is not None and model.header["strangers"]["plan"]["signs"] == 96
+    assert model.ood_signs is not None and model.header["ood"]["options"]["signs"] == 96
     assert model.labels.names == ("teff", "vbroad") and [a.name for a in model.instrument.arms] == ["green"]
     assert [p.name for p in Path("m-training").iterdir()] == ["cinn-checkpoint.safetensors"]
 

@@ -710,7 +710,7 @@ def test_wrong_format_by_name(tmp_path, plugins, read):
 
 
 def test_readers_of_other_plugins(tmp_path):
-    """A stranger's reader goes first by priority; its exceptions become one sentence."""
+    """A third party's reader goes first by priority; its exceptions become one sentence."""
     from specinn.plugins.hookspecs import ReaderRecord, hookimpl
 
     class Plugin:

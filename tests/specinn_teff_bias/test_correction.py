@@ -214,6 +214,14 @@ def test_a_wrong_file_is_one_sentence_with_the_path(tmp_path, old, new, message)
     assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
 
 
+def test_a_file_with_the_former_name_of_a_key(tmp_path):
+    path = tmp_path / "correction.toml"
+    known = attrs.evolve(BIAS, stars=("Sun", "Procyon"), reference_stars=("Sun",))
+    known.save(path)
+    path.write_text(path.read_text().replace("reference_stars", "calibrators"))
+    assert TeffBias.load(path) == known
+
+
 def test_the_plugin_offers_it():
     plugins = Plugins([], {"teff-bias": specinn_teff_bias})
     assert not plugins.failures
@@ -247,7 +255,7 @@ def fitted(stars, **changes):
 def test_the_contract_of_fits():
     result = check_fit(TeffBias, observed(scatter=0.05))
     assert result.model == "0123456789abcdef" and result.provenance == "made up" and result.n_stars == 12
-    assert result.stars[:2] == ("star 0", "star 1") and result.calibrators == ()
+    assert result.stars[:2] == ("star 0", "star 1") and result.reference_stars == ()
 
 
 class Deaf(TeffBias):

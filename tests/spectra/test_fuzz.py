@@ -78,6 +78,6 @@ def test_what_is_wrong_with_a_row_is_found(tmp_path: Path) -> None:
     assert faults() == ""
     assert "teff is [" in faults(teff=np.ma.masked)
     assert "mg_fe is [" in faults(mg_fe_p84=-3.0)
-    assert "no message with ['stranger']" in faults(flags=65536)
+    assert "no message with ['out_of_distribution']" in faults(flags=65536)
     assert "flag_warn are not those" in faults(flags=256)
     assert "WRONG WITHOUT A WORD: teff is 6290" in faults(teff=6290.0)

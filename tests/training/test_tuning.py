@@ -747,7 +747,7 @@ def test_the_cinn_is_tuned(optuna, tmp_path, monkeypatch, quick):
         steps = 6
         validate_every = 2
         batch = 16
-        [estimator.strangers]
+        [estimator.ood]
         signs = 0
         [vary]
         architecture.features = { choice = [[8], [12, 6]] }

@@ -1,4 +1,4 @@
-"""``specinn evaluate``: how good a model is, on grid spectra and on reference stars, and how robust."""
+"""``specinn evaluate``: how good a model is, on grid spectra and on benchmark stars, and how robust."""
 
 from __future__ import annotations
 

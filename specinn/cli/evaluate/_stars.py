@@ -16,7 +16,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 def write_all(task: Task, tables: Mapping[str, Table], figures: Mapping[str, Callable[[], Figure]]) -> None:
     """A folder with everything, or the first table as a file."""
-    from specinn.report.reference_stars import write
+    from specinn.report.benchmark_stars import write
 
     if task.path is not None and task.folder:
         write(task.path, tables, figures, overwrite=task.overwrite)
@@ -33,4 +33,4 @@ def fail_if_nothing_was_inferred(rows: Rows) -> None:
 
 
 def role(row: Mapping[str, Any]) -> str:
-    return row["role"] if row["role"] == "calibrator" or row["in_range"] else "out of range"
+    return row["role"] if row["role"] == "reference" or row["in_range"] else "out of range"

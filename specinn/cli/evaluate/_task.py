@@ -25,7 +25,7 @@ GridFiles = Annotated[
 ]
 AsObserved = Annotated[bool, typer.Option("--as-observed", help="Allow for errors of the physics.")]
 StarsFile = Annotated[
-    Path, typer.Argument(metavar="STARS.csv", help="Table of reference stars and their spectra.")
+    Path, typer.Argument(metavar="STARS.csv", help="Table of benchmark stars and their spectra.")
 ]
 Output = Annotated[
     str | None,

@@ -60,7 +60,7 @@ def ood(
     table.meta |= task.meta
     task.write(table)
     rows = [{name: _plain(row[name]) for name in table.colnames} for row in table]
-    task.show({"strangers": rows}, lambda: _show(rows, split))
+    task.show({"ood": rows}, lambda: _show(rows, split))
 
 
 def _show(rows: Sequence[dict[str, Any]], split: str) -> None:
@@ -70,13 +70,13 @@ def _show(rows: Sequence[dict[str, Any]], split: str) -> None:
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for snr in dict.fromkeys(row["snr"] for row in rows):
         echo(f"S/N {snr:g} per Angstrom, {split} split")
-        table = columns([""], ["bad", "stranger", "score", "68 %", "95 %"])
+        table = columns([""], ["bad", "ood", "score", "68 %", "95 %"])
         for row in (row for row in rows if row["snr"] == snr):
-            fractions = [figure(row[name], ".3f") for name in ("bad", "stranger")]
+            fractions = [figure(row[name], ".3f") for name in ("bad", "ood")]
             inside = [figure(row[name], ".2f") for name in ("score", "inside_68", "inside_95")]
             table.add_row(row["kind"], *fractions, *inside)
         console.print(table)
-    echo("\nbad, stranger: fractions with these flags; 68 %, 95 %: truths inside these intervals")
+    echo("\nbad: flagged; ood: flagged out_of_distribution; 68 %, 95 %: truths inside these intervals")
 
 
 def _plain(value: Any) -> Any:

@@ -33,7 +33,7 @@ def robustness(
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Infer every reference star from 60 variants of its spectrum, and compare.
+    """Infer every benchmark star from 60 variants of its spectrum, and compare.
 
     The variants combine three shapes of the continuum, five velocities and four S/N.
     """

@@ -1,4 +1,4 @@
-"""``specinn evaluate stars``: how good a model is on reference stars."""
+"""``specinn evaluate stars``: how good a model is on benchmark stars."""
 
 from __future__ import annotations
 
@@ -43,9 +43,10 @@ def stars(
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compare what a model infers from reference stars with the literature.
+    """Compare what a model infers from benchmark stars with the literature.
 
-    Noise is added to their spectra down to the S/N. Calibrators do not count.
+    Noise is added to their spectra down to the S/N. Reference stars of the
+    training do not count.
     """
     from specinn.errors import ConfigError
     from specinn.evaluation import star_figures
@@ -114,7 +115,7 @@ def _show(rows: Rows, labels: LabelSet, summary: Mapping[str, Any]) -> None:
     for row in rows:
         if row["message"]:
             echo(f"{row['star']}: {row['message']}")
-    echo("\nabsolute differences of the validation stars in range; calibrators are not counted")
+    echo("\nabsolute differences of the validation stars in range; reference stars are not counted")
     raw = ["raw median", "raw maximum"] if corrected else []
     table = columns([""], ["stars", *raw, "median", "maximum"], ["of"])
     for name, errors in summary.items():

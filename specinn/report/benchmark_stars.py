@@ -1,4 +1,4 @@
-"""The report of reference stars: a folder of tables and figures."""
+"""The report of benchmark stars: a folder of tables and figures."""
 
 from __future__ import annotations
 
