@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import typer.testing
+from astropy.units.format import Base
 from hypothesis import settings
 from typer.testing import CliRunner, Result
 
@@ -26,6 +27,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # typer builds all commands for each call, which takes a tenth of a second
 typer.testing._get_command = functools.cache(typer.testing._get_command)
+# and astropy compares dex with the names of all other units, for every column of a file that does not know it
+if hasattr(Base, "_did_you_mean_units"):
+    Base._did_you_mean_units = classmethod(functools.cache(Base._did_you_mean_units.__func__))
 
 settings.register_profile("specinn", deadline=None)  # tests share machines with other work
 settings.load_profile("specinn")

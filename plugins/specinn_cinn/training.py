@@ -118,10 +118,8 @@ def _initial_projection(setup: Setup, encoding: Encoding, n: int) -> torch.Tenso
         x = torch.cat([encode(flux, vbroad) for flux, _, vbroad in
                        (simulator.noiseless(256, generator) for _ in range(8))])  # fmt: skip
         x = x - x.mean(0)
-        values, vectors = torch.linalg.eigh((x @ x.T).double())
-        values, vectors = values.flip(0), vectors.flip(1)
         n_components = min(n - n // 4, len(x) - 1)
-        directions = [((vectors / values.sqrt())[:, :n_components].float().T @ x)]
+        directions = [_principal_components(x, n_components)]
         names = [label for label in setup.labels.names if label in setup.grid.labels]
         for i in range(n - n_components):
             stars = simulator.labels(1, generator)[0].repeat(2, 1)
@@ -133,6 +131,18 @@ def _initial_projection(setup: Setup, encoding: Encoding, n: int) -> torch.Tenso
         all_directions = torch.cat(directions)
         deviation = (x @ all_directions.T).std(0).clamp(min=0.3)
     return all_directions / deviation[:, None]
+
+
+def _principal_components(x: torch.Tensor, n: int) -> torch.Tensor:
+    """The first ``n`` of ``x (n_spectra, n_pix)``, which has mean 0: ``(n, n_pix)``, each of length 1.
+
+    Of the two matrices that give them, the smaller one is decomposed.
+    """
+    if x.shape[1] < len(x):
+        return torch.linalg.eigh((x.T @ x).double())[1].flip(1)[:, :n].float().T
+    values, vectors = torch.linalg.eigh((x @ x.T).double())
+    values, vectors = values.flip(0), vectors.flip(1)
+    return (vectors / values.sqrt())[:, :n].float().T @ x
 
 
 def _header(setup: Setup) -> dict[str, Any]:

@@ -337,7 +337,7 @@ def test_command(model, folder, plugins, monkeypatch):
     monkeypatch.setattr(models, "load", lambda *a, **k: model)
     monkeypatch.setattr("specinn.cli.evaluate._task.plugins_of", lambda ctx: plugins)
     out, grid = folder / "ood.ecsv", str(folder / "grid.h5")
-    command = ["evaluate", "ood", "tiny", grid, "--samples", "16", "--snr", "50"]
+    command = ["evaluate", "ood", "tiny", grid, "--samples", "16", "--snr", "50", "--split", "validation"]
     result = CliRunner().invoke(app, [*command, "-o", str(out)], catch_exceptions=False)
     assert result.exit_code == 0
     assert all(kind.name in result.stdout for kind in KINDS) and "…" not in result.stdout

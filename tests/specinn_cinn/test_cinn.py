@@ -19,7 +19,7 @@ from specinn_cinn.network import AmortisedGaussian, Features, make_flow
 from specinn_cinn.physics_errors import MeasuredErrors
 from specinn_cinn.recipe import FORMER, PRESETS, Architecture, Config, PhysicsError
 from specinn_cinn.setup import _settings, prepare, usable_pixels, validation_set
-from specinn_cinn.training import _header, build, fit, loss_terms, train
+from specinn_cinn.training import _header, _principal_components, build, fit, loss_terms, train
 from specinn_emulator.training import Config as EmulatorConfig
 from specinn_emulator.training import train as train_emulator
 from typer.testing import CliRunner
@@ -59,7 +59,7 @@ def plugins(folder):
 @pytest.fixture
 def recipe(folder):
     def make(preset="default", **changes):
-        schedule = {"steps": 60, "batch": 64, "repeats": 2, "validate_every": 20, "learning_rate": 3e-3}
+        schedule = {"steps": 36, "batch": 64, "repeats": 2, "validate_every": 12, "learning_rate": 4e-3}
         base = {
             "name": "tiny-model",
             "instrument": "tiny",
@@ -82,7 +82,7 @@ def trained(folder, plugins):
     """Models of both presets with the setup that they were trained with, and the batches to try them on."""
     out = {}
     for preset in PRESETS:
-        schedule = {"steps": 60, "batch": 64, "repeats": 2, "validate_every": 20, "learning_rate": 3e-3}
+        schedule = {"steps": 36, "batch": 64, "repeats": 2, "validate_every": 12, "learning_rate": 4e-3}
         config = {"name": f"tiny-{preset}", "instrument": "tiny", "arms": ["green", "red"], "labels": LABELS,
                   "grid": [str(folder / "grid.h5")], "emulator": str(folder / "emulator.safetensors"),
                   "preset": preset, "architecture": SIZES[preset], "schedule": schedule}  # fmt: skip
@@ -95,7 +95,7 @@ _UNTRAINED: dict[int, CINN] = {}
 
 
 def fresh(setup):
-    """A copy of the untrained model of a setup: principal components take seconds, so once must do."""
+    """A copy of the untrained model of a setup: principal components take time, so once must do."""
     if id(setup) not in _UNTRAINED:
         _UNTRAINED[id(setup)] = build(setup)
     return copy.deepcopy(_UNTRAINED[id(setup)])
@@ -295,6 +295,15 @@ def test_the_paper_preset_has_the_sizes_of_the_paper():
 # Training ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("shape", [(40, 25), (25, 40)])
+def test_principal_components_of_many_and_of_few_spectra(shape):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * torch.logspace(0, 1, shape[1])
+    x = x - x.mean(0)
+    expected = np.linalg.svd(x.double().numpy())[2][:6]
+    products = _principal_components(x, 6).double().numpy() @ expected.T
+    assert np.abs(products) == pytest.approx(np.eye(6), abs=1e-4)  # but for their signs
+
+
 @pytest.mark.slow
 def test_training_learns_something(setup, model):
     result = model.header["training"]
@@ -303,7 +312,7 @@ def test_training_learns_something(setup, model):
     with torch.no_grad():
         before = torch.cat([loss_terms(untrained, *b, setup.config.schedule)[0] for b in batches]).mean()
     assert result["validation_loss"] < float(before) - 1.0
-    assert 0 < result["best_step"] <= 60 and result["pixels_used"] == int(setup.used.sum())
+    assert 0 < result["best_step"] <= 36 and result["pixels_used"] == int(setup.used.sum())
 
 
 @pytest.mark.slow
@@ -372,7 +381,7 @@ def test_training_goes_on_exactly_where_it_was_interrupted(trained, preset, tmp_
     setup, undisturbed = trained[preset]
 
     def stop(state):
-        if state["step"] == 50:  # the last checkpoint is of step 40
+        if state["step"] == 30:  # the last checkpoint is of step 24
             raise Stop
 
     with pytest.raises(Stop):
@@ -381,13 +390,13 @@ def test_training_goes_on_exactly_where_it_was_interrupted(trained, preset, tmp_
     seen = []
     again = build(setup) if preset == "paper" else fresh(setup)  # as another process would
     resumed = fit(setup, again, tmp_path, seen.append)
-    assert [s["step"] for s in seen] == list(range(41, 61))
+    assert [s["step"] for s in seen] == list(range(25, 37))
     for network, other in ((resumed.features, undisturbed.features), (resumed.flow, undisturbed.flow)):
         for name, value in network.state_dict().items():
             assert torch.equal(value, other.state_dict()[name]), name
     assert resumed.header["training"]["validation_loss"] == undisturbed.header["training"]["validation_loss"]
     finished = fit(setup, fresh(setup), tmp_path, seen.append)
-    assert len(seen) == 20
+    assert len(seen) == 12
     assert all(torch.equal(v, resumed.flow.state_dict()[k]) for k, v in finished.flow.state_dict().items())
 
 

@@ -1,4 +1,4 @@
-"""Synthetic spectra with varying line lists, computed in processes; every result is kept and
+"""Synthetic spectra with varying line lists, computed here or in processes; every result is kept and
 reused."""
 
 from __future__ import annotations
@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,8 +41,8 @@ class Job:
 
 
 class Syntheses:
-    """Runs jobs in ``processes`` processes; results stay in ``folder``, so that a fit that was stopped
-    resumes."""
+    """Runs jobs, with more than one of ``processes`` in as many; results stay in ``folder``, so that a fit
+    that was stopped resumes."""
 
     def __init__(self, synthesizer: dict[str, Any], windows: dict[str, tuple[float, float]], folder: Path,
                  plugins: Plugins, processes: int, progress: Callable[[str], None]) -> None:  # fmt: skip
@@ -73,20 +73,27 @@ class Syntheses:
                 for job, file in zip(jobs, files, strict=True)
             ]
             (self.folder / _JOBS).write_text(json.dumps(rows))
-            for done, (number, error) in enumerate(
-                spread(_compute, str(self.folder), waiting, self.processes), start=1
-            ):
+            for done, (number, error) in enumerate(self._computed(rows, waiting), start=1):
                 if error is None or error:
                     raise SynthesisError(error or f"a process died on job {number}: is there enough memory?")
                 if done % 10 == 0 or done == len(waiting):
                     self.progress(f"{what}: {done} of {len(waiting)} spectra")
         return [np.load(file) for file in files]
 
+    def _computed(self, rows: list[dict[str, Any]], numbers: list[int]) -> Iterator[tuple[int, str | None]]:
+        """The numbers of jobs as they are done, each with what went wrong, or ""."""
+        if self.processes > 1 and len(numbers) > 1:
+            return spread(_compute_elsewhere, str(self.folder), numbers, self.processes)
+        return ((number, _compute(self.synthesizer, rows[number])) for number in numbers)
 
-def _compute(folder: str, number: int) -> str:
-    """The work of a process: "", or what went wrong."""
-    job = json.loads((Path(folder) / _JOBS).read_text())[number]
-    code = _code(folder)
+
+def _compute_elsewhere(folder: str, number: int) -> str:
+    """The work of a process."""
+    return _compute(_code(folder), json.loads((Path(folder) / _JOBS).read_text())[number])
+
+
+def _compute(code: Turbospectrum, job: dict[str, Any]) -> str:
+    """Compute a spectrum and keep it: "", or what went wrong."""
     try:
         lists = dict(zip(code.arms, map(Path, job["lists"]), strict=True))
         flux = code.with_lines(lists)(np.array([job["labels"]]))[0]
