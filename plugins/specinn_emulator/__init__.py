@@ -1,4 +1,5 @@
-"""A fast, differentiable stand-in for the synthesis code: principal components driven by a small network."""
+"""A fast, differentiable stand-in for the synthesis code: Gaussian processes, or a small network, that drive
+principal components."""
 
 from __future__ import annotations
 
@@ -6,7 +7,8 @@ from pathlib import Path
 
 from specinn.plugins import SynthesizerRecord, hookimpl
 
-BUNDLED = Path(__file__).parent / "weights" / "turbospectrum-lte-gr.safetensors"
+WEIGHTS = Path(__file__).parent / "weights"
+BUNDLED = WEIGHTS / "turbospectrum-lte-gr.safetensors"
 
 
 @hookimpl

@@ -15,7 +15,7 @@ from torch import nn
 
 from specinn.plugins import ModelError, Synthesizer, fitting, load_weights, save_weights, structure
 
-from . import BUNDLED
+from . import BUNDLED, WEIGHTS
 from .header import FORMAT, axes_of, axis_of, physics_of
 from .labels import features
 from .process import ProcessEmulator
@@ -82,7 +82,7 @@ class Emulator(Synthesizer):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], labels: Sequence[str]) -> Any:
-        """With the weights in the file ``path``, by default the bundled ones."""
+        """With the weights in the file ``path``, or bundled ones of this name."""
         settings = structure(dict(config), Settings, "[synthesizer]")
         return cls.load(Path(settings.path) if settings.path else None)
 
@@ -93,9 +93,11 @@ class Emulator(Synthesizer):
 
     @classmethod
     def load(cls, path: Path | None = None, device: str = "cpu") -> Any:
-        """Read weights that :meth:`save` wrote, or those of a ``ProcessEmulator``, which is returned then;
-        without a path the bundled ones."""
-        path = BUNDLED if path is None else Path(path)
+        """Read weights that :meth:`save` wrote, or those of a ``ProcessEmulator``, which is returned then.
+
+        ``path`` may be the name of bundled ones; without it they are those of the bundled network.
+        """
+        path = BUNDLED if path is None else _file_of(path)
         tensors, header = load_weights(path, FORMAT)
         if "windows" in header:
             return ProcessEmulator.of(tensors, header, path).to(device)
@@ -213,6 +215,12 @@ def _packed(basis: torch.Tensor, blocks: Sequence[tuple[slice, slice]]) -> dict[
         out[f"fine.{i}"] = (fine / step).round().to(torch.int8)
         out[f"step.{i}"] = step
     return out
+
+
+def _file_of(path: Path) -> Path:
+    """The file of bundled weights, if this is their name."""
+    bundled = WEIGHTS / f"{path}.safetensors"
+    return bundled if bundled.parent == WEIGHTS and bundled.is_file() else Path(path)
 
 
 def _unpacked(tensors: Mapping[str, torch.Tensor], blocks: Sequence[tuple[slice, slice]]) -> torch.Tensor:

@@ -322,7 +322,7 @@ def draw(emulation: Emulation) -> Figure:
             )
         axes.set(yscale="log", xlim=(wave[0], wave[-1]), ylabel="rms error", title=f"{name} arm")
         if i == 0:
-            axes.legend(ncols=2, loc="upper right")
+            figure.legend(*axes.get_legend_handles_labels(), ncols=2, loc="outside upper right")
         if i == n - 1:
             axes.set_xlabel("wavelength (Å), bins of 10 Å")
     fe_h = emulation.column("fe_h")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tiny_grid
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from specinn_emulator import WEIGHTS
 from specinn_emulator.emulator import Emulator
 from specinn_emulator.process import (
     Process,
@@ -22,6 +25,8 @@ from specinn_emulator.process import (
 from specinn_emulator.training import train
 
 from specinn.errors import ConfigError, ModelError
+from specinn.evaluation.emulation import arm_rows, compare
+from specinn.grids import load
 from specinn.spectra.resample import resampling_operator
 from specinn.testing import check_synthesizer
 from specinn.weights import load_weights, save_weights
@@ -223,6 +228,66 @@ def test_an_incomplete_file_is_an_error(emulator, tmp_path, lost):
     save_weights(path, tensors, header)
     with pytest.raises(ModelError, match="weights do not fit its header"):
         Emulator.load(path)
+
+
+# The one that is shipped -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def held_out():
+    return load([Path(__file__).parents[1] / "data" / "4most-hr-held-out.h5"])
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return Emulator.load(Path("4most-hr"))
+
+
+@pytest.mark.slow
+def test_the_shipped_emulator_on_spectra_that_it_has_not_seen(shipped, held_out):
+    result = compare(shipped, held_out, split="all")
+    assert len(result.flux) == 57 and (result.wavelength.max() > 6790) and (result.wavelength.min() < 3925)
+    rms = {row["arm"]: row for row in arm_rows(result)}
+    assert (
+        rms["blue"]["median"] < 0.0062 and rms["green"]["median"] < 0.0031 and rms["red"]["median"] < 0.0019
+    )
+    assert all(row["p95"] < 0.016 for row in rms.values())
+    assert (result.flux + result.difference).min() > 0
+
+
+def test_the_shipped_emulator_has_the_labels_and_physics_of_its_grid(shipped, held_out):
+    assert shipped.labels == held_out.labels and len(shipped.labels) == 25
+    assert (WEIGHTS / "4most-hr.safetensors").stat().st_size < 24e6
+    inside = (held_out.values >= shipped.bounds[:, 0]) & (held_out.values <= shipped.bounds[:, 1])
+    assert inside.mean() > 0.99
+    for key in ("line_lists", "line_corrections", "atmospheres", "solar_scale"):
+        assert shipped.provenance[key] == held_out.provenance[key], key
+
+
+@pytest.mark.slow
+def test_what_an_element_does_in_the_shipped_emulator_is_where_its_lines_are(shipped):
+    """Lines of Ba II, Eu II, Sr II and Li I, air wavelengths of the NIST database."""
+    sun = {"teff": 5772.0, "logg": 4.44, "vmic": 1.0, "a_li": 1.05}
+    labels = np.array([[sun.get(name, 0.0) for name in shipped.labels]])
+    for name, line in (("ba_fe", 6496.90), ("eu_fe", 4129.72), ("sr_fe", 4215.52), ("a_li", 6707.8)):
+        more = labels.copy()
+        more[0, shipped.labels.index(name)] += 0.5
+        change = (shipped(more) - shipped(labels))[0]
+        near = np.abs(shipped.wavelength - line) < 0.3
+        assert change[near].min() < -0.01, name
+        far = np.abs(shipped.wavelength - line) > 5
+        assert (
+            np.abs(change[far & (shipped.wavelength > line - 60) & (shipped.wavelength < line + 60)]).mean()
+            < 0.002
+        )
+
+
+def test_names_of_bundled_weights_do_not_leave_their_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match="no such model file"):
+        Emulator.load(Path("4most-lr"))
+    with pytest.raises(ModelError, match="no such model file"):
+        Emulator.load(Path("../weights/4most-hr"))
 
 
 # Training ----------------------------------------------------------------------------------------

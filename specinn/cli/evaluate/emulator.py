@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from specinn.evaluation.emulation import Emulation
 
 EXAMPLES = (
-    "specinn evaluate emulator my-emulator.safetensors grid.h5",
+    "specinn evaluate emulator 4most-hr grid.h5",
     "specinn evaluate emulator my-emulator.safetensors grid.h5 --fits 50 -o emulator",
 )
 
@@ -25,7 +25,7 @@ EXAMPLES = (
 def emulator(
     ctx: typer.Context,
     weights: Annotated[
-        str, typer.Argument(metavar="EMULATOR", help="File of weights, or bundled for those shipped.")
+        str, typer.Argument(metavar="EMULATOR", help="File of weights, or the name of bundled ones.")
     ],
     grid: GridFiles,
     output: Annotated[
@@ -52,12 +52,12 @@ def emulator(
     from specinn.evaluation import emulation, tables
     from specinn.grids import load
     from specinn.report.evaluation import folder
-    from specinn.report.reference_stars import write
+    from specinn.report.benchmark_stars import write
 
     if output is not None:
         folder.check(output, overwrite=overwrite)
     plugins = plugins_of(ctx)
-    loaded = plugins.load("synthesizer", synthesizer).load(None if weights == "bundled" else Path(weights))
+    loaded = plugins.load("synthesizer", synthesizer).load(Path(weights))
     spectra = load(grid, plugins=plugins)
     with bar("spectra") as progress:
         result = emulation.compare(loaded, spectra, split=split, progress=progress)
