@@ -22,6 +22,7 @@ __all__ = [
     "RED",
     "SERIES",
     "Figure",
+    "arrange",
     "save",
     "save_as",
     "save_files",
@@ -68,13 +69,18 @@ def style() -> Iterator[None]:
         yield
 
 
+def arrange(figure: matplotlib.figure.Figure) -> None:
+    """Lay a figure out once for all files that it is saved in: else each of them draws it a second time."""
+    figure.draw_without_rendering()
+    with matplotlib.rc_context({"figure.autolayout": False, "figure.constrained_layout.use": False}):
+        figure.set_layout_engine(None)
+
+
 def save(figure: matplotlib.figure.Figure, folder: Path, name: str) -> str:
     """Write ``name.pdf`` and ``name.png``; returns the figure as an SVG element for a page.
 
     Its colours are variables of the page, so that it is legible on a dark background, too.
     """
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # once is enough for three files
     save_files(figure, folder, name)
     drawn = io.StringIO()
     figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None}, dpi=160)
@@ -83,6 +89,7 @@ def save(figure: matplotlib.figure.Figure, folder: Path, name: str) -> str:
 
 def save_files(figure: matplotlib.figure.Figure, folder: Path, name: str) -> None:
     """Write ``name.pdf`` and ``name.png``."""
+    arrange(figure)
     figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None}, facecolor="white")
     figure.savefig(folder / f"{name}.png", dpi=160, facecolor="white")
 

@@ -169,12 +169,11 @@ def _draw(correction: Correction, stars: BenchmarkStars, used: np.ndarray, paths
     """Residuals and fit, as PDF and PNG."""
     from specinn.evaluation import corrections as work
     from specinn.files import replacing
-    from specinn.plotting import style
+    from specinn.plotting import arrange, style
 
     with style():
         figure = work.draw(correction, stars, used)
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # once is enough for two files
+        arrange(figure)
         for path, meta in zip(paths, ({"CreationDate": None}, {}), strict=True):
             with replacing(path) as temporary:
                 figure.savefig(temporary, dpi=200, facecolor="white", metadata=meta)

@@ -50,6 +50,7 @@ def saliency(
     from specinn.evaluation.tables import write
     from specinn.files import check_folder, check_new, replacing
     from specinn.grids import load
+    from specinn.plotting import arrange
 
     names = ("saliency.ecsv", "features.ecsv", "saliency.pdf", "saliency.png")
     if output.exists() and not output.is_dir():
@@ -79,6 +80,7 @@ def saliency(
     ):
         write(table, path, overwrite=overwrite)
     figure = work.draw(result, rows)
+    arrange(figure)
     for path in figures:
         with replacing(path) as temporary:
             figure.savefig(temporary, dpi=200)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from specinn.files import replacing_folder
-from specinn.plotting import save, style
+from specinn.plotting import save_files, style
 from specinn.report.evaluation.folder import FIGURES, TABLES, check
 
 if TYPE_CHECKING:
@@ -35,4 +35,4 @@ def write(
         for name, table in tables.items():
             table.write(temporary / TABLES / f"{name}.ecsv", format="ascii.ecsv")
         for name, draw in figures.items():
-            save(draw(), temporary / FIGURES, name)
+            save_files(draw(), temporary / FIGURES, name)

@@ -396,11 +396,11 @@ def test_lost_stars_in_the_command(specinn: Command, table: Path) -> None:
     lost = "lost.txt,Lost,toy,,5000,4,0,1,validation\n"
     path.write_text(text + lost)
     options = ("evaluate", "robustness", "toy-model", path, "--samples", 20)
-    result = specinn(*options, "-o", "out")
+    result = specinn(*options, "-o", "rows.ecsv")
     assert result.exit_code == 0, result.output
     assert "Lost: " in result.stdout and "lost.txt: no such file" in result.stdout
     assert "60 of 60" in result.stdout and "not counted where they have no values: " in result.stdout
-    assert Table.read("out/tables/robustness.ecsv")["teff"].mask[-60:].all()
+    assert Table.read("rows.ecsv")["teff"].mask[-60:].all()
     path.write_text(HEAD + lost)
     sentence(specinn(*options), "none of the stars gave values", "no such file")
 

@@ -112,17 +112,45 @@ def twin(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     return made("broken_third_party", tmp_path_factory)
 
 
+WRONG = {
+    "epoch": ("epochs = 12", "epoch = 12"),
+    "$.components": ("components = 20", "components = 5000"),
+    "hr11.h5": ("hr10.h5", "hr11.h5"),
+}
+
+
+class Trained(NamedTuple):
+    """A folder with the grid that the bundled emulator makes, and the model that the flow learns from it. In the
+    same process other commands said what there is, and what they make of the recipes that are ``WRONG``."""
+
+    folder: Path
+    listed: Done
+    arms: Done
+    wrong: list[Done]
+
+
 @pytest.fixture(scope="module")
-def trained(third_party: Environment, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the grid that the bundled emulator makes, and the model that the flow learns from it."""
+def trained(third_party: Environment, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("trained")
-    recipe = (third_party.source / "grid.toml").read_text()
-    (folder / "grid.toml").write_text(recipe.replace("n = 400", "n = 220"))
-    (folder / "flow.toml").write_text((third_party.source / "flow.toml").read_text() + TRAIN)
-    commands = [("grid", "make", "grid.toml", "-o", "hr10.h5"), ("train", "flow.toml", "-q")]
-    for done in third_party.one_by_one(folder, commands):
+    grid = (third_party.source / "grid.toml").read_text()
+    (folder / "grid.toml").write_text(grid.replace("n = 400", "n = 220"))
+    recipe = (third_party.source / "flow.toml").read_text() + TRAIN
+    (folder / "flow.toml").write_text(recipe)
+    for i, (old, new) in enumerate(WRONG.values()):
+        (folder / f"wrong-{i}.toml").write_text(recipe.replace(old, new))
+    listed, arms, made, learnt, *wrong = third_party.one_by_one(
+        folder,
+        [
+            ("plugins", "--json"),
+            ("instruments", "giraffe-hr10"),
+            ("grid", "make", "grid.toml", "-o", "hr10.h5"),
+            ("train", "flow.toml", "-q"),
+            *(("train", f"wrong-{i}.toml", "-q") for i in range(len(WRONG))),
+        ],
+    )
+    for done in (made, learnt):
         assert done.returncode == 0, done.stderr
-    return folder
+    return Trained(folder, listed, arms, wrong)
 
 
 def observed(grid: Path, folder: Path) -> Table:
@@ -151,9 +179,8 @@ def observed(grid: Path, folder: Path) -> Table:
     return Table({name: models.column(name)[rows] for name in TRUTH})
 
 
-def test_what_it_offers(third_party: Environment, tmp_path: Path) -> None:
-    listed, arms = third_party.one_by_one(tmp_path, [("plugins", "--json"), ("instruments", "giraffe-hr10")])
-    offers = json.loads(listed.stdout)
+def test_what_it_offers(trained: Trained) -> None:
+    offers = json.loads(trained.listed.stdout)
     offered = {(o["kind"], o["name"]) for o in offers if o["distribution"] == "specinn-giraffe 0.1"}
     assert offered == {
         ("instrument", "giraffe-hr10"),
@@ -161,11 +188,13 @@ def test_what_it_offers(third_party: Environment, tmp_path: Path) -> None:
         ("estimator", "spline-flow"),
         ("correction", "zero-points"),
     }
-    assert "5339" in arms.stdout and "21500" in arms.stdout
+    assert "5339" in trained.arms.stdout and "21500" in trained.arms.stdout
 
 
-def test_it_keeps_the_rules(third_party: Environment, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HR10_GRID", str(trained / "hr10.h5"))
+def test_it_keeps_the_rules(
+    third_party: Environment, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HR10_GRID", str(trained.folder / "hr10.h5"))
     done = third_party.run(
         third_party.source, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "tests"
     )
@@ -173,13 +202,13 @@ def test_it_keeps_the_rules(third_party: Environment, trained: Path, monkeypatch
     assert done.stdout.splitlines()[-1].startswith("5 passed in")
 
 
-def test_from_training_to_catalogue(third_party: Environment, trained: Path, tmp_path: Path) -> None:
-    truth = observed(trained / "hr10.h5", tmp_path)
+def test_from_training_to_catalogue(third_party: Environment, trained: Trained, tmp_path: Path) -> None:
+    truth = observed(trained.folder / "hr10.h5", tmp_path)
     (tmp_path / "zero.toml").write_text("logg_min = 3.5\n[offsets]\nfe_h = 1.0\n")
     files = sorted(tmp_path.glob("star-*.txt"))
     done = third_party.specinn(
-        tmp_path, "run", "-i", "giraffe-hr10", "-m", trained / "flow.safetensors", *files, "-o", "stars.ecsv",
-        "--samples", 256, "--correction", "zero-points:zero.toml",
+        tmp_path, "run", "-i", "giraffe-hr10", "-m", trained.folder / "flow.safetensors", *files,
+        "-o", "stars.ecsv", "--samples", 256, "--correction", "zero-points:zero.toml",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     stars = Table.read(tmp_path / "stars.ecsv")
@@ -194,17 +223,8 @@ def test_from_training_to_catalogue(third_party: Environment, trained: Path, tmp
     np.testing.assert_allclose(stars["fe_h_raw"] - stars["fe_h"], dwarfs.astype(float), atol=1e-4)
 
 
-def test_a_wrong_recipe_is_one_sentence(third_party: Environment, trained: Path) -> None:
-    wrong = {
-        "epoch": ("epochs = 12", "epoch = 12"),
-        "$.components": ("components = 20", "components = 5000"),
-        "hr11.h5": ("hr10.h5", "hr11.h5"),
-    }
-    recipe = (trained / "flow.toml").read_text()
-    for i, (old, new) in enumerate(wrong.values()):
-        (trained / f"wrong-{i}.toml").write_text(recipe.replace(old, new))
-    commands = [("train", f"wrong-{i}.toml", "-q") for i in range(len(wrong))]
-    for word, done in zip(wrong, third_party.one_by_one(trained, commands), strict=True):
+def test_a_wrong_recipe_is_one_sentence(trained: Trained) -> None:
+    for word, done in zip(WRONG, trained.wrong, strict=True):
         (sentence,) = done.stderr.splitlines()
         assert done.returncode == 1 and sentence.startswith("specinn: ") and word in sentence
 
@@ -213,44 +233,10 @@ def culprits(done: Done) -> list[str]:
     return [line for line in done.stderr.splitlines() if "specinn-broken" in line]
 
 
-def test_a_broken_plugin_costs_nothing_else(twin: Environment, tmp_path: Path) -> None:
-    done = twin.specinn(
-        tmp_path, "run", "--instrument", "4most-hr", EXAMPLE, "-o", "a.ecsv", "--samples", 256, "-q"
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    misspelt, unlicensed = culprits(done)
-    assert "plugin 'unlicensed' of specinn-broken 0.1" in unlicensed
-    assert "RuntimeError: no licence for the spline library" in unlicensed
-    assert "plugin 'misspelt'" in misspelt and "specinn_preprocesors" in misspelt
-    (star,) = Table.read(tmp_path / "a.ecsv")
-    assert not star["flag_bad"] and abs(star["teff"] - 5790) < 150
-
-
-def test_what_is_broken_is_listed_with_the_reason(twin: Environment, tmp_path: Path) -> None:
-    listed, failed, as_json = twin.one_by_one(
-        tmp_path, [("plugins",), ("plugins", "--failed"), ("plugins", "--failed", "--json")]
-    )
-    assert listed.returncode == 0 and len(culprits(listed)) == 2
-    assert "4most-hr" in listed.stdout
-    assert (
-        "unlicensed of specinn-broken 0.1: RuntimeError: no licence for the spline library" in failed.stdout
-    )
-    assert "unlicensed.py" in failed.stdout  # with the traceback
-    assert [each["plugin"] for each in json.loads(as_json.stdout)] == ["misspelt", "unlicensed"]
-
-
 def said(done: Done) -> list[str]:
     """Sentences on standard error, but for those of the plugins that do not load."""
     assert "Traceback" not in done.stderr, done.stderr
     return [line for line in done.stderr.splitlines() if "could not be loaded" not in line]
-
-
-def test_choosing_an_instrument_with_a_wrong_toml(twin: Environment, tmp_path: Path) -> None:
-    done = twin.specinn(tmp_path, "run", "-i", "typo", EXAMPLE)
-    (sentence,) = said(done)
-    assert done.returncode == 1
-    assert "typo.toml" in sentence and "$.arms[0].range[1]" in sentence and "'5339'" in sentence
 
 
 BREAKS = {
@@ -262,24 +248,76 @@ BREAKS = {
 }
 
 
-def test_choosing_what_breaks_the_rules(twin: Environment, trained: Path, tmp_path: Path) -> None:
-    """Every kind of failure ends in a sentence that names the part, and leaves no catalogue."""
+class Broken(NamedTuple):
+    """What commands say and leave in a folder, in one process, where the plugins of the twin are broken."""
+
+    folder: Path
+    run: Done
+    listed: list[Done]
+    typo: Done
+    breaks: list[Done]
+
+
+@pytest.fixture(scope="module")
+def broken(twin: Environment, trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Broken:
     from specinn.weights import load_weights, save_weights
 
-    tensors, header = load_weights(trained / "flow.safetensors", "specinn model")
+    folder = tmp_path_factory.mktemp("broken")
+    tensors, header = load_weights(trained.folder / "flow.safetensors", "specinn model")
     header["preprocessing"] = [step for step in header["preprocessing"] if step[0] != "trim-edges"]
-    observed(trained / "hr10.h5", tmp_path)
-    commands = []
+    observed(trained.folder / "hr10.h5", folder)
+    commands: list[tuple[object, ...]] = [
+        ("run", "--instrument", "4most-hr", EXAMPLE, "-o", "a.ecsv", "--samples", 256, "-q"),
+        ("plugins",),
+        ("plugins", "--failed"),
+        ("plugins", "--failed", "--json"),
+        ("run", "-i", "typo", EXAMPLE),
+    ]
     for name in BREAKS:
         estimator = name if name in ("nan", "fewer", "flat") else "nan"
         more = [] if estimator == name else [[name, {}]]
         changed = {**header, "estimator": estimator, "preprocessing": header["preprocessing"] + more}
-        save_weights(tmp_path / f"{name}.safetensors", tensors, changed)
+        save_weights(folder / f"{name}.safetensors", tensors, changed)
         options = ("-m", f"{name}.safetensors", "-o", f"{name}.ecsv", "--rv", 20, "--samples", 32, "-q")
         spectra = ("-i", "uves", "--resolving-power", 21500, "star-00.txt", "star-01.txt")
         commands.append(("run", *options, *spectra))
-    for (name, sentence), done in zip(BREAKS.items(), twin.one_by_one(tmp_path, commands), strict=True):
+    run, *listed, typo = (done := twin.one_by_one(folder, commands))[:5]
+    return Broken(folder, run, listed, typo, done[5:])
+
+
+def test_a_broken_plugin_costs_nothing_else(broken: Broken) -> None:
+    done = broken.run
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    misspelt, unlicensed = culprits(done)
+    assert "plugin 'unlicensed' of specinn-broken 0.1" in unlicensed
+    assert "RuntimeError: no licence for the spline library" in unlicensed
+    assert "plugin 'misspelt'" in misspelt and "specinn_preprocesors" in misspelt
+    (star,) = Table.read(broken.folder / "a.ecsv")
+    assert not star["flag_bad"] and abs(star["teff"] - 5790) < 150
+
+
+def test_what_is_broken_is_listed_with_the_reason(broken: Broken) -> None:
+    listed, failed, as_json = broken.listed
+    assert listed.returncode == 0 and len(culprits(listed)) == 2
+    assert "4most-hr" in listed.stdout
+    assert (
+        "unlicensed of specinn-broken 0.1: RuntimeError: no licence for the spline library" in failed.stdout
+    )
+    assert "unlicensed.py" in failed.stdout  # with the traceback
+    assert [each["plugin"] for each in json.loads(as_json.stdout)] == ["misspelt", "unlicensed"]
+
+
+def test_choosing_an_instrument_with_a_wrong_toml(broken: Broken) -> None:
+    (sentence,) = said(broken.typo)
+    assert broken.typo.returncode == 1
+    assert "typo.toml" in sentence and "$.arms[0].range[1]" in sentence and "'5339'" in sentence
+
+
+def test_choosing_what_breaks_the_rules(broken: Broken) -> None:
+    """Every kind of failure ends in a sentence that names the part, and leaves no catalogue."""
+    for (name, sentence), done in zip(BREAKS.items(), broken.breaks, strict=True):
         assert done.returncode == 1, name
         assert any(sentence in line for line in said(done)), (name, done.stderr)
         # a catalogue without a single value would stand in the way of the corrected command
-        assert not (tmp_path / f"{name}.ecsv").exists(), name
+        assert not (broken.folder / f"{name}.ecsv").exists(), name

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from astropy.table import Table
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from typer.testing import CliRunner, Result
@@ -163,6 +163,7 @@ def test_what_is_not_determined_is_named_in_short() -> None:
 
 
 @given(hnp.arrays(np.float64, st.integers(1, 40), elements=st.floats(-5, 5) | st.just(np.nan)))
+@settings(max_examples=50)
 def test_fluxes_survive_packing(values: np.ndarray) -> None:
     result = embed.packed(values)
     numbers = np.frombuffer(base64.b64decode(result["data"]), "<u2").astype(float)

@@ -135,6 +135,7 @@ def test_the_setting():
         Settings(enhancement="yes")
 
 
+@pytest.mark.slow
 def test_what_the_code_makes_of_it(installed):
     """The green lines of an enhanced giant become deeper, as on Castelli and Kurucz' own structure
     (benchmarks/alpha_atmospheres.py); solar ratios are untouched."""

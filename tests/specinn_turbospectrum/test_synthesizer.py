@@ -21,7 +21,7 @@ import attrs
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from specinn_turbospectrum import abundances, linelists, patches, setup
 from specinn_turbospectrum.atmospheres import (
@@ -263,6 +263,7 @@ def test_interpolation_is_continuous_and_bridges_one_missing_model(models):
     place=st.floats(0.0, 1.0),
     data=st.data(),
 )
+@settings(max_examples=60)
 def test_blended_parabolas(nodes, place, data):
     n_left = data.draw(st.integers(max(1, len(nodes) - 2), min(2, len(nodes) - 1)))
     x = nodes[n_left - 1] + place * (nodes[n_left] - nodes[n_left - 1])
@@ -816,6 +817,7 @@ def test_doctor_finds_what_is_broken(specinn):
 # The code itself ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_departures_from_lte_in_the_sun(installed, shared, tmp_path):
     data = shared / "data" / "nlte"
     calcium = read_departures("Ca", data / "atom.ca105b", data / "NLTEgrid_Ca_Sun.ascii")
@@ -835,6 +837,7 @@ def test_departures_from_lte_in_the_sun(installed, shared, tmp_path):
         synthesise(installed, attrs.evolve(sun, atmosphere=other), [window], tmp_path)
 
 
+@pytest.mark.slow
 def test_a_mismatch_that_only_the_code_sees(installed, shared, tmp_path):
     """Depths that are as many and others: bsyn_lu stops with status 0, and that is an error here."""
     data = shared / "data" / "nlte"
@@ -846,6 +849,7 @@ def test_a_mismatch_that_only_the_code_sees(installed, shared, tmp_path):
         synthesise(installed, sun, [Window(6161.0, 6163.0, 0.02, (tmp_path / "lines",))], tmp_path)
 
 
+@pytest.mark.slow
 def test_interpolated_sun(installed):
     """Without any model at its temperature; fewer layers against all 56."""
     labels = (*abundances.PARAMETERS,)
@@ -860,6 +864,7 @@ def test_interpolated_sun(installed):
     assert abs((fewer(node) - own).mean()) < 3e-4
 
 
+@pytest.mark.slow
 def test_same_spectra_as_the_shared_grid(installed, shared):
     files = sorted((shared / "data" / "grid").glob("*.h5"))
     if not files:

@@ -449,7 +449,11 @@ def test_files_that_change(run: Command, site: Site, tmp_path: Path, monkeypatch
 @pytest.fixture
 def process(site: Site, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     """Starts ``specinn run`` as a process."""
-    preload = ["survey_plugin", "specinn.cli", "specinn.survey", "pyarrow.parquet", "h5py"]
+    preload = [  # most of what a run imports, which takes longer than the run
+        "survey_plugin", "specinn.cli", "specinn.survey.survey", "specinn.inference.run",
+        "specinn.catalogue.formats", "specinn.catalogue.samples", "specinn.simulation.model_spectra",
+        "torch", "pyarrow.parquet", "pandas", "h5py", "astropy.io.votable",
+    ]  # fmt: skip
     with processes(tmp_path, site.path, preload, smallest=SMALL) as start:
         yield lambda *arguments, **given: start(*site.arguments, *arguments, **given)
 
