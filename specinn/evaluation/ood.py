@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import torch
 
     from specinn.grids import Grid
+    from specinn.grids.grid import FluxSource
     from specinn.plugins import Plugins
     from specinn.plugins.interfaces import Estimator
 
@@ -414,14 +415,17 @@ def ood_table(
     return tabulate(table, {key: ("", text) for key, text in COLUMNS.items()}, {"seed": seed, "split": split})
 
 
-def _remembered(flux_of: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
+def _remembered(flux_of: FluxSource) -> FluxSource:
     """The same, with the last answers kept: most kinds are made of the same stars."""
 
     @functools.lru_cache(maxsize=3)
     def read(rows: bytes) -> np.ndarray:
         return flux_of(np.frombuffer(rows, np.int64))
 
-    return lambda rows: read(np.asarray(rows, np.int64).tobytes())
+    def remembered(rows: np.ndarray) -> np.ndarray:
+        return read(np.asarray(rows, np.int64).tobytes())
+
+    return remembered
 
 
 def _scores(result: Result) -> np.ndarray:

@@ -51,8 +51,8 @@ def emulator(
     import specinn
     from specinn.evaluation import emulation, tables
     from specinn.grids import load
-    from specinn.report.evaluation import folder
     from specinn.report.benchmark_stars import write
+    from specinn.report.evaluation import folder
 
     if output is not None:
         folder.check(output, overwrite=overwrite)
