@@ -121,7 +121,7 @@ WRONG = {
 
 class Trained(NamedTuple):
     """A folder with the grid that the bundled emulator makes, and the model that the flow learns from it. In
-    the same process other commands said what there is, and what they make of the recipes that are ``WRONG``."""
+    the same process other commands said what there is, and what they make of recipes that are ``WRONG``."""
 
     folder: Path
     listed: Done
