@@ -269,6 +269,29 @@ def test_a_page_has_the_spectra_of_its_stars(real: Path) -> None:
     assert 0 < star["off"][0] < 10
 
 
+@pytest.fixture(scope="module")
+def informed(real: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the page of one star whose Teff is known from elsewhere."""
+    folder, file = tmp_path_factory.mktemp("informed"), example_files()[0]
+    star = catalogue.read(real / "stars")["id"][0]
+    (folder / "prior.csv").write_text(f"id,teff,teff_err\n{star},5700,80\n")
+    known = ("--prior", folder / "prior.csv")
+    run = call("run", file, *known, "-o", folder / "stars.ecsv", "--save-samples", folder / "s.h5", "-q")
+    assert run.exit_code == 0, run.output
+    page = folder / "page.html"
+    made = call("report", folder / "stars.ecsv", "--samples", folder / "s.h5", "-o", page, file)
+    assert made.exit_code == 0, made.output
+    return folder
+
+
+@pytest.mark.slow
+def test_the_page_says_which_labels_the_samples_have(informed: Path) -> None:
+    data = Page((informed / "page.html").read_text(encoding="utf-8")).json["data"]
+    shown = [column["name"] for column in data["shown"] if column["label"]]
+    assert shown[:4] == ["teff", "teff_informed", "logg", "logg_informed"]
+    assert data["sampled"][:2] == ["teff", "logg"] and not [n for n in data["sampled"] if "informed" in n]
+
+
 @pytest.mark.slow
 def test_samples_are_drawn_again_where_none_were_kept(real: Path) -> None:
     made = call("report", real / "stars", "-o", real / "again.html", "--stars", "dwarf-g", "--overwrite")
@@ -507,6 +530,21 @@ def test_diagrams_and_table_go_together(visit: Visitor, made_up: tuple[Path, Tab
     assert faint == len(chosen)
     page.click("#reset")
     count(page, 120)
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_the_corner_plot_has_the_labels_of_the_samples(visit: Visitor, informed: Path) -> None:
+    page = visit(informed / "page.html")
+    page.click("#table tbody tr:first-child td:nth-child(4)")
+    page.wait_for_selector("#corner .main-svg")
+    page.click("#all-labels")
+    texts = page.evaluate("document.getElementById('corner').layout.annotations.map((a) => a.text)")
+    names = [text for text in texts if not re.fullmatch(r"[−-]?\d*\.?\d+", text)]
+    data = Page((informed / "page.html").read_text(encoding="utf-8")).json["data"]
+    html = {column["name"]: column["html"] for column in data["shown"]}
+    assert names == [html[name] for name in data["sampled"]] and len(names) == 13
+    assert not [name for name in names if "informed" in name]
 
 
 @pytest.mark.browser

@@ -61,12 +61,14 @@ def spectrum(star: Resimulation) -> dict[str, Any]:
 
 
 def arms(simulator: Resimulator) -> dict[str, Any]:
-    """The pixels that the spectra of a page share: name, first pixel and last plus one of each arm."""
+    """What the spectra of a page share: pixels, with name, first pixel and last plus one of each arm, and the
+    labels of the samples, of which a catalogue has more (derived ones, and those with outside knowledge)."""
     instrument = simulator.estimator.instrument
     return {
         "wavelength": text(instrument.wavelength.astype("<f4")),
         "arms": [[name, part.start, part.stop] for name, part in instrument.slices.items()],
         "medium": instrument.medium,
+        "sampled": list(simulator.labels.names),
     }
 
 

@@ -15,6 +15,7 @@ const worst = Array.from(flags, (f) => page.meanings.reduce((w, [bit, , s]) => (
 const namesOf = (f) => page.meanings.filter(([bit]) => f & bit).map(([, name]) => name);
 const words = page.ids.map((id, row) => [id, textOf("path", row), textOf("instrument", row), ...namesOf(flags[row])].join(" ").toLowerCase());
 const labels = page.shown.filter((c) => c.label);
+const sampled = (page.sampled ?? []).map((name) => labels.find((c) => c.name === name)); // in the order of the samples
 const MANY = 400, PER_PAGE = 50, BINS = 32, CELLS = 35, WIDE = BINS / CELLS; // of a panel of the corner plot: cells, and the share that is no gap
 
 // Elements are made with textContent only: names of stars are data, never markup.
@@ -343,7 +344,7 @@ function drawSpectrum() {
     yaxis2: axis(t, "residual (%)", { domain: [0, 0.28], range: [-1.1 * far, 1.1 * far], zeroline: true, zerolinecolor: t.faint }) }), config);
 }
 function drawCorner() {
-  const c = star.corner, t = theme(), n = c.low.length, main = ["teff", "logg", "fe_h", "mg_fe", "vmic", "vbroad"].map((name) => labels.findIndex((l) => l.name === name)).filter((k) => k >= 0 && k < n);
+  const c = star.corner, t = theme(), n = c.low.length, main = ["teff", "logg", "fe_h", "mg_fe", "vmic", "vbroad"].map((name) => sampled.findIndex((c) => c.name === name)).filter((k) => k >= 0);
   const chosen = everyLabel || main.length < 2 ? Array.from({ length: n }, (_, i) => i) : main, m = chosen.length, size = m * CELLS;
   $("all-labels").hidden = main.length === n || main.length < 2;
   const ones = bytes(c.ones), pairs = bytes(c.pairs), together = floats(c.together);
@@ -358,10 +359,10 @@ function drawCorner() {
   const at = (v, i) => (WIDE * (v - c.low[i])) / (c.high[i] - c.low[i]);
   const shapes = [], annotations = [], ticks = [[], []], names = [[], []];
   chosen.forEach((i, q) => {
-    const base = m - 1 - q, d = labels[i].decimals;
+    const base = m - 1 - q, d = sampled[i].decimals;
     const marginal = Array.from(ones.subarray(i * BINS, (i + 1) * BINS), (v) => base + (0.8 * v) / 255);
     traces.push({ x: Array.from(marginal, (_, b) => across(q, b)), y: marginal, mode: "lines", line: { shape: "hvh", color: t.blue, width: 1.5 }, hoverinfo: "skip" });
-    annotations.push({ x: q + 0.46, y: base + 0.93, text: labels[i].html, showarrow: false, font: { size: m > 8 ? 10 : 13 } });
+    annotations.push({ x: q + 0.46, y: base + 0.93, text: sampled[i].html, showarrow: false, font: { size: m > 8 ? 10 : 13 } });
     for (const share of [0.2, 0.8]) {
       const value = c.low[i] + share * (c.high[i] - c.low[i]), text = figure(value, Math.max(d, Math.min(3, Math.ceil(-Math.log10(c.high[i] - c.low[i])) + 1)));
       ticks[0].push(q + WIDE * share); names[0].push(text);
