@@ -217,7 +217,8 @@ def _headers(path: Path, file: Any, size: int) -> Iterator[_Header]:
                 if match is None:
                     if _NO_VALUE.match(card):
                         text = _shown(card[8:].decode("latin-1").strip())
-                        raise so_far.damaged(f"{card[:8].decode().strip()} is followed by {text}, expected =")
+                        name = _shown(card[:8].decode("latin-1").strip())
+                        raise so_far.damaged(f"{name} is followed by {text}, expected =")
                     continue
                 key, value = match[1].decode(), match[2].decode("latin-1").strip(" ")
                 if key == "XTENSION" and match[3].strip():

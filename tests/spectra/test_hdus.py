@@ -101,11 +101,15 @@ def test_damaged_headers_are_one_sentence(make, key, value, message, plugins, tm
         list(readers.read(path, plugins, "fits-image" if make is image else "fits-table"))
 
 
-def test_a_scale_without_an_equals_sign(plugins, tmp_path):
+@pytest.mark.parametrize(
+    ("card", "name"), [(b"BZERO   \xca  0.7", "BZERO"), (b"BZERO  \xd3= 0.7", "BZERO  Ó")]
+)
+def test_a_scale_without_an_equals_sign(plugins, tmp_path, card, name):
     content = image(tmp_path / "whole.fits")
     at = content.index(b"CTYPE1")
-    (tmp_path / "a.fits").write_bytes(content[:at] + b"BZERO   \xca  0.7".ljust(80) + content[at + 80 :])
-    with pytest.raises(ReadError, match=r"HDU 0 is damaged: BZERO is followed by .*0.7.*, expected =: fetch"):
+    (tmp_path / "a.fits").write_bytes(content[:at] + card.ljust(80) + content[at + 80 :])
+    message = rf"HDU 0 is damaged: {name} is followed by .*0.7.*, expected =: fetch"
+    with pytest.raises(ReadError, match=message):
         list(readers.read(tmp_path / "a.fits", plugins))
 
 
