@@ -394,8 +394,10 @@ def infer(
     ------
     ReadError
         If no spectrum at all could be read.
+    ConfigError
+        For invalid arguments; the message names the argument.
     SpecinnError
-        Of another kind for invalid arguments; the message names the argument.
+        Of another kind for what they name: a model, an instrument, a correction that is not there.
 
     Examples
     --------
@@ -468,6 +470,8 @@ def load_model(
     ------
     ModelError
         If there is no such model, its file is damaged, or the device is not available.
+    ConfigError
+        For arguments of another type.
 
     Examples
     --------

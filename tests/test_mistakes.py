@@ -163,6 +163,8 @@ MISTAKES: list[tuple[str, tuple[str, ...], int]] = [
     ("evaluate robustness toy-model lost.csvv", ("lost.csvv: no such file",), 1),
     ("evaluate robustness toy-model columns.csv --snr 20", ("no option --snr",), 2),
     ("evaluate ood toy-model lost.h5", ("lost.h5: no such file or folder",), 1),
+    ("evaluate emulator 4most-hr lost.h5", ("lost.h5: no such file or folder",), 1),
+    ("evaluate emulator 4most-lr lost.h5", ("4most-lr: no such model file",), 1),
     ("evaluate grid toy-modle x.h5", ("did you mean 'toy-model'?",), 1),
     ("evaluate grid toy-model lost.h5", ("lost.h5: no such file or folder",), 1),
     (
