@@ -118,64 +118,30 @@ def table_pieces(
     """The spectra or orders of a table: one of scalar columns, or one for each row of vectors.
 
     ``unit`` is that of the wavelengths, ``units`` are those of all columns, as the header has them."""
-    if data is not None and not isinstance(data, fits.FITS_rec):
-        raise ReadError("the header of a table lies within another one: expected it at the start of an HDU")
-    if data is None or not len(data):
-        raise ReadError("the table of the spectrum has no rows")
-    if columns.unknown or columns.unused:
-        vectors = [n for n in (*columns.unknown, *columns.unused) if _is_per_pixel(data, n, columns)]
-        if vectors:
-            say(
-                f"the columns {', '.join(vectors)} are not understood and left out (docs/files.md "
-                "has the names)"
-            )
-
+    _check_table(data, columns)
     check_flux(data.names[columns.flux], units[columns.flux] if units else None)
     relative = columns.relative
     if units and columns.sigma is not None and relative is None:
         relative = relative_in(data.names[columns.sigma], data.names[columns.flux], units[columns.sigma])
 
     def rows(column: int | None) -> list[np.ndarray] | None:
-        if column is None:
-            return None
-        values = data.field(column)
-        null = data.columns[column].null  # integers have no NaN
-        if null is not None and column not in (*columns.quality, *columns.good):
-            values = np.where(np.asarray(data.field(column)) == null, np.nan, values)
-        if isinstance(values, np.ndarray) and values.dtype != object:
-            if values.dtype.kind not in "biuf":
-                raise ReadError(f"the column {data.names[column]} does not hold numbers")
-            return [np.asarray(values)] if values.ndim == 1 else list(values.reshape(len(values), -1))
-        return [np.ravel(np.asarray(row)) for row in values]  # of variable length
+        return None if column is None else _rows(data, column, columns)
 
     wave, flux = rows(columns.wavelength), rows(columns.flux)
     assert wave is not None and flux is not None
-    if not any(row.size for row in wave):
-        raise ReadError("the table of the spectrum has no rows")
-    if len(wave) != len(flux):
-        raise ReadError(f"there are {len(wave)} rows of wavelengths for {len(flux)} of flux: they must agree")
-    if max(row.size for row in wave) > MOST_PIXELS:
-        raise ReadError(
-            f"{max(row.size for row in wave)} pixels in one spectrum: expected at most {MOST_PIXELS}"
-        )
-    errors = {
-        what: rows(column)
-        for what, column in (("sigma", columns.sigma), ("variance", columns.variance), ("ivar", columns.ivar))
-    }
-    for what, column, power in (
-        ("sigma", columns.sigma, 1.0),
-        ("variance", columns.variance, 2.0),
-        ("ivar", columns.ivar, -2.0),
-    ):
-        each = errors[what]
-        if units and column is not None and each is not None and relative is None:
+    _check_sizes(wave, flux)
+    errors = {}
+    for what, power in (("sigma", 1.0), ("variance", 2.0), ("ivar", -2.0)):
+        column = getattr(columns, what)
+        errors[what] = each = rows(column)
+        if units and each is not None and relative is None:
             factor = of_one_kind(units[column], units[columns.flux], power)
             errors[what] = each if factor == 1.0 else [factor * row for row in each]
     quality = [rows(column) for column in columns.quality if column not in columns.unsure]
     unsure = [rows(column) for column in columns.unsure]
     good = [rows(column) for column in columns.good]
     objects = _objects(data, len(wave), both)
-    order = rows(columns.order) if columns.order is not None else None
+    order = rows(columns.order)
     is_order = (
         order is not None and len(wave) > 1 and len(order) == 1 and len(np.unique(order[0])) == len(wave)
     )
@@ -185,11 +151,6 @@ def table_pieces(
             continue
         if flux[i].size != raw.size:
             raise ReadError(f"flux has {flux[i].size} pixels, wavelength {raw.size}: they must agree")
-        raw = np.asarray(raw, float)
-        angstrom = np.full(raw.shape, np.nan)
-        real = np.isfinite(raw) & (raw > 0)
-        with np.errstate(over="ignore"):
-            angstrom[real] = from_logarithm(raw[real]) if columns.logarithm else to_angstrom(raw[real], unit)
         f, s, m = pixels(
             flux[i],
             quality=[q[i] for q in quality if q is not None],
@@ -198,8 +159,53 @@ def table_pieces(
             relative=relative,
             **{what: None if values is None else values[i] for what, values in errors.items()},
         )
+        angstrom = _in_angstrom(np.asarray(raw, float), unit, logarithm=columns.logarithm)
         pieces.append(Piece(angstrom, f, s, m, both, name, objects[i], is_order))
     return pieces
+
+
+def _check_table(data: Any, columns: Columns) -> None:
+    """Refuse what is no table of pixels, and say which of its columns are not understood."""
+    if data is not None and not isinstance(data, fits.FITS_rec):
+        raise ReadError("the header of a table lies within another one: expected it at the start of an HDU")
+    if data is None or not len(data):
+        raise ReadError("the table of the spectrum has no rows")
+    vectors = [n for n in (*columns.unknown, *columns.unused) if _is_per_pixel(data, n, columns)]
+    if vectors:
+        names = ", ".join(vectors)
+        say(f"the columns {names} are not understood and left out (docs/files.md has the names)")
+
+
+def _check_sizes(wave: Sequence[np.ndarray], flux: Sequence[np.ndarray]) -> None:
+    longest = max((row.size for row in wave), default=0)
+    if not longest:
+        raise ReadError("the table of the spectrum has no rows")
+    if len(wave) != len(flux):
+        raise ReadError(f"there are {len(wave)} rows of wavelengths for {len(flux)} of flux: they must agree")
+    if longest > MOST_PIXELS:
+        raise ReadError(f"{longest} pixels in one spectrum: expected at most {MOST_PIXELS}")
+
+
+def _rows(data: Any, column: int, columns: Columns) -> list[np.ndarray]:
+    """A column of numbers, an array for each spectrum or order: one of a column of scalars."""
+    values = data.field(column)
+    null = data.columns[column].null  # integers have no NaN
+    if null is not None and column not in (*columns.quality, *columns.good):
+        values = np.where(np.asarray(data.field(column)) == null, np.nan, values)
+    if isinstance(values, np.ndarray) and values.dtype != object:
+        if values.dtype.kind not in "biuf":
+            raise ReadError(f"the column {data.names[column]} does not hold numbers")
+        return [np.asarray(values)] if values.ndim == 1 else list(values.reshape(len(values), -1))
+    return [np.ravel(np.asarray(row)) for row in values]  # of variable length
+
+
+def _in_angstrom(raw: np.ndarray, unit: str | None, *, logarithm: bool) -> np.ndarray:
+    """Wavelengths in Angstrom; NaN for those that are no positive numbers."""
+    angstrom = np.full(raw.shape, np.nan)
+    real = np.isfinite(raw) & (raw > 0)
+    with np.errstate(over="ignore"):
+        angstrom[real] = from_logarithm(raw[real]) if logarithm else to_angstrom(raw[real], unit)
+    return angstrom
 
 
 def _is_per_pixel(data: Any, name: str, columns: Columns) -> bool:

@@ -78,7 +78,7 @@ def fit_correction(
     import attrs
 
     from specinn import models
-    from specinn.cli._console import bar, echo, plugins_of, print_json
+    from specinn.cli._console import bar, plugins_of, print_json
     from specinn.evaluation import corrections as work
     from specinn.evaluation.stars import read_benchmarks
     from specinn.files import check_new, check_output
@@ -96,14 +96,9 @@ def fit_correction(
     pairs, strange = work.pair(table, spectra or [], plugins)
     with bar("spectra") as progress:
         rows, stars, lost = work.infer(
-            estimator,
-            pairs,
-            plugins,
-            degrade_snr=degrade_snr,
-            n_samples=samples,
-            seed=seed,
+            estimator, pairs, plugins, degrade_snr=degrade_snr, n_samples=samples, seed=seed,
             progress=progress,
-        )
+        )  # fmt: skip
     stars = attrs.evolve(
         stars,
         literature={k: v for k, v in stars.literature.items() if not label or k in label},
@@ -116,9 +111,7 @@ def fit_correction(
     reasons = _reasons(why | lost, table, pairs)
     left_out = [f"{', '.join(names)} ({reason})" for reason, names in reasons.items()]
     if not as_json:
-        for words, of in (("left out", left_out), ("matching no star of the table", [", ".join(strange)])):
-            for text in filter(None, of):
-                _say(f"{words}: {text}")
+        _say_who_is_missing(left_out, strange)
     how = f"{benchmarks.name}, inferred [Fe/H] from {fe_h_min:g} on"
     how += f", S/N {degrade_snr:g} per Angstrom" if degrade_snr is not None else ""
     how += f"; {chosen_model.name}, {samples} samples, seed {seed}, specinn {__version__}"
@@ -134,12 +127,32 @@ def fit_correction(
              "sha256": chosen_model.sha256(), "terms": _terms(correction), "tested": _tested(tested),
              "seen": seen, "left_out": reasons, "strange": strange, "verdict": work.verdict(tested)}
         )  # fmt: skip
-        return
-    _show(correction, tested, stars[used])
-    _say(work.verdict(tested))
+    else:
+        _tell(correction, tested, stars[used], seen, (output, *figures))
+
+
+def _say_who_is_missing(left_out: Sequence[str], strange: Sequence[str]) -> None:
+    for words, of in (("left out", left_out), ("matching no star of the table", [", ".join(strange)])):
+        for text in filter(None, of):
+            _say(f"{words}: {text}")
+
+
+def _tell(
+    correction: Correction,
+    tested: Mapping[str, LeaveOneOut],
+    stars: BenchmarkStars,
+    seen: Sequence[str],
+    paths: Sequence[Path],
+) -> None:
+    """The fit, whether it helps, and where it was written."""
+    from specinn.cli._console import echo
+    from specinn.evaluation.corrections import verdict
+
+    _show(correction, tested, stars)
+    _say(verdict(tested))
     if seen:
         _say(f"in the fit but not counted here, because the training has seen them: {', '.join(seen)}")
-    for path in (output, *figures):
+    for path in paths:
         echo(path)
 
 

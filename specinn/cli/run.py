@@ -141,8 +141,7 @@ def run(
         check=check or (), prior=prior, prior_radius=prior_radius,
     )  # fmt: skip
     if not survey.check(output, save_samples, resume=resume, overwrite=overwrite):
-        _say_that_all_is_done(output, save_samples, as_json)
-        return
+        return _say_that_all_is_done(output, save_samples, as_json)
     if keep_samples is not None and save_samples is None:
         raise ConfigError("--keep-samples thins what --save-samples FILE.h5 writes: give both")
     check_cluster(scheduler, cluster)
@@ -150,15 +149,14 @@ def run(
     items = _items(files, plugins, format, recursive, group_by)
     job = prepare(plugins, options, keep_samples=save_samples is not None)
     keep = min(keep_samples or samples, samples) if save_samples is not None else 0
-    labels = job.pipeline.estimator.labels
     if keep and not quiet:
-        note(_size_of_samples(keep, samples, len(labels), len(items)))
+        note(_size_of_samples(keep, samples, len(job.pipeline.estimator.labels), len(items)))
     with Watch(quiet, resume="the same command with --resume continues") as watch:
         outcome = survey.survey(
             job, items, output, options, plugins, watch, save_samples=save_samples, keep=keep, resume=resume,
             overwrite=overwrite, workers=workers, scheduler=scheduler, cluster=cluster, show=_SHOWN,
         )  # fmt: skip
-    _tell(outcome, labels, output, save_samples, as_json, quiet)
+    _tell(outcome, job.pipeline.estimator.labels, output, save_samples, as_json, quiet)
 
 
 def _items(
