@@ -93,9 +93,12 @@ class Prior:
 
     Stellar parameters come from one model of the grid's training split, abundances from another (they were
     drawn independently), both blurred by ``blur`` standard deviations of the grid; values outside the
-    grid's bounds are drawn again. vbroad is log-uniform in ``vbroad`` km/s.
+    grid's bounds are drawn again. With ``recipe``, the TOML that a grid is made from, they are drawn from its
+    prior instead, within the bounds of the emulator: then no model need be in the grid but those of the
+    validation. vbroad is log-uniform in ``vbroad`` km/s.
     """
 
+    recipe: str = ""
     blur: float = 0.1
     vbroad: tuple[float, float] = (0.5, 100.0)
 

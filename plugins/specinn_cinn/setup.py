@@ -12,8 +12,10 @@ import numpy as np
 import torch
 
 from specinn.config import structure
-from specinn.errors import ConfigError
+from specinn.errors import ConfigError, GridError
 from specinn.grids import Grid, load
+from specinn.grids.priors import draw
+from specinn.grids.recipe import Recipe
 from specinn.instruments import Instrument
 from specinn.labels import LabelSet, make_label
 from specinn.plugins import Plugins, Templates
@@ -24,6 +26,8 @@ from .model_errors import Residual, broaden, measure
 from .physics_errors import EmulatorErrors, MeasuredErrors, PhysicsErrors
 from .recipe import BACKWARD, FORMER, Config, Masking, architecture
 from .simulator import TrainingSimulator
+
+_DRAWS = 1 << 15  # of the prior of a recipe
 
 
 @attrs.define(eq=False)
@@ -69,7 +73,8 @@ def prepare(config: Mapping[str, Any], plugins: Plugins | None = None) -> Setup:
     model_grid = ModelGrid.of(instrument, emulator.wavelength, emulator.arms)
     to_model_grid = model_grid.operator(emulator.wavelength, emulator.arms, emulator.resolving_power)
     fast = emulator.resampled(model_grid.wavelength, dict(model_grid.arms), to_model_grid).to(settings.device)
-    templates = make_templates(grid, fast, model_grid, instrument)
+    drawn = _values(settings, grid, emulator)
+    templates = make_templates(drawn, grid.labels, fast, model_grid, instrument)
     residuals = [
         measure(
             star,
@@ -89,13 +94,13 @@ def prepare(config: Mapping[str, Any], plugins: Plugins | None = None) -> Setup:
         settings,
         grid,
         instrument,
-        _labels(settings, grid),
+        _labels(settings, grid.labels, drawn if settings.prior.recipe else grid.values),
         model_grid,
         fast,
         templates,
         residuals,
         usable_pixels(instrument, observer.inside, model_grid, residuals, settings.masking),
-        _simulator(settings, grid, operator, fast, observer, model_grid, residuals),
+        _simulator(settings, grid, drawn, operator, fast, observer, model_grid, residuals),
         operator,
     )
 
@@ -119,9 +124,32 @@ def _settings(config: Mapping[str, Any]) -> Config:
     return settings
 
 
-def _labels(settings: Config, grid: Grid) -> LabelSet:
-    """The labels to infer, within the bounds of the grid."""
-    bounds = {n: (grid.column(n).min(), grid.column(n).max()) for n in settings.labels if n != "vbroad"}
+def _values(settings: Config, grid: Grid, emulator: Any) -> np.ndarray:
+    """Labels ``(n, n_grid_labels)`` that training spectra may have: of the training split, or of a recipe."""
+    path = settings.prior.recipe
+    if not path:
+        return np.asarray(grid.values[grid.split("train")])
+    if settings.real_fraction:
+        raise ConfigError(
+            f"$.real_fraction is {settings.real_fraction:g}: expected 0 with $.prior.recipe, whose models "
+            "are in no grid"
+        )
+    columns = draw(Recipe.read(path).prior, _DRAWS, seed=settings.schedule.seed)
+    if absent := [name for name in grid.labels if name not in columns]:
+        raise ConfigError(
+            f"{path} draws no {', '.join(absent)}, which the grid has: name the recipe of the grid"
+        )
+    values = np.stack([columns[name] for name in grid.labels], axis=1)
+    low, high = np.asarray(emulator.bounds).T
+    return np.asarray(values[((values >= low) & (values <= high)).all(axis=1)])
+
+
+def _labels(settings: Config, names: tuple[str, ...], values: np.ndarray) -> LabelSet:
+    """The labels to infer, within the bounds of ``values``."""
+    of = dict(zip(names, values.T, strict=True))
+    if unknown := [name for name in settings.labels if name != "vbroad" and name not in of]:
+        raise GridError(f"the grid has no label {', '.join(map(repr, unknown))}; it has {', '.join(names)}")
+    bounds = {n: (of[n].min(), of[n].max()) for n in settings.labels if n != "vbroad"}
     bounds["vbroad"] = settings.prior.vbroad
     return LabelSet(tuple(make_label(n, (float(bounds[n][0]), float(bounds[n][1]))) for n in settings.labels))
 
@@ -129,6 +157,7 @@ def _labels(settings: Config, grid: Grid) -> LabelSet:
 def _simulator(
     settings: Config,
     grid: Grid,
+    drawn: np.ndarray,
     operator: Any,
     emulator: Any,
     observer: Observer,
@@ -140,7 +169,7 @@ def _simulator(
     errors = PhysicsErrors(
         settings.physics,
         grid.labels,
-        torch.as_tensor(grid.values[rows], dtype=torch.float32, device=device),
+        torch.as_tensor(drawn, dtype=torch.float32, device=device),
         emulator,
         model_grid,
         _measured_errors(settings, model_grid, residuals) if residuals else None,
@@ -155,6 +184,7 @@ def _simulator(
         settings.continuum,
         spectra=_spectra(grid, operator, rows).to(device) if settings.real_fraction else None,
         real_fraction=settings.real_fraction,
+        jointly=bool(settings.prior.recipe),
         device=device,
     )
 
@@ -168,15 +198,16 @@ def _emulator_errors(grid: Grid, operator: Any, emulator: Any, device: str) -> E
     return EmulatorErrors(residual.to(device), values[:, :3].to(device))
 
 
-def make_templates(grid: Grid, emulator: Any, model_grid: ModelGrid, instrument: Instrument) -> Templates:
+def make_templates(
+    drawn: np.ndarray, names: tuple[str, ...], emulator: Any, model_grid: ModelGrid, instrument: Instrument
+) -> Templates:
     """Emulated spectra of training labels over Teff and [Fe/H], at the instrument's resolving power."""
-    rows = grid.split("train")
-    teff, fe_h = grid.column("teff")[rows], grid.column("fe_h")[rows]
+    teff, fe_h = drawn[:, names.index("teff")], drawn[:, names.index("fe_h")]
     chosen = []
     for t in (3900, 4300, 4800, 5300, 5800, 6300, 6800, 7100):
         for m in (-2.5, -1.2, 0.0):
-            chosen.append(rows[np.argmin(((teff - t) / 200) ** 2 + ((fe_h - m) / 0.2) ** 2)])
-    values = torch.as_tensor(grid.values[chosen], dtype=torch.float32)
+            chosen.append(np.argmin(((teff - t) / 200) ** 2 + ((fe_h - m) / 0.2) ** 2))
+    values = torch.as_tensor(drawn[chosen], dtype=torch.float32)
     with torch.no_grad():
         flux = emulator.to("cpu")(values)
         # rest of the way to the instrument's resolving power, and the broadening of a typical star

@@ -18,7 +18,8 @@ class TrainingSimulator:
     """Draws batches of (normalised flux, sigma, mask, whether synthetic, physical labels).
 
     Grid, emulator and errors of the physics are those of ``errors``; a share ``real_fraction`` of spectra is
-    not emulated but taken from ``spectra (n_models, n_model)``.
+    not emulated but taken from ``spectra (n_models, n_model)``. Labels of ``errors`` that were drawn
+    ``jointly`` from a prior are taken as they are.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class TrainingSimulator:
         *,
         spectra: torch.Tensor | None = None,
         real_fraction: float = 0.0,
+        jointly: bool = False,
         device: str = "cpu",
     ) -> None:
         self.names, self.grid_names, self.device = names, errors.grid_names, device
@@ -45,10 +47,13 @@ class TrainingSimulator:
         self.continuum = ContinuumFit(observer.wavelength, observer.instrument.slices, continuum, device)
         self.outside = ~torch.as_tensor(observer.inside, device=device)
         self.spectra, self.real_fraction = spectra, real_fraction
+        self.jointly = jointly
 
     def labels(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Grid labels ``(n, n_grid_labels)`` and vbroad ``(n,)``, physical."""
         stars = self._rows(n, generator)
+        if self.jointly:
+            return self.values[stars], self.vbroad(n, generator)
         others = self._rows(n, generator)
         values = torch.where(self.parameters, self.values[stars], self.values[others])
         out = values.clone()

@@ -457,6 +457,61 @@ def test_training_may_start_from_a_trained_model(trained, recipe, plugins, tmp_p
         train({**config, "start": "none.safetensors"}, tmp_path / "none")
 
 
+PRIOR = """
+[grid]
+n = 10
+[[prior]]
+labels = ["fe_h"]
+uniform = [-2.0, 0.4]
+[[prior]]
+labels = ["mg_fe"]
+normal = [0.0, 0.001]
+bounds = [-0.3, 0.3]
+trend = { label = "fe_h", points = [[-1.0, 0.25], [0.4, 0.0]] }
+[[prior]]
+labels = ["teff"]
+uniform = [5000, 6000]
+[[prior]]
+labels = ["logg"]
+uniform = [2.1, 4.9]
+[[prior]]
+labels = ["vmic"]
+uniform = [0.9, 1.9]
+[[prior]]
+labels = ["a_li"]
+uniform = [0.1, 2.9]
+[synthesizer]
+kind = "turbospectrum"
+"""
+
+
+@pytest.mark.slow
+def test_labels_may_be_drawn_from_the_prior_of_a_recipe(recipe, plugins, tmp_path):
+    path = tmp_path / "grid.toml"
+    path.write_text(PRIOR)
+    setup = prepare(recipe(prior={"recipe": str(path)}, real_fraction=0.0), plugins)
+    values, _ = setup.simulator.labels(4000, torch.Generator().manual_seed(0))
+    of = dict(zip(tiny_grid.LABELS, values.T.numpy(), strict=True))
+    assert 5000 < of["teff"].min() < 5020 and 5980 < of["teff"].max() < 6000  # narrower than the grid
+    assert of["fe_h"].min() > -1.0  # where the emulator ends
+    assert of["mg_fe"] == pytest.approx(0.25 * (0.4 - of["fe_h"]) / 1.4, abs=0.006)  # drawn jointly
+    assert setup.labels["teff"].bounds[0] == pytest.approx(5000, abs=2)
+    assert len(setup.simulator(4, 1, torch.Generator().manual_seed(0))[0]) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("cut", "changes", "words"),
+    [("", {"real_fraction": 0.1}, r"\$\.real_fraction is 0\.1: expected 0 with"),
+     ('[[prior]]\nlabels = ["vmic"]\nuniform = [0.9, 1.9]\n', {}, "draws no vmic, which the grid has")],
+)  # fmt: skip
+def test_a_recipe_that_does_not_suit_the_grid_is_refused(recipe, plugins, tmp_path, cut, changes, words):
+    path = tmp_path / "grid.toml"
+    path.write_text(PRIOR.replace(cut, ""))
+    with pytest.raises(ConfigError, match=words):
+        prepare(recipe(prior={"recipe": str(path)}, **{"real_fraction": 0.0, **changes}), plugins)
+
+
 @pytest.mark.slow
 def test_departures_grow_as_metals_get_rare(setup):
     errors = setup.simulator.errors
