@@ -1,9 +1,9 @@
-"""Makes the pictures of the README and of the first page of the documentation, with the bundled model.
+"""Makes the pictures of the README and of the documentation, with what is bundled.
 
-``python tools/make_pictures.py docs/pictures`` writes them anew, to be done when the model or a figure
-changes: lines of three example spectra with their model spectra, the posterior of one of them, and the page
-of a catalogue of a simulated survey (where there is a Chromium, which takes the picture). Each is below 60
-kB.
+``python tools/make_pictures.py docs/pictures`` writes them anew, to be done when the model, an emulator or a
+figure changes: lines of three example spectra with their model spectra, the posterior of one of them, the
+errors of the emulator of three arms, and the page of a catalogue of a simulated survey (where there is a
+Chromium, which takes the picture). Each is below 60 kB.
 """
 
 from __future__ import annotations
@@ -21,17 +21,20 @@ from PIL import Image
 import specinn
 from specinn import plotting
 from specinn.cli import main
+from specinn.evaluation import emulation
+from specinn.grids import load
 from specinn.plugins import Plugins
 from specinn.resimulation import figures
 from specinn.simulation.mock_survey import SimulatedSurvey
 
 LIMIT = 60_000  # bytes of a picture
 STARS = ("dwarf-g", "giant-clump", "giant-metal-poor")
+HELD_OUT = Path(__file__).parents[1] / "tests" / "data" / "4most-hr-held-out.h5"
 SURVEY = 120  # stars of the catalogue of which the page is shown
 
 
 def make(folder: Path) -> None:
-    """Write ``spectrum.webp``, ``posterior.webp`` and ``catalogue.webp`` into ``folder``."""
+    """Write ``spectrum``, ``posterior``, ``emulator`` and ``catalogue.webp`` into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     files = [path for path in specinn.example_files() if path.stem in STARS]
     result = specinn.infer(files, samples=2048)
@@ -40,6 +43,9 @@ def make(folder: Path) -> None:
         _save(_drawn(figures.examples(stars), 130), folder / "spectrum.webp")
         labels = ("teff", "logg", "fe_h", "mg_fe")
         _save(_drawn(result.posterior.corner("giant-clump", labels), 90), folder / "posterior.webp")
+        emulator = Plugins().load("synthesizer", "emulator").load(Path("4most-hr"))
+        held_out = emulation.compare(emulator, load([HELD_OUT]), split="all")
+        _save(_drawn(emulation.draw(held_out), 110), folder / "emulator.webp")
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:
         print("there is no Chromium: the picture of the page is left as it is", file=sys.stderr)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from specinn.config import structure
-from specinn.errors import ConfigError, GridError
+from specinn.errors import ConfigError
 from specinn.grids import Grid, load
 from specinn.grids.priors import draw
 from specinn.grids.recipe import Recipe
@@ -94,7 +94,7 @@ def prepare(config: Mapping[str, Any], plugins: Plugins | None = None) -> Setup:
         settings,
         grid,
         instrument,
-        _labels(settings, grid.labels, drawn if settings.prior.recipe else grid.values),
+        _labels(settings, grid, drawn if settings.prior.recipe else grid.values),
         model_grid,
         fast,
         templates,
@@ -144,13 +144,14 @@ def _values(settings: Config, grid: Grid, emulator: Any) -> np.ndarray:
     return np.asarray(values[((values >= low) & (values <= high)).all(axis=1)])
 
 
-def _labels(settings: Config, names: tuple[str, ...], values: np.ndarray) -> LabelSet:
-    """The labels to infer, within the bounds of ``values``."""
-    of = dict(zip(names, values.T, strict=True))
-    if unknown := [name for name in settings.labels if name != "vbroad" and name not in of]:
-        raise GridError(f"the grid has no label {', '.join(map(repr, unknown))}; it has {', '.join(names)}")
-    bounds = {n: (of[n].min(), of[n].max()) for n in settings.labels if n != "vbroad"}
-    bounds["vbroad"] = settings.prior.vbroad
+def _labels(settings: Config, grid: Grid, values: np.ndarray) -> LabelSet:
+    """The labels to infer, within the bounds of ``values (n, n_grid_labels)``."""
+    bounds = {"vbroad": settings.prior.vbroad}
+    for name in settings.labels:
+        if name != "vbroad":
+            grid.column(name)  # says which there are
+            column = values[:, grid.labels.index(name)]
+            bounds[name] = (column.min(), column.max())
     return LabelSet(tuple(make_label(n, (float(bounds[n][0]), float(bounds[n][1]))) for n in settings.labels))
 
 

@@ -16,7 +16,7 @@ def specinn_synthesizers() -> list[SynthesizerRecord]:
     return [
         SynthesizerRecord(
             name="emulator",
-            summary="neural emulator of a grid (green and red 4MOST HR arms, R = 60 000)",
+            summary="emulators of grids (4MOST HR arms), of processes in windows or of a network",
             factory="specinn_emulator.emulator:Emulator",
             trainer="specinn_emulator.training:train",
         )

@@ -14,7 +14,7 @@ A plain network needs far more spectra than a grid has, since it must learn what
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import pairwise
+from itertools import combinations_with_replacement, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -104,18 +104,20 @@ def _free_atoms(
 
 def with_products(x: torch.Tensor, names: tuple[str, ...]) -> torch.Tensor:
     """Standardised inputs ``(n, n_inputs)``, then the products of each two of those of the atmosphere."""
-    own = [names.index(name) for name in _PARAMETERS if name in names]
-    products = [x[:, i] * x[:, j] for k, i in enumerate(own) for j in own[k:]]
+    products = [x[:, i] * x[:, j] for i, j in _pairs(names)]
     return torch.cat([x, torch.stack(products, dim=1)], dim=1)
+
+
+def _pairs(names: tuple[str, ...]) -> list[tuple[int, int]]:
+    return list(combinations_with_replacement([names.index(n) for n in _PARAMETERS if n in names], 2))
 
 
 def elements_of(names: tuple[str, ...], n_inputs: int) -> torch.Tensor:
     """1 for those of ``n_inputs`` columns of :func:`with_products` that are abundances, else 0."""
-    n_products = sum(name in names for name in _PARAMETERS)
-    n_products = n_products * (n_products + 1) // 2
+    pairs = _pairs(names)
     out = torch.ones(n_inputs, dtype=torch.float64)
-    out[[i for i, name in enumerate(names) if name in _PARAMETERS]] = 0.0
-    out[n_inputs - n_products :] = 0.0
+    out[[i for i, j in pairs if i == j]] = 0.0
+    out[n_inputs - len(pairs) :] = 0.0
     return out
 
 

@@ -14,7 +14,7 @@ import attrs
 import numpy as np
 
 from specinn.errors import ConfigError, GridError
-from specinn.plotting import BLUE, FAINT, INK, RED, SERIES
+from specinn.evaluation.metrics import OF_GAUSSIAN
 from specinn.spectra.resample import pixel_widths, resampling_operator
 
 if TYPE_CHECKING:
@@ -38,11 +38,10 @@ __all__ = [
 Emulate = Callable[[Any], Any]  # flux (n_stars, n_pix) of labels (n_stars, n_labels)
 
 RESOLVING_POWER = 20_000.0
-_BIN = 50.0  # Angstrom
+_BIN, _FINE_BIN = 50.0, 10.0  # Angstrom, of metrics and of the figure
 _TEFF = (3500, 4000, 4500, 5000, 5500, 6000, 6500, 7501)
 _FE_H = (-3.21, -2.0, -1.0, -0.5, 0.0, 0.56)
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
-_OF_GAUSSIAN = 0.6745  # median of |x| of a standard normal
 _STEP = 2e-3  # of a central difference, in units of a label's range
 _ITERATIONS = 8
 _HALVINGS = 4
@@ -188,21 +187,19 @@ def metrics(emulation: Emulation) -> dict[str, Any]:
         "by_fe_h": binned(emulation.column("fe_h"), _FE_H),
         "by_wavelength": [
             {"from": low, "to": low + _BIN, "rms": float(np.sqrt(np.square(values).mean()))}
-            for low, values in _bins(emulation, _BIN)
+            for arm in emulation.arms
+            for low, values in _bins(emulation, arm, _BIN)
         ],
     }
 
 
-def _bins(emulation: Emulation, width: float) -> list[tuple[float, np.ndarray]]:
-    """Lower edges of bins of ``width`` Angstrom, and the differences ``(n_stars, n)`` there."""
-    out = []
-    for arm in emulation.arms.values():
-        wave = emulation.wavelength[arm]
-        for low in np.arange(np.floor(wave[0] / width) * width, wave[-1], width):
-            here = (wave >= low) & (wave < low + width)
-            if here.any():
-                out.append((float(low), emulation.difference[:, arm][:, here]))
-    return out
+def _bins(emulation: Emulation, arm: str, width: float) -> list[tuple[float, np.ndarray]]:
+    """Lower edges of bins of ``width`` Angstrom in an arm, and the differences ``(n_stars, n)`` there."""
+    pixels = emulation.arms[arm]
+    wave, difference = emulation.wavelength[pixels], emulation.difference[:, pixels]
+    lows = np.arange(np.floor(wave[0] / width) * width, wave[-1], width)
+    bins = [(float(low), (wave >= low) & (wave < low + width)) for low in lows]
+    return [(low, difference[:, here]) for low, here in bins if here.any()]
 
 
 def arm_rows(emulation: Emulation) -> list[dict[str, Any]]:
@@ -257,8 +254,8 @@ def fits(
         {
             "label": name, "unit": make_label(name, tuple(bounds[k])).printed_unit,
             "stars": len(rows), "snr": snr,
-            "bound": float(np.median(bound[:, k])), "error": float(np.median(error[:, k]) / _OF_GAUSSIAN),
-            "ratio": float(np.median(error[:, k] / bound[:, k]) / _OF_GAUSSIAN),
+            "bound": float(np.median(bound[:, k])), "error": float(np.median(error[:, k]) / OF_GAUSSIAN),
+            "ratio": float(np.median(error[:, k] / bound[:, k]) / OF_GAUSSIAN),
         }
         for k, name in enumerate(emulation.labels)
     ]  # fmt: skip
@@ -307,30 +304,30 @@ def draw(emulation: Emulation) -> Figure:
     """Errors by wavelength, for each arm, and by Teff and [Fe/H]."""
     from matplotlib.figure import Figure
 
+    from specinn.plotting import BLUE, FAINT, INK, RED, SERIES
+
     n = len(emulation.arms)
     figure = Figure(figsize=(7.2, 1.5 * n + 2.6), layout="constrained")
     panels = figure.add_gridspec(n + 1, 2, height_ratios=[1.0] * n + [1.7])
-    bins = _bins(emulation, 10.0)
     for i, (name, arm) in enumerate(emulation.arms.items()):
         axes = figure.add_subplot(panels[i, :])
         wave = emulation.wavelength[arm]
-        own = [(low + 5, values) for low, values in bins if wave[0] - 10 <= low <= wave[-1]]
-        of_stars = [np.sqrt(np.square(values).mean(axis=1)) for _, values in own]
+        lows, values = zip(*_bins(emulation, name, _FINE_BIN), strict=True)
+        of_stars = [np.sqrt(np.square(each).mean(axis=1)) for each in values]
         for level, colour, text in ((0.95, RED, "95 % of stars below"), (0.5, BLUE, "median of stars")):
-            axes.plot(
-                [w for w, _ in own], [np.quantile(v, level) for v in of_stars], color=colour, label=text
-            )
+            errors = [np.quantile(each, level) for each in of_stars]
+            axes.plot(np.array(lows) + _FINE_BIN / 2, errors, color=colour, label=text)
         axes.set(yscale="log", xlim=(wave[0], wave[-1]), ylabel="rms error", title=f"{name} arm")
         if i == 0:
             figure.legend(*axes.get_legend_handles_labels(), ncols=2, loc="outside upper right")
         if i == n - 1:
-            axes.set_xlabel("wavelength (Å), bins of 10 Å")
-    fe_h = emulation.column("fe_h")
+            axes.set_xlabel(f"wavelength (Å), bins of {_FINE_BIN:g} Å")
+    fe_h, rms = emulation.column("fe_h"), emulation.rms()
     axes = figure.add_subplot(panels[n, 0])
     for (low, high), (colour, _, marker) in zip(((-0.5, 9), (-1.5, -0.5), (-9, -1.5)), SERIES, strict=False):
         here = (fe_h >= low) & (fe_h < high)
         text = f"[Fe/H] > {low:g}" if high > 5 else f"< {high:g}" if low < -5 else f"{low:g} to {high:g}"
-        axes.plot(emulation.column("teff")[here], emulation.rms()[here], ls="", marker=marker, ms=2.5,
+        axes.plot(emulation.column("teff")[here], rms[here], ls="", marker=marker, ms=2.5,
                   color=colour, label=text.replace("-", "−"))  # fmt: skip
     axes.set(yscale="log", xlabel="Teff (K)", ylabel="rms error of a star")
     axes.legend(handletextpad=0.1)
@@ -338,7 +335,7 @@ def draw(emulation: Emulation) -> Figure:
     ordered = np.arange(1, len(fe_h) + 1) / len(fe_h)
     for name, (colour, line, _) in zip(emulation.arms, SERIES, strict=False):
         axes.plot(np.sort(emulation.rms(name)), ordered, color=colour, ls=line, label=name)
-    axes.plot(np.sort(emulation.rms()), ordered, color=INK, label="all")
+    axes.plot(np.sort(rms), ordered, color=INK, label="all")
     axes.axhline(0.5, color=FAINT, lw=0.6)
     axes.set(xscale="log", xlabel="rms error of a star", ylabel="fraction of stars below", ylim=(0, 1))
     axes.legend()

@@ -11,9 +11,10 @@ from specinn.evaluation.ksoll2026 import PUBLISHED_SNR, PUBLISHED_STD, published
 from specinn.labels import Label
 from specinn.posterior import Summary
 
-__all__ = ["GAUSSIAN_MAD", "METRICS", "metrics_for_header", "metrics_of"]
+__all__ = ["GAUSSIAN_MAD", "METRICS", "OF_GAUSSIAN", "metrics_for_header", "metrics_of"]
 
 GAUSSIAN_MAD = 1.4826  # standard deviation of a Gaussian over its median absolute deviation
+OF_GAUSSIAN = 0.6745  # median of |x| of a standard normal
 
 
 def metrics_of(

@@ -12,7 +12,7 @@ from astropy.table import Column, MaskedColumn, Table
 from specinn.errors import SpecinnError
 from specinn.evaluation.coverage import binomial_interval, ecdf_difference, points_for
 from specinn.evaluation.coverage import uniformity as uniformity_of
-from specinn.evaluation.metrics import METRICS, metrics_of
+from specinn.evaluation.metrics import METRICS, OF_GAUSSIAN, metrics_of
 from specinn.files import check_output, replacing
 from specinn.posterior import QUANTILES
 
@@ -98,7 +98,6 @@ COLUMNS: Mapping[str, Columns] = {
     },
 }  # fmt: skip
 SLOW = 15.0  # km/s: slower rotators have the most telling information limit
-_OF_GAUSSIAN = 0.6745  # median of |x| of a standard normal
 TARP = "all (TARP)"
 
 
@@ -249,8 +248,8 @@ def information(comparison: Comparison, bounds: np.ndarray) -> Rows:
                 if has.any():
                     off, bound = np.abs(summary.map[has, k] - comparison.truth[has, k]), bounds[has, i, k]
                     row["bound"] = float(np.median(bound))
-                    row["error"] = float(np.median(off)) / _OF_GAUSSIAN
-                    row["ratio"] = float(np.median(off / bound)) / _OF_GAUSSIAN
+                    row["error"] = float(np.median(off)) / OF_GAUSSIAN
+                    row["ratio"] = float(np.median(off / bound)) / OF_GAUSSIAN
                 rows.append(row)
     return rows
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_INSTRUMENT",
+    "FASTEST",
+    "PLACEHOLDERS",
     "Check",
     "RunOptions",
     "Rv",
@@ -40,8 +42,8 @@ __all__ = [
 DEFAULT_INSTRUMENT = "4most-hr"
 Check = Literal["arms", "model"]
 Rv = float | str | tuple[float, ...] | Mapping[str, float] | None
-_PLACEHOLDERS = (999.0, 999.9, 999.99, 999.999)  # km/s
-_FASTEST = 3000.0  # km/s
+PLACEHOLDERS = (999.0, 999.9, 999.99, 999.999)  # km/s, for velocities that are not known
+FASTEST = 3000.0  # km/s, of a star
 
 
 def number(name: str, value: Any, expected: str, unit: str = "", whole: bool = False) -> float:
@@ -137,9 +139,9 @@ def velocity(name: str, value: Any) -> float:
     that tables have where there is none."""
     expected = "a velocity in km/s (between -3000 and 3000) or 'auto'"
     rv = number(name, value, expected, "km/s")
-    if not abs(rv) < _FASTEST:
+    if not abs(rv) < FASTEST:
         raise _wrong(name, rv, expected)
-    if abs(rv) in _PLACEHOLDERS:
+    if abs(rv) in PLACEHOLDERS:
         raise ConfigError(
             f"{name} {rv:g} stands for no velocity: leave it out (NaN, or a blank cell), and it is measured"
         )
@@ -158,15 +160,12 @@ def _resolving_power(value: Any) -> float | tuple[float, ...] | None:
     expected = "a number above 1"
     if value is None:
         return None
-    several = _several(value)
-    out = (
-        values("resolving_power", value, expected)
-        if several
-        else (number("resolving_power", value, expected),)
-    )
+    if not _several(value):
+        return resolving_power(value)
+    out = values("resolving_power", value, expected)
     if not all(1 < power < math.inf for power in out):
         raise _wrong("resolving_power", value, expected)
-    return out if several else out[0]
+    return out
 
 
 def _degrade_snr(value: Any) -> float | None:

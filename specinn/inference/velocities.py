@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from specinn.errors import ConfigError
+from specinn.inference.options import FASTEST, PLACEHOLDERS
 
 __all__ = ["parse_velocity", "read_velocities"]
 
@@ -40,9 +41,9 @@ def read_velocities(path: str | Path) -> dict[str, float]:
             value = float(text)
         except ValueError:
             raise ConfigError(f"{path}: the velocity {text!r} of {name} is not a number in km/s") from None
-        if abs(value) in (999.0, 999.9, 999.99, 999.999):
+        if abs(value) in PLACEHOLDERS:
             raise ConfigError(f"{path}: {value:g} of {name} stands for no velocity: leave the cell blank")
-        if not abs(value) < 3000:
+        if not abs(value) < FASTEST:
             raise ConfigError(f"{path}: the velocity {value} km/s of {name} is not one of a star")
         if name in velocities:
             raise ConfigError(f"{path}: {name} is listed twice")
