@@ -85,10 +85,12 @@ class AmortisedGaussian(fm.InvertibleModule):
 def make_flow(n_labels: int, n_features: int, sizes: Architecture, seed: int = 0) -> ff.SequenceINN:
     """The flow from network labels ``(n, n_labels)`` to latent variables, conditional on features."""
 
+    activation = _ACTIVATIONS[sizes.flow_activation or sizes.activation]
+
     def subnet(n_in: int, n_out: int) -> nn.Module:
         layers: list[nn.Module] = []
         for _ in range(sizes.depth):
-            layers += [nn.Linear(n_in, sizes.width), _ACTIVATIONS[sizes.activation]()]
+            layers += [nn.Linear(n_in, sizes.width), activation()]
             n_in = sizes.width
         last = nn.Linear(n_in, n_out)
         nn.init.normal_(last.weight, std=1e-3)

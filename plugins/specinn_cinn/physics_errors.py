@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 
 import attrs
 import torch
@@ -12,6 +13,8 @@ from specinn.simulation.observer import STEP_KMS, ModelGrid
 from .recipe import PhysicsError
 
 FLOOR = 0.03  # line depth below which an error of the physics is taken as one of lines that the models lack
+SHALLOW = 0.01  # line depth below which departures from LTE count for less
+POOR = 2048  # stars at most, for whose lines departures are worked out
 WEAK = 1.5  # power of the mean depth with which these scale: they are weak, and saturate less than it does
 BALMER = (4101.7, 4340.5, 4861.3, 6562.8)  # Angstrom
 BALMER_WIDTH = 25.0  # Angstrom, beyond which metal lines decide
@@ -58,6 +61,8 @@ class PhysicsErrors:
     high: torch.Tensor = attrs.field(init=False)
     spread: torch.Tensor = attrs.field(init=False)
     metallic: torch.Tensor = attrs.field(init=False)
+    _stellar: list[int] = attrs.field(init=False)
+    _poor: torch.Tensor = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.low, self.high = self.values.min(0).values, self.values.max(0).values
@@ -65,31 +70,57 @@ class PhysicsErrors:
         wave = torch.as_tensor(self.model_grid.wavelength, dtype=torch.float32, device=self.values.device)
         near = [torch.exp(-0.5 * ((wave - line) / BALMER_WIDTH) ** 2) for line in BALMER]
         self.metallic = 1.0 - torch.stack(near).amax(0)
+        self._stellar = [self.grid_names.index(name) for name in ("teff", "logg", "fe_h")]
+        self._poor = self.values[self.values[:, self._stellar[2]] < 0][:POOR]
 
     def of_emulation(self, values: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Errors of emulated spectra ``(n, n_model)``: those that the emulator made for a star alike."""
+        """Errors of emulated spectra ``(n, n_model)``: those that the emulator made for a star alike, with
+        weights that change along the spectrum, since no other star has just these."""
         if self.emulator is None or not self.options.emulator:
             return torch.zeros((), device=self.values.device)
         distance = ((values[:, None, :3] - self.emulator.parameters) / self.spread[:3]).square().sum(2)
         noise = torch.randn(*distance.shape, generator=generator, device=self.values.device)
         near = (distance + 0.3 * noise.square()).argmin(1)
-        share = torch.randn(len(values), 1, generator=generator, device=self.values.device)
-        return self.options.emulator * share * self.emulator.residual[near]
+        weights = self._field(len(values), self.options.wander, generator).mul_(self.options.emulator)
+        return weights.mul_(self.emulator.residual[near])
 
-    def departures(self, values: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Change of the flux ``(n, n_model)``: what LTE in plane layers gets wrong in poor stars.
+    def departures(
+        self, flux: torch.Tensor, values: torch.Tensor, generator: torch.Generator
+    ) -> torch.Tensor:
+        """Change of ``flux (n, n_model)``: what LTE in plane layers gets wrong in poor stars.
+
+        It is that of the poor star of the grid most alike in Teff, logg and [Fe/H], in units of the depth
+        of lines.
+        """
+        options = self.options
+        if not (options.overionisation or options.excitation) or not len(self._poor):
+            return torch.zeros((), device=self.values.device)
+        poverty = (-values[:, self._stellar[2]]).clamp(min=0.0)
+        shares = 2.0 * torch.rand(2, len(values), device=self.values.device, generator=generator) * poverty
+        weakening, cooling = options.overionisation * shares[0], options.excitation * shares[1]
+        distance = (values[:, None, self._stellar] - self._poor[:, self._stellar]) / self.spread[
+            self._stellar
+        ]
+        near = distance.square().sum(2).argmin(1)
+        weaker, deeper = (of_star[near].to(flux.dtype) for of_star in self._of_poor)
+        change = weaker.mul_(weakening[:, None]).sub_(deeper.mul_(cooling[:, None]))
+        return change.mul_((1.0 - flux).clamp(min=0.0))
+
+    @cached_property
+    def _of_poor(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """By how much of their depth lines get weaker per dex of overionisation, and deeper per K of cooling,
+        in the poor stars, each ``(n_poor, n_model)``.
 
         The emulator tells which pixels belong to neutral species: with higher gravity lines of ions weaken,
         by about 0.4 of what the same step down in metallicity does; those of neutral species hardly change.
         """
-        options = self.options
-        if not (options.overionisation or options.excitation):
-            return torch.zeros((), device=self.values.device)
-        teff, gravity, iron = (self.grid_names.index(name) for name in ("teff", "logg", "fe_h"))
-        poverty = (-values[:, iron]).clamp(min=0.0)
-        shares = 2.0 * torch.rand(2, len(values), device=self.values.device, generator=generator) * poverty
-        weakening, cooling = options.overionisation * shares[0], options.excitation * shares[1]
-        flux = self.emulate(values)
+        parts = [self._changes(values) for values in self._poor.split(64)]
+        weaker, deeper = (torch.cat(part) for part in zip(*parts, strict=True))
+        return weaker, deeper
+
+    def _changes(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Those of the stars ``values (n, n_grid_labels)``, in half precision."""
+        teff, gravity, iron = self._stellar
         cooler, other, denser = values.clone(), values.clone(), values.clone()
         room = values[:, iron] - self.low[iron]
         step = torch.where(room >= 0.05, -room.clamp(max=0.3), 0.3)
@@ -98,13 +129,15 @@ class PhysicsErrors:
         cooler[:, teff] += down
         other[:, iron] += step
         denser[:, gravity] += up
+        flux = self.emulate(values)
         by_temperature = (self.emulate(cooler) - flux) / down[:, None]
         by_metal = (flux - self.emulate(other)) / step[:, None]
         by_gravity = (self.emulate(denser) - flux) / up[:, None]
         ratio = by_gravity / by_metal.clamp(min=0.01)
         neutral = 1.0 - ((ratio - 0.1) / 0.25).clamp(0.0, 1.0)
-        weaker = neutral * by_metal.clamp(min=0.0) * weakening[:, None]
-        return weaker - self.metallic * by_temperature * cooling[:, None]
+        depth = (1.0 - flux).clamp(min=SHALLOW)
+        weaker = neutral * by_metal.clamp(min=0.0) / depth
+        return weaker.half(), (self.metallic * by_temperature / depth).half()
 
     def disturb(
         self, flux: torch.Tensor, values: torch.Tensor, generator: torch.Generator
@@ -114,7 +147,8 @@ class PhysicsErrors:
         chance = torch.rand(len(flux), generator=generator, device=self.values.device)
         synthetic = chance < self.options.synthetic
         out, values = flux.clone(), values[~synthetic]
-        real = flux[~synthetic] + self.departures(values, generator)
+        real = flux[~synthetic]
+        real = real + self.departures(real, values, generator)
         out[~synthetic] = real - self._residual(real, values, generator)
         return out, synthetic
 
@@ -127,8 +161,7 @@ class PhysicsErrors:
         reference = (1.0 - measured.flux).clamp(min=0.0)
         mean = (1.0 - flux) @ self.metallic
         floor = FLOOR * (mean[:, None] / (reference @ self.metallic)).clamp(min=0.0) ** WEAK
-        parameters = [self.grid_names.index(name) for name in ("teff", "logg", "fe_h")]
-        distance = (values[:, None, parameters] - measured.parameters) / values.new_tensor(options.reach)
+        distance = (values[:, None, self._stellar] - measured.parameters) / values.new_tensor(options.reach)
         likeness = torch.softmax(-0.5 * distance.square().sum(2), dim=1)
         share = 0.5 + torch.rand(n, 1, generator=generator, device=self.values.device)
         weight = options.common * share * likeness

@@ -36,7 +36,8 @@ class Architecture:
 
     ``projection``: width of a first linear layer that starts from principal components of model spectra (0 =
     none); ``features``: widths of the fully connected layers, the last of which is the condition of
-    the flow; ``activation`` between layers; ``gaussian``: whether the flow begins with an amortised
+    the flow; ``activation`` between layers (and in the flow, where ``flow_activation`` names no other:
+    samples cost half as much with relu); ``gaussian``: whether the flow begins with an amortised
     Gaussian (a mean and a full triangular scale from the condition); ``blocks`` conditional GLOW coupling
     blocks whose sub-networks have ``depth`` hidden layers of ``width``.
     """
@@ -44,6 +45,7 @@ class Architecture:
     projection: int = 256
     features: tuple[int, ...] = (512, 512, 512, 128)
     activation: Literal["silu", "relu"] = "silu"
+    flow_activation: Literal["", "silu", "relu"] = ""
     gaussian: bool = True
     blocks: int = 4
     depth: int = 1
@@ -71,7 +73,8 @@ class Schedule:
     weights that count are a running mean (``average`` per step). Every ``validate_every`` steps the loss on
     the grid's validation spectra is computed; ``patience`` validations without improvement end the training.
     ``backward`` weighs the paper's second loss: latent variables are jittered by ``jitter``, and the squared
-    distance of the resulting labels is added (None: 0 for the preset default, 1 for paper)."""
+    distance of the resulting labels is added (None: 0 for the preset default, 1 for paper). ``workers``
+    batches are simulated at a time, by threads; what is drawn does not depend on it."""
 
     steps: int = 6000
     batch: int = 512
@@ -85,6 +88,7 @@ class Schedule:
     validate_every: int = 250
     patience: int = 12
     seed: int = 0
+    workers: int = 1
 
 
 @attrs.frozen

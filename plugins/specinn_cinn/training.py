@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +128,7 @@ def _initial_projection(setup: Setup, encoding: Encoding, n: int) -> torch.Tenso
             column = setup.grid.labels.index(names[i % len(names)])
             stars[0, column] -= 0.1 * simulator.errors.spread[column]
             stars[1, column] += 0.1 * simulator.errors.spread[column]
+            stars = torch.clamp(stars, simulator.errors.low, simulator.errors.high)
             low, high = encode(simulator.emulate(stars), torch.full((2,), 5.0, device=x.device))
             directions.append(((high - low) / (high - low).norm().clamp(min=1e-12))[None])
         all_directions = torch.cat(directions)
@@ -281,16 +284,14 @@ def fit(setup: Setup, model: CINN, folder: Path, progress: Callable[[dict[str, A
     checkpoint = folder / "cinn-checkpoint.safetensors"
     of_training = {k: v for k, v in attrs.asdict(setup.config).items() if k != "ood"}  # which comes after
     of_training["calibrators"] = of_training.pop("reference_stars")  # as when checkpoints began
+    of_training["schedule"].pop("workers")
     of = fingerprint([of_training, setup.grid.hash])
     if (saved := load_checkpoint(checkpoint, of)) is not None:
         state.restore(saved)
     validation = [(*model.encoding(*spectra[:4])[:2], spectra[4]) for spectra in validation_set(setup)]
-    generator = torch.Generator(setup.config.device)
     started = time.monotonic()
-    for step in range(state.step, plan.steps):
-        generator.manual_seed(plan.seed * 1_000_000_007 + step)
-        *spectra, labels = setup.simulator(plan.batch // plan.repeats, plan.repeats, generator)
-        x, context, _ = model.encoding(*spectra)
+    batches = _batches(setup, model, range(state.step, plan.steps))
+    for x, context, labels, generator in batches:
         nll, backward = loss_terms(model, x, context, labels, plan, generator)
         loss = nll.mean()
         state.descend(loss + (plan.backward or 0.0) * backward, plan)
@@ -306,6 +307,27 @@ def fit(setup: Setup, model: CINN, folder: Path, progress: Callable[[dict[str, A
     model.header["training"] |= {"best_step": state.best["step"], "validation_loss": state.best["loss"],
                                  "seconds": round(time.monotonic() - started)}  # fmt: skip
     return model
+
+
+def _batches(setup: Setup, model: CINN, steps: range) -> Iterator[tuple[Any, ...]]:
+    """Of every step: encoded spectra, their labels, and the generator that made them. Some are made ahead."""
+    plan = setup.config.schedule
+
+    def make(step: int) -> tuple[Any, ...]:
+        generator = torch.Generator(setup.config.device).manual_seed(plan.seed * 1_000_000_007 + step)
+        *spectra, labels = setup.simulator(plan.batch // plan.repeats, plan.repeats, generator)
+        return *model.encoding(*spectra)[:2], labels, generator
+
+    pool = ThreadPoolExecutor(plan.workers)
+    try:
+        ahead = deque(pool.submit(make, step) for step in steps[: plan.workers])
+        for step in range(steps.start + plan.workers, steps.stop + plan.workers):
+            batch = ahead.popleft().result()
+            if step < steps.stop:
+                ahead.append(pool.submit(make, step))
+            yield batch
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _finish(model: CINN, state: _State) -> None:

@@ -92,17 +92,16 @@ class Noise:
             sigma[:, arm] = level * flux[:, arm].clamp(min=0.05) ** power
             shape[:, arm] = self._shape(n, self.wavelength[arm], generator)
             mask[:, arm] |= lost[:, i : i + 1]
-        for _ in range(plan.gaps):
-            mask |= self._gap(n, generator)
-        for low, high in plan.windows:
-            factor = 1.0 + plan.window_velocity / C_KMS * self._normal(n, 1, generator=generator)
-            mask |= (self.wavelength >= low * factor) & (self.wavelength <= high * factor)
+        if plan.gaps or plan.windows:
+            mask |= self._between(torch.cat([self._gaps(n, generator), self._windows(n, generator)], dim=1))
         if plan.lost:
-            mask |= self._lost(n, generator)
+            some = self._some(n, plan.lost, generator)
+            mask[some] |= self._lost(len(some), generator)
         zero = plan.zero_level * self._normal(n, 1, generator=generator)
         level = (flux + zero) / (1.0 + zero)
         if plan.hits:
-            level += self._hits(n, generator)
+            some = self._some(n, 0.25, generator)
+            level[some] += self._hits(len(some), generator)
         noisy = (level + sigma * self._normal(*flux.shape, generator=generator)) * shape
         return noisy, sigma * shape, mask, torch.where(lost, 0.0, snr)
 
@@ -117,19 +116,41 @@ class Noise:
             shape = shape + amplitude * torch.sin(2.0 * torch.pi * (wave - wave[0]) / period + phase)
         return shape.clamp(min=0.2)
 
-    def _gap(self, n: int, generator: torch.Generator) -> torch.Tensor:
-        """At most one gap per spectrum, anywhere, in half of the spectra, short ones more often."""
+    def _gaps(self, n: int, generator: torch.Generator) -> torch.Tensor:
+        """Ranges ``(n, gaps, 2)`` of wavelength, anywhere; half of them have no width, short ones are more
+        frequent."""
+        shape = (n, self.plan.gaps, 1)
         low, high = self.wavelength.min(), self.wavelength.max()
-        middle = low + (high - low) * self._uniform(n, 1, generator=generator)
-        width = self.plan.gap_width * self._uniform(n, 1, generator=generator) ** 3
-        width = torch.where(self._uniform(n, 1, generator=generator) < 0.5, width, 0.0)
-        return (self.wavelength - middle).abs() < 0.5 * width
+        middle = low + (high - low) * self._uniform(*shape, generator=generator)
+        width = self.plan.gap_width * self._uniform(*shape, generator=generator) ** 3
+        width = torch.where(self._uniform(*shape, generator=generator) < 0.5, width, 0.0)
+        return torch.cat([middle - 0.5 * width, middle + 0.5 * width], dim=2)
+
+    def _windows(self, n: int, generator: torch.Generator) -> torch.Tensor:
+        """Ranges ``(n, n_windows, 2)`` of wavelength in the frame of each star."""
+        windows = torch.tensor(self.plan.windows, device=self.device).view(-1, 2)
+        velocity = self.plan.window_velocity * self._normal(n, len(windows), 1, generator=generator)
+        return windows * (1.0 + velocity / C_KMS)
+
+    def _between(self, ranges: torch.Tensor) -> torch.Tensor:
+        """Pixels ``(n, n_pix)`` in any of the ``ranges (n, n_ranges, 2)`` of wavelength of each spectrum."""
+        n, n_pix = len(ranges), len(self.wavelength)
+        steps = torch.zeros(n, n_pix + 1, dtype=torch.int8, device=self.device)  # +1 to begin, -1 after it
+        for arm in self.slices:
+            edges = torch.searchsorted(self.wavelength[arm], ranges.contiguous()) + arm.start
+            for side, sign in enumerate((1, -1)):
+                index = edges[:, :, side]
+                steps.scatter_add_(1, index, torch.full_like(index, sign, dtype=torch.int8))
+        return steps[:, :-1].cumsum(1, dtype=torch.int8) > 0
+
+    def _some(self, n: int, share: float, generator: torch.Generator) -> torch.Tensor:
+        """Numbers of a ``share`` of ``n`` spectra."""
+        return (self._uniform(n, generator=generator) < share).nonzero()[:, 0]
 
     def _lost(self, n: int, generator: torch.Generator) -> torch.Tensor:
-        """Pixels ``(n, n_pix)``, of which a spectrum loses many or none: one by one, or in stretches."""
+        """Pixels ``(n, n_pix)`` that are lost, up to 70 % of a spectrum: one by one, or in stretches."""
         n_pix = len(self.wavelength)
         share = 0.7 * self._uniform(n, 1, generator=generator)
-        share = torch.where(self._uniform(n, 1, generator=generator) < self.plan.lost, share, 0.0)
         alone = self._uniform(n, n_pix, generator=generator) < share
         low, high = STRETCH
         length = low + (high - low) * self._uniform(n, 1, generator=generator)
@@ -139,7 +160,6 @@ class Noise:
 
     def _hits(self, n: int, generator: torch.Generator) -> torch.Tensor:
         share = self.plan.hits / len(self.wavelength) * self._uniform(n, 1, generator=generator)
-        share = torch.where(self._uniform(n, 1, generator=generator) < 0.25, share, 0.0)
         hit = self._uniform(n, len(self.wavelength), generator=generator) < share
         height = self.plan.hit_level * self._uniform(n, len(self.wavelength), generator=generator)
         return torch.where(hit, height, 0.0)

@@ -393,7 +393,10 @@ def test_every_tensor_is_made_on_the_device():
         def _normal(self, *shape, generator):
             return torch.empty(*shape, device=self.device)
 
-    plan = Disturbances(arm_loss=0.2, windows=((5229.0, 5231.0),), hits=20)
+        def _some(self, n, share, generator):
+            return torch.arange(n, device=self.device)
+
+    plan = Disturbances(arm_loss=0.2, lost=0.1, windows=((5229.0, 5231.0),), hits=20)
     result = Anywhere(INSTRUMENT, plan, "meta")(torch.ones(3, N_PIX, device="meta"), None)
     assert all(tensor.device.type == "meta" for tensor in result)
     frequency, vbroad = (torch.ones(n, device="meta") for n in (9, 3))
