@@ -17,7 +17,7 @@ from specinn.labels import DERIVED, with_derived_labels
 if TYPE_CHECKING:
     from specinn.labels import LabelSet
     from specinn.plugins import EstimatorRecord, Plugins
-    from specinn.plugins.interfaces import Estimator
+    from specinn.plugins.interfaces import Estimator, Synthesizer
 
 __all__ = [
     "FORMAT",
@@ -31,6 +31,7 @@ __all__ = [
     "load",
     "physics",
     "read_header",
+    "synthesizer",
 ]
 
 FORMAT, VERSION = weights.MODEL_FORMAT, weights.MODEL_VERSION
@@ -155,6 +156,11 @@ def _offered(record: EstimatorRecord, name: str) -> Model:
 
 def installed(plugins: Plugins) -> list[Model]:
     """The models that come with the estimator plugins, by name. Other files are left out."""
+    return sorted(_offers(plugins), key=lambda model: model.name)
+
+
+def _offers(plugins: Plugins) -> list[Model]:
+    """The same in the order of the plugins and their records."""
     models = []
     for offer in plugins.offers("estimator"):
         for name in offer.record.models:
@@ -162,14 +168,15 @@ def installed(plugins: Plugins) -> list[Model]:
                 models.append(_offered(offer.record, name))
             except ModelError:
                 continue
-    return sorted(models, key=lambda model: model.name)
+    return models
 
 
 def find(plugins: Plugins, name: str | Path | None, instrument: str = _COMMON_INSTRUMENT) -> Model:
     """The model of that name or path; without one the installed model that suits the instrument.
 
-    That is a model trained for the instrument, else one for the arms of 4MOST HR, to which the spectra of
-    every other instrument can be degraded. Raises ``ModelError`` that lists what there is.
+    That is the first in its plugin's record of those trained for the instrument, else for the arms of 4MOST
+    HR, to which the spectra of every other instrument can be degraded. Raises ``ModelError`` that lists what
+    there is.
     """
     if name is not None:
         for offer in plugins.offers("estimator"):
@@ -180,8 +187,8 @@ def find(plugins: Plugins, name: str | Path | None, instrument: str = _COMMON_IN
         if path.suffix == ".safetensors" or path.exists():
             header = read_header(path)
             return Model(str(header.get("name") or path.stem), path, header)
-    models = installed(plugins)
-    names = [model.name for model in models]
+    models = _offers(plugins)
+    names = sorted(model.name for model in models)
     if name is not None:
         raise ModelError(f"no model or file is called {str(name)!r}; {near(str(name), names)}")
     for wanted in (instrument, _COMMON_INSTRUMENT):
@@ -190,6 +197,15 @@ def find(plugins: Plugins, name: str | Path | None, instrument: str = _COMMON_IN
                 return model
     raise ModelError(f"no installed model suits {instrument!r} (installed are {', '.join(names) or 'none'}): "
                      "give one with --model FILE.safetensors")  # fmt: skip
+
+
+def synthesizer(plugins: Plugins, header: Mapping[str, Any], name: str = "emulator") -> Synthesizer:
+    """The synthesizer of that name for the spectra of the model with this header: if the model says so, the
+    bundled emulator from which it has learnt. Raises ``ModelError``."""
+    factory = plugins.load("synthesizer", name)
+    learnt = header.get("emulator") if name == "emulator" else None
+    loaded: Synthesizer = factory.load(Path(learnt)) if learnt else factory.load()
+    return loaded
 
 
 def check_device(device: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from specinn.plugins import EstimatorRecord, hookimpl
 
 _WEIGHTS = Path(__file__).parent / "weights"
+_MODELS = ("4most-hr-gr",)  # the first is the default
 _DOUBTFUL = {
     "4most-hr-gr": {
         "a_li": "the line list of the grid has a blend at 6707.8 Angstrom, 0.26 deep in the Sun, that no "
@@ -23,7 +24,7 @@ def specinn_estimators() -> list[EstimatorRecord]:
             summary="conditional invertible neural network with GLOW coupling blocks",
             factory="specinn_cinn.estimator:CINN",
             trainer="specinn_cinn.training:train",
-            models={path.stem: path for path in sorted(_WEIGHTS.glob("*.safetensors"))},
+            models={name: _WEIGHTS / f"{name}.safetensors" for name in _MODELS},
             doubtful=_DOUBTFUL,
             speed="specinn_cinn.timing:ways",
         )

@@ -150,8 +150,10 @@ def _principal_components(x: torch.Tensor, n: int) -> torch.Tensor:
 
 def _header(setup: Setup) -> dict[str, Any]:
     settings, grid = setup.config, setup.grid
+    bundled = settings.emulator if not Path(settings.emulator).suffix else ""
     return {
         "name": settings.name,
+        **({"emulator": bundled} if bundled else {}),
         "grid": {"hash": grid.hash, "models": len(grid), "resolving_power": grid.resolving_power,
                  "medium": grid.medium, "provenance": dict(grid.provenance)},
         "training": {

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from specinn import models
 from specinn.errors import ConfigError, GridError
 from specinn.labels import ALPHA, LabelSet
 from specinn.simulation.model_spectra import Models
@@ -84,7 +85,7 @@ class _Derivatives:
         import torch
 
         estimator, grid = simulation.estimator, simulation.grid
-        emulator = plugins.load("synthesizer", synthesizer).load()
+        emulator = models.synthesizer(plugins, estimator.header, synthesizer)
         if not emulator.differentiable:
             raise GridError(
                 f"the synthesizer {synthesizer!r} does not declare that it is differentiable, and the "
@@ -96,14 +97,15 @@ class _Derivatives:
                 f"{', '.join(grid.labels)}: the information limit needs an emulator of the grid itself"
             )
         instrument = estimator.instrument
-        models = Models(emulator, instrument)
-        self.emulate, self.observe = models.synthesise, models.observer
+        spectra = Models(emulator, instrument)
+        self.emulate, self.observe = spectra.synthesise, spectra.observer
         order = [grid.labels.index(name) for name in emulator.labels]
-        self.values = torch.as_tensor(grid.values[:, order], dtype=torch.float32)
+        bounds = np.asarray(emulator.bounds)
+        values = np.clip(grid.values[:, order], *bounds.T)  # where it ends derivatives are those at the end
+        self.values = torch.as_tensor(values, dtype=torch.float32)
         self.vbroad = torch.as_tensor(simulation.vbroad, dtype=torch.float32)
         rotates = "vbroad" in estimator.labels and "vbroad" not in emulator.labels
         self.names = (*emulator.labels, *(["vbroad"] if rotates else []))
-        bounds = np.asarray(emulator.bounds)
         if rotates:
             bounds = np.vstack([bounds, estimator.labels["vbroad"].bounds])
         self.width = bounds[:, 1] - bounds[:, 0]

@@ -308,7 +308,7 @@ def _header(options: RunOptions, instrument: str, prior: PriorTable | None) -> d
 
 def _emulator(plugins: Plugins, estimator: Estimator) -> Synthesizer:
     """The emulator, for the check of the model; raises ``ConfigError`` where it does not suit the model."""
-    emulator: Synthesizer = plugins.load("synthesizer", "emulator").load()
+    emulator: Synthesizer = models.synthesizer(plugins, estimator.header)
     try:
         models_of = Models(emulator, estimator.instrument)
         models_of.complete(np.zeros((1, len(estimator.labels))), estimator.labels.names)

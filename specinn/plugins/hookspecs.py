@@ -58,7 +58,8 @@ class SynthesizerRecord(Record):
 
 @attrs.frozen(kw_only=True)
 class EstimatorRecord(Record):
-    """A :class:`Record` of a kind of estimator, and the trained models that come with it (name -> file).
+    """A :class:`Record` of a kind of estimator, and the trained models that come with it (name -> file); the
+    first for an instrument is its default.
 
     ``trainer`` is ``"package.module:name"`` of the function that ``specinn train`` calls, with the table of a
     recipe without its ``kind``, a folder for checkpoints, from which an interrupted training resumes, and a

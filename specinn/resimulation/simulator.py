@@ -88,7 +88,7 @@ class Simulator:
         self._hidden = () if run.pipeline.synthetic else models.doubtful(self.estimator.header, self.labels)
         if absent := [name for name in self.labels.names if name not in catalogue.colnames]:
             raise ConfigError(f"the catalogue lacks {', '.join(absent)}, which {run.model.split()[0]} infers")
-        code = plugins.load("synthesizer", synthesizer).load()
+        code = models.synthesizer(plugins, self.estimator.header, synthesizer)
         self.models = Models(code, self.estimator.instrument)
         self.models.complete(np.zeros((1, len(self.labels))), self.labels.names)  # the labels must suffice
         if isinstance(samples, (str, Path)):

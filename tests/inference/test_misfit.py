@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import specinn
+from specinn import models
 from specinn.flags import Flag
 from specinn.inference.options import RunOptions
 from specinn.inference.pipeline import Pipeline
@@ -109,3 +110,8 @@ def test_A12_A13_real_stars(plugins, model, name, misfit):
     )  # fmt: skip
     meta = pipeline(specinn.read(path)[0]).meta
     assert bool(meta["flags"][0] & (Flag.MODEL_MISFIT | Flag.OUT_OF_DISTRIBUTION)) == misfit
+
+
+def test_spectra_are_compared_with_those_of_the_emulator_that_a_model_has_learnt_from(plugins):
+    assert list(models.synthesizer(plugins, {}).arms) == ["green", "red"]
+    assert list(models.synthesizer(plugins, {"emulator": "4most-hr"}).arms) == ["blue", "green", "red"]
