@@ -16,7 +16,7 @@ from torch import nn
 from specinn.plugins import ModelError, Synthesizer, fitting, load_weights, save_weights, structure
 
 from . import BUNDLED, WEIGHTS
-from .header import FORMAT, axes_of, axis_of, physics_of
+from .header import FORMAT, header_of, physics_of, spectra_of
 from .labels import features
 from .process import ProcessEmulator
 
@@ -108,25 +108,15 @@ class Emulator(Synthesizer):
             }
             network.load_state_dict(stored)
             network.requires_grad_(False)
-            arms = {axis["name"]: slice(*axis["slice"]) for axis in header["axes"]}
+            spectra = spectra_of(header)
+            arms = spectra["arms"]
             blocks = blocks_of([tensors["scale"].numel()], [tensors["mean"].numel()])
             if "components" in header:
                 sizes = [arm.stop - arm.start for arm in arms.values()]
                 blocks = blocks_of([header["components"][name] for name in arms], sizes)
                 tensors["basis"] = _unpacked(tensors, blocks)
-            plain = {name: tensors[name].float().to(device) for name in _PLAIN}
-            return cls(
-                labels=tuple(header["labels"]),
-                bounds=np.array(header["bounds"]),
-                wavelength=np.concatenate([axis_of(**axis) for axis in header["axes"]]),
-                arms=arms,
-                resolving_power=header["resolving_power"],
-                medium=header["medium"],
-                network=network.to(device).eval(),
-                header=header,
-                blocks=blocks,
-                **plain,
-            )
+            spectra |= {name: tensors[name].float().to(device) for name in _PLAIN}
+            return cls(**spectra, network=network.to(device).eval(), blocks=blocks)
 
     def save(self, path: Path) -> None:
         """Write one safetensors file, weights as float16: 3e-5 of flux (rms), a hundredth of its error; of
@@ -134,10 +124,7 @@ class Emulator(Synthesizer):
         half = {f"network.{k}": v.half() for k, v in self.network.state_dict().items()}
         half |= _packed(self.basis, self.blocks) if len(self.blocks) > 1 else {"basis": self.basis.half()}
         exact = {"center": self.center, "spread": self.spread, "mean": self.mean, "scale": self.scale}
-        header = {**self.header, "format": FORMAT, "version": 1, "labels": list(self.labels),
-                  "axes": axes_of(self.wavelength, self.arms), "bounds": self.bounds.tolist(),
-                  "resolving_power": self.resolving_power, "medium": self.medium}  # fmt: skip
-        save_weights(path, half | exact, header)
+        save_weights(path, half | exact, header_of(self, self.header))
 
     def coefficients(self, labels: torch.Tensor) -> torch.Tensor:
         """``(n, n_labels)`` physical labels to coefficients ``(n, n_components)`` of the basis."""

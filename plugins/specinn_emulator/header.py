@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from specinn.plugins import ModelError
+from specinn.plugins import ModelError, Synthesizer
 
 FORMAT = "specinn emulator"
 
@@ -28,6 +28,34 @@ def axes_of(wavelength: np.ndarray, arms: Mapping[str, slice]) -> list[dict[str,
         if not np.allclose(axis_of(**axis), wavelength[slice(*axis["slice"])], rtol=0, atol=1e-6):
             raise ModelError("the emulator stores uniform wavelength steps only: resample the grid on import")
     return axes
+
+
+def header_of(emulator: Synthesizer, header: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    """The header of a file: what is known of the training, what describes the spectra, and ``more``."""
+    return {
+        **header,
+        "format": FORMAT,
+        "version": 1,
+        "labels": list(emulator.labels),
+        "axes": axes_of(emulator.wavelength, emulator.arms),
+        "bounds": np.asarray(emulator.bounds).tolist(),
+        "resolving_power": emulator.resolving_power,
+        "medium": emulator.medium,
+        **more,
+    }
+
+
+def spectra_of(header: Mapping[str, Any]) -> dict[str, Any]:
+    """The attributes of an emulator that its header describes."""
+    return {
+        "labels": tuple(header["labels"]),
+        "bounds": np.array(header["bounds"]),
+        "wavelength": np.concatenate([axis_of(**axis) for axis in header["axes"]]),
+        "arms": {axis["name"]: slice(*axis["slice"]) for axis in header["axes"]},
+        "resolving_power": header["resolving_power"],
+        "medium": header["medium"],
+        "header": dict(header),
+    }
 
 
 def physics_of(header: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from scipy.sparse import coo_array
 
 from specinn.plugins import ModelError, Synthesizer, fitting, save_weights
 
-from .header import FORMAT, axes_of, axis_of, physics_of
+from .header import header_of, physics_of, spectra_of
 from .labels import features, refuse_beyond
 
 __all__ = [
@@ -287,11 +287,8 @@ class ProcessEmulator(Synthesizer):
                      "leading": window.basis[:_LEADING].half(), "step": step,
                      "basis": (fine / step).round().to(torch.int8)}  # fmt: skip
             tensors |= {f"{i}.{name}": part.contiguous() for name, part in parts.items()}
-        header = {**self.header, "format": FORMAT, "version": 1, "labels": list(self.labels),
-                  "axes": axes_of(self.wavelength, self.arms), "bounds": self.bounds.tolist(),
-                  "resolving_power": self.resolving_power, "medium": self.medium,
-                  "windows": [[w.pixels.start, w.pixels.stop] for w in self.windows]}  # fmt: skip
-        save_weights(path, tensors, header)
+        windows = [[window.pixels.start, window.pixels.stop] for window in self.windows]
+        save_weights(path, tensors, header_of(self, self.header, windows=windows))
 
     @classmethod
     def of(cls, tensors: Mapping[str, torch.Tensor], header: dict[str, Any], path: Path) -> ProcessEmulator:
@@ -308,17 +305,11 @@ class ProcessEmulator(Synthesizer):
                     raise ValueError(f"window {i} has {tuple(parts['basis'].shape)} components, not {sizes}")
                 windows.append(Window.of(parts, placed, slice(start, stop)))
             return cls(
-                labels=tuple(header["labels"]),
-                bounds=np.array(header["bounds"]),
-                wavelength=np.concatenate([axis_of(**axis) for axis in header["axes"]]),
-                arms={axis["name"]: slice(*axis["slice"]) for axis in header["axes"]},
-                resolving_power=header["resolving_power"],
-                medium=header["medium"],
+                **spectra_of(header),
                 center=tensors["center"].double(),
                 spread=tensors["spread"].double(),
                 stars=stars,
                 windows=tuple(windows),
-                header=header,
             )
 
 
