@@ -123,7 +123,8 @@ class PhysicsError:
       everywhere, and subtract them;
     - an individual error of every line, ``line`` times their root mean square and coherent over ``width``
       km/s (neither of these two applies in the windows that are kept in spite of large residuals);
-    - if it was emulated, ``emulator`` times the error of the emulator for a similar star.
+    - if it was emulated, ``emulator`` times the error of the emulator for a similar star, with weights that
+      wander, too.
 
     Two more errors grow with -[Fe/H] and have a known sign; each is drawn between 0 and twice the given
     value. Metal lines are excited as in a cooler star, by ``excitation`` K per dex: in LTE the temperature
