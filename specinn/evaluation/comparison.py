@@ -95,12 +95,13 @@ def compare(
     with_ranks: bool = False,
     as_observed: bool = False,
     disturbed: bool = False,
+    arms: Sequence[str] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Comparison:
     """Infer the spectra of one split of a grid, each at every S/N.
 
-    ``snr`` are values per Angstrom, the same in all arms. ``as_observed`` and ``disturbed`` are those of the
-    :class:`Simulation`.
+    ``snr`` are values per Angstrom, the same in all arms. ``as_observed``, ``disturbed`` and ``arms`` are
+    those of the :class:`Simulation`.
     ``progress`` is called with the number of spectra done and to do. Memory stays bounded: samples are
     reduced to what a :class:`Comparison` holds.
 
@@ -117,7 +118,9 @@ def compare(
     rows = grid.split(split)
     if not rows.size:
         raise GridError(f"none of the {len(grid)} models of the grid is in the split {split!r}")
-    simulation = Simulation(estimator, grid, plugins, seed, as_observed=as_observed, disturbed=disturbed)
+    simulation = Simulation(
+        estimator, grid, plugins, seed, as_observed=as_observed, disturbed=disturbed, arms=arms
+    )
     labels = with_derived_labels(estimator.labels)
     truth = simulation.truth(rows, labels)
     summaries = tuple(Summary.empty(estimator.labels, len(rows)) for _ in snr)

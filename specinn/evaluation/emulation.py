@@ -120,7 +120,7 @@ def compare(
             raise GridError(
                 f"the {name} has a resolving power of {has:g}: expected at least {resolving_power:g}"
             )
-    rows = np.arange(len(grid)) if split == "all" else grid.split(split)
+    rows = grid.split(split)
     if not len(rows):
         raise GridError(f"the grid has no spectra in the split {split!r}: choose another, or all")
     wavelength, arms = _pixels(emulator, grid, resolving_power)

@@ -38,8 +38,8 @@ class Simulation:
     ``vbroad (n_models,)`` in km/s is log-uniform between the bounds of the model; it is 0 for models without
     that label, and for grids that have it: their spectra are taken to be broadened already. ``masked
     (n_pix,)`` are pixels that the model never receives, since they lie outside the arms, in a telluric band
-    or at a line of the night sky. The spectra are marked as synthetic for the estimator, unless
-    ``as_observed``.
+    or at a line of the night sky, or in other arms than the ``arms`` (all, unless given), which count as
+    lost. The spectra are marked as synthetic for the estimator, unless ``as_observed``.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class Simulation:
         *,
         as_observed: bool = False,
         disturbed: bool = False,
+        arms: Sequence[str] = (),
     ) -> None:
         from specinn.simulation.disturbances import Noise
         from specinn.simulation.observer import ModelGrid, Observer
@@ -70,6 +71,10 @@ class Simulation:
         self.observer = Observer(instrument, model_grid)
         self.plan = _disturbances(estimator, disturbed)
         self.noise = Noise(instrument, self.plan)
+        kept = {instrument.arm(name).name for name in arms} or set(instrument.slices)
+        self.unobserved = ~self.observer.inside
+        for name, pixels in instrument.slices.items():
+            self.unobserved[pixels] |= name not in kept
         pipeline = Pipeline(estimator, plugins, RunOptions(seed=seed))
         self.steps = _steps_on_pixels([step for _, step in pipeline.steps])
         self.vbroad = self._draw_vbroad()
@@ -132,7 +137,7 @@ class Simulation:
     ) -> SpectrumBatch:
         """The batch as the step to the model's pixels would leave it, through the steps that follow."""
         n, instrument = len(rows), self.estimator.instrument
-        mask = lost | ~self.observer.inside
+        mask = lost | self.unobserved
         meta = Table({
             "id": [str(name) for name in self.grid.ids[rows]], "path": [""] * n, "key": rows,
             "rv": np.zeros(n), "flags": np.zeros(n, np.uint32), "message": [""] * n,

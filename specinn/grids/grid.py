@@ -156,10 +156,12 @@ class Grid:
 
     def split(self, name: str) -> np.ndarray:
         """Rows ``(n,)`` of ``train`` (75 %), ``test`` (20 %) or ``validation`` (5 %), the ``name`` of the
-        split: by a hash of the id, so that a model stays in its split when the grid grows. Raises
-        ``GridError`` for another name."""
+        split: by a hash of the id, so that a model stays in its split when the grid grows; of ``all`` every
+        row. Raises ``GridError`` for another name."""
+        if name == "all":
+            return np.arange(len(self))
         if name not in SPLITS:
-            raise GridError(f"no split {name!r}; {near(name, SPLITS)}")
+            raise GridError(f"no split {name!r}; {near(name, [*SPLITS, 'all'])}")
         edges = np.cumsum([0.0, *SPLITS.values()])
         edges[-1] = np.inf  # whatever the rounding of the sum
         at = list(SPLITS).index(name)

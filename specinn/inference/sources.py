@@ -520,8 +520,8 @@ def file_source(
 def folder_message(path: Path) -> str:
     """The message about a folder given as a file."""
     return (
-        f"{path} is a folder: give its files, for example {path / '*.fits'} (specinn run --recursive takes all "
-        "below it)"
+        f"{path} is a folder: give its files, for example {path / '*.fits'} "
+        "(specinn run --recursive takes all below it)"
     )
 
 

@@ -143,6 +143,20 @@ def test_disturbed_spectra_have_what_the_training_drew(
         Simulation(toy, grid, plugins, disturbed=True)
 
 
+def test_arms_that_are_not_wanted_count_as_lost(toy: fake_plugin.Toy, grid: Grid, plugins: Plugins) -> None:
+    whole = Simulation(toy, grid, plugins)
+    name, *others = toy.instrument.slices
+    one = Simulation(toy, grid, plugins, arms=[name])
+    (_, _, batch), (_, _, usual) = (next(s.batches(np.arange(8), [50.0])) for s in (one, whole))
+    own = toy.instrument.slices[name]
+    assert batch.flux[:, own] == pytest.approx(usual.flux[:, own])
+    assert (batch.mask[:, own] == usual.mask[:, own]).all()
+    assert others and all(batch.mask[:, toy.instrument.slices[other]].all() for other in others)
+    assert (one.masked == batch.mask[0]).all()
+    with pytest.raises(ConfigError, match="toy has no arm 'violet'; it has"):
+        Simulation(toy, grid, plugins, arms=["violet"])
+
+
 def test_the_noise_is_what_the_snr_per_angstrom_says(
     toy: fake_plugin.Toy, grid: Grid, plugins: Plugins
 ) -> None:

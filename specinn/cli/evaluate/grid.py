@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "specinn evaluate grid 4most-hr-gr grid.h5 -o report",
     "specinn evaluate grid 4most-hr-gr grid.h5 --snr 250 --snr 50 -o metrics.ecsv",
+    "specinn evaluate grid 4most-hr-gr grid.h5 --arms red",
 )
 
 
@@ -41,6 +42,9 @@ def grid(
             help="Add gaps and errors of velocity, resolution and continuum as in the training.",
         ),
     ] = False,
+    arms: Annotated[
+        str, typer.Option(metavar="NAME,NAME", help="Only these arms: the others are lost.  [default: all]")
+    ] = "",
     samples: Samples = 4096,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -60,12 +64,13 @@ def grid(
     )
     spectra = load(grid, plugins=task.plugins)
     task.meta.update(grid=spectra.hash, models=len(spectra.split(split)), split=split)
-    task.meta.update(observed=as_observed, disturbed=disturbed)
+    task.meta.update(observed=as_observed, disturbed=disturbed, arms=arms or "all")
     with bar("spectra") as progress:
         comparison = compare(
             task.estimator, spectra, snr=snr or (PUBLISHED_LEVELS if task.folder else [PUBLISHED_SNR]),
             split=split, n_samples=samples, seed=seed, plugins=task.plugins, with_ranks=task.folder,
             as_observed=as_observed, disturbed=disturbed, progress=progress,
+            arms=[name.strip() for name in arms.split(",")] if arms else (),
         )  # fmt: skip
     _report(task, comparison)
 
