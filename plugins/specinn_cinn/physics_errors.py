@@ -84,6 +84,10 @@ class PhysicsErrors:
         weights = self._field(len(values), self.options.wander, generator).mul_(self.options.emulator)
         return weights.mul_(self.emulator.residual[near])
 
+    def stellar(self, values: torch.Tensor) -> list[torch.Tensor]:
+        """Teff, logg and [Fe/H] of labels of the grid ``(n, n_grid_labels)``, each ``(n,)``."""
+        return list(values[:, self._stellar].unbind(1))
+
     def departures(
         self, flux: torch.Tensor, values: torch.Tensor, generator: torch.Generator
     ) -> torch.Tensor:

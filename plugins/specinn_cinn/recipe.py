@@ -34,12 +34,12 @@ LABELS = (
 class Architecture:
     """Sizes of a network.
 
-    ``projection``: width of a first linear layer that starts from principal components of model spectra (0 =
-    none); ``features``: widths of the fully connected layers, the last of which is the condition of
-    the flow; ``activation`` between layers (and in the flow, where ``flow_activation`` names no other:
-    samples cost half as much with relu); ``gaussian``: whether the flow begins with an amortised
-    Gaussian (a mean and a full triangular scale from the condition); ``blocks`` conditional GLOW coupling
-    blocks whose sub-networks have ``depth`` hidden layers of ``width``.
+    ``projection``: width of a first linear layer that starts from :class:`Filters` (0 = none); ``features``:
+    widths of the fully connected layers, the last of which is the condition of the flow; ``activation``
+    between layers (and in the flow, where ``flow_activation`` names no other: relu costs less than silu in
+    sampling); ``gaussian``: whether the flow begins with an amortised Gaussian (a mean and a full triangular
+    scale from the condition); ``blocks`` conditional GLOW coupling blocks whose sub-networks have ``depth``
+    hidden layers of ``width``.
     """
 
     projection: int = 256
@@ -89,6 +89,19 @@ class Schedule:
     patience: int = 12
     seed: int = 0
     workers: int = 1
+
+
+@attrs.frozen
+class Filters:
+    """With what the projection starts: for each of ``kinds`` of stars a filter for each label, by ridge
+    regression on ``spectra`` simulated observations with S/N per Angstrom in ``snr`` (fewer kinds where the
+    projection has no room for more), and principal components. The learning rate of the projection is
+    ``rate`` times that of the rest: full steps, in thousands of pixels, would undo the filters at once."""
+
+    kinds: int = 14
+    spectra: int = 40_000
+    snr: tuple[float, float] = (80.0, 500.0)
+    rate: float = 0.02
 
 
 @attrs.frozen
@@ -219,6 +232,7 @@ class Config:
     real_fraction: float = 0.05
     architecture: dict[str, Any] = attrs.field(factory=dict)
     schedule: Schedule = attrs.field(factory=Schedule)
+    filters: Filters = attrs.field(factory=Filters)
     disturbances: Disturbances = attrs.field(factory=Disturbances)
     prior: Prior = attrs.field(factory=Prior)
     physics: PhysicsError = attrs.field(factory=PhysicsError)

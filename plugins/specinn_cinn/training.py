@@ -25,7 +25,8 @@ from .encoding import Encoding
 from .estimator import CINN
 from .network import Features, make_flow
 from .ood_fit import fit_ood_signs
-from .recipe import Schedule, architecture
+from .projection import start_projection
+from .recipe import Filters, Schedule, architecture
 from .setup import Setup, prepare, validation_set
 
 
@@ -72,12 +73,13 @@ def build(setup: Setup) -> CINN:
     )
     labels = torch.cat([simulator.targets(*simulator.labels(4096, generator)) for _ in range(4)])
     network = setup.labels.to_network(labels)
+    center, spread = network.mean(0), network.std(0)
     features = Features(len(pixels), encoding.n_context, sizes).to(device)
     if features.projection is not None:
         with torch.no_grad():
-            start = _initial_projection(setup, encoding, sizes.projection)
-            features.projection.weight[: len(start)] = start
-            features.projection.bias.zero_()
+            weight, bias = start_projection(setup, encoding, sizes.projection, center, spread)
+            features.projection.weight[: len(weight)] = weight
+            features.projection.bias.zero_()[: len(bias)] = bias
     flow = make_flow(len(setup.labels), sizes.features[-1], sizes, settings.schedule.seed).to(device)
     steps: tuple[tuple[str, dict[str, Any]], ...] = (
         ("mask", {}),
@@ -95,57 +97,10 @@ def build(setup: Setup) -> CINN:
         encoding,
         features,
         flow,
-        center=network.mean(0),
-        spread=network.std(0),
+        center=center,
+        spread=spread,
         device=device,
     )
-
-
-def _initial_projection(setup: Setup, encoding: Encoding, n: int) -> torch.Tensor:
-    """Directions ``(n, n_used)`` that start the projection, each scaled to unit variance over model spectra.
-
-    Three quarters are principal components of noiseless spectra. The others are the differences that a step
-    in one label makes in stars of all kinds: a line as isolated as that of lithium is in no leading one.
-    """
-    generator = torch.Generator(setup.config.device).manual_seed(99)
-    simulator = setup.simulator
-
-    def encode(flux: torch.Tensor, vbroad: torch.Tensor) -> torch.Tensor:
-        spectra = simulator.observer(flux, vbroad)
-        mask = simulator.outside.expand_as(spectra)
-        sigma = torch.full_like(spectra, 1e-3)
-        return encoding(spectra / simulator.continuum(spectra, sigma, mask)[0], sigma, mask)[0]
-
-    with torch.no_grad():
-        x = torch.cat([encode(flux, vbroad) for flux, _, vbroad in
-                       (simulator.noiseless(256, generator) for _ in range(8))])  # fmt: skip
-        x = x - x.mean(0)
-        n_components = min(n - n // 4, len(x) - 1)
-        directions = [_principal_components(x, n_components)]
-        names = [label for label in setup.labels.names if label in setup.grid.labels]
-        for i in range(n - n_components):
-            stars = simulator.labels(1, generator)[0].repeat(2, 1)
-            column = setup.grid.labels.index(names[i % len(names)])
-            stars[0, column] -= 0.1 * simulator.errors.spread[column]
-            stars[1, column] += 0.1 * simulator.errors.spread[column]
-            stars = torch.clamp(stars, simulator.errors.low, simulator.errors.high)
-            low, high = encode(simulator.emulate(stars), torch.full((2,), 5.0, device=x.device))
-            directions.append(((high - low) / (high - low).norm().clamp(min=1e-12))[None])
-        all_directions = torch.cat(directions)
-        deviation = (x @ all_directions.T).std(0).clamp(min=0.3)
-    return all_directions / deviation[:, None]
-
-
-def _principal_components(x: torch.Tensor, n: int) -> torch.Tensor:
-    """The first ``n`` of ``x (n_spectra, n_pix)``, which has mean 0: ``(n, n_pix)``, each of length 1.
-
-    Of the two matrices that give them, the smaller one is decomposed.
-    """
-    if x.shape[1] < len(x):
-        return torch.linalg.eigh((x.T @ x).double())[1].flip(1)[:, :n].float().T
-    values, vectors = torch.linalg.eigh((x @ x.T).double())
-    values, vectors = values.flip(0), vectors.flip(1)
-    return (vectors / values.sqrt())[:, :n].float().T @ x
 
 
 def _header(setup: Setup) -> dict[str, Any]:
@@ -227,12 +182,14 @@ class _State:
     stale: int = 0
 
     @classmethod
-    def start(cls, model: CINN, plan: Schedule) -> _State:
+    def start(cls, model: CINN, plan: Schedule, filters: Filters) -> _State:
         modules = torch.nn.ModuleDict({"features": model.features, "flow": model.flow})
         average = {k: v.clone() for k, v in modules.state_dict().items()}
-        optimiser = torch.optim.AdamW(
-            modules.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay
-        )
+        projection = model.features.projection
+        slow = [] if projection is None else list(projection.parameters())
+        others = [w for w in modules.parameters() if all(w is not other for other in slow)]
+        groups = [{"params": others, "rate": 1.0}, {"params": slow, "rate": filters.rate}]
+        optimiser = torch.optim.AdamW(groups, lr=plan.learning_rate, weight_decay=plan.weight_decay)
         return cls(modules, optimiser, average, {"loss": math.inf, "step": 0, "weights": average})
 
     def restore(self, saved: Mapping[str, Any]) -> None:
@@ -256,7 +213,7 @@ class _State:
     def descend(self, loss: torch.Tensor, plan: Schedule) -> None:
         """One step of the optimiser, and of the running mean. Raises ``ConfigError``."""
         for group in self.optimiser.param_groups:
-            group["lr"] = one_cycle(self.step / plan.steps, plan.learning_rate, warm=0.05)
+            group["lr"] = group["rate"] * one_cycle(self.step / plan.steps, plan.learning_rate, warm=0.05)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.modules.parameters(), plan.clip)
@@ -281,7 +238,7 @@ class _State:
 def fit(setup: Setup, model: CINN, folder: Path, progress: Callable[[dict[str, Any]], None]) -> CINN:
     """The training loop."""
     plan = setup.config.schedule
-    state = _State.start(model, plan)
+    state = _State.start(model, plan, setup.config.filters)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "cinn-checkpoint.safetensors"
     of_training = {k: v for k, v in attrs.asdict(setup.config).items() if k != "ood"}  # which comes after

@@ -70,6 +70,7 @@ def setup(folder, plugins):
         "labels": ["teff", "logg", "fe_h", "vbroad", "vmic", "mg_fe", "a_li"],
         "architecture": {"projection": 16, "features": [32, 16], "blocks": 2, "width": 12},
         "disturbances": {"gap_width": 10.0, "snr": [30.0, 300.0]},
+        "filters": {"spectra": 640},
         "schedule": {"steps": 60, "batch": 64, "repeats": 2, "validate_every": 30, "learning_rate": 4e-3},
     }  # fmt: skip
     return prepare(config, plugins)

@@ -17,9 +17,10 @@ from specinn_cinn.encoding import COVERAGE_BLOCKS, Encoding
 from specinn_cinn.estimator import CINN
 from specinn_cinn.network import AmortisedGaussian, Features, make_flow
 from specinn_cinn.physics_errors import MeasuredErrors, PhysicsErrors
+from specinn_cinn.projection import _ridge, principal_components
 from specinn_cinn.recipe import FORMER, PRESETS, Architecture, Config, PhysicsError
 from specinn_cinn.setup import _settings, prepare, usable_pixels, validation_set
-from specinn_cinn.training import _header, _principal_components, build, fit, loss_terms, train
+from specinn_cinn.training import _header, build, fit, loss_terms, train
 from specinn_emulator.training import Config as EmulatorConfig
 from specinn_emulator.training import train as train_emulator
 from typer.testing import CliRunner
@@ -32,6 +33,7 @@ from specinn.testing import check_estimator, check_invertible, check_log_density
 from specinn.weights import load_weights, save_weights
 
 LABELS = ["teff", "logg", "fe_h", "vbroad", "vmic", "mg_fe", "a_li"]
+FILTERS = {"spectra": 640, "rate": 1.0}  # few pixels, in which full steps do no harm
 SIZES = {
     "default": {"projection": 16, "features": [32, 16], "blocks": 2, "width": 12},
     "paper": {"features": [48, 16], "blocks": 3, "depth": 2, "width": 12},
@@ -69,6 +71,7 @@ def recipe(folder):
             "labels": LABELS,
             "preset": preset,
             "architecture": SIZES[preset],
+            "filters": FILTERS,
             "ood": {"signs": 0},
             "schedule": {**schedule, **changes.pop("schedule", {})},
         }
@@ -85,7 +88,8 @@ def trained(folder, plugins):
         schedule = {"steps": 36, "batch": 64, "repeats": 2, "validate_every": 12, "learning_rate": 4e-3}
         config = {"name": f"tiny-{preset}", "instrument": "tiny", "arms": ["green", "red"], "labels": LABELS,
                   "grid": [str(folder / "grid.h5")], "emulator": str(folder / "emulator.safetensors"),
-                  "preset": preset, "architecture": SIZES[preset], "schedule": schedule}  # fmt: skip
+                  "preset": preset, "architecture": SIZES[preset], "schedule": schedule,
+                  "filters": FILTERS}  # fmt: skip
         setup = prepare(config, plugins)
         out[preset] = setup, fit(setup, fresh(setup), folder / preset, lambda state: None)
     return out
@@ -300,8 +304,39 @@ def test_principal_components_of_many_and_of_few_spectra(shape):
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * torch.logspace(0, 1, shape[1])
     x = x - x.mean(0)
     expected = np.linalg.svd(x.double().numpy())[2][:6]
-    products = _principal_components(x, 6).double().numpy() @ expected.T
+    products = principal_components(x, 6).double().numpy() @ expected.T
     assert np.abs(products) == pytest.approx(np.eye(6), abs=1e-4)  # but for their signs
+
+
+@pytest.mark.parametrize("shape", [(300, 20), (40, 60)])
+def test_the_ridge_regression_is_that_of_the_textbook(shape):
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(shape, generator=generator) + 2.0
+    y = x[:, :3] @ torch.randn(3, 2, generator=generator) + 0.1 * torch.randn(
+        shape[0], 2, generator=generator
+    )
+    weight, bias = _ridge(x, y)
+    own, of_labels = (x - x.mean(0)).double().numpy(), (y - y.mean(0)).double().numpy()
+    penalty = 0.15 * (own**2).sum() / len(own) * np.eye(shape[1])
+    expected = np.linalg.solve(own.T @ own + penalty, own.T @ of_labels).T
+    assert weight.numpy() == pytest.approx(expected, abs=1e-4)
+    assert (x @ weight.T + bias).mean(0).numpy() == pytest.approx(y.mean(0).numpy(), abs=1e-4)
+
+
+@pytest.mark.slow
+def test_the_projection_starts_with_estimates_of_labels(setup):
+    """Of stars of its kind each filter knows its label, before any training."""
+    network = fresh(setup)
+    batch, labels = observed(setup, 256)
+    flux, sigma = (torch.as_tensor(v, dtype=torch.float32) for v in (batch.flux, batch.sigma))
+    with torch.no_grad():
+        x, _, _ = network.encoding(flux, sigma, torch.as_tensor(batch.mask))
+        estimates = network.features.projection(x)[:, : 2 * len(LABELS)].numpy()
+    truth = (setup.labels.to_network(torch.as_tensor(labels)) - network.center) / network.spread
+    for name in ("teff", "fe_h", "vmic"):
+        k = LABELS.index(name)
+        both = [np.corrcoef(estimates[:, k + kind * len(LABELS)], truth[:, k])[0, 1] for kind in (0, 1)]
+        assert max(both) > 0.6, name
 
 
 @pytest.mark.slow
@@ -1014,6 +1049,8 @@ def test_the_command_trains_one(folder, plugins, tmp_path, monkeypatch):
         [estimator.architecture]
         projection = 8
         features = [8]
+        [estimator.filters]
+        spectra = 128
         [estimator.schedule]
         steps = 2
         batch = 8
