@@ -7,7 +7,7 @@ from pathlib import Path
 
 import attrs
 import numpy as np
-from scipy.ndimage import gaussian_filter1d, median_filter
+from scipy.ndimage import binary_dilation, gaussian_filter1d, median_filter
 
 from specinn.errors import ConfigError, ReadError
 from specinn.plugins import Plugins
@@ -24,6 +24,7 @@ _ENOUGH = 0.12  # of the pixels of a piece
 _WORST = (
     0.2  # scatter of observed over synthetic in pixels of the continuum, above which it cannot be followed
 )
+_RINGING = 3  # pixels on either side of those without flux that are not used
 _LIMB = 0.6
 
 Arms = dict[str, np.ndarray]
@@ -87,13 +88,16 @@ class ObservedStar:
             raise ReadError(f"reference star {star.name}: {star.path} has {n} spectra, expected one")
         batch = attrs.evolve(batches[0], medium=star.medium) if star.medium else batches[0]
         batch = batch.in_medium("air")
-        good = ~np.asarray(batch.mask)[0] & (np.asarray(batch.flux)[0] > 0)
+        raw = np.asarray(batch.flux, float)[0]
+        bad = ~(np.isfinite(raw) & (raw > 0))
+        # spectra ring at the edges of gaps, which looks like lines
+        good = ~np.asarray(batch.mask)[0] & ~binary_dilation(bad, iterations=_RINGING)
         for low, high in (*excluded, *star.excluded):
             good &= (batch.wavelength < low) | (batch.wavelength > high)
         if good.sum() < 100:
             raise ConfigError(f"reference star {star.name}: {star.path} has {good.sum()} usable pixels")
         self._log = np.log(np.asarray(batch.wavelength, float)[good])
-        self._flux = np.asarray(batch.flux, float)[0][good]
+        self._flux = raw[good]
         self._flux /= np.median(self._flux)
         self._gap = 3.0 * np.median(np.diff(self._log))
         self.velocity: float | None = None
