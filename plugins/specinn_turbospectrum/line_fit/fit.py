@@ -16,10 +16,9 @@ from scipy.ndimage import gaussian_filter1d, maximum_filter1d
 from specinn.plugins import Plugins
 from specinn_turbospectrum import abundances
 from specinn_turbospectrum.line_fit import solve
-from specinn_turbospectrum.line_fit.lines import Lines
-from specinn_turbospectrum.line_fit.recipe import Recipe, ReferenceStar
+from specinn_turbospectrum.line_fit.lines import Lines, check_covered
+from specinn_turbospectrum.line_fit.recipe import C_KMS, LEAST_KMS, Recipe, ReferenceStar
 from specinn_turbospectrum.line_fit.spectra import (
-    C_KMS,
     STEP_KMS,
     Arms,
     Broadening,
@@ -112,8 +111,8 @@ def fit_lines(
     """Fit the lines of the recipe's windows to its reference stars. Syntheses stay in ``folder``, so that a
     fit that was stopped resumes.
 
-    Raises ``ConfigError`` and ``ReadError`` for stars that cannot be used, ``SynthesisError`` where the code
-    fails.
+    Raises ``ConfigError`` and ``ReadError`` for stars that cannot be used, ``ConfigError`` for windows that
+    no line list covers, ``SynthesisError`` where the code fails.
     """
     return _Fit(recipe, folder, plugins, processes, progress).run(leave_one_out)
 
@@ -128,9 +127,9 @@ class _Fit:
         self.stars = [self._star(star, plugins) for star in recipe.stars]
         self.validation = [self._star(star, plugins) for star in recipe.validation]
         self.code = Syntheses(recipe.synthesizer, self.windows, folder, plugins, processes, progress)
-        self.lines = Lines.of(
-            {name: self.code.synthesizer.lines(name) for name in self.code.synthesizer.arms}
-        )
+        lists = {name: self.code.synthesizer.lines(name) for name in self.code.synthesizer.arms}
+        check_covered(lists, self.windows)
+        self.lines = Lines.of(lists)
         self.group = self.prior = np.empty(0)
         self.history: list[float] = []
         self.features: list[dict[str, Any]] = []
@@ -575,7 +574,7 @@ class _Fit:
         out = {}
         for arm in self.arms:
             finite = np.isfinite(star.data[arm])
-            if finite.sum() < 1000:
+            if finite.sum() < LEAST_KMS / STEP_KMS:
                 continue
             difference = np.where(finite, star.flux[arm] - star.data[arm], 0.0)
             whole = gaussian_filter1d(finite.astype(float), width / STEP_KMS)

@@ -16,8 +16,7 @@ from scipy.ndimage import gaussian_filter1d, label
 
 from specinn.files import replacing
 from specinn_turbospectrum.line_fit.fit import COMPARED_AT, WRONG, Residuals, Result
-from specinn_turbospectrum.line_fit.recipe import Recipe
-from specinn_turbospectrum.line_fit.spectra import C_KMS
+from specinn_turbospectrum.line_fit.recipe import C_KMS, Recipe
 
 _PIECES = 3  # of each window, shown
 _PIECE = 12.0  # Angstrom
