@@ -103,6 +103,7 @@ _PHYSICS = {  # names of the provenance of grids, and FITS keywords
     "nlte": "nlte",
     "atmospheres": "atmosph",
     "line_lists": "linelist",
+    "line_corrections": "linecorr",
     "solar_scale": "solar",
 }
 _DIGITS = 12  # of a checksum in the header of a catalogue; those of the grid and the model are complete

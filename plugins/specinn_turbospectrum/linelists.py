@@ -29,8 +29,8 @@ ENDS = {"SiH": 4700.0}  # Angstrom, above which no line is within 1.5 dex of the
 # A&AS 142, 467) in the Gaia-ESO list, the median is 1.4 in Fe I and 1.3 to 1.9 in 11 species of 14.
 _CLASSICAL = 2.223e15
 _UNSOELD = 1.4
-# CH levels near dissociation: by electronic and vibrational state, N above which lines are left out.
-_LAST_BOUND = {"A5": 15, "B0": 20, "B1": 11}
+# CH levels that the list extrapolates: by electronic and vibrational state, N above which lines are left out.
+_LAST_TRUSTED = {"A5": 15, "B0": 20, "B1": 11}
 # eV above the ground state, up to which SiH has upper levels here: in Arcturus lines to lower levels are 0.7
 # to 0.9 times as strong as the list says, lines to levels at 3.6 to 3.8 eV 0.2 times.
 _SIH_UPPER = 3.6
@@ -266,7 +266,7 @@ def _molecules(lines: Iterable[str]) -> dict[str, dict[str, np.ndarray]]:
     for code, label, wavelength, chi, gf in _rows(lines):
         number, fraction = code.split(".")
         name = _NUMBER.get(int(number))
-        if name is None or len(fraction) < 5 or (name == "CH" and _unbound(label)):
+        if name is None or len(fraction) < 5 or (name == "CH" and _extrapolated(label)):
             continue
         if name == "SiH" and chi + _EV_ANGSTROM / wavelength > _SIH_UPPER:
             continue
@@ -279,14 +279,14 @@ def _molecules(lines: Iterable[str]) -> dict[str, dict[str, np.ndarray]]:
     }
 
 
-def _unbound(label: str) -> bool:
+def _extrapolated(label: str) -> bool:
     """Whether a CH line, labelled such as ``BX10R285`` (electronic states, v of the upper and the lower one,
-    branch, N, component), ends in a level near dissociation: A v = 5 with N above 15, B v = 0 above 20,
-    B v = 1 above 11. There the list continues although the levels dissociate, and for some has log gf up to
-    1.7 (those of bound levels end at -0.6), which would make them the strongest of all. Arcturus has no
-    such lines at 4030 to 4220 Angstrom, and those up to N = 20 (B v = 0) and 11 (B v = 1) as strong as here.
+    branch, N, component), ends in a level that is extrapolated too far: A v = 5 with N above 15, B v = 0
+    above 20, B v = 1 above 11. In A v = 5 and B v = 1 log gf runs away at high N, up to 1.7 (others end at
+    -0.6), which would make these lines the strongest of all. Arcturus has no such lines at 4030 to 4220
+    Angstrom, and those up to N = 20 (B v = 0) and 11 (B v = 1) as strong as here.
     """
-    last = _LAST_BOUND.get(label[:1] + label[2:3])
+    last = _LAST_TRUSTED.get(label[:1] + label[2:3])
     return last is not None and label[5:7].isdigit() and int(label[5:7]) > last
 
 

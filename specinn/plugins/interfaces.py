@@ -146,8 +146,9 @@ class Synthesizer(ABC):
     ``(n_pix,)`` Angstrom in ``medium``; where that is in pieces, ``arms`` names them (name -> slice).
     ``provenance`` is the physics, which goes into the header of grids, models and catalogues (JSON values):
     ``code``, ``version``, ``nlte`` (by element), ``atmospheres``, ``line_lists`` (name -> SHA-256),
-    ``solar_scale``, and whatever else is needed to reproduce the spectra. ``differentiable`` ones take and
-    give tensors of torch through which gradients reach every label.
+    ``line_corrections`` (source and SHA-256), ``solar_scale``, and whatever else is needed to reproduce
+    the spectra. ``differentiable`` ones take and give tensors of torch through which gradients reach every
+    label.
     """
 
     labels: tuple[str, ...]

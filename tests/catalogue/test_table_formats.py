@@ -21,6 +21,7 @@ from specinn import catalogue
 from specinn.catalogue.schema import CARRIED
 from specinn.errors import OutputError
 from specinn.flags import Flag
+from specinn.models import physics
 from specinn.texts import in_json, native, path_of, plural, portable, shown
 
 FIELDS = catalogue.schema(LABELS, ["green"], corrected=True)
@@ -85,6 +86,23 @@ def test_D6_fits_tells_topcat_units_and_ucds(table: Table, tmp_path: Path) -> No
     assert units["logg"] == units["fe_h_p16"] == "dex" and units["teff"] == "K"
     assert header[f"TUCD{1 + names.index('logg')}"] == "phys.gravity;meta.main"
     assert f"TZERO{1 + names.index('flags')}" not in header  # no unsigned integers
+
+
+@pytest.mark.parametrize("suffix", [".fits", ".ecsv"])
+def test_line_corrections_of_the_model_stand_in_the_header(table: Table, tmp_path: Path, suffix: str) -> None:
+    sha256 = "03da6fd54fc4" + "0" * 52
+    stated = {"line_lists": {"iron": sha256}, "line_corrections": {"source": "l.ecsv", "sha256": sha256}}
+    about = physics({"grid": {"provenance": stated}})
+    one = table.copy()
+    one.meta.update(about)
+    catalogue.write(one, tmp_path / f"stars{suffix}")
+    again = catalogue.read(tmp_path / f"stars{suffix}")
+    assert again.meta["linecorr"] == "source l.ecsv, sha256 03da6fd54fc4"
+    assert again.meta["linelist"] == "iron 03da6fd54fc4"
+    if suffix == ".fits":
+        header = fits.getheader(tmp_path / "stars.fits", "CATALOGUE")
+        assert header["LINECORR"] == about["linecorr"]
+    assert physics({"grid": {"provenance": {"line_corrections": "none"}}}) == {"linecorr": "none"}
 
 
 def test_D6_csv_and_parquet_in_pandas(table: Table, tmp_path: Path) -> None:

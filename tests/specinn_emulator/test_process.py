@@ -27,6 +27,7 @@ from specinn_emulator.training import train
 from specinn.errors import ConfigError, ModelError
 from specinn.evaluation.emulation import arm_rows, compare
 from specinn.grids import load
+from specinn.models import physics
 from specinn.spectra.resample import resampling_operator
 from specinn.testing import check_synthesizer
 from specinn.weights import load_weights, save_weights
@@ -262,6 +263,8 @@ def test_the_shipped_emulator_has_the_labels_and_physics_of_its_grid(shipped, he
     assert inside.mean() > 0.99
     for key in ("line_lists", "line_corrections", "atmospheres", "solar_scale"):
         assert shipped.provenance[key] == held_out.provenance[key], key
+    corrections = shipped.provenance["line_corrections"]["sha256"]
+    assert physics({"grid": {"provenance": shipped.provenance}})["linecorr"].endswith(corrections[:12])
 
 
 @pytest.mark.slow

@@ -243,7 +243,7 @@ def test_priors_by_species_and_depth(tmp_path):
 
 STAR = """
 [windows]
-green = [6150, 6180]
+green = [{window}]
 [[stars]]
 name = "Sun"
 path = "{path}"
@@ -262,10 +262,20 @@ LABELS = "teff = 5771.0, logg = 4.44, fe_h = 0.0, vmic = 1.0"
         ({"path": "nowhere.fits"}, "nowhere.fits is not a file"),
         (
             {"more": 'fit = ["teff"]'},
-            "teff cannot be fitted with the lines, expected vmic or an abundance such as c_fe",
+            "teff cannot be fitted with the lines, expected vbroad, vmic or an abundance such as c_fe",
         ),
         ({"more": '[[priors]]\nspecies = ["Xx"]\nsigma = 0.1'}, "'Xx', expected such as Fe, Fe 2 or CN"),
         ({"more": "[[priors]]\nsigma = 0.0"}, "sigma = 0 dex"),
+        (
+            {"window": "6180, 6150"},
+            "window green: 6180 to 6150 Angstrom is no range of wavelengths: give the lower end first",
+        ),
+        ({"window": "-1, 6150"}, "window green: -1 to 6150 Angstrom is no range"),
+        (
+            {"window": "6150, 6160"},
+            "window green, 6150 to 6160 Angstrom, is too narrow for a continuum: expected at least 29",
+        ),
+        ({"more": "excluded = [[6160, 6155]]"}, "Sun: excluded: 6160 to 6155 Angstrom is no"),
         (
             {"more": '[synthesizer]\ncorrections = "shipped"'},
             r"\$\.synthesizer\.corrections is not allowed here",
@@ -275,9 +285,18 @@ LABELS = "teff = 5771.0, logg = 4.44, fe_h = 0.0, vmic = 1.0"
 def test_recipes_that_cannot_be(tmp_path, values, said):
     (tmp_path / "star.txt").write_text("5000 1\n")
     known = {"path": str(tmp_path / "star.txt"), "power": 80000.0, "labels": LABELS, "more": ""}
+    known["window"] = "6150, 6180"
     (tmp_path / "recipe.toml").write_text(STAR.format(**{**known, **values}))
     with pytest.raises(ConfigError, match=said):
         Recipe.read(tmp_path / "recipe.toml")
+
+
+def test_broadening_is_always_fitted(tmp_path):
+    (tmp_path / "star.txt").write_text("5000 1\n")
+    more = {"window": "6150, 6180", "more": 'fit = ["vbroad", "vmic"]'}
+    text = STAR.format(path=tmp_path / "star.txt", power=80000.0, labels=LABELS, **more)
+    (tmp_path / "recipe.toml").write_text(text)
+    assert Recipe.read(tmp_path / "recipe.toml").stars[0].fit == ["vmic"]
 
 
 def test_strengths_are_those_of_the_code(installed):

@@ -16,10 +16,9 @@ from scipy.ndimage import gaussian_filter1d, maximum_filter1d
 from specinn.plugins import Plugins
 from specinn_turbospectrum import abundances
 from specinn_turbospectrum.line_fit import solve
-from specinn_turbospectrum.line_fit.lines import Lines
-from specinn_turbospectrum.line_fit.recipe import Recipe, ReferenceStar
+from specinn_turbospectrum.line_fit.lines import Lines, check_covered
+from specinn_turbospectrum.line_fit.recipe import C_KMS, LEAST_KMS, Recipe, ReferenceStar
 from specinn_turbospectrum.line_fit.spectra import (
-    C_KMS,
     STEP_KMS,
     Arms,
     Broadening,
@@ -78,6 +77,18 @@ class _Star:
 
 
 @attrs.frozen(eq=False)
+class _Derivatives:
+    """Those of one round, at ``x``: which lines and dampings they make unknowns, and by star the jacobian and
+    the derivatives of its labels."""
+
+    x: np.ndarray
+    group: np.ndarray
+    damped: np.ndarray
+    jacobian: dict[str, dict[str, sparse.csr_matrix]]
+    by_label: dict[str, dict[str, Arms]]
+
+
+@attrs.frozen(eq=False)
 class Result:
     """The result of a fit: for each line the change of log gf and damping, its uncertainty, and the stars
     that show it; residuals by star and window, before, after, and left out; spectra for the figures;
@@ -112,8 +123,8 @@ def fit_lines(
     """Fit the lines of the recipe's windows to its reference stars. Syntheses stay in ``folder``, so that a
     fit that was stopped resumes.
 
-    Raises ``ConfigError`` and ``ReadError`` for stars that cannot be used, ``SynthesisError`` where the code
-    fails.
+    Raises ``ConfigError`` and ``ReadError`` for stars that cannot be used, ``ConfigError`` for windows that
+    no line list covers, ``SynthesisError`` where the code fails.
     """
     return _Fit(recipe, folder, plugins, processes, progress).run(leave_one_out)
 
@@ -128,12 +139,13 @@ class _Fit:
         self.stars = [self._star(star, plugins) for star in recipe.stars]
         self.validation = [self._star(star, plugins) for star in recipe.validation]
         self.code = Syntheses(recipe.synthesizer, self.windows, folder, plugins, processes, progress)
-        self.lines = Lines.of(
-            {name: self.code.synthesizer.lines(name) for name in self.code.synthesizer.arms}
-        )
+        lists = {name: self.code.synthesizer.lines(name) for name in self.code.synthesizer.arms}
+        check_covered(lists, self.windows)
+        self.lines = Lines.of(lists)
         self.group = self.prior = np.empty(0)
         self.history: list[float] = []
         self.features: list[dict[str, Any]] = []
+        self.rounds: list[_Derivatives] = []
         self._start = time.monotonic()
 
     def _star(self, star: ReferenceStar, plugins: Plugins) -> _Star:
@@ -156,13 +168,14 @@ class _Fit:
             if self.recipe.empirical.deep > 0 and self._find_features():
                 self._add_features()
                 self._converge(self.stars)
+            self.rounds.append(self._derived())
         sigma, shown = self._uncertainty(), self._shown()
         self._synthesise(everyone, self.x, self.damping, "after")
         self._broaden(everyone)
         after = {star.star.name: self._compare(star) for star in everyone}
         spectra = {star.star.name: self._spectra(star, spectra_before[star.star.name]) for star in everyone}
-        x, damping = self.x.copy(), self.damping.copy()
-        left_out = self._leave_one_out(x, damping, spectra) if leave_one_out else {}
+        x, damping = self.x, self.damping
+        left_out = self._leave_one_out(spectra) if leave_one_out else {}
         return Result(
             self.lines, x, damping, sigma, self.prior, shown,
             {star.star.name: star.labels for star in everyone},
@@ -172,26 +185,64 @@ class _Fit:
         )  # fmt: skip
 
     def _leave_one_out(
-        self, x: np.ndarray, damping: np.ndarray, spectra: dict[str, dict[str, dict[str, np.ndarray]]]
+        self, spectra: dict[str, dict[str, dict[str, np.ndarray]]]
     ) -> dict[str, dict[str, Residuals]]:
-        """Residuals of each star in a fit of the others, from which features are gone that only it showed."""
-        out, group = {}, self.group
+        """Residuals of each star in a fit of the others, to whose ``spectra`` the synthetic one is added.
+
+        Such a fit begins without corrections, so that no line is left where the star moved it, and takes the
+        rounds and steps of the whole fit. Its derivatives are those of the whole fit, round by round: new
+        ones would cost most of a fit for each star. From what the star has shown remain the point at which
+        those of the second round were computed, priors by depth, the places of features that others show as
+        well, with their first strength, and its own labels and broadening.
+        """
+        out = {}
         for star in self.stars:
             others = [other for other in self.stars if other is not star]
-            self.x, self.damping, self.group = x.copy(), damping.copy(), group.copy()
             unseen = self._features_not_shown_by(others)
-            self.x[unseen], self.group[unseen] = self.method.bounds[0], -1
-            labels = [dict(other.labels) for other in others]
-            self._converge(others, steps=3, what=f"without {star.star.name}")
+            self.x, self.damping = np.zeros(len(self.lines)), np.zeros(len(self.lines))
+            self.x[unseen] = self.method.bounds[0]
+            kept = [(other, other.labels) for other in others]
+            for other in others:
+                other.labels = dict(other.star.labels)
+            what = f"without {star.star.name}"
+            self._synthesise(others, self.x, self.damping, what)
+            for other in others:
+                self._align(other)
+            for derivatives in self.rounds:
+                self._take(derivatives, unseen)
+                self._converge(others, what)
             self._synthesise([star], self.x, self.damping, "left out")
             self._align(star)
             out[star.star.name] = self._compare(star)
             for name, values in spectra[star.star.name].items():
                 values["left_out"] = star.flux[name]
-            for other, before_it in zip(others, labels, strict=True):
-                other.labels = before_it
-        self.group = group
+            for other, labels in kept:
+                other.labels = labels
         return out
+
+    def _derived(self) -> _Derivatives:
+        return _Derivatives(
+            self.x_of_jacobian, self.group, self.damped,
+            {star.star.name: star.jacobian for star in self.stars},
+            {star.star.name: dict(star.by_label) for star in self.stars},
+        )  # fmt: skip
+
+    def _take(self, derivatives: _Derivatives, unseen: np.ndarray) -> None:
+        """Derivatives of a round, those of features found later from the last one; ``unseen`` are the numbers
+        of lines that are not to move."""
+        n, first, last = len(self.lines), len(derivatives.x), self.rounds[-1]
+        later = sparse.diags((np.arange(n) >= first).astype(float))
+        self.x_of_jacobian = np.concatenate([derivatives.x, last.x[first:]])
+        self.group = np.concatenate([derivatives.group, last.group[first:]])
+        self.group[unseen] = -1
+        self.damped = derivatives.damped
+        for star in self.stars:
+            name, star.jacobian = star.star.name, {}
+            star.by_label = derivatives.by_label[name]
+            for arm, jacobian in derivatives.jacobian[name].items():
+                wider = jacobian.copy()
+                wider.resize(jacobian.shape[0], n)
+                star.jacobian[arm] = (wider + last.jacobian[name][arm] @ later).tocsr()
 
     def _features_not_shown_by(self, stars: Sequence[_Star]) -> np.ndarray:
         """Numbers of the empirical lines that these stars alone would not have shown."""
@@ -354,10 +405,10 @@ class _Fit:
 
     # Steps -----------------------------------------------------------------------------------------------
 
-    def _converge(self, stars: Sequence[_Star], steps: int | None = None, what: str = "fit") -> None:
+    def _converge(self, stars: Sequence[_Star], what: str = "fit") -> None:
         """Steps until the mean residual changes by less than the recipe says."""
         before = self._mean_residual(stars)
-        for number in range(self.method.steps if steps is None else steps):
+        for number in range(self.method.steps):
             self._step(stars, 1.0 if number < _WHOLE_STEPS else _PART)
             self._synthesise(stars, self.x, self.damping, what)
             for star in stars:
@@ -387,8 +438,8 @@ class _Fit:
         weakest = np.where(self.prior < _THEORETICAL, np.maximum(low, -reach), low)
         x = self.x.copy()
         is_gf = unknown < n
-        x[unknown[is_gf]] += moved[is_gf]
-        x = np.clip(x, weakest, np.minimum(high, reach))
+        lines = unknown[is_gf]  # the others stay: features of a star that is left out, beyond their prior
+        x[lines] = np.clip(x[lines] + moved[is_gf], weakest[lines], np.minimum(high, reach)[lines])
         damping = self.damping.copy()
         damping[unknown[~is_gf] - n] += moved[~is_gf]
         damping = np.clip(damping, -3.0 * self.method.damping, 3.0 * self.method.damping)
@@ -575,7 +626,7 @@ class _Fit:
         out = {}
         for arm in self.arms:
             finite = np.isfinite(star.data[arm])
-            if finite.sum() < 1000:
+            if finite.sum() < LEAST_KMS / STEP_KMS:
                 continue
             difference = np.where(finite, star.flux[arm] - star.data[arm], 0.0)
             whole = gaussian_filter1d(finite.astype(float), width / STEP_KMS)

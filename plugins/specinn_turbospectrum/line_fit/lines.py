@@ -8,11 +8,28 @@ from pathlib import Path
 import attrs
 import numpy as np
 
+from specinn.errors import ConfigError
 from specinn_turbospectrum import corrections
 from specinn_turbospectrum.line_fit.recipe import Prior
 from specinn_turbospectrum.linelists import MOLECULES, Species, element_symbol, write
 
 _WIDE = 0.6  # dex, where the recipe has no prior for a line
+_EMPTY = 20.0  # Angstrom; atoms of the lists of set-up lie 2 apart at most, as far as the lists reach
+
+
+def check_covered(lists: Mapping[str, Sequence[Species]], windows: Mapping[str, Sequence[float]]) -> None:
+    """Raises ``ConfigError`` where atoms are lacking in a long part of a window (molecules go on): every line
+    of the stars there would become an empirical one."""
+    for name, (low, high) in windows.items():
+        atoms = [one.wavelength for one in lists[name] if not one.is_molecule]
+        wavelength = np.sort(np.concatenate([[low, high], *atoms])).clip(low, high)
+        gap = np.diff(wavelength)
+        if gap.max() > _EMPTY:
+            at = wavelength[gap.argmax()]
+            raise ConfigError(
+                f"window {name}, {low:g} to {high:g} Angstrom: no line list has atoms from {at:.0f} to "
+                f"{at + gap.max():.0f} Angstrom: give a window that the lists cover, or other line_lists"
+            )
 
 
 @attrs.frozen(eq=False)

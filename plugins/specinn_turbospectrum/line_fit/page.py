@@ -16,8 +16,7 @@ from scipy.ndimage import gaussian_filter1d, label
 
 from specinn.files import replacing
 from specinn_turbospectrum.line_fit.fit import COMPARED_AT, WRONG, Residuals, Result
-from specinn_turbospectrum.line_fit.recipe import Recipe
-from specinn_turbospectrum.line_fit.spectra import C_KMS
+from specinn_turbospectrum.line_fit.recipe import C_KMS, Recipe
 
 _PIECES = 3  # of each window, shown
 _PIECE = 12.0  # Angstrom
@@ -50,13 +49,15 @@ def write_page(result: Result, recipe: Recipe, table: Table, path: Path) -> None
     for star, windows in result.spectra.items():
         parts.append(f"<h3>{escape(star)}</h3>")
         parts += [
-            _image(_pieces(name, arm)) for name, arm in windows.items() if np.isfinite(arm["observed"]).any()
+            _image(_pieces(name, arm), f"{star}, {name}")
+            for name, arm in windows.items()
+            if np.isfinite(arm["observed"]).any()
         ]
     worst = _worst(result, fitted)
     parts += [
         f"<h2>The worst {len(worst)} features</h2>",
         f"<p>Of the fitted stars, by the largest difference at R = {COMPARED_AT:.0f}.</p>",
-        _image(_features(worst, result)) if worst else "",
+        _image(_features(worst, result), "; ".join(map(_title, worst))) if worst else "",
     ]
     body = "\n".join(parts)
     head = f'<meta charset="utf-8"><title>Line data</title><style>{_STYLE}</style>'
@@ -96,10 +97,11 @@ def _change(before: Residuals | None, after: Residuals | None, left_out: Residua
     return f"{text} ({before.mean:.4f} → {after.mean:.4f})"
 
 
-def _image(figure: Any) -> str:
+def _image(figure: Any, shows: str) -> str:
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", dpi=85, bbox_inches="tight")
-    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(drawn.getvalue()).decode("ascii")}">'
+    data = base64.b64encode(drawn.getvalue()).decode("ascii")
+    return f'<img alt="{escape(shows)}" src="data:image/png;base64,{data}">'
 
 
 def _pieces(name: str, arm: Mapping[str, np.ndarray]) -> Any:
@@ -138,6 +140,11 @@ def _worst(result: Result, fitted: list[str]) -> list[tuple[float, str, str, flo
     return sorted(out, key=lambda one: -abs(one[0]))[:_WORST]
 
 
+def _title(feature: tuple[float, str, str, float]) -> str:
+    difference, star, _, wavelength = feature
+    return f"{star} {wavelength:.2f} Å: {difference:+.2f}"
+
+
 def _features(worst: list[tuple[float, str, str, float]], result: Result) -> Any:
     from matplotlib.figure import Figure
 
@@ -146,10 +153,11 @@ def _features(worst: list[tuple[float, str, str, float]], result: Result) -> Any
     axes = np.ravel(figure.subplots(n_rows, 5, squeeze=False))
     for axis in axes[len(worst) :]:
         axis.set_visible(False)
-    for axis, (difference, star, name, wavelength) in zip(axes, worst, strict=False):
+    for axis, feature in zip(axes, worst, strict=False):
+        _, star, name, wavelength = feature
         arm = result.spectra[star][name]
         rows = np.abs(arm["wavelength"] - wavelength) < _AROUND
         _lines(axis, {key: values[rows] for key, values in arm.items()})
-        axis.set_title(f"{star} {wavelength:.2f} Å: {difference:+.2f}", fontsize=9)
+        axis.set_title(_title(feature), fontsize=9)
         axis.tick_params(labelsize=7)
     return figure

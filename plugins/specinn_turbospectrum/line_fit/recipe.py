@@ -3,10 +3,12 @@ move."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import attrs
+import numpy as np
 
 from specinn.config import read_toml, structure
 from specinn.errors import ConfigError
@@ -14,21 +16,28 @@ from specinn_turbospectrum import abundances
 from specinn_turbospectrum.linelists import ATOMIC_NUMBER, MOLECULES
 
 MIN_RESOLVING_POWER = 30_000.0  # below it the lines of a G dwarf merge
+MARGIN = 4.0  # Angstrom of a window at its ends, for broadening
+C_KMS = 299_792.458
+LEAST_KMS = 1000.0  # of a window between its margins, and of a spectrum in it, that a fit needs
 FITTED_ALONG = ("vmic", *(name for name in abundances.LABELS if name.endswith("_fe")))
+
+
+def _without_broadening(fit: Iterable[str]) -> list[str]:
+    return [name for name in fit if name != "vbroad"]
 
 
 @attrs.frozen
 class ReferenceStar:
     """A star whose parameters are known, and its spectrum. ``labels`` are those of the synthesizer; what is
-    left out is solar. ``fit`` names what is fitted together with the lines; broadening always is.
-    ``excluded`` are ranges in Angstrom that are ignored in the star; ``medium`` is for files
-    that do not state theirs."""
+    left out is solar. ``fit`` names what is fitted together with the lines; broadening (``vbroad``) always
+    is, named or not. ``excluded`` are ranges in Angstrom that are ignored in the star; ``medium`` is for
+    files that do not state theirs."""
 
     name: str
     path: str
     resolving_power: float
     labels: dict[str, float]
-    fit: list[str] = attrs.field(factory=list)
+    fit: list[str] = attrs.field(factory=list, converter=_without_broadening)
     excluded: list[tuple[float, float]] = attrs.field(factory=list)
     medium: Literal["", "air", "vacuum"] = ""
 
@@ -46,8 +55,9 @@ class ReferenceStar:
         if foreign := [name for name in self.fit if name not in FITTED_ALONG]:
             raise ConfigError(
                 f"{source}: reference star {self.name}: {foreign[0]} cannot be fitted with the lines, "
-                "expected vmic or an abundance such as c_fe"
+                "expected vbroad, vmic or an abundance such as c_fe"
             )
+        _check_ranges(f"{source}: reference star {self.name}: excluded", self.excluded)
         if not Path(self.path).expanduser().is_file():
             raise ConfigError(f"{source}: reference star {self.name}: {self.path} is not a file")
 
@@ -126,8 +136,29 @@ class Recipe:
             raise ConfigError(f"{path}: two reference stars have the name {twice[0]}")
         if foreign := {"segments", "corrections", "nlte", "processes"} & set(recipe.synthesizer):
             raise ConfigError(f"{path}: $.synthesizer.{min(foreign)} is not allowed here")
+        _check_windows(str(path), recipe.windows)
+        _check_ranges(f"{path}: excluded", recipe.excluded)
         for star in (*recipe.stars, *recipe.validation):
             star.check(str(path))
         for prior in recipe.priors:
             prior.check(str(path))
         return recipe
+
+
+def _check_ranges(what: str, ranges: Iterable[Sequence[float]]) -> None:
+    for low, high in ranges:
+        if not 0.0 < low < high:
+            raise ConfigError(
+                f"{what}: {low:g} to {high:g} Angstrom is no range of wavelengths: give the lower end first"
+            )
+
+
+def _check_windows(source: str, windows: Mapping[str, Sequence[float]]) -> None:
+    for name, (low, high) in windows.items():
+        _check_ranges(f"{source}: window {name}", [(low, high)])
+        least = 2.0 * MARGIN + (low + MARGIN) * np.expm1(LEAST_KMS / C_KMS)
+        if high - low < least:
+            raise ConfigError(
+                f"{source}: window {name}, {low:g} to {high:g} Angstrom, is too narrow for a continuum: "
+                f"expected at least {np.ceil(least):.0f} Angstrom there"
+            )

@@ -7,16 +7,14 @@ from pathlib import Path
 
 import attrs
 import numpy as np
-from scipy.ndimage import gaussian_filter1d, median_filter
+from scipy.ndimage import binary_dilation, gaussian_filter1d, median_filter
 
 from specinn.errors import ConfigError, ReadError
 from specinn.plugins import Plugins
 from specinn.spectra.readers import read
-from specinn_turbospectrum.line_fit.recipe import ReferenceStar
+from specinn_turbospectrum.line_fit.recipe import C_KMS, MARGIN, ReferenceStar
 
-C_KMS = 299_792.458
 STEP_KMS = 1.0
-_MARGIN = 4.0  # Angstrom of a window at its ends, for broadening
 _PIECE = 800  # km/s, between the knots of velocity
 _KNOTS = 1600  # km/s, between those of the continuum
 _CLEAN = 0.95  # synthetic flux from which on a pixel tells the continuum, where there are enough of them
@@ -24,6 +22,7 @@ _ENOUGH = 0.12  # of the pixels of a piece
 _WORST = (
     0.2  # scatter of observed over synthetic in pixels of the continuum, above which it cannot be followed
 )
+_RINGING = 3  # pixels on either side of those without flux that are not used
 _LIMB = 0.6
 
 Arms = dict[str, np.ndarray]
@@ -32,7 +31,7 @@ Arms = dict[str, np.ndarray]
 def grids(windows: Mapping[str, Sequence[float]]) -> Arms:
     """Logarithm of the wavelength in steps of 1 km/s, by window."""
     return {
-        name: np.arange(np.log(low + _MARGIN), np.log(high - _MARGIN), STEP_KMS / C_KMS)
+        name: np.arange(np.log(low + MARGIN), np.log(high - MARGIN), STEP_KMS / C_KMS)
         for name, (low, high) in windows.items()
     }
 
@@ -74,7 +73,8 @@ def on_grid(wavelength: np.ndarray, flux: np.ndarray, arms: Arms) -> Arms:
 class ObservedStar:
     """The observed spectrum of a reference star.
 
-    Raises ``ConfigError`` where it does not overlap with any window, ``ReadError`` where it cannot be read.
+    Raises ``ConfigError`` where it does not overlap with any window or has no lines, ``ReadError`` where it
+    cannot be read.
     """
 
     def __init__(
@@ -87,21 +87,32 @@ class ObservedStar:
             raise ReadError(f"reference star {star.name}: {star.path} has {n} spectra, expected one")
         batch = attrs.evolve(batches[0], medium=star.medium) if star.medium else batches[0]
         batch = batch.in_medium("air")
-        good = ~np.asarray(batch.mask)[0] & (np.asarray(batch.flux)[0] > 0)
+        raw = np.asarray(batch.flux, float)[0]
+        bad = ~(np.isfinite(raw) & (raw > 0))
+        # spectra ring at the edges of gaps, which looks like lines
+        good = ~np.asarray(batch.mask)[0] & ~binary_dilation(bad, iterations=_RINGING)
         for low, high in (*excluded, *star.excluded):
             good &= (batch.wavelength < low) | (batch.wavelength > high)
         if good.sum() < 100:
             raise ConfigError(f"reference star {star.name}: {star.path} has {good.sum()} usable pixels")
         self._log = np.log(np.asarray(batch.wavelength, float)[good])
-        self._flux = np.asarray(batch.flux, float)[0][good]
+        self._flux = raw[good]
         self._flux /= np.median(self._flux)
         self._gap = 3.0 * np.median(np.diff(self._log))
         self.velocity: float | None = None
-        if not any(self._covered(grid).mean() > 0.05 for grid in arms.values()):
+        seen = [
+            grid for grid in arms.values() if self._covered(grid).sum() > max(0.05 * grid.size, _PIECE // 2)
+        ]
+        if not seen:
             low, high = np.exp(self._log[[0, -1]])
             raise ConfigError(
                 f"reference star {star.name}: its spectrum ({low:.0f} to {high:.0f} Angstrom) has no overlap "
                 "with the windows"
+            )
+        if not any(np.ptp(np.interp(grid, self._log, self._flux)) for grid in seen):
+            raise ConfigError(
+                f"reference star {star.name}: the flux in {star.path} is the same at every wavelength of the "
+                "windows: give an observed spectrum"
             )
 
     def _covered(self, at: np.ndarray) -> np.ndarray:
@@ -146,11 +157,13 @@ class ObservedStar:
         for k, start in enumerate(starts):
             piece = slice(start, start + _PIECE)
             ok = np.isfinite(trials[:, piece]).all(axis=0)
-            if ok.sum() < _PIECE // 4:
+            few = ok.sum() < _PIECE // 4
+            # nothing tells a velocity where the model or the spectrum has no line
+            if few or not np.ptp(model[piece][ok]) or not np.ptp(trials[:, piece][:, ok], axis=1).all():
                 shifts[k] = np.nan
                 continue
             score = [np.corrcoef(row[piece][ok], model[piece][ok])[0, 1] for row in trials]
-            shifts[k] = fine[int(np.nanargmax(score))]
+            shifts[k] = fine[int(np.argmax(score))]
         centres = np.array([min(start + _PIECE / 2, grid.size) for start in starts])
         finite = np.isfinite(shifts)
         if not finite.any():
