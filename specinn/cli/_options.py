@@ -50,7 +50,7 @@ def flags() -> Names:
 def splits() -> list[str]:
     from specinn.grids.grid import SPLITS
 
-    return list(SPLITS)
+    return [*SPLITS, "all"]
 
 
 def devices() -> Names:
@@ -123,7 +123,7 @@ Spectra = Annotated[
     list[Path] | None,
     typer.Argument(metavar="SPECTRA", help="Files; by default those of the catalogue."),
 ]
-Split = Annotated[str, typer.Option(metavar="NAME", help="Part of the grid.", autocompletion=splits)]
+Split = Annotated[str, typer.Option(metavar="NAME", help="Part of the grid, or all.", autocompletion=splits)]
 Synthesizer = Annotated[
     str,
     typer.Option(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from specinn.cli._console import bar, echo, plugins_of, print_json
-from specinn.cli._options import AsJson, Overwrite, Seed, Synthesizer, splits
+from specinn.cli._options import AsJson, Overwrite, Seed, Split, Synthesizer
 from specinn.cli._tables import columns, decimals, figure
 from specinn.cli.evaluate._task import GridFiles
 
@@ -31,9 +31,7 @@ def emulator(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder for tables and figures.")
     ] = None,
-    split: Annotated[
-        str, typer.Option(metavar="NAME", help="Part of the grid, or all.", autocompletion=splits)
-    ] = "test",
+    split: Split = "test",
     n_fits: Annotated[
         int, typer.Option("--fits", metavar="N", help="Spectra to fit with the emulator.", min=0)
     ] = 0,
