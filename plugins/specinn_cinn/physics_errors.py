@@ -35,10 +35,10 @@ class MeasuredErrors:
 @attrs.frozen(eq=False)
 class EmulatorErrors:
     """What the emulator gets wrong: ``residual (n_stars, n_model)``, emulated minus computed, of stars with
-    ``parameters (n_stars, 3)``, the first labels of the grid."""
+    labels ``values (n_stars, n_grid_labels)``."""
 
     residual: torch.Tensor
-    parameters: torch.Tensor
+    values: torch.Tensor
 
 
 @attrs.define(eq=False)
@@ -78,7 +78,7 @@ class PhysicsErrors:
         weights that change along the spectrum, since no other star has just these."""
         if self.emulator is None or not self.options.emulator:
             return torch.zeros((), device=self.values.device)
-        distance = ((values[:, None, :3] - self.emulator.parameters) / self.spread[:3]).square().sum(2)
+        distance = self._unlikeness(values, self.emulator.values)
         noise = torch.randn(*distance.shape, generator=generator, device=self.values.device)
         near = (distance + 0.3 * noise.square()).argmin(1)
         weights = self._field(len(values), self.options.wander, generator).mul_(self.options.emulator)
@@ -87,6 +87,11 @@ class PhysicsErrors:
     def stellar(self, values: torch.Tensor) -> list[torch.Tensor]:
         """Teff, logg and [Fe/H] of labels of the grid ``(n, n_grid_labels)``, each ``(n,)``."""
         return list(values[:, self._stellar].unbind(1))
+
+    def _unlikeness(self, values: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+        """Squared distances ``(n, n_others)`` in Teff, logg and [Fe/H], in units of their spread."""
+        difference = values[:, None, self._stellar] - others[:, self._stellar]
+        return (difference / self.spread[self._stellar]).square().sum(2)
 
     def departures(
         self, flux: torch.Tensor, values: torch.Tensor, generator: torch.Generator
@@ -102,10 +107,7 @@ class PhysicsErrors:
         poverty = (-values[:, self._stellar[2]]).clamp(min=0.0)
         shares = 2.0 * torch.rand(2, len(values), device=self.values.device, generator=generator) * poverty
         weakening, cooling = options.overionisation * shares[0], options.excitation * shares[1]
-        distance = (values[:, None, self._stellar] - self._poor[:, self._stellar]) / self.spread[
-            self._stellar
-        ]
-        near = distance.square().sum(2).argmin(1)
+        near = self._unlikeness(values, self._poor).argmin(1)
         weaker, deeper = (of_star[near].to(flux.dtype) for of_star in self._of_poor)
         change = weaker.mul_(weakening[:, None]).sub_(deeper.mul_(cooling[:, None]))
         return change.mul_((1.0 - flux).clamp(min=0.0))

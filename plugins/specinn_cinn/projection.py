@@ -59,7 +59,9 @@ def _observations(
 
     @torch.no_grad()
     def make(i: int) -> tuple[torch.Tensor, ...]:
-        generator = torch.Generator(setup.config.device).manual_seed((1 << 40) + i)
+        generator = torch.Generator(setup.config.device).manual_seed(
+            (1 << 40) + setup.config.schedule.seed * 1_000_003 + i
+        )
         flux, values, vbroad = simulator.noiseless(_BATCH, generator)
         flux, synthetic = simulator.errors.disturb(flux, values, generator)
         level = torch.rand(len(flux), 1, generator=generator, device=flux.device)

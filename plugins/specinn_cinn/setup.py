@@ -196,7 +196,7 @@ def _emulator_errors(grid: Grid, operator: Any, emulator: Any, device: str) -> E
     values = torch.as_tensor(grid.values[rows], dtype=torch.float32)
     with torch.no_grad():
         residual = emulator.to("cpu")(values) - _spectra(grid, operator, rows)
-    return EmulatorErrors(residual.to(device), values[:, :3].to(device))
+    return EmulatorErrors(residual.to(device), values.to(device))
 
 
 def make_templates(

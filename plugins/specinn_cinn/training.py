@@ -39,7 +39,7 @@ def train(
     on the test split.
     """
     setup = prepare(config)
-    model = build(setup)
+    model = build(setup, filters=not setup.config.start and not _checkpoint(folder).exists())
     if setup.config.start:
         _start_from(model, Path(setup.config.start))
     model = fit(setup, model, folder, progress)
@@ -50,8 +50,9 @@ def train(
     return model
 
 
-def build(setup: Setup) -> CINN:
-    """An untrained estimator for the setup."""
+def build(setup: Setup, *, filters: bool = True) -> CINN:
+    """An untrained estimator for the setup; without ``filters``, which take minutes, where its weights will
+    be replaced."""
     settings = setup.config
     sizes = architecture(settings)
     torch.manual_seed(settings.schedule.seed)
@@ -75,7 +76,7 @@ def build(setup: Setup) -> CINN:
     network = setup.labels.to_network(labels)
     center, spread = network.mean(0), network.std(0)
     features = Features(len(pixels), encoding.n_context, sizes).to(device)
-    if features.projection is not None:
+    if filters and features.projection is not None:
         with torch.no_grad():
             weight, bias = start_projection(setup, encoding, sizes.projection, center, spread)
             features.projection.weight[: len(weight)] = weight
@@ -240,7 +241,7 @@ def fit(setup: Setup, model: CINN, folder: Path, progress: Callable[[dict[str, A
     plan = setup.config.schedule
     state = _State.start(model, plan, setup.config.filters)
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = folder / "cinn-checkpoint.safetensors"
+    checkpoint = _checkpoint(folder)
     of_training = {k: v for k, v in attrs.asdict(setup.config).items() if k != "ood"}  # which comes after
     of_training["calibrators"] = of_training.pop("reference_stars")  # as when checkpoints began
     of_training["schedule"].pop("workers")
@@ -266,6 +267,10 @@ def fit(setup: Setup, model: CINN, folder: Path, progress: Callable[[dict[str, A
     model.header["training"] |= {"best_step": state.best["step"], "validation_loss": state.best["loss"],
                                  "seconds": round(time.monotonic() - started)}  # fmt: skip
     return model
+
+
+def _checkpoint(folder: Path) -> Path:
+    return folder / "cinn-checkpoint.safetensors"
 
 
 def _batches(setup: Setup, model: CINN, steps: range) -> Iterator[tuple[Any, ...]]:
