@@ -112,7 +112,7 @@ class Inference:
     >>> import specinn
     >>> result = specinn.infer(specinn.example_files()[0], samples=512)
     >>> print(result)
-    Inference by 4most-hr-gr: 1 spectra, ...
+    Inference by 4most-hr: 1 spectra, ...
     >>> print(result.posterior)
     Posterior of dwarf-g: ... of 512 samples accepted
     label   unit     MAP  median       16 to 84 %
@@ -408,7 +408,7 @@ def infer(
     >>> abs(teff - 5790) < 4 * teff_std
     True
     >>> result.posterior.samples.shape  # (n_spec, n_samples, n_labels)
-    (1, 512, 13)
+    (1, 512, 26)
     >>> result.write("stars.fits")
     """
     plugins = plugins_or_all(plugins)
@@ -480,7 +480,7 @@ def load_model(
     >>> model.labels.names[:4]
     ('teff', 'logg', 'fe_h', 'vbroad')
     >>> [arm.name for arm in model.instrument.arms]
-    ['green', 'red']
+    ['blue', 'green', 'red']
     """
     plugins = plugins_or_all(plugins)
     if name is not None and not isinstance(name, (str, Path)):
@@ -516,7 +516,7 @@ def read(path: str | Path, format: str = "auto", plugins: Plugins | None = None)
     >>> import specinn
     >>> (batch,) = specinn.read(specinn.example_files()[0])
     >>> batch.flux.shape, batch.medium  # (n_spec, n_pix)
-    ((1, 12288), 'air')
+    ((1, 18432), 'air')
     """
     path = file_name("path", path)
     batches = read_batches(path, plugins_or_all(plugins), as_format(format))

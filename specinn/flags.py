@@ -95,8 +95,8 @@ FLAGS: tuple[FlagInfo, ...] = (
     FlagInfo(
         Flag.MANY_REJECTED, "warn", "more than half of the posterior samples lie outside the training bounds"
     ),
-    FlagInfo(Flag.ARM_MISSING, "warn", "at least one arm of the model has no usable pixels"),
-    FlagInfo(Flag.MANY_MASKED, "warn", "more than half of the pixels that the model uses are masked"),
+    FlagInfo(Flag.ARM_MISSING, "info", "at least one arm of the model has no usable pixels"),
+    FlagInfo(Flag.MANY_MASKED, "warn", "more than half of the pixels of the arms that are there are masked"),
     FlagInfo(
         Flag.SNR_LOW, "warn", "the S/N is below 10 per Angstrom, the lowest that the model was trained on"
     ),

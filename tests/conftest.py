@@ -9,13 +9,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import specinn_turbospectrum
 import typer.testing
 from astropy.units.format import Base
 from hypothesis import settings
 from typer.testing import CliRunner, Result
 
 from specinn.cli import app
+from specinn.grids import Grid
+from specinn.grids.priors import draw
+from specinn.grids.recipe import Recipe
 from specinn.plugins import Plugins
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # processes already share the cores
@@ -43,6 +48,28 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip(f"no development data at {folder}: set SPECINN_SHARED to the folder that has them")
     return folder
+
+
+@pytest.fixture(scope="session")
+def emulated() -> Grid:
+    """A grid of 320 stars from the prior of the bundled emulator, with the spectra that it makes."""
+    plugins = Plugins()
+    recipe = Path(specinn_turbospectrum.__file__).parent / "recipes" / "4most-hr.toml"
+    columns = draw(Recipe.read(recipe).prior, 400, seed=5)
+    emulator = plugins.load("synthesizer", "emulator").load()
+    values = np.stack([columns[name] for name in emulator.labels], axis=1)
+    values = values[((values >= emulator.bounds[:, 0]) & (values <= emulator.bounds[:, 1])).all(axis=1)][:320]
+    return Grid(
+        emulator.labels,
+        values,
+        np.array([f"emulated-{i}" for i in range(len(values))]),
+        emulator.wavelength,
+        dict(emulator.arms),
+        lambda rows: emulator(values[rows]),
+        emulator.resolving_power,
+        emulator.medium,
+        emulator.provenance,
+    )
 
 
 @pytest.fixture

@@ -545,7 +545,6 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert np.nanmean(np.abs(names["residual"].value)) < 0.02
     first = specinn.infer(specinn.example_files()[0], model=names["model"]).catalogue
     by_specutils = specinn.infer(spectrum, model=names["model"]).catalogue
-    assert first["a_li_upper"].mask.all() and by_specutils["a_li_upper"].mask.all()  # not to be trusted
     for column in ("id", "rv", "teff", "vbroad_p97_5", "flags"):
         assert (first[column] == by_specutils[column]).all(), column
     assert first["teff"][0] == result.catalogue["teff"][0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,17 +69,25 @@ def test_every_fault_has_a_test_by_its_number() -> None:
     assert numbers == set(FAULTS)
 
 
+@pytest.fixture
+def distrusted() -> Any:
+    """The bundled model, as if its lithium were not to be trusted."""
+    model = specinn.load_model()
+    model.header = {**model.header, "doubtful": {"a_li": "its line is blended with one that no star shows"}}
+    return model
+
+
 @pytest.mark.slow
-def test_D7_lithium_that_is_not_to_be_trusted_is_masked_or_warned_of() -> None:
+def test_D7_lithium_that_is_not_to_be_trusted_is_masked_or_warned_of(distrusted: Any) -> None:
     (star,) = (path for path in example_files() if path.stem == "dwarf-g")
-    row = specinn.infer(str(star), samples=256).catalogue[0]
+    row = specinn.infer(str(star), model=distrusted, samples=256).catalogue[0]
     assert np.ma.is_masked(row["a_li"]) or row["flag_warn"]
 
 
 @pytest.mark.slow
-def test_D7_samples_and_model_spectra_have_the_labels_that_are_masked() -> None:
+def test_D7_samples_and_model_spectra_have_the_labels_that_are_masked(distrusted: Any) -> None:
     (star,) = (path for path in example_files() if path.stem == "dwarf-g")
-    result = specinn.infer(star, samples=256)
+    result = specinn.infer(star, model=distrusted, samples=256)
     table = result.catalogue
     assert table.meta["masked"] == "a_li, li_fe"
     columns = [name for name in table.colnames if name.startswith(("a_li", "li_fe"))]
@@ -91,9 +100,9 @@ def test_D7_samples_and_model_spectra_have_the_labels_that_are_masked() -> None:
 
 
 @pytest.mark.slow
-def test_D7_spectra_with_the_physics_of_the_grid_keep_their_lithium() -> None:
+def test_D7_spectra_with_the_physics_of_the_grid_keep_their_lithium(distrusted: Any) -> None:
     (star,) = (path for path in example_files() if path.stem == "dwarf-g")
-    table = specinn.infer(star, samples=256, synthetic=True).catalogue
+    table = specinn.infer(star, model=distrusted, samples=256, synthetic=True).catalogue
     assert "masked" not in table.meta and not np.ma.is_masked(table["a_li"][0])
 
 

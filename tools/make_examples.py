@@ -34,7 +34,7 @@ _ALPHA = ("ca_fe", "mg_fe", "si_fe", "ti_fe", "o_fe")
 def make(folder: Path) -> None:
     """Write one FITS file per star and ``truth.csv`` into ``folder``."""
     plugins = Plugins()
-    instrument = Instrument.from_toml(plugins.record("instrument", "4most-hr").toml).select(("green", "red"))
+    instrument = Instrument.from_toml(plugins.record("instrument", "4most-hr").toml)
     emulator, observer = telescope(plugins, instrument)
     noise = Noise(instrument, Disturbances(gaps=0, arm_loss=0.0, snr_arm_scatter=0.0))
     folder.mkdir(parents=True, exist_ok=True)

@@ -7,13 +7,7 @@ from pathlib import Path
 from specinn.plugins import EstimatorRecord, hookimpl
 
 _WEIGHTS = Path(__file__).parent / "weights"
-_MODELS = ("4most-hr-gr",)  # the first is the default
-_DOUBTFUL = {
-    "4most-hr-gr": {
-        "a_li": "the line list of the grid has a blend at 6707.8 Angstrom, 0.26 deep in the Sun, that no "
-        "real star shows"
-    }
-}
+_MODELS = ("4most-hr",)  # the first is the default
 
 
 @hookimpl
@@ -25,7 +19,6 @@ def specinn_estimators() -> list[EstimatorRecord]:
             factory="specinn_cinn.estimator:CINN",
             trainer="specinn_cinn.training:train",
             models={name: _WEIGHTS / f"{name}.safetensors" for name in _MODELS},
-            doubtful=_DOUBTFUL,
             speed="specinn_cinn.timing:ways",
         )
     ]

@@ -138,7 +138,8 @@ def _start_from(model: CINN, path: Path) -> None:
     )
     if not same:
         raise ConfigError(
-            f"$.start: {path} differs in labels, architecture or arms, so training cannot start from it"
+            f"$.start: {path} differs in labels (or their bounds, which hang on prior and seed), "
+            "architecture or arms, so training cannot start from it"
         )
     model.features, model.flow, model.encoding = other.features.train(), other.flow.train(), other.encoding
     model.center, model.spread, model.labels = other.center, other.spread, other.labels

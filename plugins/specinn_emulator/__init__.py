@@ -8,7 +8,7 @@ from pathlib import Path
 from specinn.plugins import SynthesizerRecord, hookimpl
 
 WEIGHTS = Path(__file__).parent / "weights"
-BUNDLED = WEIGHTS / "turbospectrum-lte-gr.safetensors"
+BUNDLED = WEIGHTS / "4most-hr.safetensors"
 
 
 @hookimpl
@@ -16,7 +16,7 @@ def specinn_synthesizers() -> list[SynthesizerRecord]:
     return [
         SynthesizerRecord(
             name="emulator",
-            summary="emulators of grids (4MOST HR arms), of processes in windows or of a network",
+            summary="emulators of grids, one of which ships: processes in windows, or a network",
             factory="specinn_emulator.emulator:Emulator",
             trainer="specinn_emulator.training:train",
         )

@@ -82,7 +82,7 @@ class Emulator(Synthesizer):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], labels: Sequence[str]) -> Any:
-        """With the weights in the file ``path``, or bundled ones of this name."""
+        """With the weights in the file ``path``, or the bundled ones of this name."""
         settings = structure(dict(config), Settings, "[synthesizer]")
         return cls.load(Path(settings.path) if settings.path else None)
 
@@ -95,7 +95,7 @@ class Emulator(Synthesizer):
     def load(cls, path: Path | None = None, device: str = "cpu") -> Any:
         """Read weights that :meth:`save` wrote, or those of a ``ProcessEmulator``, which is returned then.
 
-        ``path`` may be the name of bundled ones; without it they are those of the bundled network.
+        ``path`` may be the name of bundled ones; without it those are taken.
         """
         path = BUNDLED if path is None else _file_of(path)
         tensors, header = load_weights(path, FORMAT)

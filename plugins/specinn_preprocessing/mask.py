@@ -182,7 +182,7 @@ def _spikes(flux: np.ndarray, mask: np.ndarray, sigma: np.ndarray) -> np.ndarray
     level = _SPIKE_LEVEL * np.abs(_quantile(flux, mask, 0.5))
     inner = flux[:, 3:-3]
     rise = inner - np.minimum(np.maximum(flux[:, :-6], flux[:, 1:-5]), np.maximum(flux[:, 6:], flux[:, 5:-1]))
-    high = (rise > level[:, None]) & (rise > _SPIKE_SIGMA * sigma[:, 3:-3])
+    high = (rise > level[:, None]) & (rise / _SPIKE_SIGMA > sigma[:, 3:-3])  # sigma may be huge
     rows, columns = np.divmod(np.flatnonzero(high), high.shape[1])
     around = flux[rows[:, None], columns[:, None] + np.arange(7)]
     excess = flux[rows, columns + 3] - np.median(around, axis=1)

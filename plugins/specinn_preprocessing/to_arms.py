@@ -42,13 +42,12 @@ class ToArms(Preprocessor):
         np.copyto(flux, 0.0, where=mask)
         flags = flags_of(batch.meta)
         slices = self.instrument.slices
-        bad = np.stack([np.count_nonzero(mask[:, arm], axis=1) for arm in slices.values()], axis=1)
-        empty = bad == [arm.stop - arm.start for arm in slices.values()]
+        within = np.array([np.count_nonzero(~self._outside[arm]) for arm in slices.values()])
+        good = np.stack([np.count_nonzero(~mask[:, arm], axis=1) for arm in slices.values()], axis=1)
+        empty = good == 0
         raise_flag(flags, empty.any(axis=1), Flag.ARM_MISSING)
         raise_flag(flags, empty.all(axis=1), Flag.NO_OVERLAP)
-        n_outside = np.count_nonzero(self._outside)
-        share = (bad.sum(axis=1) - n_outside) / (mask.shape[1] - n_outside)
-        raise_flag(flags, share > 0.5, Flag.MANY_MASKED)
+        raise_flag(flags, good.sum(axis=1) < 0.5 * (within * ~empty).sum(axis=1), Flag.MANY_MASKED)
         meta = with_columns(batch.meta, flags)
         instrument, power = self.instrument, self._resampler.resolving_power
         return SpectrumBatch(instrument.wavelength, flux, sigma, mask, power, instrument.medium, meta, slices)

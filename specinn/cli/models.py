@@ -24,7 +24,7 @@ _SHOWN = (
 )  # not as plain values
 
 
-EXAMPLES = ("specinn models", "specinn models 4most-hr-gr", "specinn models my-model.safetensors --json")
+EXAMPLES = ("specinn models", "specinn models 4most-hr", "specinn models my-model.safetensors --json")
 
 
 def models(ctx: typer.Context, name: ModelNameOrNone = None, as_json: AsJson = False) -> None:

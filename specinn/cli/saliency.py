@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 EXAMPLES = (
-    "specinn saliency 4most-hr-gr --grid grid.h5 -o saliency",
-    "specinn saliency 4most-hr-gr --grid grid.h5 --snr 50 --features 3 -o faint --json",
+    "specinn saliency 4most-hr --grid grid.h5 -o saliency",
+    "specinn saliency 4most-hr --grid grid.h5 --snr 50 --features 3 -o faint --json",
 )
 
 

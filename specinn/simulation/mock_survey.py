@@ -77,8 +77,8 @@ def draw_stars(n: int, names: Iterable[str], bounds: np.ndarray, rng: np.random.
 class SimulatedSurvey:
     """Spectra number 0, 1, 2, ... of the survey with that ``seed``.
 
-    ``instrument`` is the one observed (its arms must lie within the emulator's), by default 4MOST HR with
-    the green and red arms. Its pixels are replaced by those of a linear axis.
+    ``instrument`` is the one observed (its arms must lie within the emulator's), by default 4MOST HR. Its
+    pixels are replaced by those of a linear axis.
 
     Raises ``ModelError`` where the emulator does not cover an arm, ``ConfigError`` for a negative seed.
     """
@@ -87,8 +87,7 @@ class SimulatedSurvey:
         if seed < 0:
             raise ConfigError(f"seed {seed}: expected a number that is not negative")
         if instrument is None:
-            record = plugins.record("instrument", "4most-hr")
-            instrument = Instrument.from_toml(record.toml).select(("green", "red"))
+            instrument = Instrument.from_toml(plugins.record("instrument", "4most-hr").toml)
         self.seed, self.first = seed, min(arm.range[0] for arm in instrument.arms)
         self.n_pix = int((max(arm.range[1] for arm in instrument.arms) - self.first) / STEP + 1e-6) + 1
         self.instrument = attrs.evolve(instrument, arms=tuple(map(self._on_axis, instrument.arms)))

@@ -8,7 +8,7 @@ are no measurement, and :mod:`specinn.spectra.specutils` is the way to and from 
 >>> import specinn
 >>> (batch,) = specinn.read(specinn.example_files()[0])
 >>> batch.flux.shape, batch.resolving_power, list(batch.meta["id"]) == ["dwarf-g"]
-((1, 12288), 20000.0, True)
+((1, 18432), 20000.0, True)
 >>> from specinn.spectra import snr_per_angstrom
 >>> print(*snr_per_angstrom(batch, batch.wavelength > 6200).round(-1))
 200.0

@@ -244,7 +244,7 @@ def test_the_bundled_emulator_tells_its_physics() -> None:
 
     emulator = Emulator.from_config({}, ["teff"])
     header = emulator.provenance
-    assert re.fullmatch(r"emulator of Turbospectrum 2020 .* \(grid [0-9a-f]{16}\)", header["code"])
+    assert re.fullmatch(r"emulator of Turbospectrum 2020 \(grid [0-9a-f]{16}\)", header["code"])
     assert "Magg" in header["solar_scale"] and "files" not in header
 
 

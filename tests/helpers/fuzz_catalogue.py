@@ -43,7 +43,7 @@ TRUTH = {"teff": 5790.0, "logg": 4.42, "fe_h": 0.03, "rv": 12.3}
 TOLERANCE = {"teff": 150.0, "logg": 0.3, "fe_h": 0.12, "rv": 1.0}
 _SIGMAS = 5.0  # or this many of its errors
 _TEXTS = ("id", "path", "frame", "frame_from", "medium", "medium_from", "object", "survey_id", "programme")
-_PERCENTILES = ("p2_5", "p16", "median", "p84", "p97_5")
+_ENDS = ("", "_std", "_p2_5", "_p16", "_median", "_p84", "_p97_5")
 
 
 def star(step: float = 0.08) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -114,19 +114,21 @@ def faults_of_row(row: Row, labels: LabelSet, hidden: Sequence[str]) -> Iterator
     if not str(row["message"]).isprintable():
         yield f"a message that is none: {row['message']!r}"
     for label in with_derived_labels(labels):
-        values = [row[name] for name in (label.name, f"{label.name}_std")]
-        percentiles = [row[f"{label.name}_{level}"] for level in _PERCENTILES]
-        values += percentiles
-        masked = [value is np.ma.masked for value in values]
+        values = {end: row[f"{label.name}{end}"] for end in _ENDS}
+        masked = {end for end, value in values.items() if value is np.ma.masked}
         none = bad or label.name in hidden
-        if none != all(masked) or none != any(masked):
+        untold = label.name in str(row["undetermined"]).split()  # the middle would be that of the prior
+        if masked != set(_ENDS if none else ("", "_median") if untold else ()):
             yield f"{label.name} is {values} with the flags {names(flags)}"
         elif not none:
             low, high = label.bounds
             margin = 1e-5 * (high - low)  # single precision
-            if not all(np.isfinite(values)) or np.any(np.diff(percentiles) < 0.0) or values[1] < 0.0:
+            given = {end: float(value) for end, value in values.items() if end not in masked}
+            places = [value for end, value in given.items() if end not in ("", "_std")]
+            rising = (np.diff(places) >= 0.0).all() and given["_std"] >= 0.0
+            if not rising or not np.isfinite(list(given.values())).all():
                 yield f"{label.name} is {values}"
-            if not all(low - margin <= value <= high + margin for value in (values[0], *percentiles)):
+            if not all(low - margin <= v <= high + margin for end, v in given.items() if end != "_std"):
                 yield f"{label.name} is {values}, outside {label.bounds}"
         if none and can_be_absent(label.name) and row[f"{label.name}_upper"] is not np.ma.masked:
             yield f"{label.name}_upper is {row[f'{label.name}_upper']} with the flags {names(flags)}"
@@ -142,7 +144,7 @@ def faults_of_row(row: Row, labels: LabelSet, hidden: Sequence[str]) -> Iterator
 
 def look(seed: int, first: int, count: int, folder: Path) -> Iterator[tuple[int, Path, Table, list[str]]]:
     """Number, path, rows and faults of each file of a seed."""
-    plugins, labels = Plugins(), specinn.load_model("4most-hr-gr").labels
+    plugins, labels = Plugins(), specinn.load_model("4most-hr").labels
     (folder / "whole").mkdir()
     whole = fuzz_readers.whole_files(folder / "whole", star())
     paths = {}

@@ -78,7 +78,7 @@ def main() -> None:
     from specinn_preprocessing.rest_frame import RestFrame
 
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 200
-    survey, model = SimulatedSurvey(Plugins()), specinn.load_model("4most-hr-gr")
+    survey, model = SimulatedSurvey(Plugins()), specinn.load_model("4most-hr")
     rest_frame = RestFrame(model.instrument, model.templates)
     print("kind         teff logg  fe_h vbroad   S/N  error   rms uncertain")
     for kind, stars in STARS.items():

@@ -10,6 +10,7 @@ import pytest
 
 import specinn
 from specinn import models
+from specinn.errors import ModelError
 from specinn.flags import Flag
 from specinn.inference.options import RunOptions
 from specinn.inference.pipeline import Pipeline
@@ -28,7 +29,7 @@ def plugins():
 
 @pytest.fixture(scope="module")
 def model():
-    return specinn.load_model("4most-hr-gr")
+    return specinn.load_model("4most-hr")
 
 
 @pytest.fixture(scope="module")
@@ -113,5 +114,7 @@ def test_A12_A13_real_stars(plugins, model, name, misfit):
 
 
 def test_spectra_are_compared_with_those_of_the_emulator_that_a_model_has_learnt_from(plugins):
-    assert list(models.synthesizer(plugins, {}).arms) == ["green", "red"]
-    assert list(models.synthesizer(plugins, {"emulator": "4most-hr"}).arms) == ["blue", "green", "red"]
+    named = models.synthesizer(plugins, {"emulator": "4most-hr"})
+    assert list(named.arms) == list(models.synthesizer(plugins, {}).arms) == ["blue", "green", "red"]
+    with pytest.raises(ModelError, match="5most-hr: no such model file"):
+        models.synthesizer(plugins, {"emulator": "5most-hr"})

@@ -251,17 +251,15 @@ def test_metallicity_is_never_a_limit_and_li_over_fe_goes_with_li():
 
 
 @pytest.mark.slow
-def test_lithium_limits_of_simulated_stars(shared):
-    """Spectra of the smallest split: where the line is lost, a limit that holds, or nothing; else a value."""
+def test_lithium_limits_of_simulated_stars(emulated):
+    """Where the line is lost, a limit that holds, or nothing; else a value."""
     from specinn import models
     from specinn.evaluation.comparison import compare
-    from specinn.grids import load
     from specinn.plugins import Plugins
 
     plugins = Plugins()
-    model = models.load(plugins, models.find(plugins, "4most-hr-gr"))
-    grid = load(sorted((shared / "data" / "grid").glob("*.h5")), plugins=plugins)
-    comparison = compare(model, grid, snr=[100.0], split="validation", n_samples=512, plugins=plugins)
+    model = models.load(plugins, models.find(plugins, None))
+    comparison = compare(model, emulated, snr=[100.0], split="all", n_samples=512, plugins=plugins)
     i, teff = comparison.labels.index("a_li"), comparison.truth[:, comparison.labels.index("teff")]
     truth, limit = comparison.truth[:, i], comparison.summaries[0].undetected[:, i]
     lost = (truth < 0.3) & (teff > 5300)  # below 1 mA: nobody could see it

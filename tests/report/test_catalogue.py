@@ -258,7 +258,7 @@ def test_a_page_has_the_spectra_of_its_stars(real: Path) -> None:
     assert len(text) < 6.5e6
     page = Page(text)
     data, star = page.json["data"], page.json["star-1"]
-    assert data["opened"] == [0, 1, 2] and [arm[0] for arm in data["arms"]] == ["green", "red"]
+    assert data["opened"] == [0, 1, 2] and [arm[0] for arm in data["arms"]] == ["blue", "green", "red"]
     wave = floats(data["wavelength"])
     assert all(star[name]["data"] for name in ("flux", "model")) and len(star["bands"]) == 4
     assert len(base64.b64decode(star["flux"]["data"])) == 2 * wave.size
@@ -543,7 +543,7 @@ def test_the_corner_plot_has_the_labels_of_the_samples(visit: Visitor, informed:
     names = [text for text in texts if not re.fullmatch(r"[−-]?\d*\.?\d+", text)]
     data = Page((informed / "page.html").read_text(encoding="utf-8")).json["data"]
     html = {column["name"]: column["html"] for column in data["shown"]}
-    assert names == [html[name] for name in data["sampled"]] and len(names) == 13
+    assert names == [html[name] for name in data["sampled"]] and len(names) == 26
     assert not [name for name in names if "informed" in name]
 
 

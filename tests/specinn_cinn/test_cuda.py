@@ -67,7 +67,7 @@ def test_a_gpu_gives_the_posteriors_of_the_processor() -> None:
     from specinn.inference.run import example_files, file_sources, prepare
 
     plugins = Plugins()
-    path = Path(models.find(plugins, "4most-hr-gr").path)
+    path = Path(models.find(plugins, "4most-hr").path)
     spectra = []
     for device in ("cpu", "cuda"):
         job = prepare(plugins, model=CINN.load(path, device), samples=4096)

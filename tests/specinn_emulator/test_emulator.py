@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny_grid
 import torch
-from specinn_emulator import BUNDLED, specinn_synthesizers
+from specinn_emulator import specinn_synthesizers
 from specinn_emulator.emulator import CoefficientNetwork, Emulator
 from specinn_emulator.labels import features
 from specinn_emulator.training import train
@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 from specinn.errors import ConfigError, GridError, ModelError
 from specinn.evaluation.emulation import compare
-from specinn.grids import Grid, load
-from specinn.plugins import Plugins, load_factory
+from specinn.grids import Grid
+from specinn.plugins import load_factory
 from specinn.spectra.resample import resampling_matrix, resampling_operator
 from specinn.testing import check_synthesizer
 from specinn.weights import load_weights, save_weights
@@ -396,34 +396,6 @@ def test_damaged_files_are_errors_and_pickles_are_not_read(emulator, tmp_path):
         Emulator.load(path)
 
 
-# The bundled one ---------------------------------------------------------------------------------
-
-bundled = pytest.mark.skipif(not BUNDLED.is_file(), reason="the bundled emulator is not there yet")
-
-
 def test_the_record_leads_to_the_class():
     (record,) = specinn_synthesizers()
     assert load_factory(record) is Emulator
-
-
-@bundled
-def test_the_bundled_emulator_is_small_and_says_what_it_is():
-    assert BUNDLED.stat().st_size < 16 * 2**20
-    emulator = Emulator.load()
-    assert emulator.resolving_power == 60_000.0 and emulator.medium == "air"
-    assert {"teff", "logg", "fe_h", "vmic", "a_li", "mg_fe"} <= set(emulator.labels)
-    metrics = emulator.header["metrics"]
-    assert metrics["rms_quantiles"]["0.5"] < 0.003 and metrics["by_teff"] and metrics["by_wavelength"]
-    assert emulator.header["grid"]["provenance"]
-    ends = [(emulator.wavelength[a][0], emulator.wavelength[a][-1]) for a in emulator.arms.values()]
-    assert any(low < 5160 and high > 5730 for low, high in ends)
-    assert any(low < 6100 and high > 6790 for low, high in ends)
-
-
-@bundled
-def test_the_bundled_emulator_on_spectra_that_it_has_not_seen(shared):
-    emulator = Emulator.load()
-    paths = sorted((shared / "data" / "grid").glob("*.h5"))
-    rms = compare(emulator, load(paths, plugins=Plugins())).rms()
-    assert np.median(rms) < 0.003
-    assert np.quantile(rms, 0.9) < 0.01

@@ -257,6 +257,8 @@ def test_the_shipped_emulator_on_spectra_that_it_has_not_seen(shipped, held_out)
 
 
 def test_the_shipped_emulator_has_the_labels_and_physics_of_its_grid(shipped, held_out):
+    default = Emulator.load()
+    assert (default.header, default.labels) == (shipped.header, shipped.labels)
     assert shipped.labels == held_out.labels and len(shipped.labels) == 25
     assert (WEIGHTS / "4most-hr.safetensors").stat().st_size < 24e6
     inside = (held_out.values >= shipped.bounds[:, 0]) & (held_out.values <= shipped.bounds[:, 1])

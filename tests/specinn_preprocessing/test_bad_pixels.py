@@ -23,7 +23,7 @@ EXAMPLE = Path(specinn.__file__).parent / "examples" / "dwarf-g.fits"
 
 @pytest.fixture(scope="module")
 def pipeline():
-    return Pipeline(specinn.load_model("4most-hr-gr"), Plugins(), RunOptions(samples=1024))
+    return Pipeline(specinn.load_model("4most-hr"), Plugins(), RunOptions(samples=1024))
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_A1_pixels_with_huge_errors_are_as_if_masked(pipeline, star, plain, kind
 def test_A1_errors_that_change_slowly_mask_nothing(star):
     steep = copies(star, 1)
     steep.sigma *= np.exp(3.0 * np.sin(np.arange(steep.flux.shape[1]) / 400.0))
-    step = Mask(specinn.load_model("4most-hr-gr").instrument, sky_lines=(), bands=(), cosmic_rays=False)
+    step = Mask(specinn.load_model("4most-hr").instrument, sky_lines=(), bands=(), cosmic_rays=False)
     assert np.array_equal(step(steep).mask, step(star).mask)
 
 

@@ -164,7 +164,7 @@ def test_records_that_lead_elsewhere(tmp_path):
     fields = {"name": "other", "summary": "for tests", "factory": "specinn_cinn.estimator:CINN"}
     (weights,) = Plugins([], {"cinn": importlib.import_module("specinn_cinn")}).offers("estimator")
     for models, rule in (
-        (weights.record.models, "its model '4most-hr-gr' is one of 'cinn'"),
+        (weights.record.models, "its model '4most-hr' is one of 'cinn'"),
         ({"gone": tmp_path / "gone.safetensors"}, "its model 'gone': .*no such model file"),
     ):
         with pytest.raises(AssertionError, match=rule):

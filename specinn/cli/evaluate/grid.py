@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from specinn.evaluation.comparison import Comparison
 
 EXAMPLES = (
-    "specinn evaluate grid 4most-hr-gr grid.h5 -o report",
-    "specinn evaluate grid 4most-hr-gr grid.h5 --snr 250 --snr 50 -o metrics.ecsv",
-    "specinn evaluate grid 4most-hr-gr grid.h5 --arms red",
+    "specinn evaluate grid 4most-hr grid.h5 -o report",
+    "specinn evaluate grid 4most-hr grid.h5 --snr 250 --snr 50 -o metrics.ecsv",
+    "specinn evaluate grid 4most-hr grid.h5 --arms red",
 )
 
 

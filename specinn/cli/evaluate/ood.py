@@ -13,8 +13,8 @@ from specinn.cli._tables import columns, figure
 from specinn.cli.evaluate._task import AsObserved, GridFiles, Task
 
 EXAMPLES = (
-    "specinn evaluate ood 4most-hr-gr grid.h5 -o ood.ecsv",
-    "specinn evaluate ood 4most-hr-gr grid.h5 --snr 100 --json",
+    "specinn evaluate ood 4most-hr grid.h5 -o ood.ecsv",
+    "specinn evaluate ood 4most-hr grid.h5 --snr 100 --json",
 )
 
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from specinn.labels import LabelSet
 
 EXAMPLES = (
-    "specinn evaluate robustness 4most-hr-gr benchmarks.csv -o robustness",
-    "specinn evaluate robustness 4most-hr-gr benchmarks.csv --json",
+    "specinn evaluate robustness 4most-hr benchmarks.csv -o robustness",
+    "specinn evaluate robustness 4most-hr benchmarks.csv --json",
 )
 
 

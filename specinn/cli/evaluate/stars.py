@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from specinn.labels import LabelSet
 
 EXAMPLES = (
-    "specinn evaluate stars 4most-hr-gr benchmarks.csv --snr 100 --json",
-    "specinn evaluate stars 4most-hr-gr stars.csv --literature jofre.csv -o figures",
+    "specinn evaluate stars 4most-hr benchmarks.csv --snr 100 --json",
+    "specinn evaluate stars 4most-hr stars.csv --literature jofre.csv -o figures",
 )
 
 
