@@ -129,7 +129,8 @@ def _header(setup: Setup) -> dict[str, Any]:
 
 
 def _start_from(model: CINN, path: Path) -> None:
-    """Take over weights, scaling and pixels of a trained model of the same shape, to train it further."""
+    """Take over weights, scaling and pixels of a trained model of the same shape, to train it further; how it
+    was trained is kept as ``stages`` of the training."""
     other = CINN.load(path, model.device)
     same = (other.architecture, other.labels, other.instrument) == (
         model.architecture,
@@ -143,6 +144,8 @@ def _start_from(model: CINN, path: Path) -> None:
         )
     model.features, model.flow, model.encoding = other.features.train(), other.flow.train(), other.encoding
     model.center, model.spread, model.labels = other.center, other.spread, other.labels
+    before = dict(other.header.get("training", {}))
+    model.header["training"]["stages"] = [*before.pop("stages", []), before]
     for weight in (*model.features.parameters(), *model.flow.parameters()):
         weight.requires_grad_(weight.is_floating_point())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 import re
 import tomllib
@@ -488,6 +489,11 @@ def test_training_may_start_from_a_trained_model(trained, recipe, plugins, tmp_p
         for name, value in network.state_dict().items():
             assert torch.allclose(value, other.state_dict()[name], rtol=1e-6), name
     assert torch.equal(result.center, model.center) and torch.equal(result.encoding.mean, model.encoding.mean)
+    (stage,) = result.header["training"]["stages"]
+    assert (
+        stage == json.loads(json.dumps(model.header["training"]))
+        and result.header["training"]["schedule"]["steps"] == 1
+    )
     with pytest.raises(ConfigError, match=r"\$\.start: .* differs in labels .*, architecture or arms"):
         train({**config, "labels": LABELS[:-1]}, tmp_path / "other")
     with pytest.raises(ModelError, match="no such model file"):
