@@ -2,6 +2,8 @@
 
 specinn grid import 4most-hr.h5 -o degraded.h5 --resolving-power 28000 --step 0.065
 python tools/make_held_out.py degraded.h5 tests/data/4most-hr-held-out.h5
+
+``4most-hr-unseen.h5`` beside it is the whole degraded.h5 of the same recipe with n = 64 and seed = 4091.
 """
 
 from __future__ import annotations
