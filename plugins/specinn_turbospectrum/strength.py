@@ -7,7 +7,7 @@ makes a line of a hot star look stronger than it is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from specinn.errors import SynthesisError
 from specinn_turbospectrum.atmospheres import Atmosphere
+from specinn_turbospectrum.linelists import Species
 
 _PARTITION = "IRWIN_atoms_v07.3.dat"
 _K_EV = 8.617333e-5  # eV / K
@@ -23,6 +24,9 @@ _SAHA = 2.41469e15  # (2 pi m k / h^2)^1.5, cm-3 K-1.5
 _CLASSICAL = 0.026540  # pi e^2 / m c, cm2 Hz
 _H_MINUS = 3.0e-17  # cm2, per H- ion, near 5000 Angstrom
 _MASS = 1.660539e-24
+_LEAST = (
+    1e-4  # of the opacity of the continuum: half of it in depth, and the ratio is good to a factor of two
+)
 _LG_TAU = (-3.0, -2.0, -1.0, -0.4, 0.0)
 
 
@@ -61,6 +65,29 @@ def opacity_ratio(
         h_minus = 4.158e-10 * _H_MINUS * electron_pressure * theta**2.5 * 10.0 ** (0.754 * theta)
         best = np.maximum(best, line / h_minus)
     return best
+
+
+def worth_computing(
+    species: Sequence[Species], stars: Sequence[tuple[Atmosphere, Mapping[int, float], float]], data: Path
+) -> list[Species]:
+    """``species`` without the lines of atoms that take less than 1e-4 of the continuum in every one of
+    ``stars`` (atmosphere, abundances, microturbulence), which are those where lines are strongest."""
+    out = []
+    for one in species:
+        if one.is_molecule:
+            out.append(one)
+            continue
+        fields = [line.split(maxsplit=3)[1:3] for line in one.lines]
+        chi, log_gf = np.array(fields, float).reshape(-1, 2).T
+        n = len(one.lines)
+        number, ion = np.full(n, one.number), np.full(n, one.ion)
+        ratios = [
+            opacity_ratio(number, ion, one.wavelength, chi, log_gf, atmosphere, log_eps, vmic, data)
+            for atmosphere, log_eps, vmic in stars
+        ]
+        if (seen := np.max(ratios, axis=0) > _LEAST).any():
+            out.append(one.keep(seen))
+    return out
 
 
 def _stages(

@@ -28,6 +28,7 @@ from specinn_turbospectrum.enhancement import Enhancement
 from specinn_turbospectrum.installation import BLUE, GAIA_ESO, HYDROGEN, Installation
 from specinn_turbospectrum.linelists import ATOMIC_NUMBER, ENDS, Species, cut_hydrogen, select, write
 from specinn_turbospectrum.runner import Star, Window, synthesise
+from specinn_turbospectrum.strength import worth_computing
 
 _EDGE = 5.0  # Angstrom beyond a window from which lines are taken; the code takes those within 2
 # Layers: the flux at R = 20 000 differs from that of all 56 of MARCS by 6e-4 (blue), 1e-4 and 8e-5 in the
@@ -39,6 +40,13 @@ _LG_TAU = np.array(
 _WEAKEST_COOL = 2.0  # dex below the strongest line of such a molecule in a window
 _COOL = {"TiO": 4500.0}  # K, below which a molecule has lines that can be seen
 _ABUNDANCES = (-2.0, 2.0)  # dex, of [X/Fe]
+# Teff, log g, [Fe/H] and microturbulence of the stars of the label space with the strongest lines, and their
+# abundances: [X/Fe] of all elements and of those heavier than zinc; log eps of those without one.
+_STRONGEST = (
+    (3600.0, 0.8, 0.5, 2.5), (3600.0, 5.0, 0.5, 1.0), (4300.0, 1.5, 0.5, 2.5), (5000.0, 2.5, 0.5, 2.0),
+    (5000.0, 4.5, 0.5, 1.0), (5800.0, 4.4, 0.5, 1.0), (6500.0, 4.0, 0.5, 1.5), (7400.0, 4.0, 0.5, 2.0),
+)  # fmt: skip
+_RICH, _HEAVY_RICH, _OTHERS = 0.5, 1.5, 4.7
 
 
 @attrs.frozen
@@ -335,12 +343,28 @@ class Turbospectrum(Synthesizer):
     def _window(self, name: str, low: float, high: float) -> Window:
         """The window with line lists that are cut to it."""
         lines, hydrogen = self._folder / f"{name}.list", self._folder / f"{name}.hydrogen"
-        if not write(self.lines(name), lines):
+        species = self.lines(name)
+        if stars := self._stars_of_strong_lines():
+            species = worth_computing(species, stars, self.data)
+        if not write(species, lines):
             raise SynthesisError(f"the line lists have no lines from {low:g} to {high:g} Angstrom")
         parts = [lines]
         if cut_hydrogen(self._installation.data / HYDROGEN, low, high, hydrogen):
             parts.append(hydrogen)
         return Window(low, high, self.settings.step_of(name), tuple(parts))
+
+    def _stars_of_strong_lines(self) -> list[tuple[Atmosphere, dict[int, float], float]]:
+        """Those that decide which lines are left out; none where the models do not reach that far."""
+        out = []
+        for teff, logg, fe_h, vmic in _STRONGEST:
+            log_eps = dict.fromkeys(ATOMIC_NUMBER.values(), _OTHERS)
+            for number, value in abundances.log_eps({"fe_h": fe_h, "a_li": 3.5}).items():
+                log_eps[number] = value + (_HEAVY_RICH if number > ATOMIC_NUMBER["Zn"] else _RICH)
+            try:
+                out.append((self._atmospheres(teff, logg, fe_h), log_eps, vmic))
+            except SynthesisError:
+                return []
+        return out
 
     def _windows_for(self, teff: float) -> list[Window]:
         """With the lines that only cool stars show, where this is one."""

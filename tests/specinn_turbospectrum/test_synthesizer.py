@@ -894,3 +894,39 @@ def test_same_spectra_as_the_shared_grid(installed, shared):
     )
     assert (np.median(difference, axis=1) < 1e-3).all()
     assert np.percentile(difference, 95) < 0.01
+
+
+@pytest.mark.slow
+def test_lines_that_no_star_shows_are_left_out(installed):
+    """They take less than 1e-4 even from the stars whose lines are strongest."""
+    code = Turbospectrum(Settings(segments={"a": [5290.0, 5310.0]}))
+    used = linelists.read(code._windows[0].line_lists[0])
+    everything = code.lines("a")
+    n_used, n = (sum(len(one.lines) for one in lists if not one.is_molecule) for lists in (used, everything))
+    assert 0.5 * n < n_used < 0.95 * n
+    molecules = [[one for one in lists if one.is_molecule] for lists in (used, everything)]
+    assert [len(one.lines) for one in molecules[0]] == [len(one.lines) for one in molecules[1]]
+    linelists.write(everything, code._folder / "everything.list")
+    whole = code.with_lines({"a": code._folder / "everything.list"})
+    stars = np.zeros((2, len(code.labels)))
+    stars[:, :4] = [[4500.0, 2.0, 0.3, 2.0], [5000.0, 4.5, 0.4, 1.0]]
+    assert np.abs(code(stars) - whole(stars)).max() < 1e-4
+
+
+def test_lines_are_kept_where_models_do_not_tell(prefix):
+    """A library without models of the stars with the strongest lines says nothing of what they would show."""
+    assert code(prefix)._stars_of_strong_lines() == []
+
+
+@pytest.mark.slow
+def test_titanium_oxide_shows_in_cool_stars(installed):
+    """Without being asked for, below 4500 K and not above."""
+    labels = (*abundances.PARAMETERS,)
+    segment = {"segments": {"a": [6158.0, 6168.0]}}  # the head of the gamma' band at 6159
+    every, without = (
+        Turbospectrum(Settings(**segment, **more), labels)
+        for more in ({}, {"molecules": ["C2", "CN", "CH", "NH", "MgH", "SiH"]})
+    )
+    stars = np.array([[3800.0, 4.7, 0.0, 1.0], [4600.0, 4.6, 0.0, 1.0]])
+    cool, warm = every(stars) - without(stars)
+    assert cool.min() < -0.05 and not warm.any()
