@@ -8,13 +8,14 @@ from functools import cached_property
 import attrs
 import torch
 
+from specinn.errors import ConfigError
 from specinn.simulation.observer import STEP_KMS, ModelGrid
 
 from .recipe import PhysicsError
 
 FLOOR = 0.03  # line depth below which an error of the physics is taken as one of lines that the models lack
 SHALLOW = 0.01  # line depth below which departures from LTE count for less
-POOR = 2048  # stars at most, for whose lines departures are worked out
+SOME = 2048  # stars at most, for whose lines departures are worked out
 WEAK = 1.5  # power of the mean depth with which these scale: they are weak, and saturate less than it does
 BALMER = (4101.7, 4340.5, 4861.3, 6562.8)  # Angstrom
 BALMER_WIDTH = 25.0  # Angstrom, beyond which metal lines decide
@@ -61,6 +62,7 @@ class PhysicsErrors:
     high: torch.Tensor = attrs.field(init=False)
     spread: torch.Tensor = attrs.field(init=False)
     metallic: torch.Tensor = attrs.field(init=False)
+    directions: torch.Tensor = attrs.field(init=False)
     _stellar: list[int] = attrs.field(init=False)
     _poor: torch.Tensor = attrs.field(init=False)
 
@@ -71,7 +73,21 @@ class PhysicsErrors:
         near = [torch.exp(-0.5 * ((wave - line) / BALMER_WIDTH) ** 2) for line in BALMER]
         self.metallic = 1.0 - torch.stack(near).amax(0)
         self._stellar = [self.grid_names.index(name) for name in ("teff", "logg", "fe_h")]
-        self._poor = self.values[self.values[:, self._stellar[2]] < 0][:POOR]
+        self.directions = self._directions()
+        self._poor = self.values[self.values[:, self._stellar[2]] < 0][:SOME]
+
+    def _directions(self) -> torch.Tensor:
+        """``(n_shifts, n_grid_labels)`` of the shifts of the options."""
+        out = self.values.new_zeros(len(self.options.shifts), len(self.grid_names))
+        for row, shift in zip(out, self.options.shifts, strict=True):
+            for name, size in shift.items():
+                if name not in self.grid_names:
+                    raise ConfigError(
+                        f"$.physics.shifts moves {name}, which is no label of the grid: there are "
+                        f"{', '.join(self.grid_names)}"
+                    )
+                row[self.grid_names.index(name)] = size
+        return out
 
     def of_emulation(self, values: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Errors of emulated spectra ``(n, n_model)``: those that the emulator made for a star alike, with
@@ -126,17 +142,15 @@ class PhysicsErrors:
 
     def _changes(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Those of the stars ``values (n, n_grid_labels)``, in half precision."""
-        teff, gravity, iron = self._stellar
-        cooler, other, denser = values.clone(), values.clone(), values.clone()
+        _, gravity, iron = self._stellar
+        other, denser = values.clone(), values.clone()
         room = values[:, iron] - self.low[iron]
         step = torch.where(room >= 0.05, -room.clamp(max=0.3), 0.3)
         up = torch.where(values[:, gravity] + 0.3 <= self.high[gravity], 0.3, -0.3)
-        down = torch.where(values[:, teff] - 100.0 >= self.low[teff], -100.0, 100.0)
-        cooler[:, teff] += down
         other[:, iron] += step
         denser[:, gravity] += up
         flux = self.emulate(values)
-        by_temperature = (self.emulate(cooler) - flux) / down[:, None]
+        by_temperature = self._by_temperature(values, flux)
         by_metal = (flux - self.emulate(other)) / step[:, None]
         by_gravity = (self.emulate(denser) - flux) / up[:, None]
         ratio = by_gravity / by_metal.clamp(min=0.01)
@@ -144,6 +158,56 @@ class PhysicsErrors:
         depth = (1.0 - flux).clamp(min=SHALLOW)
         weaker = neutral * by_metal.clamp(min=0.0) / depth
         return weaker.half(), (self.metallic * by_temperature / depth).half()
+
+    def wings(self, flux: torch.Tensor, values: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Change of ``flux (n, n_model)`` where the wings of hydrogen lines tell another temperature: that of
+        the star of the grid most alike, for as many K."""
+        if not self.options.balmer:
+            return torch.zeros((), device=self.values.device)
+        kelvin = torch.randn(len(values), 1, generator=generator, device=self.values.device)
+        near = self._unlikeness(values, self._some).argmin(1)
+        change = torch.zeros_like(flux)
+        change[:, self._hydrogen] = self._of_hydrogen[near].to(flux.dtype).mul_(self.options.balmer * kelvin)
+        return change
+
+    @property
+    def _some(self) -> torch.Tensor:
+        return self.values[:SOME]
+
+    @property
+    def _hydrogen(self) -> torch.Tensor:
+        """``(n_model,)`` which pixels are in the wings."""
+        return self.metallic < 0.99
+
+    @cached_property
+    def _of_hydrogen(self) -> torch.Tensor:
+        """Change of the flux in the wings per K, ``(n_some, n_wings)``, in half precision."""
+        pixels = self._hydrogen
+        parts = [
+            self._by_temperature(values, self.emulate(values))[:, pixels] for values in self._some.split(64)
+        ]
+        return torch.cat([part.mul_(1.0 - self.metallic[pixels]).half() for part in parts])
+
+    def _by_temperature(self, values: torch.Tensor, flux: torch.Tensor) -> torch.Tensor:
+        """Change of ``flux (n, n_model)`` of stars with the labels ``values`` per K."""
+        teff = self._stellar[0]
+        cooler = values.clone()
+        down = torch.where(values[:, teff] - 100.0 >= self.low[teff], -100.0, 100.0)
+        cooler[:, teff] += down
+        return (self.emulate(cooler) - flux) / down[:, None]
+
+    def labels_of(
+        self, values: torch.Tensor, synthetic: torch.Tensor, generator: torch.Generator
+    ) -> torch.Tensor:
+        """Labels ``(n, n_grid_labels)`` of stars that have the spectra of models of ``values``: the same for
+        ``synthetic (n,)`` ones, otherwise shifted. A shift beyond the range of a label has the other
+        sign."""
+        if not len(self.directions):
+            return values
+        weights = torch.randn(len(values), len(self.directions), generator=generator, device=values.device)
+        shift = torch.where(synthetic[:, None], 0.0, weights @ self.directions)
+        beyond = (values + shift < self.low) | (values + shift > self.high)
+        return (values + torch.where(beyond, -shift, shift)).clamp(self.low, self.high)
 
     def disturb(
         self, flux: torch.Tensor, values: torch.Tensor, generator: torch.Generator
@@ -154,7 +218,7 @@ class PhysicsErrors:
         synthetic = chance < self.options.synthetic
         out, values = flux.clone(), values[~synthetic]
         real = flux[~synthetic]
-        real = real + self.departures(real, values, generator)
+        real = real + self.departures(real, values, generator) + self.wings(real, values, generator)
         out[~synthetic] = real - self._residual(real, values, generator)
         return out, synthetic
 

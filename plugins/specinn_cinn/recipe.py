@@ -145,6 +145,14 @@ class PhysicsError:
     2013, ApJ 769, 57). Lines of neutral metals are weaker, as by an abundance lower by ``overionisation`` dex
     per dex (Lind et al. 2012, MNRAS 427, 50; Bergemann et al. 2012, MNRAS 427, 27); 0 for a grid in NLTE.
 
+    Wings of hydrogen lines are those of a star warmer or cooler by ``balmer`` K (standard deviation): models
+    of one dimension in LTE need other temperatures for them than for metal lines (Amarsi et al. 2018, A&A
+    615, A139).
+
+    What looks like a change of labels no network can tell from one. Each of ``shifts`` is a direction in the
+    space of labels, with the standard deviation of every label that it moves: a real star has the spectrum of
+    a model with labels that differ from its own by a random multiple of each.
+
     A fraction ``synthetic`` of spectra has none of these errors but the emulator's, and the network receives
     this information: the posterior of a spectrum computed with the physics of the grid may be as narrow as
     its noise allows, that of an observed one may not.
@@ -159,6 +167,8 @@ class PhysicsError:
     emulator: float = 1.0
     excitation: float = 60.0
     overionisation: float = 0.08
+    balmer: float = 0.0
+    shifts: list[dict[str, float]] = attrs.field(factory=list)
     synthetic: float = 0.3
 
 

@@ -277,5 +277,6 @@ def validation_set(setup: Setup, repeats: int = 8) -> list[tuple[torch.Tensor, .
         vbroad = simulator.vbroad(len(rows), generator)
         disturbed, synthetic = simulator.errors.disturb(flux, values, generator)
         observed = simulator.observe(disturbed, vbroad, generator)
-        out.append((*simulator.degrade(observed, generator), synthetic, simulator.targets(values, vbroad)))
+        labels = simulator.targets(simulator.errors.labels_of(values, synthetic, generator), vbroad)
+        out.append((*simulator.degrade(observed, generator), synthetic, labels))
     return out

@@ -613,6 +613,53 @@ def test_departures_stay_within_the_bounds_of_the_emulator(setup):
 
 
 @pytest.mark.slow
+def test_wings_of_hydrogen_tell_another_temperature(setup):
+    """The change is that of the star's spectrum per K times a normal draw, and only near the lines."""
+    errors = setup.simulator.errors
+    star = errors.values[:1].repeat(400, 1)
+    colder = star[:1].clone()
+    colder[:, tiny_grid.LABELS.index("teff")] -= 100.0
+    wave = torch.as_tensor(setup.model_grid.wavelength)
+    away = (wave - wave.median()).abs()
+    own = attrs.evolve(errors, options=PhysicsError(balmer=100.0))
+    own.metallic = 1.0 - torch.exp(-0.5 * (away / 5.0) ** 2).float()  # a line of hydrogen
+    with torch.no_grad():
+        flux = errors.emulate(star)
+        assert not errors.wings(flux, star, torch.Generator().manual_seed(0)).any()
+        change = own.wings(flux, star, torch.Generator().manual_seed(0))
+        expected = (1.0 - own.metallic) * (errors.emulate(colder) - flux[:1])
+    near = away < 5.0
+    assert not change[:, away > 30.0].any()
+    share = (change * expected)[:, near].sum(1) / expected[:, near].square().sum()
+    assert (change - share[:, None] * expected)[:, near].abs().max() < 0.02 * change.abs().max()
+    assert float(share.mean()) == pytest.approx(0.0, abs=0.2)
+    assert float(share.std()) == pytest.approx(1.0, abs=0.15)
+
+
+@pytest.mark.slow
+def test_labels_of_real_stars_are_shifted(setup):
+    """Along the given directions, within the range of every label; those of synthetic spectra are not."""
+    errors = setup.simulator.errors
+    teff, iron = tiny_grid.LABELS.index("teff"), tiny_grid.LABELS.index("fe_h")
+    options = PhysicsError(shifts=[{"teff": 60.0, "fe_h": 0.05}, {"fe_h": 0.03}])
+    own = attrs.evolve(errors, options=options)
+    values = ((own.low + own.high) / 2).repeat(4000, 1)
+    synthetic = torch.arange(4000) % 2 == 0
+    moved = own.labels_of(values, synthetic, torch.Generator().manual_seed(0)) - values
+    assert not moved[synthetic].any()
+    real = moved[~synthetic]
+    assert real[:, [i for i in range(len(own.low)) if i not in (teff, iron)]].abs().max() == 0.0
+    assert float(real[:, teff].std()) == pytest.approx(60.0, rel=0.06)
+    assert float(real[:, iron].std()) == pytest.approx(np.hypot(0.05, 0.03), rel=0.06)
+    together = torch.corrcoef(real[:, [teff, iron]].T)[0, 1]
+    assert float(together) == pytest.approx(0.05 / np.hypot(0.05, 0.03), abs=0.03)
+    edge = own.labels_of(own.high.repeat(500, 1), torch.zeros(500, dtype=torch.bool), torch.Generator())
+    assert (edge <= own.high).all() and (edge[:, teff] < own.high[teff]).float().mean() > 0.95
+    with pytest.raises(ConfigError, match="shifts moves ba_fe, which is no label of the grid"):
+        attrs.evolve(errors, options=PhysicsError(shifts=[{"ba_fe": 0.1}]))
+
+
+@pytest.mark.slow
 def test_errors_wander_along_the_spectrum(setup):
     """Standard normal everywhere, alike within the coherence and independent beyond it and between arms."""
     errors = setup.simulator.errors
