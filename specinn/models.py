@@ -31,6 +31,7 @@ __all__ = [
     "load",
     "physics",
     "read_header",
+    "shifts",
     "synthesizer",
 ]
 
@@ -119,6 +120,20 @@ def physics(header: Mapping[str, Any]) -> dict[str, str]:
         for name, key in _PHYSICS.items()
         if name in provenance and (line := _line(provenance[name]))
     }
+
+
+def shifts(header: Mapping[str, Any]) -> str:
+    """How far labels of real stars are from those of the model spectra that look like theirs, by the header
+    of a model, as one line: standard deviations by label; "" where nothing is said.
+
+    >>> shifts({"training": {"physics": {"shifts": [{"teff": 30.0, "logg": 0.1}, {"teff": 40.0}]}}})
+    'teff 50, logg 0.1'
+    """
+    variance: dict[str, float] = {}
+    for shift in header.get("training", {}).get("physics", {}).get("shifts", ()):
+        for name, size in shift.items():
+            variance[name] = variance.get(name, 0.0) + float(size) ** 2
+    return ", ".join(f"{name} {square**0.5:.3g}" for name, square in variance.items())
 
 
 def in_lte(header: Mapping[str, Any], element: str) -> bool:

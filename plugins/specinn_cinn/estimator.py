@@ -30,10 +30,11 @@ from .encoding import Encoded, Encoding
 from .network import Features, make_flow
 from .ood import OODSigns
 from .recipe import Architecture
-from .sampler import Sampler
+from .sampler import Hoisted, Sampler
+from .shifts import Shifts, Wider
 
 _STARS_ON_GPU = 64  # times 4096 samples pass the flow together
-_MANY = 1000  # samples, of which one that is not random changes nothing but the MAP
+_MANY = 256  # samples, of which one that is not random changes hardly anything but the MAP
 _OCTAVES = math.log2(10.0)  # of a factor of ten
 
 
@@ -57,10 +58,14 @@ class CINN(Estimator):
     spread: torch.Tensor
     device: str = "cpu"
     ood_signs: OODSigns | None = None
+    _shifts: Shifts | None = attrs.field(default=None, init=False, repr=False)
     _graphs: dict[torch.Size, CapturedSampler | None] = attrs.field(factory=dict, init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         self.labels = self.labels.with_spreads(self.spread.tolist())
+        shifts = self.header.get("training", {}).get("physics", {}).get("shifts")
+        if shifts:
+            self._shifts = Shifts.of(self.labels, self.center, self.spread, shifts)
 
     @classmethod
     def load(cls, path: Path, device: str = "cpu") -> CINN:
@@ -169,12 +174,13 @@ class CINN(Estimator):
         synthetic = np.asarray(batch.meta["synthetic"], bool) if declared else np.zeros(len(batch), bool)
         return flux, sigma, *(torch.as_tensor(v, device=self.device) for v in (batch.mask, synthetic))
 
-    def forward(self, values: torch.Tensor, condition: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Latent ``(n, n_labels)`` of physical labels under the conditions ``(n, n_features)``, and the log
-        density of the labels in network label space ``(n,)``."""
-        y = (self.labels.to_network(values) - self.center) / self.spread
-        z, log_determinant = self.flow(y, c=[condition], rev=False)
-        return z, _normal_log_density(z, 1) + log_determinant - self.spread.log().sum()
+    def _wider(self, encoded: Encoded, sampler: Sampler, hoisted: Hoisted) -> Wider | None:
+        """How the posteriors of spectra that were not declared synthetic get wider than the flow's."""
+        real = encoded.context[:, -1] == 0.0
+        if self._shifts is None or not bool(real.any()):
+            return None
+        points = self._shifts.points.expand(len(encoded), -1, -1)
+        return self._shifts.wider(sampler(points, hoisted, sampler.workspace())[0], real)
 
     def sample(self, batch: SpectrumBatch | Encoded, n_samples: int, seed: int) -> Posterior:
         posterior = Posterior.empty(self.labels, len(batch), n_samples)
@@ -235,16 +241,20 @@ class CINN(Estimator):
             sampler = Sampler(self.flow)
             physical, work = _Physical(self.labels, self.center, self.spread), sampler.workspace()
             conditions = encoded.condition.split(self.at_once)
-            hoisted = zip(*(of_all.split(self.at_once) for of_all in sampler.hoist(encoded.condition)),
-                          strict=True)  # fmt: skip
+            hoisted = sampler.hoist(encoded.condition)
+            wider = self._wider(encoded, sampler, hoisted)
+            of_some = zip(*(of_all.split(self.at_once) for of_all in hoisted), strict=True)
             first = 0
-            for condition, weights in zip(conditions, hoisted, strict=True):
+            for condition, weights in zip(conditions, of_some, strict=True):
                 stars = range(first, first + len(condition))
                 z = torch.stack(
                     [self.latent(seed, int(key), n_samples) for key in encoded.key[first : stars.stop]]
                 )
                 captured = self._captured(z) if self.device != "cpu" else None
                 y, log_determinant = captured(z, condition) if captured else sampler(z, weights, work)
+                if wider is not None:
+                    these = wider[stars.start : stars.stop]
+                    y, log_determinant = these(y), log_determinant + these.log_determinant[:, None]
                 log_prob = _normal_log_density(z, 1).sub_(log_determinant).sub_(physical.log_volume)
                 yield stars, physical(y), log_prob
                 first = stars.stop
@@ -289,11 +299,18 @@ class CINN(Estimator):
 
     def _latent_and_density(self, batch: SpectrumBatch, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         values = torch.as_tensor(np.asarray(labels), dtype=torch.float32, device=self.device)
-        condition = self.encode(batch).condition
+        encoded = self.encode(batch)
         with torch.no_grad():
-            flat = values.reshape(-1, len(self.labels))
-            z, density = self.forward(flat, condition.repeat_interleave(values.shape[1], 0))
-        return z.view(values.shape).cpu().numpy(), density.view(values.shape[:2]).cpu().numpy()
+            y = (self.labels.to_network(values) - self.center) / self.spread
+            log_volume = self.spread.log().sum().expand(len(encoded))
+            sampler = Sampler(self.flow)
+            if (wider := self._wider(encoded, sampler, sampler.hoist(encoded.condition))) is not None:
+                y, log_volume = wider.undo(y), log_volume + wider.log_determinant
+            condition = encoded.condition.repeat_interleave(values.shape[1], 0)
+            z, log_determinant = self.flow(y.flatten(0, 1), c=[condition], rev=False)
+            density = _normal_log_density(z, 1) + log_determinant
+            density = density.view(values.shape[:2]) - log_volume[:, None]
+        return z.view(values.shape).cpu().numpy(), density.cpu().numpy()
 
 
 class _Physical:

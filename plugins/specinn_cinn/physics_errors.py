@@ -8,7 +8,6 @@ from functools import cached_property
 import attrs
 import torch
 
-from specinn.errors import ConfigError
 from specinn.simulation.observer import STEP_KMS, ModelGrid
 
 from .recipe import PhysicsError
@@ -62,7 +61,6 @@ class PhysicsErrors:
     high: torch.Tensor = attrs.field(init=False)
     spread: torch.Tensor = attrs.field(init=False)
     metallic: torch.Tensor = attrs.field(init=False)
-    directions: torch.Tensor = attrs.field(init=False)
     _stellar: list[int] = attrs.field(init=False)
     _poor: torch.Tensor = attrs.field(init=False)
 
@@ -73,21 +71,7 @@ class PhysicsErrors:
         near = [torch.exp(-0.5 * ((wave - line) / BALMER_WIDTH) ** 2) for line in BALMER]
         self.metallic = 1.0 - torch.stack(near).amax(0)
         self._stellar = [self.grid_names.index(name) for name in ("teff", "logg", "fe_h")]
-        self.directions = self._directions()
         self._poor = self.values[self.values[:, self._stellar[2]] < 0][:SOME]
-
-    def _directions(self) -> torch.Tensor:
-        """``(n_shifts, n_grid_labels)`` of the shifts of the options."""
-        out = self.values.new_zeros(len(self.options.shifts), len(self.grid_names))
-        for row, shift in zip(out, self.options.shifts, strict=True):
-            for name, size in shift.items():
-                if name not in self.grid_names:
-                    raise ConfigError(
-                        f"$.physics.shifts moves {name}, which is no label of the grid: there are "
-                        f"{', '.join(self.grid_names)}"
-                    )
-                row[self.grid_names.index(name)] = size
-        return out
 
     def of_emulation(self, values: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Errors of emulated spectra ``(n, n_model)``: those that the emulator made for a star alike, with
@@ -195,19 +179,6 @@ class PhysicsErrors:
         down = torch.where(values[:, teff] - 100.0 >= self.low[teff], -100.0, 100.0)
         cooler[:, teff] += down
         return (self.emulate(cooler) - flux) / down[:, None]
-
-    def labels_of(
-        self, values: torch.Tensor, synthetic: torch.Tensor, generator: torch.Generator
-    ) -> torch.Tensor:
-        """Labels ``(n, n_grid_labels)`` of stars that have the spectra of models of ``values``: the same for
-        ``synthetic (n,)`` ones, otherwise shifted. A shift beyond the range of a label has the other
-        sign."""
-        if not len(self.directions):
-            return values
-        weights = torch.randn(len(values), len(self.directions), generator=generator, device=values.device)
-        shift = torch.where(synthetic[:, None], 0.0, weights @ self.directions)
-        beyond = (values + shift < self.low) | (values + shift > self.high)
-        return (values + torch.where(beyond, -shift, shift)).clamp(self.low, self.high)
 
     def disturb(
         self, flux: torch.Tensor, values: torch.Tensor, generator: torch.Generator

@@ -150,8 +150,8 @@ class PhysicsError:
     615, A139).
 
     What looks like a change of labels no network can tell from one. Each of ``shifts`` is a direction in the
-    space of labels, with the standard deviation of every label that it moves: a real star has the spectrum of
-    a model with labels that differ from its own by a random multiple of each.
+    space of labels, with the standard deviation of every label that it moves. They are no part of the
+    training: posteriors of spectra that are not declared synthetic get wider by them (:mod:`.shifts`).
 
     A fraction ``synthetic`` of spectra has none of these errors but the emulator's, and the network receives
     this information: the posterior of a spectrum computed with the physics of the grid may be as narrow as

@@ -17,6 +17,7 @@ from .network import AmortisedGaussian
 _ATAN = 0.636  # FrEIA's constant for 2 / pi
 _CACHED = 1 << 18  # numbers of one layer that stay in the cache of a core (1 MB)
 _ROWS = 1 << 10  # samples that a product wants at least, be they beyond the cache
+_FEW = 256  # samples of a star, of which calls cost more than products: all stars together
 _APART = 16  # numbers between rows in memory: rows a power of 2 apart share a few places of the cache
 _WIDE = (
     256  # from this width on oneDNN's product beats that of MKL on AMD (by a tenth), below MKL's is faster
@@ -39,7 +40,7 @@ class Sampler:
     layer is one matrix product, and the halves of a coupling are views that change in place. Between the
     halves is a row of ones, which meets what the condition adds to the first layers and to the Gaussian,
     so that no bias has to be expanded for every sample. On a CPU one star is sampled at a time, as
-    many samples as the cache holds; on a GPU all together.
+    many samples as the cache holds; on a GPU, and where they are few, all together.
     """
 
     def __init__(self, flow: ff.SequenceINN) -> None:
@@ -85,7 +86,7 @@ class Sampler:
         if z.shape not in work:
             work[z.shape] = torch.empty_like(z)
         y, log_determinant = work[z.shape], z.new_empty(len(z), z.shape[-1])
-        if z.device.type != "cpu":
+        if z.device.type != "cpu" or z.shape[-1] < _FEW:
             self._invert(z, hoisted, y, log_determinant, work)
             return y, log_determinant
         for star, of_star in enumerate(zip(*(tensor.unbind() for tensor in hoisted), strict=True)):

@@ -277,6 +277,5 @@ def validation_set(setup: Setup, repeats: int = 8) -> list[tuple[torch.Tensor, .
         vbroad = simulator.vbroad(len(rows), generator)
         disturbed, synthetic = simulator.errors.disturb(flux, values, generator)
         observed = simulator.observe(disturbed, vbroad, generator)
-        labels = simulator.targets(simulator.errors.labels_of(values, synthetic, generator), vbroad)
-        out.append((*simulator.degrade(observed, generator), synthetic, labels))
+        out.append((*simulator.degrade(observed, generator), synthetic, simulator.targets(values, vbroad)))
     return out

@@ -105,8 +105,9 @@ class TrainingSimulator:
         flux, values, vbroad = self.noiseless(n, generator)
         flux, synthetic = self.errors.disturb(flux, values, generator)
         observed = self.observe(flux, vbroad, generator)
-        labels = self.targets(self.errors.labels_of(values, synthetic, generator), vbroad)
-        synthetic, labels, observed = (v.repeat_interleave(repeats, 0) for v in (synthetic, labels, observed))
+        synthetic, labels, observed = (
+            v.repeat_interleave(repeats, 0) for v in (synthetic, self.targets(values, vbroad), observed)
+        )
         return *self.degrade(observed, generator), synthetic, labels
 
     def observe(self, flux: torch.Tensor, vbroad: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -263,6 +263,8 @@ def prepare(
     )
     instrument = spectrograph.name if options.instrument.endswith(".toml") else options.instrument
     meta = {"specinn": specinn.__version__, **about, **models.physics(estimator.header)}
+    if not options.synthetic and (shifts := models.shifts(estimator.header)):
+        meta["shifts"] = shifts
     meta |= _header(options, instrument, prior)
     if pipeline.hidden:
         meta["masked"] = ", ".join(pipeline.hidden)

@@ -28,7 +28,7 @@ from specinn.grids import Grid, load, priors
 from specinn.grids.recipe import Recipe, Stored
 from specinn.grids.workdir import MANIFEST
 from specinn.instruments import Instrument
-from specinn.models import physics
+from specinn.models import physics, shifts
 from specinn.plugins import Plugins
 from specinn.plugins.interfaces import Synthesizer
 from specinn.testing import check_synthesizer
@@ -236,6 +236,7 @@ def test_physics_reaches_the_catalogue() -> None:
         "linelist": "four 0123456789ab", "solar": "Magg et al. 2022",
     }  # fmt: skip
     assert physics({"grid": {"provenance": {"nlte": {}}}}) == {"nlte": "none"}
+    assert shifts({}) == ""
     assert physics({}) == {} and physics({"grid": {"code": "straight lines"}}) == {"code": "straight lines"}
 
 
