@@ -16,9 +16,9 @@ from specinn_turbospectrum.line_fit.recipe import C_KMS, MARGIN, ReferenceStar
 
 STEP_KMS = 1.0
 _PIECE = 800  # km/s, between the knots of velocity
-_KNOTS = 1600  # km/s, between those of the continuum
+_KNOTS = 800  # km/s, between those of the continuum
 _CLEAN = 0.95  # synthetic flux from which on a pixel tells the continuum, where there are enough of them
-_ENOUGH = 0.12  # of the pixels of a piece
+_ENOUGH = 0.25  # of the pixels of a piece
 _WORST = (
     0.2  # scatter of observed over synthetic in pixels of the continuum, above which it cannot be followed
 )
@@ -205,7 +205,7 @@ class ObservedStar:
             scatter = 1.4826 * np.median(np.abs(residual[use])) + 1e-4
             # a line that the model lacks pulls down, and has less of a say than what lies above
             weight = np.where(residual > 0, 1.0 / (1.0 + (residual / (3.0 * scatter)) ** 2), 0.0)
-            weight = np.where(residual <= 0, 1.0 / (1.0 + (residual / (1.5 * scatter)) ** 2), weight)
+            weight = np.where(residual <= 0, 1.0 / (1.0 + (residual / (2.0 * scatter)) ** 2), weight)
         if scatter > _WORST:
             low, high = np.exp([self._log[0], self._log[-1]])
             raise ConfigError(
