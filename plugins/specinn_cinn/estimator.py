@@ -206,10 +206,18 @@ class CINN(Estimator):
         z = torch.stack([self.latent(seed, int(key), n_samples).T for key in keys])
         with torch.enable_grad():
             x, context, _ = self.encoding(flux, *others)
-            condition = self.features(x, context).repeat_interleave(n_samples, 0)
-            y, _ = self.flow(z.flatten(0, 1), c=[condition], rev=True, jac=False)
+            condition = self.features(x, context)
+
+            def standardised(z: torch.Tensor) -> torch.Tensor:
+                of_each = condition.repeat_interleave(z.shape[1], 0)
+                return self.flow(z.flatten(0, 1), c=[of_each], rev=True, jac=False)[0].view(z.shape)
+
+            y, real = standardised(z), context[:, -1] == 0.0
+            if self._shifts is not None and bool(real.any()):
+                points = standardised(self._shifts.points.T.expand(len(z), -1, -1))
+                y = self._shifts.wider(points.mT, real)(y.mT).mT
             values = self.labels.from_network(y * self.spread + self.center)
-            sums = values.view(z.shape).mean(1).sum(0)  # no star depends on another
+            sums = values.mean(1).sum(0)  # no star depends on another
             parts = [torch.autograd.grad(one, flux, retain_graph=True)[0] for one in sums]
         return torch.stack(parts, dim=1).cpu().numpy()
 

@@ -86,7 +86,8 @@ class Sampler:
         if z.shape not in work:
             work[z.shape] = torch.empty_like(z)
         y, log_determinant = work[z.shape], z.new_empty(len(z), z.shape[-1])
-        if z.device.type != "cpu" or z.shape[-1] < _FEW:
+        few = z.shape[-1] < _FEW and not any(half.packed for half in self._halves)
+        if z.device.type != "cpu" or few:
             self._invert(z, hoisted, y, log_determinant, work)
             return y, log_determinant
         for star, of_star in enumerate(zip(*(tensor.unbind() for tensor in hoisted), strict=True)):
