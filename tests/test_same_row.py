@@ -123,11 +123,11 @@ def test_orders_merged_here_have_the_velocity_and_flags_of_the_observatory(merge
     [
         ("teff", 3.0),
         ("logg", 0.008),
-        ("fe_h", 0.003),
-        ("vmic", 0.005),
-        ("mg_fe", 0.003),
-        ("ca_fe", 0.003),
-        ("ti_fe", 0.003),
+        ("fe_h", 0.0017),
+        ("vmic", 0.003),
+        ("mg_fe", 0.002),
+        ("ca_fe", 0.0015),
+        ("ti_fe", 0.0013),
     ],
 )
 def test_orders_merged_here_give_the_row_of_the_observatory(merged, label, allowed):

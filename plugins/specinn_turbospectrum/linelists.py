@@ -77,6 +77,11 @@ class Species:
     def is_molecule(self) -> bool:
         return self.number > len(ATOMIC_NUMBER)
 
+    @property
+    def chi_and_log_gf(self) -> np.ndarray:
+        """``(2, n)`` the excitation in eV and log gf, as they stand in the lines."""
+        return np.array([line.split(maxsplit=3)[1:3] for line in self.lines], float).reshape(-1, 2).T
+
     def within(self, low: float, high: float) -> Species:
         """The lines from ``low`` to ``high``."""
         return self.keep((self.wavelength >= low) & (self.wavelength <= high))
@@ -162,8 +167,8 @@ def _strength(species: Species) -> np.ndarray:
     """``(n,)`` log gf - theta chi of a molecule; empty for atoms, of which all lines are kept."""
     if not species.is_molecule:
         return np.empty(0)
-    rows = np.array([line.split()[1:3] for line in species.lines], float).reshape(-1, 2)
-    return np.asarray(rows[:, 1] - _THETA * rows[:, 0])
+    chi, log_gf = species.chi_and_log_gf
+    return np.asarray(log_gf - _THETA * chi)
 
 
 def cut_hydrogen(path: Path, low: float, high: float, target: Path) -> int:

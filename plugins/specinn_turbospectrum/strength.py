@@ -77,8 +77,7 @@ def worth_computing(
         if one.is_molecule:
             out.append(one)
             continue
-        fields = [line.split(maxsplit=3)[1:3] for line in one.lines]
-        chi, log_gf = np.array(fields, float).reshape(-1, 2).T
+        chi, log_gf = one.chi_and_log_gf
         n = len(one.lines)
         number, ion = np.full(n, one.number), np.full(n, one.ion)
         ratios = [

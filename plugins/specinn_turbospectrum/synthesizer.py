@@ -47,6 +47,7 @@ _STRONGEST = (
     (5000.0, 4.5, 0.5, 1.0), (5800.0, 4.4, 0.5, 1.0), (6500.0, 4.0, 0.5, 1.5), (7400.0, 4.0, 0.5, 2.0),
 )  # fmt: skip
 _RICH, _HEAVY_RICH, _OTHERS = 0.5, 1.5, 4.7
+_Strong = tuple[Atmosphere, dict[int, float], float]  # with abundances and microturbulence
 
 
 @attrs.frozen
@@ -192,7 +193,8 @@ class Turbospectrum(Synthesizer):
         }
         self._folder = Path(tempfile.mkdtemp(prefix="specinn-turbospectrum-"))
         weakref.finalize(self, _remove, self._folder, os.getpid())
-        self._windows = [self._window(name, low, high) for name, (low, high) in segments]
+        strong = self._stars_of_strong_lines()
+        self._windows = [self._window(name, low, high, strong) for name, (low, high) in segments]
         self._cool_lists: dict[tuple[str, float], Path] = {}
         pieces = [window.wavelength for window in self._windows]
         ends = np.cumsum([0, *(piece.size for piece in pieces)]).tolist()
@@ -340,12 +342,12 @@ class Turbospectrum(Synthesizer):
         ]
         return other
 
-    def _window(self, name: str, low: float, high: float) -> Window:
-        """The window with line lists that are cut to it."""
+    def _window(self, name: str, low: float, high: float, strong: Sequence[_Strong]) -> Window:
+        """The window with lists cut to it, without lines that none of the stars ``strong`` shows."""
         lines, hydrogen = self._folder / f"{name}.list", self._folder / f"{name}.hydrogen"
         species = self.lines(name)
-        if stars := self._stars_of_strong_lines():
-            species = worth_computing(species, stars, self.data)
+        if strong:
+            species = worth_computing(species, strong, self.data)
         if not write(species, lines):
             raise SynthesisError(f"the line lists have no lines from {low:g} to {high:g} Angstrom")
         parts = [lines]
@@ -353,7 +355,7 @@ class Turbospectrum(Synthesizer):
             parts.append(hydrogen)
         return Window(low, high, self.settings.step_of(name), tuple(parts))
 
-    def _stars_of_strong_lines(self) -> list[tuple[Atmosphere, dict[int, float], float]]:
+    def _stars_of_strong_lines(self) -> list[_Strong]:
         """Those that decide which lines are left out; none where the models do not reach that far."""
         out = []
         for teff, logg, fe_h, vmic in _STRONGEST:
