@@ -13,7 +13,8 @@ import torch
 from specinn.errors import ConfigError
 from specinn.training.checkpoint import fingerprint, load_checkpoint, save_checkpoint
 
-from .process import Process, Window, elements_of, flux_of, inputs, root_of, windows_of, with_products
+from .former import Former
+from .process import Process, Window, elements_of, flux_of, root_of, windows_of, with_products
 
 __all__ = ["ProcessConfig", "fit_windows", "standardised"]
 
@@ -27,18 +28,19 @@ _LEARNING_RATE = 0.1  # of Adam, for the logarithms of scales; a cosine down to 
 @attrs.frozen
 class ProcessConfig:
     """``components`` of each window, by arm; windows of ``window`` Angstrom; the covariance of each is found
-    in ``steps`` steps from ``stars`` training spectra."""
+    in ``steps`` steps from ``stars`` training spectra. ``former``: an emulator of the grid before its physics
+    changed (see :class:`.Former`)."""
 
     components: dict[str, int]
+    former: str = ""
     window: float = 50.0
     stars: int = 600
     steps: int = 80
     seed: int = 0
 
 
-def standardised(values: torch.Tensor, names: tuple[str, ...]) -> tuple[torch.Tensor, ...]:
-    """Inputs of stars ``(n, n_inputs)`` of mean 0 and spread 1, that mean, and that spread (float64)."""
-    raw = inputs(values.double(), names)
+def standardised(raw: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Inputs of stars ``(n, n_inputs)`` with mean 0 and spread 1, that mean, and that spread."""
     center, spread = raw.mean(0), raw.std(0)
     spread = torch.where(spread > 0, spread, 1.0)  # of a label with one value throughout
     return (raw - center) / spread, center, spread
@@ -51,16 +53,18 @@ def fit_windows(
     plan: ProcessConfig,
     folder: Path,
     progress: Callable[[dict[str, Any]], None],
+    former: Former | None = None,
 ) -> tuple[Window, ...]:
     """The windows of all arms of ``grid`` from its spectra ``rows``, of the standardised inputs ``x``.
 
-    Each that is done is a checkpoint in ``folder``, where an interrupted training resumes.
+    Those of the stars that ``former`` adds are at the end of ``x``. Each window that is done is a
+    checkpoint in ``folder``, where an interrupted training resumes.
     """
     _check(plan, grid, len(x))
     x = with_products(x, grid.labels)
     elements = elements_of(grid.labels, x.shape[1])
     parts = windows_of(grid.wavelength, grid.arms, plan.window)
-    of = fingerprint([attrs.asdict(plan), grid.hash])
+    of = fingerprint([attrs.asdict(plan), grid.hash, former and former.emulator.header])
     windows, flux, held = [], torch.empty(0), ""
     for i, (arm, pixels) in enumerate(parts):
         checkpoint = folder / f"emulator-window-{i:03d}.safetensors"
@@ -71,6 +75,8 @@ def fit_windows(
                 blocks = [part[:, grid.arms[arm]] for _, part in grid.blocks(rows)]
                 flux, held = torch.cat([torch.as_tensor(block) for block in blocks]), arm
             here = flux[:, pixels.start - first : pixels.stop - first].double()
+            if former is not None:
+                here = torch.cat([here, former.spectra(pixels, here)])
             try:
                 state = _fit(x, elements, here, plan, min(plan.components[arm], here.shape[1]), i)
             except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]

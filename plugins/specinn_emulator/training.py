@@ -19,8 +19,9 @@ from specinn.grids import Grid, load
 from specinn.training.checkpoint import fingerprint, load_checkpoint, one_cycle, save_checkpoint
 
 from .emulator import CoefficientNetwork, Emulator, blocks_of
+from .former import Former
 from .labels import features
-from .process import ProcessEmulator
+from .process import ProcessEmulator, inputs
 from .process_training import ProcessConfig, fit_windows, standardised
 
 _FLOOR = 1e-6  # mean squared flux error below which a star needs no more attention: (1e-3)^2
@@ -100,10 +101,19 @@ def _process(
     folder: Path,
     progress: Callable[[dict[str, Any]], None],
 ) -> ProcessEmulator:
-    stars, center, spread = standardised(torch.as_tensor(grid.values[rows]), grid.labels)
+    raw = inputs(torch.as_tensor(grid.values[rows]).double(), grid.labels)
+    bounds = np.stack([grid.values.min(0), grid.values.max(0)], axis=1)
+    former = Former.of(plan.former, grid, rows) if plan.former else None
+    if former is not None:
+        raw = torch.cat([raw, former.inputs])
+        theirs = former.emulator
+        bounds[:, 0] = np.minimum(bounds[:, 0], theirs.bounds[:, 0])
+        bounds[:, 1] = np.maximum(bounds[:, 1], theirs.bounds[:, 1])
+        about = {**about, "former": {"stars": len(former.inputs), "grid": theirs.header.get("grid", {})}}
+    stars, center, spread = standardised(raw)
     return ProcessEmulator(
         labels=grid.labels,
-        bounds=np.stack([grid.values.min(0), grid.values.max(0)], axis=1),
+        bounds=bounds,
         wavelength=grid.wavelength,
         arms=dict(grid.arms),
         resolving_power=grid.resolving_power,
@@ -111,7 +121,7 @@ def _process(
         center=center,
         spread=spread,
         stars=stars,
-        windows=fit_windows(grid, rows, stars, plan, folder, progress),
+        windows=fit_windows(grid, rows, stars, plan, folder, progress, former),
         header={**about, "process": attrs.asdict(plan)},
     )
 

@@ -45,18 +45,20 @@ _RESPONSE = _rng.normal(0, 0.25, (_CENTRES.size, len(LABELS))) + np.array([-0.4,
 _PROFILE = np.exp(-0.5 * ((WAVELENGTH - _CENTRES[:, None]) / 0.06) ** 2)
 
 
-def flux_of(values: np.ndarray) -> np.ndarray:
-    """Normalised flux ``(n, n_pix)``: lines whose strength goes smoothly with the labels."""
+def flux_of(values: np.ndarray, correction: np.ndarray | float = 0.0) -> np.ndarray:
+    """Normalised flux ``(n, n_pix)``: lines whose strength goes smoothly with the labels.
+
+    ``correction`` is added to the logarithms of the 80 strengths."""
     unit = 2.0 * (values - LOW) / (HIGH - LOW) - 1.0
-    strength = np.exp(_OFFSET + unit @ _RESPONSE.T)
+    strength = np.exp(_OFFSET + correction + unit @ _RESPONSE.T)
     return np.exp(-np.minimum(strength, 4.0) @ _PROFILE).astype(np.float32)
 
 
-def make_grid(n: int = 240, seed: int = 0) -> Grid:
+def make_grid(n: int = 240, seed: int = 0, correction: np.ndarray | float = 0.0) -> Grid:
     values = np.random.default_rng(seed).uniform(LOW, HIGH, (n, len(LABELS)))
     provenance = {"code": "straight lines", "lte": True}
     return Grid(LABELS, values, np.array([f"{seed}-{i}" for i in range(n)]), WAVELENGTH, ARMS,
-                lambda rows: flux_of(values[rows]), NATIVE, "air", provenance)  # fmt: skip
+                lambda rows: flux_of(values[rows], correction), NATIVE, "air", provenance)  # fmt: skip
 
 
 class Tiny:

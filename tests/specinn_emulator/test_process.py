@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import attrs
 import numpy as np
 import pytest
 import tiny_grid
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from specinn_emulator import WEIGHTS
 from specinn_emulator.emulator import Emulator
+from specinn_emulator.former import Former
 from specinn_emulator.process import (
     Process,
     ProcessEmulator,
@@ -349,3 +351,71 @@ def test_the_test_split_may_be_learnt_from_where_others_judge(grid_file, grid, t
 def test_splits_that_leave_nothing_are_refused(grid_file, tmp_path, splits):
     with pytest.raises(ConfigError, match=r"\$\.splits is .*expected train"):
         train({"grid": [str(grid_file)], "process": PLAN, "splits": splits}, tmp_path)
+
+
+# Physics that changed ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def corrected():
+    """60 of the 240 models with other line strengths, and 60 new ones that nobody has learnt from."""
+    correction = np.random.default_rng(5).normal(0.0, 0.4, 80)
+    part, unseen = (tiny_grid.make_grid(240, seed, correction) for seed in (0, 1))
+    return (attrs.evolve(part, values=part.values[:60], ids=part.ids[:60]),
+            attrs.evolve(unseen, values=unseen.values[:60], ids=unseen.ids[:60]))  # fmt: skip
+
+
+def trained(grid, folder, **plan):
+    folder.mkdir()
+    grid.save(folder / "grid.h5")
+    return train({"grid": [str(folder / "grid.h5")], "process": {**PLAN, **plan}}, folder)
+
+
+@pytest.mark.slow
+def test_spectra_of_former_physics_serve_when_some_are_computed_anew(emulator, grid, corrected, tmp_path):
+    emulator.save(tmp_path / "former.safetensors")
+    few, unseen = corrected
+    size = {"components": {"green": 30, "red": 30}}
+    alone = trained(few, tmp_path / "alone", **size)
+    both = trained(few, tmp_path / "both", former=str(tmp_path / "former.safetensors"), **size)
+
+    def rms(of):
+        inside = ((unseen.values >= of.bounds[:, 0]) & (unseen.values <= of.bounds[:, 1])).all(1)
+        assert inside.sum() > 20
+        difference = of(unseen.values[inside]) - unseen.flux(np.flatnonzero(inside))
+        return np.sqrt(np.median(np.square(difference).mean(1)))
+
+    assert rms(both) < 0.5 * rms(alone) and rms(both) < 0.2 * rms(emulator)
+    new, old = set(map(tuple, few.values)), set(map(tuple, grid.values[grid.split("train")]))
+    assert both.header["former"]["stars"] == len(old - new) == len(both.stars) - len(few.split("train"))
+    assert both.header["former"]["grid"]["hash"] == grid.hash
+    assert both.provenance["code"].endswith(f"(grid {few.hash})")
+    assert np.all(both.bounds[:, 0] <= alone.bounds[:, 0]) and np.all(both.bounds[:, 1] >= alone.bounds[:, 1])
+
+
+def test_models_that_judge_are_not_added(emulator, grid, corrected, tmp_path):
+    emulator.save(tmp_path / "former.safetensors")
+    few, _ = corrected
+    former = Former.of(str(tmp_path / "former.safetensors"), few, few.split("train"))
+    assert int(former.added.sum()) == len(set(grid.split("train")) - set(range(60)))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"labels": (*tiny_grid.LABELS[:4], "si_fe", "a_li")}, "labels of .*mg_fe.* of the grid: .*si_fe"),
+        ({"resolving_power": 30_000.0}, "resolving power of .*60000.* of the grid: 30000"),
+        ({"wavelength": tiny_grid.WAVELENGTH + 0.01}, "other pixels than the grid"),
+    ],
+)  # fmt: skip
+def test_a_former_emulator_of_another_kind_of_grid_is_refused(emulator, grid, tmp_path, change, words):
+    emulator.save(tmp_path / "former.safetensors")
+    with pytest.raises(ConfigError, match=words):
+        Former.of(str(tmp_path / "former.safetensors"), attrs.evolve(grid, **change), grid.split("train"))
+
+
+def test_a_former_emulator_of_other_windows_is_refused(emulator, grid, tmp_path):
+    emulator.save(tmp_path / "former.safetensors")
+    former = Former.of(str(tmp_path / "former.safetensors"), grid, grid.split("train"))
+    with pytest.raises(ConfigError, match="windows of another width"):
+        former.spectra(slice(0, 10), torch.ones(len(former.computed), 10))
