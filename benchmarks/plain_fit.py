@@ -20,11 +20,12 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 from specinn_turbospectrum import abundances
 from specinn_turbospectrum.line_fit.fit import COMPARED_AT
-from specinn_turbospectrum.line_fit.recipe import C_KMS, Recipe
+from specinn_turbospectrum.line_fit.recipe import Recipe
 from specinn_turbospectrum.line_fit.spectra import STEP_KMS, ObservedStar, fit_broadening, grids, on_grid
 from specinn_turbospectrum.synthesizer import Turbospectrum
 
 from specinn.plugins import Plugins
+from specinn.wavelengths import C_KMS, FWHM_PER_SIGMA
 
 RECIPE = Path("plugins/specinn_turbospectrum/recipes/lines.toml")
 STEPS = {"teff": 50.0, "logg": 0.1, "vmic": 0.1}  # of derivatives; 0.05 dex for all others
@@ -56,7 +57,7 @@ def main() -> None:
     sharp = on_grid(code.wavelength, spectra[0], arms)
     broaden = fit_broadening(observed, sharp)
     data = observed.aligned({arm: broaden(flux) for arm, flux in sharp.items()})
-    width = C_KMS / 2.3548 * np.sqrt(COMPARED_AT**-2 - star.resolving_power**-2) / STEP_KMS
+    width = C_KMS / FWHM_PER_SIGMA * np.sqrt(COMPARED_AT**-2 - star.resolving_power**-2) / STEP_KMS
 
     def seen(flux: np.ndarray) -> np.ndarray:
         parts = on_grid(code.wavelength, flux, arms)
@@ -70,7 +71,7 @@ def main() -> None:
     model = seen(spectra[0])
     residual = (smooth - model)[use]
     slopes = np.stack([(seen(flux) - model)[use] for flux in spectra[1:]], axis=1) / steps
-    change, error = robust_step(residual, slopes, 2.3548 * width)
+    change, error = robust_step(residual, slopes, FWHM_PER_SIGMA * width)
 
     print(f"{star.name}, corrections {options.corrections}: best fit minus literature, all at once")
     for name, value, sigma in zip(names, change, error, strict=True):

@@ -6,8 +6,8 @@ A plain network needs far more spectra than a grid has, since it must learn what
   of cool stars change abruptly with the abundances, and smoothly with these;
 * the process gives ``z = (0.003 - ln flux)^(1/3)``, in which weak and saturated lines are nearly linear in
   the inputs, and flux is never negative;
-* most of what an element does is linear in its logarithmic abundance, with a slope that varies from star to
-  star as smoothly as the spectra do (:class:`Process`);
+* most of what an element does is quadratic in its logarithmic abundance, with coefficients that vary from
+  star to star as smoothly as the spectra do (:class:`Process`);
 * a window of some 50 Angstrom has lines of few elements, and its process learns of which.
 """
 
@@ -103,21 +103,27 @@ def _free_atoms(
 
 
 def with_products(x: torch.Tensor, names: tuple[str, ...]) -> torch.Tensor:
-    """Standardised inputs ``(n, n_inputs)``, then the products of each two of those of the atmosphere."""
+    """Standardised inputs ``(n, n_inputs)``, then the products of each two of those of the atmosphere, then
+    ``(x^2 - 1) / 2`` of the others, the abundances."""
     products = [x[:, i] * x[:, j] for i, j in _pairs(names)]
-    return torch.cat([x, torch.stack(products, dim=1)], dim=1)
+    squares = 0.5 * (x[:, _abundances(names, x.shape[1])].square() - 1.0)
+    return torch.cat([x, torch.stack(products, dim=1), squares], dim=1)
 
 
 def _pairs(names: tuple[str, ...]) -> list[tuple[int, int]]:
     return list(combinations_with_replacement([names.index(n) for n in _PARAMETERS if n in names], 2))
 
 
+def _abundances(names: tuple[str, ...], n_inputs: int) -> list[int]:
+    return [i for i in range(n_inputs) if (i, i) not in _pairs(names)]
+
+
 def elements_of(names: tuple[str, ...], n_inputs: int) -> torch.Tensor:
-    """1 for those of ``n_inputs`` columns of :func:`with_products` that are abundances, else 0."""
-    pairs = _pairs(names)
-    out = torch.ones(n_inputs, dtype=torch.float64)
-    out[[i for i, j in pairs if i == j]] = 0.0
-    out[n_inputs - len(pairs) :] = 0.0
+    """1 for the columns of :func:`with_products` of ``n_inputs`` that are abundances or their squares."""
+    squares = _abundances(names, n_inputs)
+    out = torch.zeros(n_inputs + len(_pairs(names)) + len(squares), dtype=torch.float64)
+    out[squares] = 1.0
+    out[len(out) - len(squares) :] = 1.0
     return out
 
 
@@ -138,8 +144,9 @@ class Process:
         scale(a) scale(b) [(1 + (a * slopes) . (b * slopes)) c_0 + rest c_1],
         scale(a) = exp(a . amplitude),
 
-    ``c_k = exp(-|a M_k - b M_k|^2 / 2)`` with the matrices ``M`` of ``mixing (2, n_inputs, n_inputs)``,
-    ``amplitude`` and ``slopes (n_inputs,)``, and the number ``rest``.
+    ``c_k = exp(-|a M_k - b M_k|^2 / 2)`` with the matrices ``M`` of ``mixing (2, n_smooth, n_smooth)``,
+    ``amplitude (n_smooth,)``, ``slopes (n_inputs,)``, and the number ``rest``. All but the slopes leave
+    out the squares of abundances, which come last and which older files do not have.
     """
 
     mixing: torch.Tensor
@@ -153,11 +160,12 @@ class Process:
 
     def scale(self, a: torch.Tensor) -> torch.Tensor:
         """``(n_a,)``."""
-        return (a @ self.amplitude).exp()
+        return (a[:, : self.amplitude.numel()] @ self.amplitude).exp()
 
     def placed(self, a: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """What :meth:`likeness` takes of stars: ``a M_0``, ``a M_1`` and ``a * slopes``."""
-        return a @ self.mixing[0], a @ self.mixing[1], a * self.slopes
+        smooth = a[:, : self.mixing.shape[1]]
+        return smooth @ self.mixing[0], smooth @ self.mixing[1], a[:, : self.slopes.numel()] * self.slopes
 
     def likeness(self, left: tuple[torch.Tensor, ...], right: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """The brackets ``(n_a, n_b)`` of stars that were placed."""

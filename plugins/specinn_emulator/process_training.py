@@ -61,8 +61,8 @@ def fit_windows(
     checkpoint in ``folder``, where an interrupted training resumes.
     """
     _check(plan, grid, len(x))
-    x = with_products(x, grid.labels)
     elements = elements_of(grid.labels, x.shape[1])
+    x = with_products(x, grid.labels)
     parts = windows_of(grid.wavelength, grid.arms, plan.window)
     of = fingerprint([attrs.asdict(plan), grid.hash, former and former.emulator.header])
     windows, flux, held = [], torch.empty(0), ""
@@ -111,7 +111,7 @@ class _Covariance:
     """What is found of a window: logarithms of scales and slopes, mixing, amplitudes, and the nugget."""
 
     def __init__(self, elements: torch.Tensor) -> None:
-        n = elements.numel()
+        n = elements.numel() - int(elements.sum()) // 2  # without the squares
         scale = torch.full((2, n), 6.0, dtype=torch.float64)
         scale[:, :4] = torch.tensor([2.0, 3.0, 3.0, 10.0])[:n]  # of the atmosphere: 5040 K / Teff, ...
         scale[0, 4:] = 25.0  # what is linear in an abundance is smooth in it, too
@@ -120,7 +120,7 @@ class _Covariance:
         self.scale = scale.log()
         self.mixing = torch.zeros(2, n, n, dtype=torch.float64)
         self.amplitude = zeros.clone()
-        self.slopes = torch.full_like(zeros, math.log(0.17))
+        self.slopes = torch.full_like(elements, math.log(0.17))
         self.rest = torch.tensor(math.log(0.3), dtype=torch.float64)
         self.nugget = torch.tensor(math.log(1e-4), dtype=torch.float64)
         self.nugget_slope = zeros.clone()
@@ -141,7 +141,7 @@ class _Covariance:
     def matrix(self, x: torch.Tensor) -> torch.Tensor:
         """Covariance of training stars ``(n, n)``, with what no smooth function explains on its diagonal."""
         slope = 0.3 * (self.nugget_slope + 2 * self.amplitude)
-        nugget = torch.exp(self.nugget + x @ slope).clamp(min=_LEAST_NUGGET)
+        nugget = torch.exp(self.nugget + x[:, : slope.numel()] @ slope).clamp(min=_LEAST_NUGGET)
         return self.process().covariance(x, x) + torch.diag(nugget)
 
 

@@ -128,8 +128,21 @@ def test_products_are_of_the_atmosphere_and_slopes_of_elements():
     x = torch.tensor([[2.0, 3.0, 5.0, 7.0]])
     names = ("teff", "mg_fe", "fe_h", "a_li")
     full = with_products(x, names)
-    assert full[0].tolist() == [2.0, 3.0, 5.0, 7.0, 4.0, 10.0, 25.0]
-    assert elements_of(names, 7).tolist() == [0, 1, 0, 1, 0, 0, 0]
+    assert full[0].tolist() == [2.0, 3.0, 5.0, 7.0, 4.0, 10.0, 25.0, 4.0, 24.0]
+    assert elements_of(names, 4).tolist() == [0, 1, 0, 1, 0, 0, 0, 1, 1]
+
+
+def test_squares_are_of_slopes_only_and_older_files_have_none():
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(4, 9, generator=rng, dtype=torch.float64)
+    mixing = torch.randn(2, 7, 7, generator=rng, dtype=torch.float64)
+    amplitude, slopes = 0.1 * torch.ones(7, dtype=torch.float64), torch.ones(9, dtype=torch.float64)
+    rest = torch.tensor(0.1, dtype=torch.float64)
+    without = torch.cat([x[:, :7], torch.zeros(4, 2, dtype=torch.float64)], dim=1)
+    process = Process(mixing, amplitude, slopes, rest)
+    assert not torch.allclose(process.covariance(x, x), process.covariance(without, without))
+    older = Process(mixing, amplitude, slopes[:7], rest)
+    assert torch.allclose(older.covariance(x, x), process.covariance(without, without))
 
 
 # The emulator ------------------------------------------------------------------------------------

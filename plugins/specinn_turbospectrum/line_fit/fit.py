@@ -14,10 +14,11 @@ import scipy.sparse as sparse
 from scipy.ndimage import gaussian_filter1d, maximum_filter1d
 
 from specinn.plugins import Plugins
+from specinn.wavelengths import C_KMS, FWHM_PER_SIGMA
 from specinn_turbospectrum import abundances
 from specinn_turbospectrum.line_fit import solve
 from specinn_turbospectrum.line_fit.lines import Lines, check_covered
-from specinn_turbospectrum.line_fit.recipe import C_KMS, LEAST_KMS, Recipe, ReferenceStar
+from specinn_turbospectrum.line_fit.recipe import LEAST_KMS, Recipe, ReferenceStar
 from specinn_turbospectrum.line_fit.spectra import (
     STEP_KMS,
     Arms,
@@ -622,7 +623,7 @@ class _Fit:
         return out
 
     def _compare(self, star: _Star) -> dict[str, Residuals]:
-        width = C_KMS / 2.3548 * np.sqrt(max(COMPARED_AT**-2 - star.star.resolving_power**-2, 1e-12))
+        width = C_KMS / FWHM_PER_SIGMA * np.sqrt(max(COMPARED_AT**-2 - star.star.resolving_power**-2, 1e-12))
         out = {}
         for arm in self.arms:
             finite = np.isfinite(star.data[arm])

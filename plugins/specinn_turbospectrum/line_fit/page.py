@@ -15,14 +15,15 @@ from astropy.table import Table
 from scipy.ndimage import gaussian_filter1d, label
 
 from specinn.files import replacing
+from specinn.wavelengths import C_KMS, FWHM_PER_SIGMA
 from specinn_turbospectrum.line_fit.fit import COMPARED_AT, WRONG, Residuals, Result
-from specinn_turbospectrum.line_fit.recipe import C_KMS, Recipe
+from specinn_turbospectrum.line_fit.recipe import Recipe
 
 _PIECES = 3  # of each window, shown
 _PIECE = 12.0  # Angstrom
 _WORST = 50
 _AROUND = 1.2  # Angstrom on both sides of a feature
-_SMOOTH = C_KMS / COMPARED_AT / 2.3548  # km/s, in steps of 1 km/s
+_SMOOTH = C_KMS / COMPARED_AT / FWHM_PER_SIGMA  # km/s, in steps of 1 km/s
 _STYLE = (
     "body{font:15px/1.45 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#1b1b1b}"
     "table{border-collapse:collapse;margin:1rem 0}"

@@ -12,12 +12,12 @@ import numpy as np
 
 from specinn.config import read_toml, structure
 from specinn.errors import ConfigError
+from specinn.wavelengths import C_KMS
 from specinn_turbospectrum import abundances
 from specinn_turbospectrum.linelists import ATOMIC_NUMBER, MOLECULES
 
 MIN_RESOLVING_POWER = 30_000.0  # below it the lines of a G dwarf merge
 MARGIN = 4.0  # Angstrom of a window at its ends, for broadening
-C_KMS = 299_792.458
 LEAST_KMS = 1000.0  # of a window between its margins, and of a spectrum in it, that a fit needs
 FITTED_ALONG = ("vmic", *(name for name in abundances.LABELS if name.endswith("_fe")))
 

@@ -12,7 +12,8 @@ from scipy.ndimage import binary_dilation, gaussian_filter1d, median_filter
 from specinn.errors import ConfigError, ReadError
 from specinn.plugins import Plugins
 from specinn.spectra.readers import read
-from specinn_turbospectrum.line_fit.recipe import C_KMS, MARGIN, ReferenceStar
+from specinn.wavelengths import C_KMS, FWHM_PER_SIGMA
+from specinn_turbospectrum.line_fit.recipe import MARGIN, ReferenceStar
 
 STEP_KMS = 1.0
 _PIECE = 800  # km/s, between the knots of velocity
@@ -218,7 +219,7 @@ class ObservedStar:
 
 def fit_broadening(observed: ObservedStar, sharp: Arms) -> Broadening:
     """Those of a Gaussian and of rotation with which a synthetic spectrum is most like the observed one."""
-    least = max(C_KMS / observed.star.resolving_power / 2.3548, 0.6)
+    least = max(C_KMS / observed.star.resolving_power / FWHM_PER_SIGMA, 0.6)
     best = Broadening(float(np.hypot(least, 2.5)))
     for _ in range(3):
         data = observed.aligned({name: best(flux) for name, flux in sharp.items()})
