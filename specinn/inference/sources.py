@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +66,9 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "instrument": str,
 }
 _UNITS = {"rv": "km/s"}
+_SAME_ARM = (
+    0.5  # of the pixels of a file, in the arms of another; those of one exposure share their edges at most
+)
 
 
 @attrs.frozen
@@ -317,15 +321,14 @@ def _night(header: Any) -> str:
 def join_arms(batches: Sequence[SpectrumBatch], name: str) -> SpectrumBatch:
     """Batches of the same stars in different wavelength ranges as one, whose arms are theirs.
 
-    Raises ``ReadError`` where they differ in the number of spectra.
+    Raises ``ReadError`` where they differ in the number of spectra, or cover the same wavelengths.
     """
-    from specinn.texts import plural
-
     first = batches[0]
     if any(len(batch) != len(first) for batch in batches):
         counts = ", ".join(str(len(batch)) for batch in batches)
         raise ReadError(f"{name}: files of {counts} spectra cannot be joined: expected equal numbers")
     batches = [batch.in_medium(first.medium) for batch in batches]
+    _refuse_exposures(batches, name)
     arms: dict[str, slice] = {}
     start = 0
     for i, batch in enumerate(batches):
@@ -361,6 +364,22 @@ def join_arms(batches: Sequence[SpectrumBatch], name: str) -> SpectrumBatch:
         meta,
         arms,
     )
+
+
+def _refuse_exposures(batches: Sequence[SpectrumBatch], name: str) -> None:
+    """Raises ``ReadError`` where one of two has most of its pixels within the arms of the other: exposures
+    differ in flux, masks and velocity, and are no arms of one spectrum."""
+    for one, other in permutations(batches, 2):
+        ranges = [(wave[0], wave[-1]) for wave in (other.wavelength[arm] for arm in other.arms.values())]
+        within = np.any([(one.wavelength >= a) & (one.wavelength <= b) for a, b in ranges], axis=0)
+        if np.mean(within) > _SAME_ARM:
+            paths = sorted(str(batch.meta["path"][0]) for batch in (one, other))
+            low, high = one.wavelength[within].min(), one.wavelength[within].max()
+            raise ReadError(
+                f"{name}: {paths[0]} and {paths[1]} both cover {low:.0f} to {high:.0f} Angstrom, expected "
+                "the arms of one exposure: group by what differs from exposure to exposure, or process "
+                "exposures one by one and take specinn combine"
+            )
 
 
 # Sources ----------------------------------------------------------------------------------------------------

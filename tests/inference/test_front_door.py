@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import attrs
 import fake_plugin
 import numpy as np
 import pytest
@@ -353,9 +354,26 @@ def test_B11_arms_of_different_media_and_numbers() -> None:
         package.errors.ReadError, match="files of 1, 2 spectra cannot be joined: expected equal numbers"
     ):
         join_arms([one, two], "x")
-    joined = join_arms([one, one.in_medium("vacuum")], "x")
+    far = attrs.evolve(one, wavelength=one.wavelength + 1500.0)
+    joined = join_arms([one, far.in_medium("vacuum")], "x")
     assert joined.medium == "air" and list(joined.arms) == ["1-all", "2-all"]
-    assert np.allclose(joined.wavelength[joined.arms["2-all"]], one.wavelength, atol=1e-5)
+    assert np.allclose(joined.wavelength[joined.arms["2-all"]], far.wavelength, atol=1e-5)
+
+
+@pytest.mark.parametrize(("shift", "refused"), [(0.0, True), (30.0, True), (1000.0, False), (-1500.0, False)])
+def test_B11_exposures_are_not_arms(shift: float, refused: bool) -> None:
+    """Grouped by star and night, exposures of one arm would be averaged, whatever their flux and masks."""
+    one = fake_plugin.simulate(TRUTH[:1])
+    other = attrs.evolve(one, wavelength=one.wavelength + shift, meta=one.meta.copy())
+    other.meta["path"] = ["second.fits"]
+    if not refused:
+        assert len(join_arms([one, other], "HD 1").arms) == 2
+        return
+    words = (
+        r"HD 1: .*second\.fits.* both cover .* Angstrom.*expected the arms of one exposure.*specinn combine"
+    )
+    with pytest.raises(package.errors.ReadError, match=words):
+        join_arms([one, other], "HD 1")
 
 
 # B10: arguments ---------------------------------------------------------------------------------------------
