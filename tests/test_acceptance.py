@@ -155,7 +155,7 @@ def test_the_header_of_a_catalogue_says_what_real_stars_add_to_errors():
     observed, synthetic = (
         specinn.infer(file, samples=300, synthetic=told).catalogue for told in (False, True)
     )
-    assert observed.meta["shifts"].startswith("teff 75, logg 0.134, fe_h 0.086, vmic 0.1")
+    assert observed.meta["shifts"].startswith("teff 80, logg 0.134, fe_h 0.086, vmic 0.1")
     assert "shifts" not in synthetic.meta
     assert observed["teff_std"][0].value > 75.0 > synthetic["teff_std"][0].value
 

@@ -146,6 +146,7 @@ def _start_from(model: CINN, path: Path) -> None:
     model.center, model.spread, model.labels = other.center, other.spread, other.labels
     before = dict(other.header.get("training", {}))
     model.header["training"]["stages"] = [*before.pop("stages", []), before]
+    model.header["training"]["pixels_used"] = len(model.encoding.pixels)
     for weight in (*model.features.parameters(), *model.flow.parameters()):
         weight.requires_grad_(weight.is_floating_point())
 

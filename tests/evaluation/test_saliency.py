@@ -303,11 +303,14 @@ def test_the_bundled_model_looks_at_the_right_lines(bundled: Any, emulated: Grid
         "Mg I 5172.68",
         "Mg I 5167.32",
     }
+    table = read_lines()
     for name in ("na_fe", "si_fe", "ca_fe", "ti_fe", "mn_fe", "co_fe", "ni_fe", "y_fe"):
-        # lines of the blue arm have no names
+        # in the blue a feature may have the name of a neighbour: lines are closer there than their reach
+        element = name.removesuffix("_fe").title()
         named = [row for row in rows if row["label"] == name and row["species"]]
-        own = [row for row in named if row["species"].split()[0] == name.removesuffix("_fe").title()]
-        assert len(own) >= 4 and len(own) == len(named), lines[name]
+        near = [{line.species.split()[0] for line in lines_near(row["wavelength"], table)} for row in named]
+        own = [row for row, elements in zip(named, near, strict=True) if element in elements]
+        assert len(own) >= 4 and all(row in own or row["wavelength"] < 4400 for row in named), lines[name]
         assert all(row["signed"] < 0 for row in own), lines[name]  # deeper lines, more of it
 
 

@@ -489,6 +489,7 @@ def test_training_may_start_from_a_trained_model(trained, recipe, plugins, tmp_p
         for name, value in network.state_dict().items():
             assert torch.allclose(value, other.state_dict()[name], rtol=1e-6), name
     assert torch.equal(result.center, model.center) and torch.equal(result.encoding.mean, model.encoding.mean)
+    assert result.header["training"]["pixels_used"] == int(result.used_pixels.sum())
     (stage,) = result.header["training"]["stages"]
     assert (
         stage == json.loads(json.dumps(model.header["training"]))

@@ -265,9 +265,9 @@ def test_the_shipped_emulator_on_spectra_that_it_has_not_seen(shipped, held_out)
     assert len(result.flux) == 57 and (result.wavelength.max() > 6790) and (result.wavelength.min() < 3925)
     rms = {row["arm"]: row for row in arm_rows(result)}
     assert (
-        rms["blue"]["median"] < 0.0062 and rms["green"]["median"] < 0.0031 and rms["red"]["median"] < 0.0019
+        rms["blue"]["median"] < 0.0062 and rms["green"]["median"] < 0.0028 and rms["red"]["median"] < 0.0019
     )
-    assert all(row["p95"] < 0.016 for row in rms.values())
+    assert all(row["p95"] < 0.018 for row in rms.values())
     assert (result.flux + result.difference).min() > 0
 
 
